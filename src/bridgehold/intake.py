@@ -18,6 +18,8 @@ import msgspec
 from bridgehold.errors import HostUnavailableError
 
 _MOST = 4_096
+_PAUSE_SECONDS = 0.001
+"""Where many wait there: they are taken one after the other, and little else is done with them."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,9 +59,7 @@ async def hand_in(intake: socket.socket, tenant: str, channel: socket.socket) ->
                 socket.send_fds(intake, [data], [channel.fileno()])
                 return
             except BlockingIOError:
-                await asyncio.sleep(
-                    0.001
-                )  # it takes them one after the other, and does little else with them
+                await asyncio.sleep(_PAUSE_SECONDS)
             except OSError as error:
                 raise HostUnavailableError(
                     f"no channel can be opened: {error.strerror}", retry="no"

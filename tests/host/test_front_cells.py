@@ -17,8 +17,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from bridgehold.audit.events import Event, kind_of
-from bridgehold.errors import BusyError, CellEndedError, InternalError, TenantFullError, UsageError
+from bridgehold.audit.events import Event, Receipt, kind_of
+from bridgehold.errors import (
+    BudgetError,
+    BusyError,
+    CellEndedError,
+    DeniedError,
+    InternalError,
+    TenantFullError,
+    UsageError,
+)
 from bridgehold.host.front.cells import Cell, Cells, Intakes
 from bridgehold.host.front.directory import Directory
 from bridgehold.host.front.forwarding import Forwarding
@@ -28,6 +36,7 @@ from bridgehold.host.shares.callers import CALLER
 from bridgehold.host.shares.link import Link, Waiting
 from bridgehold.host.shares.observe import Metrics, counted, figures_of, merged, sound
 from bridgehold.host.shares.places import Places
+from bridgehold.host.shares.refusals import Refusals
 from bridgehold.host.startup import HostConfig
 from bridgehold.policies.model import Machine
 from bridgehold.protocol.values import Principal
@@ -334,6 +343,46 @@ def test_a_revocation_meets_a_cell_that_has_only_begun() -> None:
             cell = await beginning
             assert cell.ended.is_set()
             assert not at.cells.living()
+
+    asyncio.run(act())
+
+
+def test_an_environment_that_has_changed_is_told_to_every_cell() -> None:
+    told: list[tuple[str, object]] = []
+
+    async def answers(method: str, body: msgspec.Raw, _told: Waiting) -> object:
+        told.append((method, msgspec.json.decode(body)))
+        return None
+
+    async def act() -> None:
+        async with house() as at, at.taken_over("acme", answers), at.taken_over("globex", answers):
+            at.cells.retire("sha256:00", "its environment has changed on disk")
+            await eventually(lambda: len(told) == 2)
+        said = {"environment": "sha256:00", "reason": "its environment has changed on disk"}
+        assert told == [("retire", said)] * 2
+
+    asyncio.run(act())
+
+
+def test_what_a_cell_refuses_is_charged_to_its_tenant_whoever_asked() -> None:
+    written: list[Event] = []
+
+    class Journal:
+        async def append(self, event: Event, *, durable: bool = True) -> Receipt:
+            written.append(event)
+            if kind_of(event) == "events.folded" and len(written) < 53:
+                raise BudgetError("its share is used up")
+            return Receipt(ref="i.1", seq=1, hash="")
+
+    async def act() -> None:
+        journal: Any = Journal()
+        refusals = Refusals(journal, Metrics(), "acme")
+        asked = Forwarded(scope=Scope(session="s-1"), raw=msgspec.Raw(b"{}"))
+        for _ in range(60):
+            await refusals.caller(BOSS, "logs", asked, DeniedError("no"))
+        await refusals.close()
+        assert {event.tenant for event in written} == {"acme"}
+        assert kind_of(written[-1]) == "events.folded"
 
     asyncio.run(act())
 

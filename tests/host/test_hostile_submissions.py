@@ -30,10 +30,10 @@ from bridgehold.host.admin_log import AdminLog
 from bridgehold.host.cell.store import quarantine
 from bridgehold.host.cell.store.quarantine import KEPT_SECONDS, Quarantine, new_record
 from bridgehold.host.cell.workers import trial
+from bridgehold.host.examination import Examination
 from bridgehold.host.front import environments, locking
 from bridgehold.host.front.environments import Environments
 from bridgehold.host.front.locking import Locking
-from bridgehold.host.intake import Intake
 from bridgehold.host.submissions import Submissions
 from bridgehold.ids import digest_bytes
 from bridgehold.protocol.submissions import (
@@ -88,15 +88,15 @@ def test_what_is_handed_in_is_parsed_beside_the_loop(monkeypatch: pytest.MonkeyP
 
     found = bundle.bundle([("bridge.toml", b"seen")])
     monkeypatch.setattr(quarantine, "parse_manifest", parse)
-    monkeypatch.setattr("bridgehold.host.intake.unpack", lambda _: found)
-    intake: Any = Intake.__new__(Intake)
-    intake._artifacts = SimpleNamespace(take_out=take_out)
+    monkeypatch.setattr("bridgehold.host.examination.unpack", lambda _: found)
+    examination: Any = Examination.__new__(Examination)
+    examination._artifacts = SimpleNamespace(take_out=take_out)
     kept: Any = SimpleNamespace(bundle=lambda _: found)
     submissions = made(kept)
     record = msgspec.structs.replace(new_record("acme", found, "mine", "1", "x"), state="waiting")
     kept.find = lambda _: record
     for work in (
-        intake.take(ACME, "acme", "x"),
+        examination.take(ACME, "acme", "x"),
         submissions.show(ACME, SubmissionParams(submission=record.id), nothing),
     ):
         with pytest.raises(ManifestError, match="seen"):

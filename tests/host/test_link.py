@@ -307,3 +307,22 @@ def test_a_question_that_is_too_large_ends_the_link() -> None:
         theirs.close()
 
     asyncio.run(act())
+
+
+@pytest.mark.hostile
+def test_what_is_told_and_makes_no_sense_ends_the_link_without_a_word_on_stderr() -> None:
+    def told(_method: str, body: msgspec.Raw) -> bool:
+        decoded(body, int)
+        return True
+
+    async def act() -> None:
+        ours, theirs = socket.socketpair()
+        front = Link(nothing, tells=told)
+        await front.connect(ours)
+        running = asyncio.create_task(front.run())
+        theirs.sendall(framed(b'{"kind":"ask","id":1,"method":"over","body":{"session":7}}'))
+        await asyncio.wait_for(running, 30)  # raises nothing
+        assert front.gone.is_set()
+        theirs.close()
+
+    asyncio.run(act())

@@ -20,6 +20,7 @@ from bridgehold.host.cell.store.quarantine import Quarantine
 from bridgehold.host.cell.workers.forks import ForkStart
 from bridgehold.host.cell.workers.trial import Trial
 from bridgehold.host.cell_parts import CellParts, Ground, Shared, join_cell, share
+from bridgehold.host.examination import Examination
 from bridgehold.host.front.bridge_methods import BridgeMethods
 from bridgehold.host.front.callers import Callers, limits
 from bridgehold.host.front.cells import Cells, Intakes
@@ -30,7 +31,6 @@ from bridgehold.host.front.orders import Orders
 from bridgehold.host.front.principals import Principals
 from bridgehold.host.front.server import SocketServer
 from bridgehold.host.front.tenants import TokenFiles
-from bridgehold.host.intake import Intake
 from bridgehold.host.parts import Foundation, HostParts, look_up_again
 from bridgehold.host.reloading import Reloading
 from bridgehold.host.serving import Celled, InHost, Serving
@@ -58,7 +58,7 @@ def assemble(given: Foundation) -> HostParts:
     budgets = spent_before(layout, Spending(shared.tenants.of, prices_of(config)))
     kept, log = Quarantine(layout.quarantine), AdminLog(peers.journal)
     environments.disk.waiting = kept.environments
-    intake: Intake | None = None
+    examination: Examination | None = None
     serving: Serving
     if given.template is None:
         cell = join_cell(ground, shared, orders.make, budgets)
@@ -66,12 +66,13 @@ def assemble(given: Foundation) -> HostParts:
         shared.metrics.watch(cell.sessions.__len__, lambda: len(cell.zygotes.infos()))
         serving = InHost(cell, ground)
         refusals = cell.refusals
-        intake = _intake_of(ground, cell, orders, environments, kept)
+        examination = _examination_of(ground, cell, orders, environments, kept)
     else:
-        serving = _celled(given, shared, orders, budgets, given.template)
+        serving = celled = _celled(given, shared, orders, budgets, given.template)
+        environments.when_changed(celled.cells.retire)
         refusals = Refusals(peers.journal, shared.metrics)
     submissions = Submissions(
-        layout, shared.registry, shared.tenants, kept, intake, log, given.supervisor.release
+        layout, shared.registry, shared.tenants, kept, examination, log, given.supervisor.release
     )
     tokens = TokenFiles(layout.tokens, given.supervisor.write)
     servers: list[SocketServer] = []
@@ -104,10 +105,10 @@ def assemble(given: Foundation) -> HostParts:
     return parts
 
 
-def _intake_of(
+def _examination_of(
     ground: Ground, cell: CellParts, orders: Orders, environments: Environments, kept: Quarantine
-) -> Intake:
-    return Intake(
+) -> Examination:
+    return Examination(
         ground.layout,
         cell.artifacts,
         cell.shared.registry,

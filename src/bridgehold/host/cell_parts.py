@@ -175,8 +175,12 @@ def join_cell(
     budgets: Budgets,
     over: Callable[[str], None] = lambda _session: None,
     opened: Callable[[str, str], None] = lambda _session, _name: None,
+    account: str = "",
 ) -> CellParts:
-    """Join the parts; nothing is started yet. `over` and `opened`: as `Sessions`'."""
+    """Join the parts; nothing is started yet.
+
+    `over` and `opened`: as `Sessions`'. `account`: as `Refusals`'.
+    """
     config, peers, settings = ground.config, ground.peers, shared.settings
     store = ArtifactStore(
         ground.layout.artifacts, parse_size(config.host.artifacts), shared.tenants.artifacts
@@ -216,7 +220,7 @@ def join_cell(
         over=over,
         opened=opened,
     )
-    refusals = Refusals(peers.journal, shared.metrics)
+    refusals = Refusals(peers.journal, shared.metrics, account)
     artifacts = Artifacts(store, peers.journal, settings, changes)
     http_tools = HttpTools(peers.keeper, budgets, provider_facts(config))
     process_tools = ProcessTools(ground.layout.config / "tools")

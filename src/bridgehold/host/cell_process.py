@@ -27,6 +27,7 @@ from bridgehold.hardening import harden
 from bridgehold.host.cell_parts import CellParts, Ground, Peers, Shared, join_cell, share
 from bridgehold.host.front.boots import StartOrder
 from bridgehold.host.front.environments import LISTENER
+from bridgehold.host.front.method import Method
 from bridgehold.host.front.redaction import Redaction
 from bridgehold.host.shares import cell_wire
 from bridgehold.host.shares.budgets import Budgets
@@ -123,6 +124,7 @@ class CellProcess:
         self._config = Config.model_validate_json(given.config)
         self._link = Link(self._answer)
         self._parts: CellParts | None = None
+        self._table: dict[str, Method] = {}
         self._callers: dict[int, object] = {}
         self._over = asyncio.Event()
         self._status = 0
@@ -130,12 +132,12 @@ class CellProcess:
 
     async def run(self, link: int, launcher: int, keeper: int, journal: int) -> int:
         """Serve until the front says so, or one of the others is gone. The exit status."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._over.set)
         peers = Peers(
             journal=await JournalClient.connect(socket.socket(fileno=journal)),
             launcher=await LauncherClient.connect(socket.socket(fileno=launcher)),
             keeper=await KeeperClient.connect(socket.socket(fileno=keeper)),
         )
+        peers.launcher.on_unrecorded = self._degraded
         await peers.launcher.enter()
         redaction = Redaction(peers.keeper)
         peers.journal.redact = redaction.event
@@ -149,7 +151,7 @@ class CellProcess:
                 degraded=self._degraded,
             )
         )
-        self._parts = parts
+        self._parts, self._table = parts, parts.table()
         await self._link.connect(socket.socket(fileno=link))
         for gone in (
             self._link.run(),
@@ -172,7 +174,9 @@ class CellProcess:
         orders = FrontOrders(self._link, shared)
         budgets = Budgets(Spending(shared.tenants.of, prices_of(self._config)))
         budgets.restore(self._given.tenant, self._given.spent.providers, self._given.spent.periods)
-        parts = join_cell(ground, shared, orders.make, budgets, orders.over, orders.opened)
+        parts = join_cell(
+            ground, shared, orders.make, budgets, orders.over, orders.opened, self._given.tenant
+        )
         shared.metrics.watch(parts.sessions.__len__, lambda: len(parts.zygotes.infos()))
         parts.tell(self._config, ())
         return parts
@@ -187,9 +191,16 @@ class CellProcess:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _begin(self, work: Coroutine[object, object, object]) -> None:
-        task = asyncio.create_task(_quietly(work))
+        task = asyncio.create_task(self._stand(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _stand(self, work: Coroutine[object, object, object]) -> None:
+        """What the cell is not to run without: its defect ends it."""
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001 - the last border of this task
+            self._degraded(f"a defect: {type(error).__name__}")
 
     async def _until(self, gone: Coroutine[object, object, object]) -> None:
         await gone
@@ -217,7 +228,7 @@ class CellProcess:
             raise UnsupportedError("the cell is not whole yet")
         match method:
             case "call":
-                return await self._call(parts, decoded(body, cell_wire.Call), told)
+                return await self._call(decoded(body, cell_wire.Call), told)
             case "left":
                 caller = self._callers.pop(decoded(body, cell_wire.Left).caller, None)
                 if caller is not None:
@@ -228,6 +239,10 @@ class CellProcess:
                 parts.shared.settings.now = config
                 parts.tell(config, tuple(map(Path, new.gone)))
                 self._begin(parts.prestart(self._given.tenant))
+            case "retire":
+                gone = decoded(body, cell_wire.Retire)
+                parts.zygotes.retire(gone.environment, gone.reason)
+                parts.pool.retire(gone.environment, gone.reason)
             case "metrics":
                 return parts.shared.metrics.text()
             case "end":
@@ -238,8 +253,8 @@ class CellProcess:
                 raise UsageError(f"a cell answers no {method[:40]!r}")
         return None
 
-    async def _call(self, parts: CellParts, call: cell_wire.Call, told: Waiting) -> object:
-        method = parts.table().get(call.method)
+    async def _call(self, call: cell_wire.Call, told: Waiting) -> object:
+        method = self._table.get(call.method)
         if method is None:
             raise UsageError(f"no method {call.method[:80]!r}")
         params = read_params(call.method, call.params, method.params)
@@ -268,10 +283,6 @@ class CellProcess:
         asyncio.get_running_loop().call_soon(self._over.set)
 
 
-async def _quietly(work: Coroutine[object, object, object]) -> None:
-    await work
-
-
 async def _no_writing(_: FileChange) -> None:
     raise UnsupportedError("a cell writes no configuration")
 
@@ -289,7 +300,6 @@ def run_cell(ends: list[int], template: int) -> int:
         config, *channels = ends
         with os.fdopen(config, "rb") as file:
             given = msgspec.json.decode(file.read(), type=cell_wire.CellConfig)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         link, launcher, keeper, journal = channels
         return asyncio.run(_run(given, link, launcher, keeper, journal))
     except BridgeholdError as error:

@@ -32,11 +32,11 @@ from bridgehold.host.admin_log import AdminLog
 from bridgehold.host.cell.store import quarantine
 from bridgehold.host.cell.store.artifacts import SerialChanges
 from bridgehold.host.cell.store.quarantine import Quarantine
+from bridgehold.host.examination import Examination, demand_free
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.front.tenants import TenantFiles
-from bridgehold.host.intake import Intake, demand_free
 from bridgehold.host.startup import LONGEST_FILE, ReleaseChange
 from bridgehold.ids import digest_bytes, parse_name
 from bridgehold.policies.changes import Changes, compare
@@ -71,16 +71,16 @@ class Submissions:
         registry: Registry,
         tenants: TenantFiles,
         kept: Quarantine,
-        intake: Intake | None,
+        examination: Examination | None,
         log: AdminLog,
         write: Write,
     ) -> None:
-        """`intake`: None where tenants have cells, in which nothing is tried yet."""
+        """`examination`: None where tenants have cells, in which nothing is tried yet."""
         self._layout = layout
         self._registry = registry
         self._tenants = tenants
         self._quarantine = kept
-        self._intake = intake
+        self._examination = examination
         self._log = log
         self._write = write
         self._turns = SerialChanges()
@@ -111,8 +111,8 @@ class Submissions:
         """Check what the archive holds; then it waits for an operator. Raises why nothing was kept of it."""
         tenant = parse_name(params.tenant, "tenant")
         self._tenants.demand(tenant)
-        intake = self._intake
-        if intake is None:
+        examination = self._examination
+        if examination is None:
             raise UnsupportedError(
                 "no bridge is handed in where tenants have cells",
                 where="[host] cells",
@@ -126,7 +126,7 @@ class Submissions:
         self._checking[tenant] = stop, over
 
         async def act() -> Submission:
-            work = asyncio.ensure_future(intake.take(principal, tenant, params.archive))
+            work = asyncio.ensure_future(examination.take(principal, tenant, params.archive))
             stop.add_done_callback(lambda _: work.cancel())  # or nothing, if it is done
             try:
                 return await work
@@ -328,8 +328,8 @@ class Submissions:
         return record
 
     async def _let_go(self, record: Submission) -> None:
-        if self._intake is not None:
-            await self._intake.let_go(record)
+        if self._examination is not None:
+            await self._examination.let_go(record)
 
     async def _expire(self, tenant: str) -> None:
         """One tenant's, between two decisions on its submissions: what was decided does not expire."""

@@ -23,7 +23,7 @@ from bridgehold.faces.http.border import Border
 from bridgehold.faces.http.calls import Face
 from bridgehold.faces.http.guard import BoundedServer, Runner
 from bridgehold.faces.http.openapi import document
-from bridgehold.hardening import harden
+from bridgehold.hardening import harden, hear_no_more
 from bridgehold.host.startup import LEAVE
 
 _PR_SET_NO_NEW_PRIVS = 38
@@ -65,6 +65,7 @@ async def serve(config: HttpConfig, listener: socket.socket) -> None:
         task.cancel()
     await runner.cleanup()
     await face.links.close()
+    hear_no_more(signal.SIGTERM, LEAVE)
 
 
 def confine(connections: int) -> None:

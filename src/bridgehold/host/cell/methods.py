@@ -280,7 +280,7 @@ class Methods:
         With `cordon` no new one is opened, until `resume`.
         """
         if params.cordon:
-            self._sessions.cordon(params.tenant, params.bridge)
+            self._sessions.cordons.add(params.tenant, params.bridge)
         chosen = [
             session
             for session in self._sessions
@@ -292,7 +292,7 @@ class Methods:
 
     async def resume(self, _principal: Principal, params: ResumeParams, _emit: Emit) -> object:
         """Sessions are opened again where a drain had closed the way."""
-        return {"resumed": self._sessions.uncordon(params.tenant, params.bridge)}
+        return {"resumed": self._sessions.cordons.take_back(params.tenant, params.bridge)}
 
     async def metrics(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
         """All metrics in Prometheus' text format."""

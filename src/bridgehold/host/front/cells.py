@@ -27,6 +27,7 @@ from bridgehold.host.front.environments import LISTENER
 from bridgehold.host.front.orders import Orders
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.shares import cell_wire
+from bridgehold.host.shares.cordons import Cordons
 from bridgehold.host.shares.link import Bounds, Link, Waiting, decoded
 from bridgehold.host.shares.observe import counted, merged, sound
 from bridgehold.host.shares.places import Places
@@ -91,7 +92,7 @@ class Cells:
         """Of configurations."""
         self._beginning: dict[str, asyncio.Task[Cell]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._cordoned: set[tuple[str, str]] = set()
+        self.cordons = Cordons()
         self._stopping = ""
         self.past = ""
         """What cells that have ended had counted."""
@@ -180,15 +181,10 @@ class Cells:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def cordon(self, tenant: str, bridge: str) -> None:
-        """No session is opened within tenant and bridge (empty: any)."""
-        self._cordoned.add((tenant, bridge))
-
-    def uncordon(self, tenant: str, bridge: str) -> int:
-        """Take back what lies within tenant and bridge; how many cordons there were."""
-        within = {one for one in self._cordoned if tenant in ("", one[0]) and bridge in ("", one[1])}
-        self._cordoned -= within
-        return len(within)
+    def retire(self, environment: str, reason: str) -> None:
+        """Nothing begins in this environment any more: it isn't as it was built."""
+        for cell in self._cells.values():
+            cell.tell("retire", cell_wire.Retire(environment=environment, reason=reason))
 
     async def end_idle(self, idle_s: Callable[[], float], stays: Callable[[str], bool]) -> None:
         """For as long as the host runs: end cells that have had nothing to do for so long.
@@ -365,7 +361,7 @@ class Cells:
     async def _order(self, cell: Cell, ask: cell_wire.AskOrder, told: Waiting) -> cell_wire.Ordered:
         tenant = cell.tenant
         if ask.session:
-            self._require_open_way(tenant, ask.bridge)
+            self.cordons.demand(tenant, ask.bridge)
             self.places.take(tenant, cell.name, ask.session)
         LISTENER.set(told)
         try:
@@ -388,13 +384,6 @@ class Cells:
             shapes=order.shapes,
             env_secrets=order.env_secrets,
         )
-
-    def _require_open_way(self, tenant: str, bridge: str) -> None:
-        if any(one in ("", tenant) and other in ("", bridge) for one, other in self._cordoned):
-            raise BusyError(
-                f"no session with {bridge} is opened: an operator has drained it",
-                hint="An operator opens the way again with `bridgehold sessions resume`.",
-            )
 
 
 async def _in_time(ended: asyncio.Event) -> None:

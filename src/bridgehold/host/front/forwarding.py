@@ -190,7 +190,7 @@ class Forwarding:
     async def drain(self, principal: Principal, params: DrainParams, emit: Emit) -> object:
         """As a cell does, of all that are meant; none of them opens a new session after a cordon."""
         if params.cordon:
-            self._cells.cordon(params.tenant, params.bridge)
+            self._cells.cordons.add(params.tenant, params.bridge)
         cells = [one for one in self._cells.living() if params.tenant in ("", one.tenant)]
         raw = msgspec.Raw(msgspec.json.encode(msgspec.structs.replace(params, cordon=False)))
         kind = dict[str, list[str]]
@@ -199,7 +199,7 @@ class Forwarding:
 
     async def resume(self, _principal: Principal, params: ResumeParams, _emit: Emit) -> object:
         """Sessions are opened again where a drain had closed the way."""
-        return {"resumed": self._cells.uncordon(params.tenant, params.bridge)}
+        return {"resumed": self._cells.cordons.take_back(params.tenant, params.bridge)}
 
     async def _gather(
         self,

@@ -1,6 +1,6 @@
 """What a front and a cell say to each other over their link, by method.
 
-front → cell: `call`, `left`, `config`, `metrics`, `end`, `stop`.
+front → cell: `call`, `left`, `config`, `retire`, `metrics`, `end`, `stop`.
 cell → front: `order`, `granted`, `opened`, `over`, `used`.
 """
 
@@ -59,6 +59,13 @@ class NewConfig(msgspec.Struct, frozen=True, kw_only=True):
     config: str
     gone: tuple[str, ...]
     """Paths of rules and bridges that nobody is to miss any more."""
+
+
+class Retire(msgspec.Struct, frozen=True, kw_only=True):
+    """Nothing begins in the environment of this digest any more."""
+
+    environment: str
+    reason: str
 
 
 class End(msgspec.Struct, frozen=True, kw_only=True):

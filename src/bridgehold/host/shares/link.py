@@ -145,7 +145,9 @@ class Link:
     async def run(self) -> None:
         """Never raises; all that is asked ends with it, both ways."""
         try:
-            with contextlib.suppress(OSError, EOFError, msgspec.MsgspecError, RecursionError):
+            with contextlib.suppress(
+                OSError, EOFError, msgspec.MsgspecError, RecursionError, BridgeholdError
+            ):
                 while True:
                     frame, size = await self._receive()
                     self._take(frame)

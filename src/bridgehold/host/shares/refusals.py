@@ -44,7 +44,9 @@ class Refusals:
     the caller that was proven, never to one that was only named.
     """
 
-    def __init__(self, journal: JournalClient, metrics: Metrics) -> None:
+    def __init__(self, journal: JournalClient, metrics: Metrics, account: str = "") -> None:
+        """`account`: charged for what is nobody's; a cell's is its tenant, of whom alone it may write."""
+        self._account = account
         self._journal = journal
         self._metrics = metrics
         self._buckets: dict[str, TokenBucket] = {}
@@ -60,7 +62,7 @@ class Refusals:
         told = (str(getattr(params, field, "")) for field in _NAMED)
         named = next(filter(None, told), "")
         event = RequestRefused(
-            tenant=principal.account,
+            tenant=principal.account or self._account,
             principal=principal.name,
             method=method[:_TEXT],
             named_tenant=str(getattr(params, "tenant", ""))[:_TEXT],
@@ -87,7 +89,7 @@ class Refusals:
                 return (await self._journal.append(event)).ref
         key = (event.tenant, event.principal)
         if key not in self._folded and len(self._folded) >= _MOST_FOLDS:
-            key = ("", event.principal)  # who may act for any tenant may name any number of them
+            key = (self._account, event.principal)  # who may act for any tenant may name any number of them
         self._folded.setdefault(key, Counter())[kind_of(event)] += 1
         if self._telling is None:
             self._telling = asyncio.create_task(self._tell())
@@ -111,7 +113,7 @@ class Refusals:
                 await self._journal.append(event)
             except BudgetError:
                 with contextlib.suppress(BridgeholdError):
-                    await self._journal.append(msgspec.structs.replace(event, tenant=""))
+                    await self._journal.append(msgspec.structs.replace(event, tenant=self._account))
             except BridgeholdError:
                 return
 

@@ -130,21 +130,6 @@ class EnterRequest(msgspec.Struct, frozen=True, tag="enter"):
     id: int
 
 
-Request = (
-    MachineRequest
-    | LaunchRequest
-    | ForkRequest
-    | AttestRequest
-    | UsageRequest
-    | AccountRequest
-    | CurrentRequest
-    | KillRequest
-    | SealRequest
-    | OpenRequest
-    | AllowRequest
-    | EnterRequest
-    | CloseRequest
-)
 OfCell = (
     MachineRequest
     | LaunchRequest
@@ -157,6 +142,7 @@ OfCell = (
     | EnterRequest
 )
 """What a cell may ask. All else on its channel ends that."""
+Request = OfCell | SealRequest | OpenRequest | AllowRequest | CloseRequest
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -30,6 +30,7 @@ from bridgehold.host.cell.workers.starts import Starter
 from bridgehold.host.front.boots import StartOrder
 from bridgehold.host.shares.callers import LEAVING
 from bridgehold.host.shares.closings import Closings
+from bridgehold.host.shares.cordons import Cordons
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.ids import new_session_id
 from bridgehold.policies.units import format_ms
@@ -96,8 +97,7 @@ class Sessions:
         self._leaving = False
         """Another host takes over what is refused here."""
         self._ended = EndedSessions()
-        self._cordoned: set[tuple[str, str]] = set()
-        """(tenant, bridge), each of them empty for any, that an operator has drained."""
+        self.cordons = Cordons()
 
     def __iter__(self) -> Iterator[Session]:
         return iter([*self._open.values(), *self._ending.values()])
@@ -149,7 +149,7 @@ class Sessions:
     async def _start(
         self, key: SessionKey, make_order: Callable[[str], Awaitable[StartOrder]], principal: str
     ) -> Session:
-        self._require_open_way(key)
+        self.cordons.demand(key.tenant, key.bridge)
         if key in self._ending:  # its memory and its place are still taken
             ending = self._ending[key]
             await gone(ending, BusyError("the session that had this name has not ended yet", where=ending.id))
@@ -313,24 +313,6 @@ class Sessions:
             return False
         self._recovery.drop(key)
         return True
-
-    def cordon(self, tenant: str, bridge: str) -> None:
-        """Open no session of the tenant with the bridge; empty: of any."""
-        self._cordoned.add((tenant, bridge))
-
-    def uncordon(self, tenant: str, bridge: str) -> int:
-        """Take back what lies within tenant and bridge (empty: any); how many cordons there were."""
-        within = {one for one in self._cordoned if tenant in ("", one[0]) and bridge in ("", one[1])}
-        self._cordoned -= within
-        return len(within)
-
-    def _require_open_way(self, key: SessionKey) -> None:
-        for tenant, bridge in self._cordoned:
-            if tenant in ("", key.tenant) and bridge in ("", key.bridge):
-                raise BusyError(
-                    f"no session with {key.bridge} is opened: an operator has drained it",
-                    hint="An operator opens the way again with `bridgehold sessions resume`.",
-                )
 
     async def finish(self, seconds: float, hurry: asyncio.Event, *, leaving: bool) -> None:
         """Let what runs come to its end, for so long or until `hurry`; what is new is refused meanwhile.

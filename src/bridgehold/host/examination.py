@@ -33,7 +33,7 @@ from bridgehold.protocol.values import Principal
 _TRIALS_AT_ONCE = 2
 
 
-class Intake:
+class Examination:
     """One per host."""
 
     def __init__(
