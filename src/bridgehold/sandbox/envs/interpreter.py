@@ -13,7 +13,7 @@ from packaging.tags import sys_tags
 
 from bridgehold.errors import EnvironmentBuildError
 from bridgehold.sandbox.envs.values import Interpreter
-from bridgehold.sandbox.spec import PYTHON
+from bridgehold.sandbox.spec import python_inside
 
 
 def host_interpreter() -> Interpreter:
@@ -30,16 +30,11 @@ def host_interpreter() -> Interpreter:
     return Interpreter(
         version=version,
         prefix=str(prefix),
-        inside=str((prefix if below_usr(str(prefix)) else Path(PYTHON)) / name),
+        inside=str(Path(python_inside(str(prefix))) / name),
         platform=sysconfig.get_platform(),
         tags=tuple(str(tag) for tag in sys_tags()),
         markers={key: str(value) for key, value in default_environment().items()},
     )
-
-
-def below_usr(prefix: str) -> bool:
-    """Whether a Python of this prefix is the system's own, which every sandbox shows."""
-    return prefix == "/usr" or prefix.startswith("/usr/")
 
 
 def require_python(interpreter: Interpreter, specifier: str, *, where: str) -> None:
