@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import msgspec
@@ -219,6 +219,11 @@ def _system(paths: Paths) -> list[Mount]:
 def below_usr(prefix: str) -> bool:
     """Whether a Python of this prefix is the system's own, which every sandbox shows (pure)."""
     return prefix == "/usr" or prefix.startswith("/usr/")
+
+
+def prefix_of(executable: str) -> str:
+    """The folder that a Python's executable belongs to, by where it lies: what its sandboxes show."""
+    return str(Path(executable).resolve().parent.parent)
 
 
 def python_inside(prefix: str) -> str:
