@@ -137,4 +137,4 @@ def test_a_fault_at_any_await_is_the_callers_and_reveals_nothing_untold(*, cance
     at = 1
     while clock.run(once(at)):
         at += 1
-    assert at == 6
+    assert at == 7
