@@ -19,7 +19,7 @@ from bridgehold.audit.events import CommandOutcome, Event, HostDegraded, HostSto
 from bridgehold.audit.journal import JournalConfig
 from bridgehold.audit.verify import verify_audit
 from bridgehold.audit.writer import Limits
-from bridgehold.errors import AuditError, BudgetError
+from bridgehold.errors import AuditError, BudgetError, ZygoteError
 from bridgehold.records.workers import WorkerAttested, WorkerExited
 from bridgehold.sandbox.launcher.control import LauncherClient
 from bridgehold.sandbox.values import StartNote
@@ -201,6 +201,52 @@ def test_nothing_runs_before_its_start_is_written_and_nobody_waits_meanwhile(rec
     report = verify_audit(recorded.audit)
     assert report.ok, report.completeness
     assert report.completeness.interrupted_count == 0, "a start that was given up has its end"
+
+
+LEAVING = """
+    import os, sys, time
+    def evil(order, descriptors, parent, means):
+        os.read(parent, 1)
+        frames_in, frames_out, log, gate, report, output, *others = descriptors
+        os.write(report, b'F'); os.read(gate, 1)
+        for door in others[7:]:
+            os.write(door, b'0')
+        {act}
+        time.sleep(60)
+    sys.modules['bridgehold_inner.fork'].become_worker = evil
+"""
+LEAVES = {
+    "closes its gate": "os.close(gate); os.write(report, b'M'); os.write(2, b'left')",
+    "closes its gate late": "os.write(report, b'M'); os.close(gate); os.write(2, b'left')",
+    "is killed": "os.write(report, b'M'); os.write(2, b'left'); os.kill(os.getpid(), 9)",
+}
+
+
+def test_who_leaves_the_gate_before_its_start_is_written_ends_alone(
+    recorded: Recorded,
+) -> None:  # ABUSE 41, 50
+    """What comes of it is met with the journal's answer, which is nobody's step."""
+
+    async def run(client: LauncherClient) -> None:
+        running, ends = await client.launch(python_spec(PATIENT, tenant="other"))
+        for number, act in enumerate(LEAVES.values()):
+            nursery = Nursery(recorded.box, framework=LEAVING.format(act=act), tenant=f"evil{number}")
+            zygote = await nursery.zygote(client)
+            await client.recorded(zygote.launched.worker)
+            recorded.journal.process.send_signal(signal.SIGSTOP)
+            forked = asyncio.ensure_future(client.fork(zygote.launched.worker, nursery.spec()))
+            await eventually(lambda zygote=zygote: "left" in zygote.log())
+            recorded.journal.process.send_signal(signal.SIGCONT)
+            with pytest.raises(ZygoteError):
+                await forked
+            assert (await client.usage(running.worker)).processes == 3
+            await client.kill(zygote.launched.worker)
+            zygote.close()
+        await client.kill(running.worker)
+        close(ends)
+
+    recorded.box.drive(run)
+    recorded.closed()
 
 
 def test_without_a_journal_nothing_starts_and_what_runs_is_ended_and_said(recorded: Recorded) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import socket
 
 from bridgehold.errors import NotFoundError, UnsupportedError, UsageError
+from bridgehold.sandbox.cgroups import SessionCgroup
 from bridgehold.sandbox.launcher import requests
 from bridgehold.sandbox.launcher.channel import Channel
+from bridgehold.sandbox.launcher.poll import apart, nobodys
 from bridgehold.sandbox.launcher.worker import Parts
 from bridgehold.sandbox.values import Resources
 
 _RESOURCES = Resources(memory_bytes=1 << 30, cpu_millis=2_000, processes=128, open_files=0, file_size_bytes=0)
 """Of a cell's own process, within its tenant's share."""
+_QUICK_STEPS, _STEP_SECONDS, _SLOW_SECONDS = 50, 0.01, 0.2
 
 
 OfCells = requests.OpenRequest | requests.AllowRequest | requests.EnterRequest | requests.CloseRequest
@@ -23,6 +28,9 @@ class Cells:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._cells: dict[str, Channel] = {}
+        self._ended: list[SessionCgroup] = []
+        """Of cells that are gone, until nothing is left of them."""
+        self._steps = 0
 
     def channels(self) -> list[Channel]:
         """Those that are open."""
@@ -48,9 +56,25 @@ class Cells:
         """Its peer is gone, or broke its rules: whatever is left of the cell ends with it."""
         self._cells = {name: one for name, one in self._cells.items() if one is not channel}
         if channel.leaf is not None:
-            channel.leaf.lift()
-            channel.leaf.kill()
-            channel.leaf.remove()  # what stays busy for a moment is the parent's to tidy
+            self._ended.append(channel.leaf)
+
+    @property
+    def pause(self) -> float:
+        """Seconds until another step is worth while."""
+        return (_STEP_SECONDS if self._steps < _QUICK_STEPS else _SLOW_SECONDS) if self._ended else math.inf
+
+    def step(self) -> None:
+        """Kill what is left of those that are gone; what can't be done now is done at another step."""
+        self._steps = self._steps + 1 if self._ended else 0
+        for leaf in list(self._ended):
+            apart(functools.partial(self._end, leaf), nobodys)
+
+    def _end(self, leaf: SessionCgroup) -> None:
+        leaf.lift()
+        leaf.kill()
+        leaf.remove()
+        if not leaf.left_over:
+            self._ended.remove(leaf)
 
     def _open(self, channel: Channel, request: requests.OpenRequest) -> None:
         sock = socket.socket(fileno=channel.take_descriptor())

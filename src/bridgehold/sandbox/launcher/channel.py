@@ -108,6 +108,9 @@ class Channel:
         except BlockingIOError:
             return None
         except OSError as error:
+            if shortage(error):  # it is asked for again; the peer has done nothing
+                time.sleep(_PAUSE_SECONDS)
+                return None
             raise ChannelClosedError from error
         if not data:
             raise ChannelClosedError
