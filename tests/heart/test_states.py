@@ -538,7 +538,7 @@ def test_what_the_ids_in_a_large_request_refuse_costs_the_rate_and_holds_up_nobo
         ]
         told = [one.arguments_preview for one in house.journal.of(CommandRefused)]
         assert told == ['{"…":"more than 5000 values"}'] * 2
-        monkeypatch.setattr(refusals, "without_keys", None)  # of so many values nothing more is looked at
+        monkeypatch.setattr(refusals, "split_in_turns", None)  # of so many values nothing more is looked at
         # What needs no look at the arguments is decided without one, and costs no rate.
         house.dispatch._registry = OneKind(house, operations=("first:make",), commands=1)  # type: ignore[assignment]
         for operation, why in (("act", "operation 'first:act'"), ("make", "kind of resource 'thing'")) * 3:

@@ -119,18 +119,26 @@ def test_locks_being_made_keep_no_thread_of_anybody_elses(monkeypatch: pytest.Mo
     begun: list[object] = []
     go_on = threading.Event()
 
-    def slow(_self: object, found: bundle.Bundle, _manifest: object) -> tuple[bundle.Bundle, int]:
+    def slow(
+        _self: object, found: bundle.Bundle, _manifest: object, _python: object
+    ) -> tuple[bundle.Bundle, int]:
         begun.append(found)
         assert go_on.wait(30)
         return found, 0
 
     monkeypatch.setattr(Locking, "_locked", slow)
     settings: Any = None
+
+    class Pythons:
+        async def python_for(self, _specifier: str, *, where: str) -> None:
+            """Whichever: no lock is made here."""
+
+    environments: Any = Pythons()
     manifest = parse_manifest(MANIFEST, Path("/bridge"))
     found = bundle.bundle([])
 
     async def run() -> None:
-        lock = Locking(settings, Path("/nowhere"))
+        lock = Locking(settings, Path("/nowhere"), environments)
         many = [asyncio.ensure_future(lock.locked(found, manifest)) for _ in range(64)]
         await eventually(lambda: len(begun) == locking._AT_ONCE)
         await asyncio.wait_for(asyncio.to_thread(lambda: None), 30)
@@ -221,7 +229,7 @@ def test_what_was_read_of_submissions_is_let_go_of(layout: Layout, monkeypatch: 
             raise DependencyError("no such wheel")
 
     builder: Any = Refusing()
-    kept._builder = builder
+    kept._builders = dict.fromkeys(kept._builders, builder)
     for _ in range(2):
         with pytest.raises(DependencyError):
             asyncio.run(kept.ensure(again, lambda _: None))
