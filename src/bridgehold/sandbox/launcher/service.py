@@ -60,6 +60,7 @@ On v1 the notice comes before the kill."""
 _FILTER_PAUSE = 0.002
 _FAULT_PAUSE = 0.001
 _STOP_SECONDS = 10.0
+_ZYGOTE_ENDED = "the zygote has ended"
 _Start = TypeVar("_Start", requests.LaunchRequest, requests.ForkRequest)
 
 
@@ -438,7 +439,7 @@ class Launcher:
         if not worker.started:
             self._advance(worker)
         elif descriptor == worker.start.running.monitor_fd:
-            self.end(worker, by="")
+            self._ended(worker)
         elif descriptor == worker.start.running.first_fd:
             self._alone(worker)
         elif worker.zygote is not None and descriptor == worker.zygote.pid_fd:
@@ -451,6 +452,14 @@ class Launcher:
                 os.read(descriptor, 4096)
             worker.suspect_until = time.monotonic() + _SUSPECT_SECONDS
             self._restless.add(worker)
+
+    def _ended(self, worker: Worker) -> None:
+        """By itself; or with its zygote, of whose end the kernel may tell later than of its forks'."""
+        init = worker.parent.start.running if worker.parent is not None else None
+        if init is not None and procfs.ending(init.init, init.init_start):
+            self.end(worker, by="zygote", reason=_ZYGOTE_ENDED)
+        else:
+            self.end(worker, by="")
 
     def _advance(self, worker: Worker) -> None:
         start = worker.start
@@ -507,7 +516,7 @@ class Launcher:
             failure = own_limit(worker, failure)
         zygote = worker.parent.zygote if worker.parent is not None else None
         if zygote is not None and (zygote.pid_fd < 0 or procfs.ended(zygote.pid_fd)):
-            failure = ZygoteError("the zygote has ended")  # whatever it led to
+            failure = ZygoteError(_ZYGOTE_ENDED)  # whatever it led to
         worker.failure = failure.fact()
         if isinstance(failure, ZygoteChangedError) and worker.parent is not None:
             self.end(worker.parent, by="zygote", reason=failure.message)
@@ -527,7 +536,7 @@ class Launcher:
         if worker.proof_wanted is not None:
             request, worker.proof_wanted = worker.proof_wanted, None
             self.respond(worker.channel, request)  # that it has ended
-        self._forking.end_sessions(worker, reason or "the zygote has ended")
+        self._forking.end_sessions(worker, reason or _ZYGOTE_ENDED)
         self._forking.over(worker)
 
     def _step(self, worker: Worker, ending: Ending) -> None:
