@@ -25,6 +25,7 @@ from bridgehold.config.load import Config
 from bridgehold.errors import BridgeholdError, DeniedError, UnsupportedError, UsageError, to_log_text
 from bridgehold.hardening import harden
 from bridgehold.host.cell_parts import CellParts, Ground, Peers, Shared, join_cell, share
+from bridgehold.host.confinement import confine
 from bridgehold.host.front.boots import StartOrder
 from bridgehold.host.front.environments import LISTENER
 from bridgehold.host.front.method import Method
@@ -130,8 +131,13 @@ class CellProcess:
         self._status = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def run(self, link: int, launcher: int, keeper: int, journal: int) -> int:
-        """Serve until the front says so, or one of the others is gone. The exit status."""
+    async def run(
+        self, template: int, link: int, launcher: int, keeper: int, journal: int, namespace: int = -1
+    ) -> int:
+        """Serve until the front says so, or one of the others is gone. The exit status.
+
+        `template`: the pid of the process that forked this one; the others: descriptors.
+        """
         peers = Peers(
             journal=await JournalClient.connect(socket.socket(fileno=journal)),
             launcher=await LauncherClient.connect(socket.socket(fileno=launcher)),
@@ -139,6 +145,8 @@ class CellProcess:
         )
         peers.launcher.on_unrecorded = self._degraded
         await peers.launcher.enter()
+        confine(self._given.uid, namespace)  # before anything of the tenant's is read
+        harden(parent=template, last=signal.SIGKILL)
         redaction = Redaction(peers.keeper)
         peers.journal.redact = redaction.event
         parts = self._join(
@@ -294,18 +302,17 @@ def _same(manifest: Manifest, ordered: cell_wire.Ordered) -> None:
 
 
 def run_cell(ends: list[int], template: int) -> int:
-    """The process, in a fork of the template's. `ends`: configuration, link, launcher, keeper, journal."""
+    """The process, in a fork of the template's. `ends`: as `template.FORK`'s."""
     try:
         harden(parent=template, last=signal.SIGKILL)
         config, *channels = ends
         with os.fdopen(config, "rb") as file:
             given = msgspec.json.decode(file.read(), type=cell_wire.CellConfig)
-        link, launcher, keeper, journal = channels
-        return asyncio.run(_run(given, link, launcher, keeper, journal))
+        return asyncio.run(_run(given, template, channels))
     except BridgeholdError as error:
         sys.stderr.write(to_log_text(error))
         return error.exit_status
 
 
-async def _run(given: cell_wire.CellConfig, link: int, launcher: int, keeper: int, journal: int) -> int:
-    return await CellProcess(given).run(link, launcher, keeper, journal)
+async def _run(given: cell_wire.CellConfig, template: int, channels: list[int]) -> int:
+    return await CellProcess(given).run(template, *channels)

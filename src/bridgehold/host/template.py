@@ -23,7 +23,8 @@ from bridgehold.hardening import harden
 FORK = b"fork"
 _FORKED = b"forked"
 _ENDS = 5
-"""A cell's configuration, and its ends of the link, of the launcher's, the keeper's and the journal's."""
+"""A cell's configuration, and its ends of the link, of the launcher's, the keeper's and the journal's; a sixth
+is a user namespace."""
 _REAP_SECONDS = 5.0
 
 RunCell = Callable[[list[int], int], int]
@@ -70,12 +71,12 @@ def _serve(sock: socket.socket, run_cell: RunCell, host: int) -> int:
         if not select.select([sock], [], [], _REAP_SECONDS)[0]:
             _reap()
             continue
-        said, given, _, _ = socket.recv_fds(sock, len(FORK), _ENDS, socket.MSG_CMSG_CLOEXEC)
+        said, given, _, _ = socket.recv_fds(sock, len(FORK), _ENDS + 1, socket.MSG_CMSG_CLOEXEC)
         if not said:
             return 0
         child = -1
         try:
-            child = os.fork() if said == FORK and len(given) == _ENDS else -1
+            child = os.fork() if said == FORK and len(given) >= _ENDS else -1
             if child == 0:
                 sock.close()
                 return run_cell(given, own)

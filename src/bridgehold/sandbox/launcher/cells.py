@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import socket
 
 from bridgehold.errors import NotFoundError, UnsupportedError, UsageError
+from bridgehold.sandbox import procfs
 from bridgehold.sandbox.launcher import requests
 from bridgehold.sandbox.launcher.channel import Channel
 from bridgehold.sandbox.launcher.worker import Parts
@@ -14,7 +18,7 @@ _RESOURCES = Resources(memory_bytes=1 << 30, cpu_millis=2_000, processes=128, op
 """Of a cell's own process, within its tenant's share."""
 
 
-OfCells = requests.OpenRequest | requests.AllowRequest | requests.EnterRequest | requests.CloseRequest
+OfCells = requests.AllowRequest | requests.EnterRequest | requests.CloseRequest
 
 
 class Cells:
@@ -23,6 +27,8 @@ class Cells:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._cells: dict[str, Channel] = {}
+        self._leaving: list[tuple[int, int]] = []
+        """Processes (pidfds) that have been killed, and the uid that each has until it is gone."""
 
     def channels(self) -> list[Channel]:
         """Those that are open."""
@@ -31,8 +37,6 @@ class Cells:
     def handle(self, channel: Channel, request: OfCells) -> Channel | None:
         """What `channel` asks. Raises typed refusals. A channel that is to end, if there is one."""
         match request:
-            case requests.OpenRequest():
-                self._open(channel, request)
             case requests.AllowRequest():
                 cell = self._cells.get(request.cell)
                 if cell is None:
@@ -51,18 +55,58 @@ class Cells:
             channel.leaf.lift()
             channel.leaf.kill()
             channel.leaf.remove()  # what stays busy for a moment is the parent's to tidy
+        if channel.process >= 0:
+            with contextlib.suppress(OSError):  # the host kills it as well
+                signal.pidfd_send_signal(channel.process, signal.SIGKILL)
+            self._leaving.append((channel.process, channel.uid))
+        else:
+            self._give_back(channel.uid)
+        self._look()
 
-    def _open(self, channel: Channel, request: requests.OpenRequest) -> None:
+    def close(self) -> None:
+        """Of what is left: descriptors."""
+        for process, _ in self._leaving:
+            os.close(process)
+        self._leaving.clear()
+
+    def _look(self) -> None:
+        """A uid is free once nothing has it any more: a cell forks nothing, so that it is one process."""
+        for one in [one for one in self._leaving if procfs.ended(one[0])]:
+            self._leaving.remove(one)
+            os.close(one[0])
+            self._give_back(one[1])
+
+    def _give_back(self, uid: int) -> None:
+        if self._parts.cells is not None and uid >= 0:
+            self._parts.cells.pool.give_back(uid)
+
+    def open(self, channel: Channel, request: requests.OpenRequest) -> tuple[int, list[int]]:
+        """A channel for a cell. Its uid, and a descriptor of the namespace in which it has that.
+
+        Raises `UsageError`, `BusyError`."""
         sock = socket.socket(fileno=channel.take_descriptor())
         if not request.tenant or request.cell in self._cells or sock.type != socket.SOCK_SEQPACKET:
             sock.close()
             raise UsageError("a cell's channel has a tenant, a name of its own, and a socket of datagrams")
+        self._look()
+        uid, namespace = -1, list[int]()
+        try:
+            if (own := self._parts.cells) is not None:
+                uid, namespace = own.pool.take(), [os.dup(own.namespace)]
+        except BaseException:
+            self._give_back(uid)
+            sock.close()
+            raise
         self._cells[request.cell] = cell = Channel(sock, tenant=request.tenant)
-        cell.share = request.share
+        cell.share, cell.uid = request.share, uid
+        return uid, namespace
 
     def _enter(self, channel: Channel) -> None:
         """A cell is its tenant's as its sandboxes are: its memory, its processors, its processes."""
-        if channel.leaf is not None or self._parts.parent.version == "none":
+        if channel.process >= 0:
+            return
+        channel.process = os.pidfd_open(channel.sender)
+        if self._parts.parent.version == "none":
             return
         name = next(name for name, one in self._cells.items() if one is channel)
         leaf = self._parts.parent.create(name, _RESOURCES, tenant=channel.tenant, share=channel.share)

@@ -47,6 +47,10 @@ class Channel:
         """The process that a cell's last request came from."""
         self.leaf: SessionCgroup | None = None
         """Where a cell's process is, once it has asked for that."""
+        self.uid = -1
+        """Of a cell: its own; none where it shares the host's."""
+        self.process = -1
+        """A pidfd of a cell's process, once it has asked to enter."""
         if tenant:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._queue: deque[tuple[bytes, list[int]]] = deque()

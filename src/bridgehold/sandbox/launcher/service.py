@@ -95,6 +95,7 @@ class Launcher:
                     self._turn()
         finally:
             self._end_all()
+            self._cells.close()
             self.recording.close()
 
     def _turn(self) -> None:
@@ -325,6 +326,9 @@ class Launcher:
                 self.end(worker, by="killed")
             case requests.SealRequest():
                 self._jobs.seal(channel, request)
+            case requests.OpenRequest():
+                uid, namespace = self._cells.open(channel, request)
+                self.tell(channel, requests.Answer(id=request.id, cell_uid=uid), namespace)
             case _:
                 if (ending := self._cells.handle(channel, request)) is not None:
                     self._lost(ending)
