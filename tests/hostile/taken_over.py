@@ -34,7 +34,8 @@ class _Door(importlib.abc.MetaPathFinder):
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         load = spec.loader.exec_module
 
         def opened(module: types.ModuleType) -> None:
@@ -57,7 +58,7 @@ def _open(module: Any) -> None:
         exec(compile(f"async def act():\n{code}\n    return result", "act", "exec"), names)
         try:
             return await names["act"]()
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it is told
+        except BaseException as error:
             return {"error": f"{type(error).__name__}: {error}"}
 
     process._call = call
@@ -68,7 +69,9 @@ def doors() -> Iterator[None]:
     """Hosts that are started meanwhile have one in each cell."""
     with tempfile.TemporaryDirectory(prefix="bh-door-") as folder:
         Path(folder).chmod(0o755)
-        Path(folder, "sitecustomize.py").write_text(Path(__file__).read_text() + "\n\nsys.meta_path.insert(0, _Door())\n")
+        Path(folder, "sitecustomize.py").write_text(
+            Path(__file__).read_text() + "\n\nsys.meta_path.insert(0, _Door())\n"
+        )
         before = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = folder if before is None else f"{folder}{os.pathsep}{before}"
         try:

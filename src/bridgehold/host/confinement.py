@@ -1,8 +1,8 @@
-"""What a cell gives up before it reads a byte of its tenant's: a uid of others, capabilities, calls of the kernel.
+"""What a cell gives up before it reads a byte of its tenant's: the host's uid, capabilities, kernel calls.
 
-It keeps what it has open. Files it goes on to open as the host's own uid does (its *file* uid, which is all that
-this is for): so whose a file is does not depend on which cell has written it. Who signals and traces is judged
-by the other uids, which are its own.
+It keeps what it has open. Files that it goes on to open it opens as the host's own uid does (its *file* uid,
+which is for nothing else): so whose a file is doesn't depend on which cell has written it. Who may signal
+and trace whom is judged by the other uids, which are its own.
 """
 
 from __future__ import annotations
@@ -11,36 +11,21 @@ import ctypes
 import errno
 import functools
 import os
-from collections.abc import Iterable
-from pathlib import Path
 
 from bridgehold.errors import UnsupportedError
-from bridgehold.sandbox import landlock, syscalls
+from bridgehold.sandbox import syscalls
 from bridgehold.sandbox.launch.seccomp import compile_filter
-from bridgehold.sandbox.launch.seccomp_rules import JOIN, SURFACE, Argument, Rule
+from bridgehold.sandbox.launch.seccomp_rules import JOIN, SURFACE, Rule
 
 _PR_SET_KEEPCAPS = 8
 _HOST = 0
 """The host's uid, as the namespace of cells shows it."""
 _ASK = 0xFFFFFFFF
-_CLONE_THREAD = 0x10000
 RULES: tuple[Rule, ...] = (
     *SURFACE,
     JOIN,
-    Rule(calls=("execve", "execveat"), why="a cell runs what it was forked with", answer=errno.EACCES),
-    Rule(calls=("fork", "vfork"), why="a cell is one process"),
     Rule(
-        calls=("clone",),
-        why="a cell is one process: threads alone",
-        when=(Argument(0, "masked_eq", 0, _CLONE_THREAD),),
-    ),
-    Rule(
-        calls=("socket", "bind", "connect", "listen"),
-        why="a cell's sockets are handed to it",
-        answer=errno.EACCES,
-    ),
-    Rule(
-        calls=("kill", "tkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_send_signal", "pidfd_open"),
+        calls=("tkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_send_signal"),
         why="a cell signals nobody",
     ),
     Rule(calls=("inotify_init", "inotify_init1"), why="counted for an account", answer=errno.ENOSYS),
@@ -61,9 +46,9 @@ def prepared() -> bytes:
     return compile_filter(RULES)
 
 
-def confine(uid: int, namespace: int, files: Iterable[tuple[Path, int]]) -> None:
-    """From now on be `uid` of the user namespace (a descriptor, closed here; -1 each: stay who one is), have no
-    privilege, open what `files` says (as `landlock.restrict`'s), and make none of the calls of `RULES`.
+def confine(uid: int, namespace: int) -> None:
+    """From now on be `uid` of the user namespace (a descriptor, closed here; -1 each: stay as one is), have
+    no privilege, and make none of the calls of `RULES`.
 
     This process has one thread. Raises `UnsupportedError`, and then it must end.
     """
@@ -72,8 +57,6 @@ def confine(uid: int, namespace: int, files: Iterable[tuple[Path, int]]) -> None
             _become(uid, namespace)
         syscalls.drop_capabilities()
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
-        if landlock.version():
-            landlock.restrict(files)
         syscalls.load_filter(prepared())
     except OSError as error:
         raise UnsupportedError(f"a cell can't be confined: {error}") from error

@@ -23,8 +23,8 @@ from bridgehold.hardening import harden
 FORK = b"fork"
 _FORKED = b"forked"
 _ENDS = 5
-"""A cell's configuration, and its ends of the link, of the launcher's, the keeper's and the journal's; a sixth
-is a user namespace."""
+"""A cell's configuration, its ends of the link, of the launcher's, the keeper's and the journal's; a sixth is
+a user namespace."""
 _REAP_SECONDS = 5.0
 
 RunCell = Callable[[list[int], int], int]

@@ -18,7 +18,7 @@ _RESOURCES = Resources(memory_bytes=1 << 30, cpu_millis=2_000, processes=128, op
 """Of a cell's own process, within its tenant's share."""
 
 
-OfCells = requests.AllowRequest | requests.EnterRequest | requests.CloseRequest
+OfCells = requests.OpenRequest | requests.AllowRequest | requests.EnterRequest | requests.CloseRequest
 
 
 class Cells:
@@ -105,7 +105,7 @@ class Cells:
         """A cell is its tenant's as its sandboxes are: its memory, its processors, its processes."""
         if channel.process >= 0:
             return
-        channel.process = os.pidfd_open(channel.sender)
+        channel.process = procfs.open_process(channel.sender, lambda: channel.connected)
         if self._parts.parent.version == "none":
             return
         name = next(name for name, one in self._cells.items() if one is channel)

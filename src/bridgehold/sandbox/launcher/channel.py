@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 import sys
@@ -59,6 +60,13 @@ class Channel:
     def closed(self) -> bool:
         """Whether `close` was called."""
         return self._socket.fileno() < 0
+
+    @property
+    def connected(self) -> bool:
+        """Whether its peer's end is open: of a cell, which alone has that, whether its process lives."""
+        poller = select.poll()
+        poller.register(self._socket, 0)
+        return not poller.poll(0)
 
     @property
     def whole(self) -> bool:
