@@ -116,7 +116,7 @@ def _examination_of(
         cell.shared.tenants,
         orders,
         Trial(cell.services, ForkStart(cell.services, cell.zygotes), ground.peers.journal),
-        Locking(cell.shared.settings, ground.layout.quarantine),
+        Locking(cell.shared.settings, ground.layout.quarantine, environments),
         kept,
         environments,
         lambda digest: (

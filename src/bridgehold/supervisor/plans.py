@@ -18,6 +18,7 @@ from bridgehold.host.startup import HostConfig
 from bridgehold.keeper.values import keeper_config
 from bridgehold.policies.units import parse_size
 from bridgehold.sandbox.launcher.main import LauncherConfig
+from bridgehold.sandbox.spec import prefix_of
 
 INTERPRETER_FLAGS = ("-P",)
 """No script folder on the path; the environment is set here, so ``-I`` would only lose the venv's."""
@@ -172,6 +173,7 @@ def launcher_config(layout: Layout, config: Config) -> LauncherConfig:
                     str(package_folder("bridgehold_sdk")),
                     os.path.realpath(sys.base_prefix),
                     os.path.realpath(sys.prefix),
+                    *map(prefix_of, config.host.pythons),
                     *config.host.read_roots,
                     *(os.path.realpath(b.scripts) for b in config.bridges.values() if b.scripts),
                 ]
