@@ -116,7 +116,7 @@ class Forwarding:
         return await self._first(cells, name, principal, asked, emit)
 
     async def _to_caller(self, name: str, principal: Principal, asked: Forwarded, emit: Emit) -> object:
-        """The cell of the tenant that it names; of none: where the same connection has a request under way."""
+        """The cell of the tenant that it names; of none: where this connection has a request under way."""
         number = self._caller()
         cells = [
             cell
