@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from bridgehold import BridgeholdError
+from bridgehold import BridgeholdError, SyncClient
 from bridgehold.sandbox import procfs
 from hostile.stage import KINDS_OF_HOSTS, Stage, stage
 from waiting import until
@@ -197,6 +197,43 @@ def test_a_reload_reaches_every_cell(host: Stage) -> None:
             host.layout.config_file.write_text(text)
             host.client.request("reload", {})
         assert session.run("act", {"code": "result['x'] = 1"}) == {"x": 1}
+
+
+def test_a_connection_of_one_tenant_is_its_cells_and_the_front_takes_no_part(host: Stage) -> None:
+    front, before = processes(host)["bridgehold.host.main"], cells(host)
+    with SyncClient.connect(host.layout.socket, tenant="handed") as own:
+        with own.session(host.plain, tenant="handed") as session:
+            session.run("act", {"code": "result = 1"})
+            os.kill(front, signal.SIGSTOP)
+            try:
+                for number in range(3):
+                    code = f"result['x'] = ['{number}' * 100] * 10_000"
+                    assert session.run("act", {"code": code})["x"][0] == str(number) * 100
+            finally:
+                os.kill(front, signal.SIGCONT)
+            assert own.request("ping")["sessions"] == host.client.request("ping")["sessions"]
+            assert {one.tenant for one in own.sessions()} == {"handed"}
+            for method, params in (
+                ("reload", {}),
+                ("tenant.revoke", {"name": "victim"}),
+                ("session.open", {"bridge": host.plain, "tenant": "victim"}),
+                ("run", {"operation": f"{host.plain}:act", "tenant": "victim"}),
+            ):
+                with pytest.raises(BridgeholdError) as denied:
+                    own.request(method, params)
+                assert denied.value.code == "denied"
+            worker = pid_of(host, session.id)
+            (cell,) = cells(host) - before
+            os.kill(cell, signal.SIGKILL)
+            with pytest.raises(BridgeholdError) as ended:
+                session.run("act", SLOW)
+            assert ended.value.code in ("cell_ended", "session_ended", "not_found")
+            until(lambda: not Path(f"/proc/{worker}").exists())
+        with own.session(host.plain, tenant="handed") as again:  # over another connection, in another cell
+            assert again.run("act", {"code": "result['x'] = 1"}) == {"x": 1}
+        with pytest.raises(BridgeholdError) as error:
+            own.request("hello", {"tenant": "victim"})
+        assert error.value.code == "usage"
 
 
 def test_a_revoked_tenant_has_no_cell(host: Stage) -> None:

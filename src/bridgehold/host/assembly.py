@@ -24,8 +24,9 @@ from bridgehold.host.examination import Examination
 from bridgehold.host.front.bridge_methods import BridgeMethods
 from bridgehold.host.front.callers import Callers, limits
 from bridgehold.host.front.cells import Cells, Intakes
+from bridgehold.host.front.entrances import Entrances
 from bridgehold.host.front.environments import Environments
-from bridgehold.host.front.forwarding import Forwarding
+from bridgehold.host.front.forwarding import FORWARDED, Forwarding
 from bridgehold.host.front.locking import Locking
 from bridgehold.host.front.orders import Orders
 from bridgehold.host.front.principals import Principals
@@ -166,7 +167,7 @@ def _celled(given: Foundation, shared: Shared, orders: Orders, budgets: Budgets,
         make_config,
         lambda: shared.settings.zygotes().memory_bytes,
     )
-    return Celled(cells, Forwarding(cells), shared.registry, shared.settings)
+    return Celled(cells, Forwarding(cells), Entrances(cells, FORWARDED), shared.registry, shared.settings)
 
 
 def _intake(descriptor: int) -> socket.socket:
@@ -193,6 +194,7 @@ def _serve(given: Foundation, parts: HostParts) -> None:
         refusals=parts.refusals,
         callers=Callers(limits(host.connections, parse_size(host.caller_bytes), open_descriptors())),
         active=parts.shared.tenants.demand,
+        entrances=parts.serving.entrances,
     )
     parts.servers.append(make(socket.socket(fileno=ends.listener), left=parts.serving.left))
     if ends.tokens >= 0:

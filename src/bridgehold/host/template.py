@@ -1,7 +1,7 @@
 """What cells are forked from: a process that has imported all of a cell, and holds nothing of any tenant.
 
 It is itself a fork of the host's process, from before that has read a tenant's byte or opened a loop. The
-host asks with one datagram and five descriptors, and gets a pidfd.
+host asks with one datagram and six descriptors, and gets a pidfd.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from bridgehold.hardening import harden
 
 FORK = b"fork"
 _FORKED = b"forked"
-_ENDS = 5
-"""A cell's configuration, and its ends of the link, of the launcher's, the keeper's and the journal's."""
+_ENDS = 6
+"""A cell's configuration, and its ends of link, launcher's, keeper's and journal's channel, and entrance."""
 _REAP_SECONDS = 5.0
 
 RunCell = Callable[[list[int], int], int]
@@ -40,6 +40,7 @@ class Begun(msgspec.Struct, frozen=True, kw_only=True):
 def begin(run_cell: RunCell, close: Iterable[int]) -> Begun:
     """Fork the template. Returns the host's end; the template itself, and its cells, never return.
 
+    `run_cell`: given the descriptors of configuration, link, launcher, keeper, journal and entrance.
     `close`: descriptors of the host's that are no cell's.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 import sys
 import time
@@ -21,7 +20,7 @@ import msgspec
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import CellEnded, CellStarted
 from bridgehold.errors import BridgeholdError, BusyError, CellEndedError, UsageError
-from bridgehold.host.front.cell import Cell
+from bridgehold.host.front.cell import Cell, in_memory
 from bridgehold.host.front.directory import Directory
 from bridgehold.host.front.environments import LISTENER
 from bridgehold.host.front.orders import Orders
@@ -101,6 +100,10 @@ class Cells:
         """Those that run, of tenants that the caller may act for."""
         return [cell for tenant, cell in self._cells.items() if may_act_for(tenant)]
 
+    def now(self, tenant: str) -> Cell | None:
+        """The tenant's cell, where it runs."""
+        return self._cells.get(tenant)
+
     def used(self, tenant: str) -> Used:
         """What the tenant has used of its ceilings, as its cell said last."""
         cell = self._cells.get(tenant)
@@ -116,13 +119,17 @@ class Cells:
         if beginning is None:
             if self._stopping:
                 raise CellEndedError(self._stopping)
-            count, until = self._failed.get(tenant, (0, 0.0))
-            if time.monotonic() < until:
-                raise CellEndedError(f"the tenant's cell has ended {count} times, soon after it began")
+            self._demand_rest(tenant)
             self._make_room(tenant)
             beginning = self._beginning[tenant] = asyncio.create_task(self._begin(tenant))
             beginning.add_done_callback(lambda _: self._beginning.pop(tenant, None))
         return await asyncio.shield(beginning)
+
+    def _demand_rest(self, tenant: str) -> None:
+        """Raise `CellEndedError` while none is begun: the last ones ended young."""
+        count, until = self._failed.get(tenant, (0, 0.0))
+        if time.monotonic() < until:
+            raise CellEndedError(f"the tenant's cell has ended {count} times, soon after it began")
 
     def _make_room(self, tenant: str) -> None:
         """For one more, by ending what has nothing to do. Raises `BusyError`."""
@@ -136,7 +143,7 @@ class Cells:
         leaving.kill("another tenant's begins, and there are many")
 
     def _at_work(self, cell: Cell) -> bool:
-        return bool(cell.calls) or bool(self.places.of(cell.tenant))
+        return bool(cell.calls or cell.handed or self.places.of(cell.tenant))
 
     def _leave(self, cell: Cell) -> None:
         """Nobody is led to it any more."""
@@ -254,20 +261,25 @@ class Cells:
     async def _begin(self, tenant: str) -> Cell:
         if (before := self._leaving.get(tenant)) is not None:
             await _in_time(before.ended)
+            self._demand_rest(tenant)
         cell, generation = Cell(tenant), self._generation
         config = await self._make_config(tenant)
         link, theirs = socket.socketpair()
         launcher, launcher_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         keeper, keeper_end = socket.socketpair()
         journal, journal_end = socket.socketpair()
+        entrance, entrance_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        entrance.setblocking(False)
         with contextlib.ExitStack() as undo:
-            for end in (link, theirs, launcher, launcher_end, keeper, keeper_end, journal, journal_end):
+            kept = (theirs, launcher, keeper, journal, entrance_end)
+            for end in (*kept, link, launcher_end, keeper_end, journal_end, entrance):
                 undo.callback(end.close)
             await self._intakes.launcher.open_cell(cell.name, tenant, launcher_end)
             undo.callback(self._spawn_close, cell)
             await hand_in(self._intakes.keeper, tenant, keeper_end)
             await hand_in(self._intakes.journal, tenant, journal_end)
-            ends = [_in_memory(config), *(end.detach() for end in (theirs, launcher, keeper, journal))]
+            ends = [in_memory(msgspec.json.encode(config)), *(end.detach() for end in kept)]
+            cell.entrance = entrance
             cell.watch(await self.template.fork(ends))
             undo.callback(cell.let_go)
             undo.callback(cell.kill)
@@ -299,6 +311,8 @@ class Cells:
         try:
             await asyncio.wait({running, gone}, return_when=asyncio.FIRST_COMPLETED)
             cell.kill()
+            self._leave(cell)
+            cell.lose()
             await self._close_channel(cell)
             await asyncio.wait({running, gone}, timeout=_KILL_SECONDS)
             await self._write_end(cell)
@@ -341,6 +355,9 @@ class Cells:
                 self.places.give_back(cell.tenant, cell.name, decoded(body, cell_wire.SessionOver).session)
             case "used":
                 cell.used = decoded(body, cell_wire.UsedNow).used
+            case "shut":
+                if (handed := cell.handed.get(decoded(body, cell_wire.Left).caller)) is not None:
+                    handed.over.set()
             case _:
                 return False
         return True
@@ -354,6 +371,11 @@ class Cells:
             case "granted":
                 async with cell.orders:
                     await self._orders.grant(cell.tenant, decoded(body, cell_wire.Granted).bridge)
+            case "relay":
+                ask = decoded(body, cell_wire.Relayed)
+                if (handed := cell.handed.get(ask.connection)) is None:
+                    raise UsageError("there is no such connection")
+                return await handed.relay(ask.method, ask.params, told)
             case _:
                 raise UsageError(f"a front answers no {method[:40]!r}")
         return None
@@ -391,12 +413,3 @@ async def _in_time(ended: asyncio.Event) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(2 * _KILL_SECONDS):
             await ended.wait()
-
-
-def _in_memory(config: cell_wire.CellConfig) -> int:
-    """A descriptor of a file that has no name."""
-    file = os.memfd_create("cell", os.MFD_CLOEXEC)
-    with os.fdopen(os.dup(file), "wb") as writing:
-        writing.write(msgspec.json.encode(config))
-    os.lseek(file, 0, os.SEEK_SET)
-    return file

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import socket
 
 from bridgehold.errors import NotFoundError, UnsupportedError, UsageError
+from bridgehold.sandbox.cgroups import SessionCgroup
 from bridgehold.sandbox.launcher import requests
 from bridgehold.sandbox.launcher.channel import Channel
 from bridgehold.sandbox.launcher.worker import Parts
+from bridgehold.sandbox.limits.shortage import FAULTS
 from bridgehold.sandbox.values import Resources
 
 _RESOURCES = Resources(memory_bytes=1 << 30, cpu_millis=2_000, processes=128, open_files=0, file_size_bytes=0)
 """Of a cell's own process, within its tenant's share."""
-
+_QUICK_LOOKS, _QUICK_SECONDS, _SLOW_SECONDS = 50, 0.005, 0.2
 
 OfCells = requests.OpenRequest | requests.AllowRequest | requests.EnterRequest | requests.CloseRequest
 
@@ -23,6 +26,8 @@ class Cells:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._cells: dict[str, Channel] = {}
+        self._leaving: dict[SessionCgroup, int] = {}
+        """Of cells that have ended: how often it was looked what is left."""
 
     def channels(self) -> list[Channel]:
         """Those that are open."""
@@ -48,9 +53,30 @@ class Cells:
         """Its peer is gone, or broke its rules: whatever is left of the cell ends with it."""
         self._cells = {name: one for name, one in self._cells.items() if one is not channel}
         if channel.leaf is not None:
-            channel.leaf.lift()
-            channel.leaf.kill()
-            channel.leaf.remove()  # what stays busy for a moment is the parent's to tidy
+            self._leaving[channel.leaf] = 0
+            self.step()
+
+    def step(self) -> None:
+        """End what is left of cells that have ended. What can't be done or told now is tried again."""
+        for leaf in list(self._leaving):
+            self._leaving[leaf] += 1
+            try:
+                leaf.lift()
+                leaf.kill()
+                if leaf.processes():
+                    continue
+                leaf.remove()  # what stays busy for a moment is the parent's to tidy
+            except FAULTS:
+                continue
+            del self._leaving[leaf]
+
+    @property
+    def patience(self) -> float:
+        """Seconds until another look at them."""
+        looks = min(self._leaving.values(), default=None)
+        if looks is None:
+            return math.inf
+        return _QUICK_SECONDS if looks < _QUICK_LOOKS else _SLOW_SECONDS
 
     def _open(self, channel: Channel, request: requests.OpenRequest) -> None:
         sock = socket.socket(fileno=channel.take_descriptor())
