@@ -24,6 +24,7 @@ from bridgehold.errors import (
     CellEndedError,
     DeniedError,
     InternalError,
+    NotFoundError,
     TenantFullError,
     UsageError,
 )
@@ -457,6 +458,37 @@ def test_what_another_tenants_cell_holds_is_looked_for_where_its_caller_may_act(
             assert not reached
 
     asyncio.run(act())
+
+
+def test_a_tools_answer_by_another_connection_is_for_the_tenant_that_it_names_alone() -> None:
+    """As the HTTP face gives it: what runs, runs by one link, and its tools are answered by the next."""
+    asked: list[str] = []
+    cells = [SimpleNamespace(tenant=tenant, calls={1: 1}) for tenant in ("acme", "globex", "rival")]
+
+    class Living:
+        def living(self, may_act_for: Any) -> list[Any]:
+            return [cell for cell in cells if may_act_for(cell.tenant)]
+
+        async def call(self, cell: Any, *_: object) -> msgspec.Raw:
+            asked.append(cell.tenant)
+            return msgspec.Raw(b"{}")
+
+    living: Any = Living()
+    emit: Any = None
+    answered = Forwarding(living).table()["tool.reply"].handler
+    principal = Principal(name="alice", tenants=("acme", "globex"))
+
+    def answer(tenant: str | None) -> None:
+        CALLER.set(object())
+        asyncio.run(answered(principal, Forwarded(scope=Scope(tenant=tenant), raw=msgspec.Raw(b"{}")), emit))
+
+    CALLER.set(object())
+    answer("globex")
+    assert asked == ["globex"]
+    for whose in ("rival", "nobody", "", None):
+        with pytest.raises(NotFoundError):
+            answer(whose)
+    assert asked == ["globex"]
 
 
 def test_a_cell_speaks_for_a_connection_that_it_has_and_for_no_other() -> None:

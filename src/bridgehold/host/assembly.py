@@ -141,7 +141,7 @@ def _celled(given: Foundation, shared: Shared, orders: Orders, budgets: Budgets,
         found = budgets
         if tenant in begun:
             spending = Spending(shared.tenants.of, prices_of(shared.settings.now))
-            found = await asyncio.to_thread(spent_before, ground.layout, spending)
+            found = await asyncio.to_thread(spent_before, ground.layout, spending, tenant)
         begun.add(tenant)
         return cell_wire.Spent(providers=found.of(tenant), periods=found.spending.of(tenant))
 
@@ -235,9 +235,9 @@ def _reloading(given: Foundation, parts: HostParts, principals: Principals) -> R
     )
 
 
-def spent_before(layout: Layout, spending: Spending) -> Budgets:
-    """What tenants have spent at providers, as a fold of the audit: budgets survive a restart."""
+def spent_before(layout: Layout, spending: Spending, tenant: str = "") -> Budgets:
+    """What tenants (or this one) have spent at providers, folded of the audit: budgets survive a restart."""
     budgets = Budgets(spending)
     if layout.audit.is_dir():
-        budgets.fold(read_kind(layout.audit, "egress"))
+        budgets.fold(read_kind(layout.audit, "egress", tenant))
     return budgets
