@@ -324,7 +324,7 @@ class EnvironmentBuilder:
             tenant=asked.tenant or LOCAL_TENANT,
         )
         seconds = asked.seconds(report.wheel)
-        work, log = Compilation(tree, sources), Log()
+        work, log = Compilation(tree, sources, self.interpreter), Log()
         try:
             async with asyncio.timeout(seconds):
                 ended = await self._runner.run(order, work.talk, log.write)
