@@ -9,6 +9,7 @@ import re
 import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
+from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,13 +31,14 @@ _SECONDS = 30
 _MINOR = re.compile(r"3\.\d{1,2}", re.ASCII)
 _PROBE = """
 import json, platform, sys, sysconfig
-import ctypes, lzma, sqlite3, ssl
+import base64, ctypes, importlib.util, lzma, sqlite3, ssl
 print(json.dumps({
     "version": platform.python_version(),
     "implementation": sys.implementation.name,
     "prefix": sys.base_prefix,
     "platform": sysconfig.get_platform(),
     "gil": not sysconfig.get_config_var("Py_GIL_DISABLED"),
+    "magic": base64.b64encode(importlib.util.MAGIC_NUMBER).decode(),
 }))
 """
 """Imports what a Python lacks whose libraries lie elsewhere."""
@@ -48,6 +50,7 @@ class _Probed(msgspec.Struct, frozen=True):
     prefix: str
     platform: str
     gil: bool
+    magic: bytes
 
 
 class Interpreters(msgspec.Struct, frozen=True):
@@ -126,6 +129,7 @@ def host_interpreter() -> Interpreter:
         platform=sysconfig.get_platform(),
         tags=tuple(str(tag) for tag in sys_tags()),
         markers={key: str(value) for key, value in default_environment().items()},
+        magic=MAGIC_NUMBER,
     )
 
 
@@ -151,6 +155,7 @@ async def _probe(path: str, runner: BuildRunner) -> Interpreter:
             "python_full_version": found.version,
             "implementation_version": found.version,
         },
+        magic=found.magic,
     )
 
 

@@ -136,6 +136,13 @@ class Fork:
             self._release()
         return False
 
+    def _release(self) -> None:
+        """Let it go on from its gate, where it is still there."""
+        try:
+            os.write(self._gate, _RELEASE)
+        except BrokenPipeError as error:
+            raise self._failure() from error
+
     def ask(self) -> None:
         """It is this fork's turn. Raises `ZygoteChangedError`."""
         self._mark("queue")
@@ -306,13 +313,6 @@ class Fork:
         self._held = not self._allowed
         if self._allowed:
             self._release()
-
-    def _release(self) -> None:
-        """It may go on from its gate. Who has closed that has ended, or won't wait: either way it failed."""
-        try:
-            os.write(self._gate, _RELEASE)
-        except BrokenPipeError as error:
-            raise self._failure() from error
 
     def _see_joined(self) -> None:
         """It said so; the end of its report, which it can't delay, is what counts."""

@@ -127,12 +127,10 @@ class Forking:
     def proceed(self, worker: Worker, start: Fork) -> None:
         """Where its next step waits for its zygote to stand: another look."""
         try:
-            done = start.proceed()
+            if start.proceed():
+                self._owner.watch(worker, start.waits_for)
         except FAULTS as error:
             self._owner.fail(worker, error)
-        else:
-            if done:
-                self._owner.watch(worker, start.waits_for)
 
     def attested(self, worker: Worker) -> None:
         """Its session begins: a spare like it is due."""

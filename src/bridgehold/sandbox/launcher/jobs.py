@@ -17,7 +17,7 @@ from bridgehold.sandbox.launcher import requests
 from bridgehold.sandbox.launcher.channel import Channel
 from bridgehold.sandbox.launcher.poll import Fails, nobodys
 from bridgehold.sandbox.launcher.worker import Parts
-from bridgehold.sandbox.limits.shortage import FAULTS, typed
+from bridgehold.sandbox.limits.shortage import typed
 from bridgehold.sandbox.values import SandboxSpec
 
 MOST_OPENING = 8
@@ -75,17 +75,17 @@ class Jobs:
         self._listen(job.descriptor, self._sealed, self._drop_seal)
 
     def open(self, channel: Channel, request: requests.Request, spec: SandboxSpec) -> None:
-        """Have all that `spec` is bound from opened, and then respond to `request` once more."""
-        try:
-            if sum(one.tenant == spec.tenant for one in self._openings.values()) >= MOST_OPENING:
-                raise BusyError("what is granted can't be opened: a file system has not answered others yet")
-            job = self._owner.parts.roots.aside(spec)
-            self._openings[job.descriptor] = _Opening(
-                channel=channel, request=request, tenant=spec.tenant, job=job
-            )
-            self._listen(job.descriptor, self._opened, self._drop)
-        except FAULTS as error:
-            self._owner.tell(channel, requests.Answer(id=request.id, error=typed(error).info()))
+        """Have all that `spec` is bound from opened, and then respond to `request` once more.
+
+        Raises `BusyError`, and what the machine is short of.
+        """
+        if sum(one.tenant == spec.tenant for one in self._openings.values()) >= MOST_OPENING:
+            raise BusyError("what is granted can't be opened: a file system has not answered others yet")
+        job = self._owner.parts.roots.aside(spec)
+        self._openings[job.descriptor] = _Opening(
+            channel=channel, request=request, tenant=spec.tenant, job=job
+        )
+        self._listen(job.descriptor, self._opened, self._drop)
 
     def _listen(self, descriptor: int, ready: Callable[[int], None], drop: Callable[[int], None]) -> None:
         """One that can't be polled, or fails in some other way, is given up."""

@@ -38,7 +38,7 @@ from bridgehold.sandbox.launch.roots import NotAtHandError
 from bridgehold.sandbox.launch.staging import is_device
 from bridgehold.sandbox.launcher import requests
 from bridgehold.sandbox.launcher.begin import begin_launch, check_current
-from bridgehold.sandbox.launcher.cells import Cells
+from bridgehold.sandbox.launcher.cells import Cells, OfCells
 from bridgehold.sandbox.launcher.channel import Channel, ChannelClosedError
 from bridgehold.sandbox.launcher.forking import Forking, hold_pause
 from bridgehold.sandbox.launcher.jobs import Jobs
@@ -61,6 +61,7 @@ _FILTER_PAUSE = 0.002
 _STOP_SECONDS = 10.0
 _AGAIN_SECONDS, _DEAF_SECONDS = 0.01, 0.01
 """Before what could not be polled for want of room is tried again; and where nothing can be."""
+_ZYGOTE_ENDED = "the zygote has ended"
 _Start = TypeVar("_Start", requests.LaunchRequest, requests.ForkRequest)
 
 
@@ -100,6 +101,7 @@ class Launcher:
                 self._turn()
         finally:
             self._end_all()
+            self._cells.close()
             self.recording.close()
 
     def _turn(self) -> None:
@@ -189,7 +191,7 @@ class Launcher:
         waits += [_AGAIN_SECONDS] if self._unheard else []
         if self.workers:
             waits.append(max(0.0, self._uncounted.due - now))
-        soonest = min([*waits, self._forking.patience, self._jobs.patience, self._cells.pause])
+        soonest = min([*waits, self._forking.patience, self._jobs.patience, self._cells.patience])
         return None if soonest == math.inf else soonest
 
     def _visit(self, worker: Worker, now: float) -> None:
@@ -261,6 +263,9 @@ class Launcher:
 
     def recorded(self, worker: Worker) -> None:
         """A worker's start is in the audit: its guest may begin."""
+        self.guard(worker, functools.partial(self._let_begin, worker))
+
+    def _let_begin(self, worker: Worker) -> None:
         if worker.start.allow():
             self._advance(worker)
 
@@ -316,10 +321,11 @@ class Launcher:
         had without a wait; closed here."""
         answer: requests.Answer | None = None
         try:
-            with self.parts.roots.at_hand(opened or {}):
-                answer = self._handle(channel, request)
-        except NotAtHandError as wait:
-            self._jobs.open(channel, request, wait.spec)
+            try:
+                with self.parts.roots.at_hand(opened or {}):
+                    answer = self._handle(channel, request)
+            except NotAtHandError as wait:
+                self._jobs.open(channel, request, wait.spec)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this request's
             answer = requests.Answer(id=request.id, error=typed(error).info())
         if answer is not None:
@@ -362,10 +368,17 @@ class Launcher:
             case requests.SealRequest():
                 self._jobs.seal(channel, request)
             case _:
-                if (ending := self._cells.handle(channel, request)) is not None:
-                    self._lost(ending)
-                return requests.Answer(id=request.id)
+                self._handle_cells(channel, request)
         return None
+
+    def _handle_cells(self, channel: Channel, request: OfCells) -> None:
+        if isinstance(request, requests.OpenRequest):
+            uid, namespace = self._cells.open(channel, request)
+            self.tell(channel, requests.Answer(id=request.id, cell_uid=uid), namespace)
+            return
+        if (ending := self._cells.handle(channel, request)) is not None:
+            self._lost(ending)
+        self.tell(channel, requests.Answer(id=request.id))
 
     def answer(self, worker: Worker, answer: requests.Answer) -> None:
         """Queue an answer for whoever started `worker`."""
@@ -464,7 +477,7 @@ class Launcher:
         if not worker.started:
             self._advance(worker)
         elif descriptor == worker.start.running.monitor_fd:
-            self.end(worker, by="")
+            self._ended(worker)
         elif descriptor == worker.start.running.first_fd:
             self._alone(worker)
         elif worker.zygote is not None and descriptor == worker.zygote.pid_fd:
@@ -477,6 +490,14 @@ class Launcher:
                 os.read(descriptor, 4096)
             worker.suspect_until = time.monotonic() + _SUSPECT_SECONDS
             self._restless.add(worker)
+
+    def _ended(self, worker: Worker) -> None:
+        """By itself; or with its zygote, of whose end the kernel may tell later than of its forks'."""
+        init = worker.parent.start.running if worker.parent is not None else None
+        if init is not None and procfs.ending(init.init, init.init_start):
+            self.end(worker, by="zygote", reason=_ZYGOTE_ENDED)
+        else:
+            self.end(worker, by="")
 
     def _advance(self, worker: Worker) -> None:
         start = worker.start
@@ -528,10 +549,12 @@ class Launcher:
 
     def fail(self, worker: Worker, error: Exception) -> None:
         """A start that failed: its processes die now, the answer goes out when nothing is left of them."""
-        failure = own_limit(worker, typed(error))
+        failure = typed(error)
+        with contextlib.suppress(*FAULTS):  # then it stays a shortage
+            failure = own_limit(worker, failure)
         zygote = worker.parent.zygote if worker.parent is not None else None
         if zygote is not None and (zygote.pid_fd < 0 or procfs.ended(zygote.pid_fd)):
-            failure = ZygoteError("the zygote has ended")  # whatever it led to
+            failure = ZygoteError(_ZYGOTE_ENDED)  # whatever it led to
         worker.failure = failure.fact()
         if isinstance(failure, ZygoteChangedError) and worker.parent is not None:
             self.end(worker.parent, by="zygote", reason=failure.message)
@@ -551,7 +574,7 @@ class Launcher:
         if worker.proof_wanted is not None:
             request, worker.proof_wanted = worker.proof_wanted, None
             self.respond(worker.channel, request)  # that it has ended
-        self._forking.end_sessions(worker, reason or "the zygote has ended")
+        self._forking.end_sessions(worker, reason or _ZYGOTE_ENDED)
         self._forking.over(worker)
 
     def _step(self, worker: Worker, ending: Ending) -> None:

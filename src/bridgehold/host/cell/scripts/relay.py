@@ -31,7 +31,6 @@ from bridgehold.errors import (
 from bridgehold.host.cell.commands import refusals
 from bridgehold.host.cell.scripts.ledger import Ledger, Pending
 from bridgehold.host.cell.scripts.rules import PLAIN, DecidedCommand, decide_frame, decide_plain
-from bridgehold.host.cell.sessions.bound import why_ended
 from bridgehold.host.cell.sessions.session import Session
 from bridgehold.host.cell.workers.pipes import PlainBytes
 from bridgehold.host.front.boots import Script
@@ -316,7 +315,7 @@ class Relay:
 
     async def _settle(self) -> None:
         """At the session's end: whatever is in flight has its outcome in the audit, too."""
-        ending = why_ended(self.session, await self.session.wait_ended())
+        ending = await self.session.wait_ended()
         if self._timer is not None:
             self._timer.cancel()
         report = self.session.worker.report
