@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -17,6 +18,7 @@ import pytest
 
 from bridgehold import BridgeholdError
 from bridgehold.sandbox import procfs
+from hostile import told_anew
 from hostile.stage import KINDS_OF_HOSTS, Stage, stage
 from waiting import until
 
@@ -213,3 +215,10 @@ def test_a_revoked_tenant_has_no_cell(host: Stage) -> None:
     with pytest.raises(BridgeholdError) as error, host.session(tenant="leaver"):
         pass
     assert error.value.code in ("suspended", "denied", "not_found")
+
+
+def test_cells_hear_of_providers_and_scripts_as_a_host_without_them(host: Stage) -> None:
+    told_anew.a_provider_comes_moves_and_goes(host, "moving")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        told_anew.a_folder_of_scripts_comes_and_goes(host, "moving", Path(folder) / "python")

@@ -166,7 +166,7 @@ def _celled(given: Foundation, shared: Shared, orders: Orders, budgets: Budgets,
         make_config,
         lambda: shared.settings.zygotes().memory_bytes,
     )
-    return Celled(cells, Forwarding(cells), shared.registry, shared.settings)
+    return Celled(cells, Forwarding(cells), shared.registry, shared.settings, budgets)
 
 
 def _intake(descriptor: int) -> socket.socket:
@@ -229,6 +229,7 @@ def _reloading(given: Foundation, parts: HostParts, principals: Principals) -> R
         parts.shared.registry,
         _Told(parts.serving, principals),
         given.ground.peers.journal,
+        given.supervisor.reread,
         follow,
     )
 
