@@ -140,6 +140,7 @@ def test_a_host_that_lies_adds_no_provider(tmp_path: Path) -> None:
                 file.write(SECTION.format("elsewhere", evil.base_url).encode())
                 file.flush()
                 socket.send_fds(there.host, [REREAD + b" 77 "], [file.fileno()])
+            await there.reread()  # so that this one has been heard
             assert await there.known() == set()
             put = protocol.PutSessionSecret(session="s-1", provider="elsewhere", value=KEY, tenant="acme")
             for ask in (put, protocol.Prefetch(tenant="acme", provider="elsewhere")):
