@@ -18,7 +18,7 @@ def receive(sock: socket.socket, size: int, most: int, flags: int = 0) -> tuple[
     Raises `OSError`.
     """
     found = array.array("i")
-    room = socket.CMSG_SPACE(most * found.itemsize)
+    room = socket.CMSG_LEN(most * found.itemsize)  # with `CMSG_SPACE` another one may fit in
     data, beside, said, _ = sock.recvmsg(size, room, flags | socket.MSG_CMSG_CLOEXEC)
     for level, kind, given in beside:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):

@@ -39,9 +39,9 @@ def reference() -> str:
         "",
         "`bridgehold reload` has a running host read the file again, without dropping a session: it takes",
         "over `[providers]`, `[bridges]`, `[tools]`, `[principals]`, `[zygotes]`, `[features]`,",
-        "`default_bridge`, and of `[host]` `max_sessions`, `artifacts` and `read_roots`. What else has changed",
-        "waits for a restart, and is named. A file with a fault changes nothing. Sessions that are open keep",
-        "the sandbox that they were started with.",
+        "`default_bridge`, and of `[host]` `max_sessions`, `artifacts` and `read_roots`. What else has",
+        "changed waits for a restart, and is named. A file with a fault changes nothing. Sessions that are",
+        "open keep the sandbox that they were started with.",
     ]
     for title, model in _SECTIONS:
         notes = _notes(model)

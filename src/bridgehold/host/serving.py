@@ -16,6 +16,7 @@ from bridgehold.host.cell.artifact_methods import inside_tools
 from bridgehold.host.cell.tools.offers import checked_specs
 from bridgehold.host.cell_parts import CellParts, Ground
 from bridgehold.host.front.cells import Cells
+from bridgehold.host.front.entrances import Entrances
 from bridgehold.host.front.forwarding import Forwarding
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.registry import Registry
@@ -27,6 +28,10 @@ from bridgehold.host.tenancy import EndAll, Ending
 
 class Serving(Protocol):
     """What the host needs of who serves tenants."""
+
+    @property
+    def entrances(self) -> Entrances | None:
+        """To cells that have connections of their own, where there are any."""
 
     def table(self) -> dict[str, Method]:
         """The methods that are answered there, by name."""
@@ -70,6 +75,7 @@ class InHost(msgspec.Struct, frozen=True):
 
     cell: CellParts
     ground: Ground
+    entrances: None = None
 
     def table(self) -> dict[str, Method]:
         """See `Serving.table`."""
@@ -130,6 +136,7 @@ class Celled(msgspec.Struct, frozen=True):
 
     cells: Cells
     forwarding: Forwarding
+    entrances: Entrances
     registry: Registry
     settings: Settings
     budgets: Budgets

@@ -61,6 +61,8 @@ RELEASE = b"release"
 REREAD = b"reread"
 """Have the supervisor read config.toml, and tell keeper and launcher what it says. Nothing goes with it."""
 SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+MOST_CELLS = 512
+"""At once: each is some ten MiB, and a caller that may act for any tenant may name any number."""
 LONGEST_FILE = 64 * 1024
 LEAVE = signal.SIGUSR1
 """To the HTTP face: accept nobody more, end each connection after what runs on it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 import sys
@@ -48,6 +49,10 @@ class Channel:
         """The process that a cell's last request came from."""
         self.leaf: SessionCgroup | None = None
         """Where a cell's process is, once it has asked for that."""
+        self.uid = -1
+        """Of a cell: its own; none where it shares the host's."""
+        self.process = -1
+        """A pidfd of a cell's process, once it has asked to enter."""
         if tenant:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._queue: deque[tuple[bytes, list[int]]] = deque()
@@ -56,6 +61,13 @@ class Channel:
     def closed(self) -> bool:
         """Whether `close` was called."""
         return self._socket.fileno() < 0
+
+    @property
+    def connected(self) -> bool:
+        """Whether its peer's end is open: of a cell, which alone has that, whether its process lives."""
+        poller = select.poll()
+        poller.register(self._socket, 0)
+        return not poller.poll(0)
 
     @property
     def whole(self) -> bool:

@@ -147,12 +147,17 @@ class LauncherClient:
         answer, _ = await self._ask(requests.SealRequest(self._id(), path, empty=True))
         return _expect(answer.sealed).files
 
-    async def open_cell(self, cell: str, tenant: str, end: socket.socket) -> None:
-        """Have `end` (of a pair of datagram sockets; closed here) be the channel of a cell of `tenant`."""
+    async def open_cell(self, cell: str, tenant: str, end: socket.socket) -> tuple[int, int]:
+        """Have `end` (of a pair of datagram sockets; closed here) be the channel of a cell of `tenant`.
+
+        The uid that is to be the cell's own, and a descriptor of the user namespace in which it has that,
+        the caller's to close; -1 each where cells share the host's uid.
+        """
         with end:
-            await self._ask(
+            answer, descriptors = await self._ask(
                 requests.OpenRequest(self._id(), cell, tenant, self.share_of(tenant)), (end.fileno(),)
             )
+        return answer.cell_uid, (descriptors or [-1])[0]
 
     async def close_cell(self, cell: str) -> None:
         """End a cell's channel, and whatever is left of its process."""

@@ -29,7 +29,7 @@ from bridgehold.sandbox.launch.mounts import own_mounts
 from bridgehold.sandbox.launch.roots import Roots
 from bridgehold.sandbox.launch.seccomp import ZYGOTE_RULES, compile_filter
 from bridgehold.sandbox.launch.staging import NoStage, Stage
-from bridgehold.sandbox.launch.uids import UidPool, UidRange
+from bridgehold.sandbox.launch.uids import CellUids, UidPool, UidRange, split
 from bridgehold.sandbox.launcher.channel import Channel
 from bridgehold.sandbox.launcher.service import Launcher
 from bridgehold.sandbox.launcher.worker import Parts
@@ -57,6 +57,10 @@ class LauncherConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Device files that may be bound."""
     unrecorded: bool = False
     """No audit is kept of what it starts: a probe of the doctor's own. Otherwise it has a journal."""
+    host_uid: int = 0
+    """Who forks cells. As root it gets a namespace in which it may give one of these uids to each."""
+    cells: int = 0
+    """So many of the uids are cells'."""
     shared_uid: bool = False
     """Named weakening: without a uid range, run every session under this user's own uid."""
 
@@ -71,7 +75,8 @@ def set_up(config: LauncherConfig) -> Parts:
     ranges = userns.own_ranges() if ordinary and not config.shared_uid else None
     entered = userns.enter(ranges) if ranges is not None else 0
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # a change of uid cleared it, and closed our own /proc
-    uids = UidPool(_uid_range(config, entered), Path(config.uid_folder))
+    of_sessions, of_cells = split(_uid_range(config, entered), config.cells)
+    uids = UidPool(of_sessions, Path(config.uid_folder))
     if uids.range.mode != "shared":
         own_mounts(made=bool(entered))
     roots = Roots(config.read_roots, config.build_root)
@@ -92,6 +97,7 @@ def set_up(config: LauncherConfig) -> Parts:
         overcommit=config.overcommit,
         parent=parent,
         uids=uids,
+        cells=_cell_uids(config, of_cells),
         roots=roots,
         stage=stage,
         seccomp=compile_filter(),
@@ -122,6 +128,18 @@ def take_down(parts: Parts) -> None:
     parts.stage.close()
     parts.parent.close()
     parts.uids.close()
+    if parts.cells is not None:
+        parts.cells.close()
+
+
+def _cell_uids(config: LauncherConfig, uids: UidRange) -> CellUids | None:
+    if uids.mode == "shared" or not uids.count:
+        return None
+    if uids.mode == "subuid":
+        namespace = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    else:
+        namespace = userns.make(config.host_uid, uids.first, uids.count)
+    return CellUids(UidPool(uids, Path(config.uid_folder)), namespace)
 
 
 def _uid_range(config: LauncherConfig, entered: int) -> UidRange:

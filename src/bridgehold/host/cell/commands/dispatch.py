@@ -14,7 +14,7 @@ from functools import partial
 
 import msgspec
 
-from bridgehold.audit.arguments import split_keys
+from bridgehold.audit.arguments import at_once, split_in_turns
 from bridgehold.audit.client import JournalClient
 from bridgehold.bridges.frames import ResultFrame
 from bridgehold.bridges.manifest import COMMON_TAKES, common_misfit
@@ -252,9 +252,10 @@ class Dispatch:
                 if not decision.allowed:
                     raise await refuse(decision, DeniedError)
         try:
-            arguments = split_keys(request.arguments)
+            arguments = at_once(request.arguments) or await split_in_turns(request.arguments)
+            looked = looked or not arguments.quiet
             if arguments.keys:
-                arguments = take_inline_keys(request.arguments, grant)
+                arguments = take_inline_keys(request.arguments, arguments, grant)
             takes = declared.arguments if declared is not None else COMMON_TAKES
             wrong, waited = await problems_in_turns(takes, arguments.kept)
             if wrong:

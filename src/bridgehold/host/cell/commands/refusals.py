@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from bridgehold.audit.arguments import without_keys
+from bridgehold.audit.arguments import Arguments, preview_of, split_in_turns
 from bridgehold.audit.events import CommandRefused
-from bridgehold.audit.redact import preview
 from bridgehold.errors import (
     BridgeholdError,
     DeniedError,
@@ -14,6 +13,7 @@ from bridgehold.errors import (
     PolicyError,
     SuspendedError,
     UnsupportedError,
+    UsageError,
 )
 from bridgehold.host.cell.commands.command_log import PREVIEW_BYTES
 from bridgehold.host.shares.refusals import LONGEST_REASON, Refusals
@@ -23,7 +23,7 @@ from bridgehold.protocol.frames import CommandRequest
 from bridgehold.protocol.values import Principal
 
 _LOOKED_AT = 5_000
-"""Values; a look for keys takes up to 50 ms of the loop for so many, and no rate counts what is refused."""
+"""Values; no rate counts what is refused, and a look for keys takes up to 50 ms for so many."""
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -36,10 +36,8 @@ class Refusal(msgspec.Struct, frozen=True):
     session: str = ""
     """Where it was known already."""
 
-    def _event(self, decision: Decision) -> CommandRefused:
-        given = self.request.arguments
-        told: dict[str, object] = {"…": f"more than {_LOOKED_AT} values"}
-        digest, _, text = preview(told if _is_wide(given) else without_keys(given), cap_bytes=PREVIEW_BYTES)
+    async def _event(self, decision: Decision) -> CommandRefused:
+        digest, _, text = preview_of(await _told(self.request.arguments), PREVIEW_BYTES)
         tenant = self.request.tenant
         return CommandRefused(
             tenant=tenant
@@ -61,7 +59,17 @@ class Refusal(msgspec.Struct, frozen=True):
         self, decision: Decision, kind: type[BridgeholdError], hint: str = ""
     ) -> BridgeholdError:
         """Record the refusal; the error to raise, with its reference."""
-        return await self.refusals.command(self._event(decision), kind, hint)
+        return await self.refusals.command(await self._event(decision), kind, hint)
+
+
+async def _told(given: dict[str, object]) -> Arguments:
+    """What of the arguments may be shown."""
+    if _is_wide(given):
+        return Arguments(kept={"…": f"more than {_LOOKED_AT} values"})
+    try:
+        return await split_in_turns(given, plain=False)
+    except UsageError as error:
+        return Arguments(kept={"…": error.message})
 
 
 def _is_wide(arguments: object) -> bool:
