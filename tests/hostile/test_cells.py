@@ -5,6 +5,7 @@ Each host here has `[host] cells = true`; root's and an ordinary user's, cold an
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import tempfile
@@ -237,6 +238,42 @@ def test_a_connection_of_one_tenant_is_its_cells_and_the_front_takes_no_part(hos
         with pytest.raises(BridgeholdError) as error:
             own.request("hello", {"tenant": "victim"})
         assert error.value.code == "usage"
+
+
+def test_a_cell_has_its_tenants_part_of_the_processors_and_comes_first_in_it(host: Stage) -> None:
+    with host.session(tenant="weighed") as session:
+        session.run("act", {"code": "result = 1"})
+        worker, cell = (cpu_folder(pid) for pid in (pid_of(host, session.id), cell_in(host, "weighed")))
+        assert worker.parent == cell.parent
+        assert cell.parent.name == "tenant-weighed"
+        assert (
+            weight(cell) == 16 * weight(worker) == 16 * weight(cell.parent) == 16 * weight(cell.parent.parent)
+        )
+
+
+def cpu_folder(pid: int) -> Path:
+    """Its cgroup, of the controller of processors."""
+    for line in procfs.lines(procfs.read(f"/proc/{pid}/cgroup")):
+        _, controllers, path = line.split(":", 2)
+        mount = Path("/sys/fs/cgroup", controllers) if controllers else Path("/sys/fs/cgroup")
+        if "cpu" in controllers.split(",") or (not controllers and (mount / "cgroup.controllers").exists()):
+            return mount / path.lstrip("/")
+    raise AssertionError(pid)
+
+
+def weight(folder: Path) -> int:
+    shares = folder / "cpu.shares"
+    return int((shares if shares.exists() else folder / "cpu.weight").read_text())
+
+
+def cell_in(host: Stage, tenant: str) -> int:
+    """The pid of a cell by the cgroup that it is in."""
+    found = []
+    for pid in cells(host):
+        with contextlib.suppress(OSError):  # another one's, that has ended
+            found += [pid] if cpu_folder(pid).parent.name == f"tenant-{tenant}" else []
+    (only,) = found
+    return only
 
 
 def test_a_revoked_tenant_has_no_cell(host: Stage) -> None:
