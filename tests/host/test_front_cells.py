@@ -122,8 +122,9 @@ class House:
     async def _append(self, event: Event, *, durable: bool) -> None:
         self.events.append(event)
 
-    async def _open(self, _cell: str, _tenant: str, end: socket.socket) -> None:
+    async def _open(self, _cell: str, _tenant: str, end: socket.socket) -> tuple[int, int]:
         end.close()
+        return -1, -1
 
     async def _allow(self, cell: str, bridge: str, tenant: str, _specs: object) -> None:
         self.allowed.append((cell, bridge, tenant))

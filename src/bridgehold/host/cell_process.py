@@ -26,6 +26,7 @@ from bridgehold.errors import BridgeholdError, DeniedError, UnsupportedError, Us
 from bridgehold.hardening import harden, open_descriptors
 from bridgehold.host.cell.entrance import Entrance
 from bridgehold.host.cell_parts import CellParts, Ground, Peers, Shared, join_cell, share
+from bridgehold.host.confinement import confine
 from bridgehold.host.front.boots import StartOrder
 from bridgehold.host.front.callers import Callers, limits
 from bridgehold.host.front.environments import LISTENER
@@ -134,8 +135,20 @@ class CellProcess:
         self._tasks: set[asyncio.Task[None]] = set()
         self._entrance: Entrance | None = None
 
-    async def run(self, link: int, launcher: int, keeper: int, journal: int, entrance: int) -> int:
-        """Serve until the front says so, or one of the others is gone. The exit status."""
+    async def run(
+        self,
+        template: int,
+        link: int,
+        launcher: int,
+        keeper: int,
+        journal: int,
+        entrance: int,
+        namespace: int = -1,
+    ) -> int:
+        """Serve until the front says so, or one of the others is gone. The exit status.
+
+        `template`: the pid of the process that forked this one; the others: descriptors.
+        """
         peers = Peers(
             journal=await JournalClient.connect(socket.socket(fileno=journal)),
             launcher=await LauncherClient.connect(socket.socket(fileno=launcher)),
@@ -143,6 +156,8 @@ class CellProcess:
         )
         peers.launcher.on_unrecorded = self._degraded
         await peers.launcher.enter()
+        confine(self._given.uid, namespace)  # before anything of the tenant's is read
+        harden(parent=template, last=signal.SIGKILL)
         redaction = Redaction(peers.keeper)
         peers.journal.redact = redaction.event
         parts = self._join(
@@ -319,7 +334,7 @@ def run_cell(ends: list[int], template: int) -> int:
         config, *channels = ends
         with os.fdopen(config, "rb") as file:
             given = msgspec.json.decode(file.read(), type=cell_wire.CellConfig)
-        return asyncio.run(CellProcess(given).run(*channels))
+        return asyncio.run(CellProcess(given).run(template, *channels))
     except BridgeholdError as error:
         sys.stderr.write(to_log_text(error))
         return error.exit_status

@@ -15,7 +15,7 @@ from bridgehold.config.http import HttpConfig
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config, own_variables
 from bridgehold.config.machine import package_folder
-from bridgehold.host.startup import HostConfig
+from bridgehold.host.startup import MOST_CELLS, HostConfig
 from bridgehold.keeper.values import keeper_config
 from bridgehold.policies.units import parse_size
 from bridgehold.sandbox.launcher.main import LauncherConfig
@@ -24,6 +24,8 @@ from bridgehold.sandbox.spec import prefix_of
 INTERPRETER_FLAGS = ("-P",)
 """No script folder on the path; the environment is set here, so ``-I`` would only lose the venv's."""
 _ROLE_COUNT = 4
+_LEAVING_CELLS = 64
+"""That keep their uid though others have their places: until the kernel is done with them."""
 MODULES = {
     "launcher": "bridgehold.sandbox.launcher.main",
     "host": "bridgehold.host.main",
@@ -188,6 +190,8 @@ def launcher_config(layout: Layout, config: Config) -> LauncherConfig:
         cgroup=config.host.cgroup,
         reserve_bytes=config.reserve_bytes(),
         overcommit=config.host.overcommit,
+        host_uid=roles(config).host,
+        cells=MOST_CELLS + _LEAVING_CELLS if config.host.cells else 0,
         shared_uid=config.host.shared_uid,
     )
 

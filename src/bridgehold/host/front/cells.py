@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import sys
 import time
@@ -31,6 +32,7 @@ from bridgehold.host.shares.link import Bounds, Link, Waiting, decoded
 from bridgehold.host.shares.observe import counted, merged, sound
 from bridgehold.host.shares.places import Places
 from bridgehold.host.shares.spending import Used
+from bridgehold.host.startup import MOST_CELLS
 from bridgehold.host.template import Template
 from bridgehold.ids import parse_name
 from bridgehold.intake import hand_in
@@ -46,8 +48,6 @@ _YOUNG_SECONDS, _PAUSE, _LONGEST_PAUSE = 10.0, 0.25, 30.0
 _LONGEST_PAST = 512 * 1024
 _OF_CELL = Bounds(asked=1_024, question_bytes=64 * 1024, frames_per_second=4_000)
 """What one cell may have of the front, which all share."""
-_MOST = 512
-"""Cells at once: each is some ten MiB, and a caller that may act for any tenant may name any number."""
 _KILL_SECONDS = 10.0
 """After it was asked to stop, beyond what its commands may still take."""
 
@@ -133,11 +133,11 @@ class Cells:
 
     def _make_room(self, tenant: str) -> None:
         """For one more, by ending what has nothing to do. Raises `BusyError`."""
-        if len(self._cells) + len(self._beginning) < _MOST:
+        if len(self._cells) + len(self._beginning) < MOST_CELLS:
             return
         idle = [one for one in self.living() if not self._at_work(one)]
         if not idle:
-            raise BusyError(f"no cell for {tenant}: {_MOST} others are at work", hint="Try again later.")
+            raise BusyError(f"no cell for {tenant}: {MOST_CELLS} others are at work", hint="Try again later.")
         leaving = min(idle, key=lambda one: one.idle_since)
         self._leave(leaving)
         leaving.kill("another tenant's begins, and there are many")
@@ -274,11 +274,18 @@ class Cells:
             kept = (theirs, launcher, keeper, journal, entrance_end)
             for end in (*kept, link, launcher_end, keeper_end, journal_end, entrance):
                 undo.callback(end.close)
-            await self._intakes.launcher.open_cell(cell.name, tenant, launcher_end)
+            uid, namespace = await self._intakes.launcher.open_cell(cell.name, tenant, launcher_end)
             undo.callback(self._spawn_close, cell)
+            given = contextlib.ExitStack()
+            undo.push(given)
+            if namespace >= 0:
+                given.callback(os.close, namespace)
             await hand_in(self._intakes.keeper, tenant, keeper_end)
             await hand_in(self._intakes.journal, tenant, journal_end)
+            config = msgspec.structs.replace(config, uid=uid)
             ends = [in_memory(msgspec.json.encode(config)), *(end.detach() for end in kept)]
+            ends += [namespace] if namespace >= 0 else []
+            given.pop_all()
             cell.entrance = entrance
             cell.watch(await self.template.fork(ends))
             undo.callback(cell.let_go)
@@ -286,7 +293,7 @@ class Cells:
             cell.link = Link(partial(self._answer, cell), _OF_CELL, partial(self._told, cell))
             await cell.link.connect(link)
             ms = round((time.monotonic() - cell.begun) * 1000)
-            started = CellStarted(tenant=tenant, cell=cell.name, pid=cell.pid, ms=ms)
+            started = CellStarted(tenant=tenant, cell=cell.name, pid=cell.pid, uid=uid, ms=ms)
             await self._journal.append(started, durable=False)
             undo.pop_all()
         self._cells[tenant] = cell
@@ -340,7 +347,7 @@ class Cells:
         young = not cell.reason and time.monotonic() - cell.begun < _YOUNG_SECONDS
         count = self._failed.pop(cell.tenant, (0, 0.0))[0] + 1
         if young:
-            if len(self._failed) >= _MOST:
+            if len(self._failed) >= MOST_CELLS:
                 self._failed.clear()
             pause = min(_LONGEST_PAUSE, _PAUSE * 2.0**count) if count > 1 else 0.0
             self._failed[cell.tenant] = count, time.monotonic() + pause

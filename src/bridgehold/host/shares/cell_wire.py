@@ -36,6 +36,8 @@ class CellConfig(msgspec.Struct, frozen=True, kw_only=True):
     config: str
     """The configuration that holds, as JSON."""
     spent: Spent
+    uid: int = -1
+    """Its own, in the namespace that it is handed; -1: it stays the host's."""
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):

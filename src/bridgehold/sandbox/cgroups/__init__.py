@@ -34,6 +34,9 @@ class SessionCgroup(Protocol):
     def take(self, pid: int) -> None:
         """Move a process in, from another cgroup of ours. Raises on any failure."""
 
+    def weigh(self, times: int) -> None:
+        """So many times the processors of what stands beside it. Raises `UnsupportedError`."""
+
     def limit_processes(self, count: int) -> None:
         """Another limit of processes and threads than `Resources` gave."""
 
@@ -99,6 +102,9 @@ class CgroupParent(Protocol):
 
     def share_out(self, tenant: str, share: TenantShare) -> None:
         """`share` for a tenant that has a session. Raises as `create`."""
+
+    def carry_cells(self) -> None:
+        """What answers tenants stands below it too: all of it weighs as one of the host's own processes."""
 
     def tidy(self) -> None:
         """Remove what stayed busy when it was to be removed, and the folders of tenants without a leaf."""

@@ -83,7 +83,7 @@ def _make(places: list[Path], name: str) -> tuple[Path, int]:
     raise UnsupportedError(f"no folder can be made: {'; '.join(reasons)}", where=str(places[0]))
 
 
-_SESSIONS_SHARES = 256
+_SESSIONS_SHARES, _EQUAL_SHARES = 256, 1024
 """All sessions together against 1024 for each process beside them: the host answers under load."""
 
 
@@ -160,6 +160,10 @@ class Parent:
     def share_out(self, tenant: str, share: TenantShare) -> None:
         """As `CgroupParent.share_out`."""
         self._tenants.enter(tenant, share)
+
+    def carry_cells(self) -> None:
+        """As `CgroupParent.carry_cells`."""
+        files.limit(self._folders["cpu"] / "cpu.shares", _EQUAL_SHARES)
 
     def tidy(self) -> None:
         """As `CgroupParent.tidy`."""
@@ -276,6 +280,10 @@ class Leaf:
                 stack.callback(os.close, found[-1])
             stack.pop_all()
             return found
+
+    def weigh(self, times: int) -> None:
+        """As `SessionCgroup.weigh`."""
+        files.limit(self._folders["cpu"] / "cpu.shares", times * _EQUAL_SHARES)
 
     def limit_processes(self, count: int) -> None:
         """As `SessionCgroup.limit_processes`."""

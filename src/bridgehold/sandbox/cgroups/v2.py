@@ -22,7 +22,7 @@ from bridgehold.sandbox.cgroups.places import Hierarchy, hierarchies, own_cgroup
 from bridgehold.sandbox.values import Resources, TenantShare, Usage
 
 _PERIOD_US = 100_000
-_SESSIONS_WEIGHT = 25
+_SESSIONS_WEIGHT, _EQUAL_WEIGHT = 25, 100
 """All sessions together against 100 for the host's own leaf: the host answers under load."""
 
 
@@ -137,6 +137,10 @@ class Parent:
         """As `CgroupParent.share_out`."""
         self._tenants.enter(tenant, share)
 
+    def carry_cells(self) -> None:
+        """As `CgroupParent.carry_cells`."""
+        files.limit(self._folder / "cpu.weight", _EQUAL_WEIGHT)
+
     def tidy(self) -> None:
         """As `CgroupParent.tidy`."""
         for leaf in self._leaves:
@@ -199,6 +203,10 @@ class Leaf:
     def take(self, pid: int) -> None:
         """As `SessionCgroup.take`."""
         files.write(self._folder / "cgroup.procs", str(pid))
+
+    def weigh(self, times: int) -> None:
+        """As `SessionCgroup.weigh`."""
+        files.limit(self._folder / "cpu.weight", times * _EQUAL_WEIGHT)
 
     def limit_processes(self, count: int) -> None:
         """As `SessionCgroup.limit_processes`."""

@@ -39,7 +39,7 @@ from bridgehold.sandbox.launch.roots import NotAtHandError
 from bridgehold.sandbox.launch.staging import is_device
 from bridgehold.sandbox.launcher import requests
 from bridgehold.sandbox.launcher.begin import begin_launch, check_current
-from bridgehold.sandbox.launcher.cells import Cells
+from bridgehold.sandbox.launcher.cells import Cells, OfCells
 from bridgehold.sandbox.launcher.channel import Channel, ChannelClosedError
 from bridgehold.sandbox.launcher.forking import Forking, hold_pause
 from bridgehold.sandbox.launcher.jobs import Jobs
@@ -97,6 +97,7 @@ class Launcher:
                     self._turn()
         finally:
             self._end_all()
+            self._cells.close()
             self.recording.close()
 
     def _turn(self) -> None:
@@ -347,10 +348,17 @@ class Launcher:
             case requests.SealRequest():
                 self._jobs.seal(channel, request)
             case _:
-                if (ending := self._cells.handle(channel, request)) is not None:
-                    self._lost(ending)
-                return requests.Answer(id=request.id)
+                self._handle_cells(channel, request)
         return None
+
+    def _handle_cells(self, channel: Channel, request: OfCells) -> None:
+        if isinstance(request, requests.OpenRequest):
+            uid, namespace = self._cells.open(channel, request)
+            self.tell(channel, requests.Answer(id=request.id, cell_uid=uid), namespace)
+            return
+        if (ending := self._cells.handle(channel, request)) is not None:
+            self._lost(ending)
+        self.tell(channel, requests.Answer(id=request.id))
 
     def answer(self, worker: Worker, answer: requests.Answer) -> None:
         """Queue an answer for whoever started `worker`."""
