@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -18,6 +19,7 @@ import pytest
 
 from bridgehold import BridgeholdError, SyncClient
 from bridgehold.sandbox import procfs
+from hostile import told_anew
 from hostile.stage import KINDS_OF_HOSTS, Stage, stage
 from hostile.taken_over import act_in_cell, doors
 from waiting import until
@@ -359,3 +361,10 @@ def test_a_cell_that_is_taken_over_reaches_no_process_of_ours(host: Stage) -> No
     assert int(facts[b"CapBnd"], 16) == 0
     (event,) = [one for one in host.events("cell.started") if one["tenant"] == "taken"]
     assert event["uid"] > 0  # type: ignore[operator]  # a number
+
+
+def test_cells_hear_of_providers_and_scripts_as_a_host_without_them(host: Stage) -> None:
+    told_anew.a_provider_comes_moves_and_goes(host, "moving")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        told_anew.a_folder_of_scripts_comes_and_goes(host, "moving", Path(folder) / "python")
