@@ -26,9 +26,9 @@ def typed_tenant(name: str) -> str:
     """`name`, as somebody typed it.
 
     Raises `UsageError` for what is no name, `NotFoundError` for one that looks like a slip for another's, and
-    of which nobody has said anything: no file, key or token, nor config.toml. A tenant needs no file: any other
-    one is made by its first session. Of what this user can't read nothing is known; whoever is no operator acts
-    for own tenants alone.
+    of which nobody has said anything: no file, key or token, nor config.toml. A tenant needs no file: any
+    other is made by its first session. Of what this user can't read nothing is known; whoever is no operator
+    acts for own tenants alone.
     """
     from bridgehold.config.load import load_config
 
