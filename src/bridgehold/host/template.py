@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from bridgehold import handed
 from bridgehold.errors import HostUnavailableError
 from bridgehold.hardening import harden
 
@@ -73,7 +74,7 @@ def _serve(sock: socket.socket, run_cell: RunCell, host: int) -> int:
         if not select.select([sock], [], [], _REAP_SECONDS)[0]:
             _reap()
             continue
-        said, given, _, _ = socket.recv_fds(sock, len(FORK), _ENDS + 1, socket.MSG_CMSG_CLOEXEC)
+        said, given, _ = handed.receive(sock, len(FORK), _ENDS + 1)
         if not said:
             return 0
         child = -1
@@ -136,7 +137,7 @@ class Template:
                 socket.send_fds(self._socket, [FORK], ends)
                 while True:
                     try:
-                        said, given, _, _ = socket.recv_fds(self._socket, 4_096, 1, socket.MSG_CMSG_CLOEXEC)
+                        said, given, _ = handed.receive(self._socket, 4_096, 1)
                         break
                     except BlockingIOError:
                         readable = asyncio.Event()

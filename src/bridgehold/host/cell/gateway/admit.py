@@ -126,8 +126,8 @@ def judge_head(
     query = parse_query(target.query)
     credential = check_credential(grant, session, name, headers, query)
     if known is None and endpoint is not None:  # nothing else that is wrong with it matters before that
-        hint = "Add `[providers.NAME]` to config.toml; a new one waits for the host's next start."
-        raise _refused("providers", f"the host was started without a provider {name[:63]!r}", hint)
+        hint = "Add `[providers.NAME]` to config.toml, and `bridgehold reload`."
+        raise _refused("providers", f"the host knows no provider {name[:63]!r}", hint)
     path = _path(target)
     asked = ParsedRequest(
         path=path,
