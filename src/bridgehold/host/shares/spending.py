@@ -144,14 +144,9 @@ class Spending:
         """Raise `SuspendedError` where nothing begins for the tenant."""
         self._tenant_of(tenant).demand()
 
-    def demand(self, tenant: str, provider: str, tokens: int, model: str = "") -> None:
-        """Raise `BudgetError` once a ceiling is used up, `SuspendedError` where nothing begins.
-
-        Of a provider without a price a tenant whose money is bounded gets nothing.
-        As with a policy's budgets, a request goes out while anything is left.
-        """
+    def demand_price(self, tenant: str, provider: str, tokens: int, model: str = "") -> None:
+        """Raise `BudgetError` where the tenant's money is bounded, and what costs it has no price."""
         found = self._tenant_of(tenant)
-        found.demand()
         bounded = found.limits.money_per_day is not None or found.limits.money_per_month is not None
         if bounded and tokens and not self.prices.of(provider, model):
             raise BudgetError(
@@ -160,6 +155,14 @@ class Spending:
                 hint=f"Set `[providers.{provider}] price` in config.toml, and `bridgehold reload`.",
                 retry="no",
             )
+
+    def demand(self, tenant: str) -> None:
+        """Raise `BudgetError` once a ceiling is used up, `SuspendedError` where nothing begins.
+
+        As with a policy's budgets, a request goes out while anything is left.
+        """
+        found = self._tenant_of(tenant)
+        found.demand()
         used = self.used(tenant)
         for key in Used.__struct_fields__:
             most = getattr(found.limits, key)
