@@ -32,6 +32,7 @@ ELSEWHERE = {
     "sandbox/attest/seal.py": "by descriptor, no link followed",
     "sandbox/cgroups/": "the kernel's files",
     "sandbox/launch/cold.py": "the kernel's files",
+    "sandbox/launch/userns.py": "the kernel's files",
     "sandbox/fork/shell.py": "the kernel's files",
     "faces/testing/remains.py": "the kernel's files",
     "sandbox/launch/staging.py": "on a tmpfs of the launcher's namespace, or below a folder it made and owns",
