@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import contextlib
 import re
 
@@ -25,6 +26,8 @@ from bridgehold.audit.redact import (
 from bridgehold.errors import UsageError
 from bridgehold.ids import Digest, digest_bytes
 
+CONTENTS = "base64"
+"""The argument that holds a file's bytes, of an operation whose manifest says ``contents = true``."""
 _DEEPEST = 128
 _MOST_VALUES = 16
 """Different keys of one request that are looked for in its other texts; with more, nothing of it is shown."""
@@ -57,6 +60,13 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
     keys: tuple[tuple[tuple[str, ...], str], ...] = ()
     quiet: bool = False
     """Nothing in them is a key, or looks like one or the name of one (`is_quiet`)."""
+    contents: str | None = None
+    """A file's bytes, sent on as `CONTENTS` beside `kept`: not looked through for keys, and never shown."""
+
+    @property
+    def sent(self) -> dict[str, object]:
+        """What goes on to the guest: `kept`, and a file's bytes."""
+        return self.kept if self.contents is None else {**self.kept, CONTENTS: self.contents}
 
     def __repr__(self) -> str:
         return f"Arguments({len(self.kept)} kept, {len(self.keys)} inline keys)"
@@ -76,6 +86,13 @@ def split_keys(arguments: dict[str, object]) -> Arguments:
     kept = search.walk(arguments, (), least=0)
     assert isinstance(kept, dict)  # noqa: S101 - a dict walks to a dict
     return Arguments(kept=kept, keys=tuple(search.found))
+
+
+def split_contents(arguments: dict[str, object]) -> Arguments:
+    """As `split_keys`, of an operation that takes a file's bytes: these stay as they are."""
+    rest, contents = without_contents(arguments)
+    split = split_keys(rest)
+    return split if contents is None else msgspec.structs.replace(split, contents=contents)
 
 
 def is_quiet(arguments: object) -> bool:
@@ -198,6 +215,28 @@ class _Search:
         return kept
 
 
+def facts_of(contents: str) -> str:
+    """What the audit says of a file's bytes: how many, and their digest; of what is no base64, the text's."""
+    data = _bytes_of(contents)
+    data = contents.encode("utf-8", "backslashreplace") if data is None else data
+    return f"{len(data)} bytes, {digest_bytes(data)}"
+
+
+def without_contents(arguments: dict[str, object]) -> tuple[dict[str, object], str | None]:
+    """`arguments` without a file's bytes, and these; None where no base64 stands in their place (pure)."""
+    contents = arguments.get(CONTENTS)
+    if not isinstance(contents, str) or _bytes_of(contents) is None:
+        return arguments, None
+    return {name: item for name, item in arguments.items() if name != CONTENTS}, contents
+
+
+def _bytes_of(contents: str) -> bytes | None:
+    try:
+        return binascii.a2b_base64(contents, strict_mode=True)
+    except ValueError:
+        return None
+
+
 def without_keys(arguments: dict[str, object]) -> dict[str, object]:
     """`arguments` as the audit may show them, whatever was wrong with them (pure)."""
     try:
@@ -215,6 +254,12 @@ def without_keys(arguments: dict[str, object]) -> dict[str, object]:
 
 def preview_of(arguments: Arguments, cap_bytes: int) -> tuple[Digest, int, str]:
     """As `preview`: digest and size of all of it, and a text without keys, where they may pass too (pure)."""
+    if arguments.contents is not None:
+        kept = {**arguments.kept, CONTENTS: facts_of(arguments.contents)}
+        digest, size, text = preview_of(
+            msgspec.structs.replace(arguments, kept=kept, contents=None), cap_bytes
+        )
+        return digest, size + len(arguments.contents), text
     if arguments.quiet:
         with contextlib.suppress(UnicodeEncodeError):  # lone surrogates
             encoded = msgspec.json.encode(arguments.kept, order="sorted")

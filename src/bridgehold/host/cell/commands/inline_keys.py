@@ -36,11 +36,15 @@ class _Holder(Protocol):
     worker: LiveWorker
 
 
-def take_inline_keys(arguments: dict[str, object], grant: Grant) -> Arguments:
+def take_inline_keys(
+    arguments: dict[str, object],
+    grant: Grant,
+    splitting: Callable[[dict[str, object]], Arguments] = split_keys,
+) -> Arguments:
     """Take inline keys out of `arguments` (pure). Raises `DeniedError` under ``refuse``."""
     if grant.inline_keys == "pass":
         return Arguments(kept=arguments)
-    split = split_keys(arguments)
+    split = splitting(arguments)
     if split.keys and grant.inline_keys == "refuse":
         raise DeniedError(
             f"the argument {shown(split.keys[0][0])} holds a key, and the policy refuses keys in arguments",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from bridgehold.audit.arguments import without_keys
+from bridgehold.audit.arguments import CONTENTS, facts_of, without_contents, without_keys
 from bridgehold.audit.events import CommandRefused
 from bridgehold.audit.redact import preview
 from bridgehold.errors import (
@@ -37,7 +37,9 @@ class Refusal(msgspec.Struct, frozen=True):
     """Where it was known already."""
 
     def _event(self, decision: Decision) -> CommandRefused:
-        given = self.request.arguments
+        given, contents = without_contents(self.request.arguments)
+        if contents is not None:
+            given = {**given, CONTENTS: facts_of(contents)}
         told: dict[str, object] = {"…": f"more than {_LOOKED_AT} values"}
         digest, _, text = preview(told if _is_wide(given) else without_keys(given), cap_bytes=PREVIEW_BYTES)
         tenant = self.request.tenant
