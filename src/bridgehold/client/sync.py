@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import functools
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
@@ -18,7 +18,7 @@ from bridgehold.client.adapter import Adapter
 from bridgehold.client.client import RECONNECT_SECONDS, Client, Host
 from bridgehold.client.connection import Progress
 from bridgehold.client.session import ClientSession
-from bridgehold.client.session_files import MOST_READ, SessionFiles
+from bridgehold.client.session_files import MOST_READ, Content, SessionFiles
 from bridgehold.client.tools import Tools
 from bridgehold.config.layout import Layout
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
@@ -158,10 +158,16 @@ class SyncClient(_Facade[Client]):
 
     @contextlib.contextmanager
     def session(
-        self, bridge: str, *, tenant: str = LOCAL_TENANT, name: str = "", tools: Tools = ()
+        self,
+        bridge: str,
+        *,
+        tenant: str = LOCAL_TENANT,
+        name: str = "",
+        tools: Tools = (),
+        files: Mapping[str, Content] | None = None,
     ) -> Iterator[SyncSession]:
-        """A session of its own, ended with the block. `tools`: offered to each of its commands."""
-        manager = self._awaited.session(bridge, tenant=tenant, name=name, tools=tools)
+        """As `Client.session`: one of its own, ended with the block."""
+        manager = self._awaited.session(bridge, tenant=tenant, name=name, tools=tools, files=files)
         session = self._loop.run(manager.__aenter__())
         try:
             yield SyncSession(self._loop, session)

@@ -142,9 +142,10 @@ def _stdin_text() -> str:
 
 def _run(asked: _Program, *, with_input: bool) -> int:
     """The program's exit status."""
-    with _host() as host, build_bars() as built:
-        params = {"bridge": asked.bridge, "tenant": asked.tenant, "progress": True}
-        session = host.hold(params, built)
+    with _host() as host:
+        with build_bars() as built:
+            params = {"bridge": asked.bridge, "tenant": asked.tenant, "progress": True}
+            session = host.hold(params, built)
         for here, there in asked.files:
             _put(host, session, asked, Path(here), there)
         request = _request(asked, session, "program", asked.arguments)
