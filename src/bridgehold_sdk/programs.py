@@ -79,7 +79,8 @@ class Program:
         self.over, over = os.pipe()
         """Readable once it has ended."""
         self._lock = threading.Lock()
-        threading.Thread(target=self._reap, args=(over,), name="bridgehold-program", daemon=True).start()
+        self._reaper = threading.Thread(target=self._reap, args=(over,), name="program", daemon=True)
+        self._reaper.start()
 
     def _reap(self, over: int) -> None:
         status = 0
@@ -89,6 +90,11 @@ class Program:
         with self._lock:
             self.ended = Ended(code, 0) if code >= 0 else Ended(128 - code, -code)
         os.close(over)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it ends within `seconds`."""
+        self._reaper.join(seconds)
+        return self.ended is not None
 
     def send_signal(self, number: int) -> None:
         """To its process group; nothing where it has ended."""
@@ -231,6 +237,12 @@ def _ends(
     finally:
         for descriptor in theirs:
             os.close(descriptor)
+
+
+def pipe() -> tuple[int, int]:
+    """One whose ends no program that is started inherits."""
+    read, write = os.pipe()
+    return _up(read), _up(write)
 
 
 def _up(descriptor: int) -> int:

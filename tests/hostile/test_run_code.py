@@ -354,6 +354,21 @@ def test_a_listing_that_lies_writes_nothing_elsewhere(session: SyncSession, tmp_
     assert sorted(one.name for one in tmp_path.rglob("*")) == [f"out{number}" for number in range(6)]
 
 
+def test_a_program_that_reads_no_input_takes_none_from_its_caller(host: Stage) -> None:
+    bash = f'{sys.executable} -m bridgehold python -c "print(6 * 7)"; cat'
+    done = subprocess.run(
+        ["bash", "-c", bash],
+        input=b"the next one's\n",
+        capture_output=True,
+        env={**os.environ, "BRIDGEHOLD_HOME": str(host.layout.config.parent)},
+        timeout=PATIENCE,
+        check=True,
+    )
+    assert done.stdout == b"42\nthe next one's\n"
+    code = "import os, subprocess\nprint(os.read(0, 3)); subprocess.run(['cat'])"
+    assert typed(host, "python", "-c", code, input=b"12345").stdout == b"b'123'\n45"
+
+
 def test_a_program_ends_with_its_caller(host: Stage) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "bridgehold", "python", "-c", "print('up'); import time; time.sleep(600)"],

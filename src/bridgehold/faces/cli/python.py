@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Self
 
 import typer
 
@@ -35,7 +35,7 @@ _STREAMS = {"stdout": 1, "stderr": 2}
 _TOOL = {
     "name": "stdin",
     "description": "The next part of standard input.",
-    "parameters": {"type": "object", "properties": {}},
+    "parameters": {"type": "object", "properties": {"signals": {"type": "boolean"}}},
 }
 
 
@@ -149,13 +149,11 @@ def _run(asked: _Program, *, with_input: bool) -> int:
         for here, there in asked.files:
             _put(host, session, asked, Path(here), there)
         request = _request(asked, session, "program", asked.arguments)
-        request |= {"stream": True, "deadline_ms": asked.deadline_ms}
+        request |= {"stream": True, "deadline_ms": asked.deadline_ms, "tools": [_TOOL]}
         with contextlib.ExitStack() as stack:
             written = stack.enter_context(_Written())
-            heard: Any = written
-            if with_input and not _is_null(0):
-                request["tools"] = [_TOOL]
-                heard = stack.enter_context(_Input(host, written))
+            empty = not with_input or _is_null(0)
+            heard = stack.enter_context(_Input(host, written, empty=empty))
             said = host.request("run", request, heard)["value"]
         for there, here in asked.wanted:
             _get(host, session, asked, there, Path(here))
@@ -261,24 +259,31 @@ class _Written:
 
 
 class _Input:
-    """Answers questions for input, on a thread. An interrupt goes to the program, the next one to us."""
+    """Answers what the program's side asks for, on threads: input once it is read, and an interrupt.
 
-    def __init__(self, host: Once, written: _Written) -> None:
+    The first interrupt is the program's, the next one ours.
+    """
+
+    def __init__(self, host: Once, written: _Written, *, empty: bool) -> None:
+        """`empty`: there is no input."""
         self._host = host
         self._written = written
-        self._asked: queue.Queue[tuple[str, int]] = queue.Queue()
+        self._empty = empty
+        self._inputs: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._signals: queue.Queue[dict[str, Any]] = queue.Queue()
         self._woken, self._wake = os.pipe()
         self._interrupts = 0
         self._before: Any = None
 
     def __call__(self, event: dict[str, Any]) -> None:
         if event.get("type") == "tool_call":
-            self._asked.put((event["command"], event["call"]))
+            (self._signals if event["arguments"].get("signals") else self._inputs).put(event)
         else:
             self._written(event)
 
-    def __enter__(self) -> _Input:
-        threading.Thread(target=self._answer, daemon=True).start()
+    def __enter__(self) -> Self:
+        for work in (self._give_input, self._give_signals):
+            threading.Thread(target=work, daemon=True).start()
         self._before = signal.signal(signal.SIGINT, self._interrupt)
         return self
 
@@ -291,19 +296,23 @@ class _Input:
             raise KeyboardInterrupt
         os.write(self._wake, b"i")
 
-    def _answer(self) -> None:
-        over = False
+    def _give_input(self) -> None:
         while True:
-            command, call = self._asked.get()
-            watched = [self._woken] if over else [self._woken, 0]
-            ready, _, _ = select.select(watched, [], [], _PATIENCE_S)
+            asked = self._inputs.get()
             result: dict[str, Any] = {}
-            if self._woken in ready:
-                os.read(self._woken, 1)
-                result["signal"] = int(signal.SIGINT)
-            elif ready:
-                data = os.read(0, _READ_BYTES)
-                over = not data
-                result = {"base64": base64.b64encode(data).decode("ascii")} if data else {"eof": True}
-            with contextlib.suppress(BridgeholdError, OSError):
-                self._host.send("tool.reply", {"command": command, "call": call, "result": result})
+            if self._empty or select.select([0], [], [], _PATIENCE_S)[0]:
+                data = b"" if self._empty else os.read(0, _READ_BYTES)
+                self._empty = not data
+                result = {"base64": base64.b64encode(data).decode("ascii"), "eof": not data}
+            self._reply(asked, result)
+
+    def _give_signals(self) -> None:
+        while True:
+            asked = self._signals.get()
+            woken = select.select([self._woken], [], [], _PATIENCE_S)[0] and os.read(self._woken, 1)
+            self._reply(asked, {"signal": int(signal.SIGINT)} if woken else {})
+
+    def _reply(self, asked: dict[str, Any], result: dict[str, Any]) -> None:
+        with contextlib.suppress(BridgeholdError, OSError):
+            told = {"command": asked["command"], "call": asked["call"], "result": result}
+            self._host.send("tool.reply", told)

@@ -6,10 +6,12 @@ import __future__
 import _sitebuiltins
 import ast
 import builtins
+import contextlib
 import functools
 import json
 import linecache
 import operator
+import os
 import platform
 import sys
 import threading
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 REPR_CHARACTERS = 16 * 1024
 SOURCES_KEPT = 100
+SIGNALS_AFTER = 0.3
+"""Seconds after which a program's caller is asked whether it has a signal for it."""
 FUTURES = functools.reduce(
     operator.or_, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
 )
@@ -98,14 +102,19 @@ class PythonBridge(Files, Bridge):
         from bridgehold_sdk import programs
         from bridgehold_sdk.python_program import Invocation
 
-        what = Invocation(
-            kind, text, list(args), programs.checked_folder(cwd), programs.checked_environment(env)
-        )
+        folder, environment = programs.checked_folder(cwd), programs.checked_environment(env)
+        what = Invocation(kind, text, list(args), folder, environment)
         asked = self.tools.get("stdin") if stdin is None else None
-        started = programs.fork(what.become, with_input=stdin is not None or asked is not None)
-        return self._watched(started, stdin, asked)
+        if asked is None:
+            return self._watched(programs.fork(what.become, with_input=stdin is not None), stdin, None)
+        seen, what.wanted = programs.pipe()
+        started = programs.fork(what.become, with_input=True)
+        os.close(what.wanted)
+        return self._watched(started, None, asked, seen)
 
-    def _watched(self, started: Program, stdin: str | None, asked: Tool | None) -> dict[str, Any]:
+    def _watched(
+        self, started: Program, stdin: str | None, asked: Tool | None, wanted: int = -1
+    ) -> dict[str, Any]:
         """What came of a program: fed with `stdin`, or by the caller's own tool, and told as it writes."""
         __tracebackhide__ = True
         from bridgehold_sdk import programs
@@ -117,7 +126,10 @@ class PythonBridge(Files, Bridge):
             self.emit({"stream": stream, **programs.piece_of(data)})
 
         if stdin is not None or asked is not None:
-            threading.Thread(target=_feed, args=(started, stdin, asked), name="stdin", daemon=True).start()
+            given = (started, stdin, asked, wanted)
+            threading.Thread(target=_feed, args=given, name="stdin", daemon=True).start()
+        if asked is not None and "signals" in asked.parameters.get("properties", ()):
+            threading.Thread(target=_pass_signals, args=(started, asked), name="signals", daemon=True).start()
         ended = started.pump(tell)
         shown = {name: one.text() for name, one in kept.items()}
         cut = any(one.cut for one in kept.values())
@@ -187,8 +199,11 @@ class PythonBridge(Files, Bridge):
             return Shown(kind, text, None, cut)
 
 
-def _feed(program: Program, stdin: str | None, asked: Tool | None) -> None:
-    """On a thread: all of `stdin`, or what `asked` gives until it says that there is no more."""
+def _feed(program: Program, stdin: str | None, asked: Tool | None, wanted: int) -> None:
+    """On a thread: all of `stdin`, or what `asked` gives until it says that there is no more.
+
+    `wanted`: readable once the program may read, if it ever does.
+    """
     from bridgehold_sdk import programs
 
     if asked is None:
@@ -196,10 +211,23 @@ def _feed(program: Program, stdin: str | None, asked: Tool | None) -> None:
         program.close_input()
         return
     try:
-        while programs.feed(program, asked()):
-            pass
+        while wanted < 0 or os.read(wanted, 1):
+            if wanted >= 0:
+                os.close(wanted)
+                wanted = -1
+            if not programs.feed(program, asked()):
+                break
     except Exception:  # noqa: BLE001 - whatever the caller's side fails at, there is no more input
         program.close_input()
+
+
+def _pass_signals(program: Program, asked: Tool) -> None:
+    """On a thread, of a program that takes its time: what else its caller has for it."""
+    from bridgehold_sdk import programs
+
+    with contextlib.suppress(Exception):  # whatever the caller's side fails at, it sends none
+        while not program.wait(SIGNALS_AFTER):
+            programs.feed(program, asked(signals=True))
 
 
 class Shown(NamedTuple):
