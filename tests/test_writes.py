@@ -15,6 +15,7 @@ from bridgehold import writes
 from bridgehold.bridges.manifest_file import load_manifest
 from bridgehold.config.layout import find_layout
 from bridgehold.config.load import Config
+from bridgehold.config.sections import HostSection
 from bridgehold.errors import ConfigError
 from bridgehold.faces.authoring import locking
 from bridgehold.keeper.files import replacing as replacing_private
@@ -183,11 +184,11 @@ def test_a_lock_goes_to_the_folder_whose_manifest_was_read(
     resolve = locking.resolve
     if when == "while it is resolved":
         monkeypatch.setattr(locking, "resolve", resolved)
-        assert locking.lock(manifest, "3.11") == 0
+        assert locking.lock(manifest, "3.11", HostSection()) == 0
     else:
         swap()
         with pytest.raises(ConfigError):
-            locking.lock(manifest, "3.11")
+            locking.lock(manifest, "3.11", HostSection())
     assert (victim.read_text(), victim.stat().st_mode & 0o777) == ("mine\n", 0o640)
 
 

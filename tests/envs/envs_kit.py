@@ -16,10 +16,10 @@ from pathlib import Path
 
 from bridgehold.sandbox.attest import seal
 from bridgehold.sandbox.envs.compile import CompileExit, CompileOrder, Talk
-from bridgehold.sandbox.envs.interpreter import below_usr
 from bridgehold.sandbox.envs.lock import parse_lock
 from bridgehold.sandbox.envs.store import remove_tree
 from bridgehold.sandbox.envs.values import BuildProgress, Lock, Sources
+from bridgehold.sandbox.spec import below_usr, python_inside
 from bridgehold.sandbox.values import SealReport
 
 
@@ -141,7 +141,7 @@ class DirectRunner:
             if Path(f"/{n}").is_symlink()
         ]
         if not below_usr(order.interpreter_prefix):
-            binds.append(["--ro-bind", order.interpreter_prefix, "/opt/python"])
+            binds.append(["--ro-bind", order.interpreter_prefix, python_inside(order.interpreter_prefix)])
         argv = [
             "bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--clearenv", "--setenv", "PATH",
             "/usr/bin:/bin", "--setenv", "PYTHONHASHSEED", "0", "--proc", "/proc", "--dev", "/dev",

@@ -125,6 +125,7 @@ def test_a_stream_arrives_event_by_event(tmp_path: Path) -> None:
 
 def test_a_stream_without_usage_is_charged_with_its_bound(tmp_path: Path) -> None:
     async def act(stand: Stand) -> None:
+        stand.provider.behave(Behaviour(usage=False))
         body = {**CHAT, "stream": True, "max_tokens": 300}
         await stand.ask(body=body)
         await eventually(lambda: stand.audit.of(EgressOutcome))
@@ -200,6 +201,24 @@ def test_a_document_that_is_left_before_its_last_byte_is_charged_for_what_passed
         assert open_ended.charged > 990_000
         assert bounded.charged > 990_000 // 8
         assert bounded.charged < 8_000_000 // 8
+
+    on_stand(tmp_path, act)
+
+
+def test_a_guest_that_asks_for_no_usage_is_charged_by_it_and_sees_none(tmp_path: Path) -> None:
+    """The client's first choice of each event is there, as if the gateway had asked for nothing."""
+
+    async def act(stand: Stand) -> None:
+        for options in ({}, {"stream_options": {"include_usage": False}}):
+            before = len(stand.audit.of(EgressOutcome))
+            reply = await stand.ask(body={**CHAT, "stream": True, "max_tokens": 300, **options})
+            events = [line[6:] for line in reply.body.decode().splitlines() if line.startswith("data: ")]
+            assert events[-1] == "[DONE]"
+            assert all(json.loads(event)["choices"][0] for event in events[:-1])
+            await eventually(lambda before=before: len(stand.audit.of(EgressOutcome)) > before)
+            outcome = stand.audit.of(EgressOutcome)[-1]
+            assert not outcome.estimated
+            assert outcome.charged == outcome.input_tokens + outcome.output_tokens < 300
 
     on_stand(tmp_path, act)
 

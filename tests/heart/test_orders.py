@@ -42,9 +42,12 @@ class Around:
 
     async def ensure(self, *_: object, grant: Grant) -> Any:
         await self._steps.take(f"environment of {grant.bridge}")
-        return type("Built", (), {"path": Path("/environment"), "digest": "sha256:1"})
+        return type(
+            "Built", (), {"path": Path("/environment"), "digest": "sha256:1", "python_prefix": "/usr"}
+        )
 
-    def unmet(self, *_: object) -> list[str]:
+    async def unmet(self, *_: object) -> list[str]:
+        await self._steps.take("unmet")
         return list(self._demands)
 
     async def missing(self, _tenant: str, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -134,4 +137,4 @@ def test_a_fault_at_any_await_is_the_callers_and_reveals_nothing_untold(*, cance
     at = 1
     while clock.run(once(at)):
         at += 1
-    assert at == 6
+    assert at == 7

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import weakref
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -21,8 +22,10 @@ from bridgehold.errors import (
     BudgetError,
     BusyError,
     CommandTimeoutError,
+    CrashError,
     DeniedError,
     MemoryLimitError,
+    ProtocolError,
     SessionEndedError,
     SuspendedError,
     UsageError,
@@ -39,7 +42,8 @@ from bridgehold.host.shares.refusals import Refusals
 from bridgehold.policies.model import Ceilings, Grant, Machine, Rate
 from bridgehold.policies.model import Rules as Allowed
 from bridgehold.protocol.frames import CommandRequest
-from bridgehold.protocol.values import Principal
+from bridgehold.protocol.values import Principal, Reply
+from bridgehold.sandbox.values import ExitReport
 from doubles import clock
 from doubles.guest import SILENT, Guest, obedient
 from doubles.house import CALLER, METRICS, OPERATIONS, House, manifest_of
@@ -104,6 +108,71 @@ def test_what_dies_in_the_warm_pool_is_not_counted_nor_given_to_anybody() -> Non
         assert house.warm.counts() == {("acme", "first"): 2}
 
     played(act, pool=2)
+
+
+@pytest.mark.parametrize("cause", ["zygote", "exited", "memory"])
+def test_whoever_comes_while_a_session_ends_is_told_what_its_worker_ended_of(cause: str) -> None:
+    """In flight, queued behind that, or after any number of the loop's turns, if that finds no new session."""
+    said = {
+        "zygote": "ended with its zygote",
+        "exited": "ended by itself with status 7",
+        "memory": "memory cap",
+    }
+
+    def told(error: object) -> bool:
+        return isinstance(error, BridgeholdError) and said[cause] in error.message
+
+    def silent(guest: Guest, command: str, arguments: dict[str, Any]) -> object:
+        return SILENT if "wait" in arguments else obedient(guest, command, arguments)
+
+    async def act(house: House, turns: int) -> None:
+        session = await house.open()
+        asked = [asyncio.ensure_future(house.command(wait=True)) for _ in range(3)]
+        while session._queued < len(asked):
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.1)
+        ends = session.worker.launched.zygote if cause == "zygote" else session.worker.name
+        house.launcher.end(ends, "memory" if cause == "memory" else "exited", 7)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        answers = await asyncio.gather(*asked, house.command(session.id), return_exceptions=True)
+        assert [told(one) for one in answers[:3]] == [True] * 3, answers
+        assert told(answers[3]) or isinstance(answers[3], Reply), answers
+        code = {"zygote": "zygote", "exited": "crash", "memory": "memory"}[cause]
+        assert next(house.journal.of(SessionClosed)).code == code
+
+    for turns in range(24):
+        played(functools.partial(act, turns=turns), behaviour=silent)
+
+
+@pytest.mark.parametrize(("cause", "said"), [("exited", CrashError), ("killed", ProtocolError)])
+def test_who_closed_its_frames_is_blamed_for_running_on_only_where_it_did(
+    cause: Literal["exited", "killed"], said: type[BridgeholdError]
+) -> None:
+    """On a busy machine the launcher's word of an end comes seconds after the end of its pipe."""
+
+    async def act(house: House) -> None:
+        session = await house.open()
+        name = session.worker.name
+
+        async def late(worker: str) -> ExitReport:
+            await asyncio.sleep(1.0)
+            house.launcher.end(worker, cause, 7)
+            return await house.launcher.exited(worker)
+
+        house.launcher.kill = late  # type: ignore[method-assign]  # it had begun to end it before it was asked
+        asked = asyncio.ensure_future(house.command(wait=True))
+        while not session.worker.calls.in_flight:
+            await asyncio.sleep(0)
+        house.launcher.guest(name).close()
+        with pytest.raises(said):
+            await asked
+        del house.launcher.kill
+
+    def silent(guest: Guest, command: str, arguments: dict[str, Any]) -> object:
+        return SILENT if "wait" in arguments else obedient(guest, command, arguments)
+
+    played(act, behaviour=silent)
 
 
 def test_nothing_stands_in_the_warm_pool_whose_proof_the_audit_does_not_have() -> None:
@@ -469,7 +538,7 @@ def test_what_the_ids_in_a_large_request_refuse_costs_the_rate_and_holds_up_nobo
         ]
         told = [one.arguments_preview for one in house.journal.of(CommandRefused)]
         assert told == ['{"…":"more than 5000 values"}'] * 2
-        monkeypatch.setattr(refusals, "without_keys", None)  # of so many values nothing more is looked at
+        monkeypatch.setattr(refusals, "split_in_turns", None)  # of so many values nothing more is looked at
         # What needs no look at the arguments is decided without one, and costs no rate.
         house.dispatch._registry = OneKind(house, operations=("first:make",), commands=1)  # type: ignore[assignment]
         for operation, why in (("act", "operation 'first:act'"), ("make", "kind of resource 'thing'")) * 3:

@@ -21,6 +21,7 @@ from bridgehold.config.load import Config
 from bridgehold.errors import (
     BridgeholdError,
     BudgetError,
+    BusyError,
     DependencyError,
     ManifestError,
     NotFoundError,
@@ -41,6 +42,7 @@ from bridgehold.protocol.submissions import (
     Submission,
     SubmissionParams,
     SubmissionsParams,
+    SubmitParams,
 )
 from bridgehold.protocol.values import Principal
 from bridgehold.sandbox.envs.resolving import read_requirements
@@ -96,7 +98,7 @@ def test_what_is_handed_in_is_parsed_beside_the_loop(monkeypatch: pytest.MonkeyP
     record = msgspec.structs.replace(new_record("acme", found, "mine", "1", "x"), state="waiting")
     kept.find = lambda _: record
     for work in (
-        examination.take(ACME, "acme", "x"),
+        examination.take(ACME, "acme", "x", lambda: None),
         submissions.show(ACME, SubmissionParams(submission=record.id), nothing),
     ):
         with pytest.raises(ManifestError, match="seen"):
@@ -117,18 +119,26 @@ def test_locks_being_made_keep_no_thread_of_anybody_elses(monkeypatch: pytest.Mo
     begun: list[object] = []
     go_on = threading.Event()
 
-    def slow(_self: object, found: bundle.Bundle, _manifest: object) -> tuple[bundle.Bundle, int]:
+    def slow(
+        _self: object, found: bundle.Bundle, _manifest: object, _python: object
+    ) -> tuple[bundle.Bundle, int]:
         begun.append(found)
         assert go_on.wait(30)
         return found, 0
 
     monkeypatch.setattr(Locking, "_locked", slow)
     settings: Any = None
+
+    class Pythons:
+        async def python_for(self, _specifier: str, *, where: str) -> None:
+            """Whichever: no lock is made here."""
+
+    environments: Any = Pythons()
     manifest = parse_manifest(MANIFEST, Path("/bridge"))
     found = bundle.bundle([])
 
     async def run() -> None:
-        lock = Locking(settings, Path("/nowhere"))
+        lock = Locking(settings, Path("/nowhere"), environments)
         many = [asyncio.ensure_future(lock.locked(found, manifest)) for _ in range(64)]
         await eventually(lambda: len(begun) == locking._AT_ONCE)
         await asyncio.wait_for(asyncio.to_thread(lambda: None), 30)
@@ -219,7 +229,7 @@ def test_what_was_read_of_submissions_is_let_go_of(layout: Layout, monkeypatch: 
             raise DependencyError("no such wheel")
 
     builder: Any = Refusing()
-    kept._builder = builder
+    kept._builders = dict.fromkeys(kept._builders, builder)
     for _ in range(2):
         with pytest.raises(DependencyError):
             asyncio.run(kept.ensure(again, lambda _: None))
@@ -247,10 +257,11 @@ def test_what_a_tenants_bridge_causes_is_recorded_as_the_tenants(layout: Layout)
 # Its time.
 
 
-def made(kept: Any, journal: Any = None, layout: Any = None) -> Submissions:
-    anything: Any = layout or SimpleNamespace(own_bridges=lambda _: Path("/nowhere"))
+def made(kept: Any, journal: Any = None, examination: Any = None) -> Submissions:
+    anything: Any = SimpleNamespace(own_bridges=lambda _: Path("/nowhere"))
+    tenants: Any = SimpleNamespace(demand=lambda _: None)
     others: Any = None
-    return Submissions(anything, others, others, kept, None, AdminLog(journal), others)
+    return Submissions(anything, others, tenants, kept, examination, AdminLog(journal), others)
 
 
 class Clock:
@@ -322,6 +333,44 @@ def test_what_is_being_decided_does_not_expire(tmp_path: Path, clock: Clock) -> 
 
     asyncio.run(run())
     assert [state for tenant, state in kept.written if tenant == "acme"] == ["waiting", "rejected"]
+
+
+def test_who_sees_what_came_of_one_hands_in_the_next() -> None:
+    """The first one's outcome is on its way to the audit still: that is waited for, and is no refusal."""
+    journal, asked = Journal(), SubmitParams(archive="sha256:x", tenant="acme")
+
+    async def run() -> None:
+        begun, known, recorded = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        taken: list[str] = []
+
+        async def take(_by: object, tenant: str, _archive: str, settling: Callable[[], None]) -> str:
+            taken.append(tenant)
+            begun.set()
+            await known.wait()
+            settling()
+            journal.before = recorded.wait
+            return str(len(taken))
+
+        submissions = made(None, journal, SimpleNamespace(take=take))
+        first = asyncio.ensure_future(submissions.submit(ACME, asked, nothing))
+        await begun.wait()
+        with pytest.raises(BusyError, match="is being checked"):
+            await submissions.submit(ACME, asked, nothing)
+        known.set()
+        await eventually(lambda: journal.before == recorded.wait)
+        later = [asyncio.ensure_future(submissions.submit(ACME, asked, nothing)) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert not any(one.done() for one in (first, *later))
+        known.clear()
+        recorded.set()
+        assert await first == "1"
+        await eventually(lambda: len(taken) == 2)
+        await eventually(lambda: sum(one.done() for one in later) == 1)  # the other one came too late
+        known.set()
+        answers = await asyncio.gather(*later, return_exceptions=True)
+        assert sorted(map(str, answers)) == ["2", "another submission of acme is being checked"]
+
+    asyncio.run(run())
 
 
 def test_who_asks_reads_its_own_and_is_told_what_expired(tmp_path: Path, clock: Clock) -> None:

@@ -32,11 +32,15 @@ def grant(how: str) -> Grant:
     return resolve(Needs(operations=("x:y",)), policy, None, MACHINE, tenant="t", bridge="x", version="1")
 
 
+def taken_of(arguments: dict[str, Any], granted: Grant) -> Arguments:
+    return take_inline_keys(arguments, split_keys(arguments), granted)
+
+
 ARGUMENTS = {"model": "m", "api_key": "value-1", "config": {"API_KEY": "value-2", "temperature": 1}}
 
 
 def test_capture_takes_keys_out_at_any_depth_and_leaves_the_rest() -> None:
-    taken = take_inline_keys(ARGUMENTS, grant("capture"))
+    taken = taken_of(ARGUMENTS, grant("capture"))
     assert taken.kept == {"model": "m", "config": {"temperature": 1}}
     assert [value for _, value in taken.keys] == ["value-1", "value-2"]
     assert "value-1" not in repr(taken)
@@ -44,7 +48,7 @@ def test_capture_takes_keys_out_at_any_depth_and_leaves_the_rest() -> None:
 
 def test_refuse_names_the_argument_and_never_its_value() -> None:
     with pytest.raises(DeniedError) as caught:
-        take_inline_keys(ARGUMENTS, grant("refuse"))
+        taken_of(ARGUMENTS, grant("refuse"))
     assert "api_key" in caught.value.message
     assert "value-1" not in str(caught.value.info())
 
@@ -52,7 +56,7 @@ def test_refuse_names_the_argument_and_never_its_value() -> None:
 def test_pass_is_a_named_weakening_and_changes_nothing() -> None:
     weakened = grant("pass")
     assert "inline_keys_pass" in weakened.weakenings
-    assert take_inline_keys(ARGUMENTS, weakened).kept == ARGUMENTS
+    assert taken_of(ARGUMENTS, weakened).kept == ARGUMENTS
 
 
 KEY = "sk-proj-0123456789abcdefABCDEF"
@@ -86,20 +90,20 @@ def test_a_key_is_taken_out_wherever_it_stands(name: str, value: str) -> None:
         deep,
     ]
     for place in places:
-        taken = take_inline_keys(place, grant("capture"))
+        taken = taken_of(place, grant("capture"))
         assert [found for _, found in taken.keys] == [value], place
         assert value not in json.dumps(taken.kept)
         assert value not in json.dumps(without_keys({**place, "note": f"it is {value}"}))
         with pytest.raises(DeniedError):
-            take_inline_keys(place, grant("refuse"))
+            taken_of(place, grant("refuse"))
 
 
 @pytest.mark.parametrize("place", ["model", "input", "x", "", "items"])
 def test_what_has_the_form_of_a_key_is_one_under_any_name(place: str) -> None:
     for value in (KEY, f"Bearer {KEY}", f" {KEY}\n", "ghp_0123456789abcdefghijABCDEFGHIJ012345"):
-        assert take_inline_keys({place: value}, grant("capture")).keys
-        assert take_inline_keys({place: [1, [value]]}, grant("capture")).keys
-        assert take_inline_keys({"table": {value: place}}, grant("capture")).keys
+        assert taken_of({place: value}, grant("capture")).keys
+        assert taken_of({place: [1, [value]]}, grant("capture")).keys
+        assert taken_of({"table": {value: place}}, grant("capture")).keys
 
 
 @pytest.mark.parametrize(
@@ -124,7 +128,7 @@ def test_what_has_the_form_of_a_key_is_one_under_any_name(place: str) -> None:
     ],
 )
 def test_ordinary_arguments_stay_as_they_are(arguments: dict[str, Any]) -> None:
-    taken = take_inline_keys(arguments, grant("capture"))
+    taken = taken_of(arguments, grant("capture"))
     assert taken.kept == arguments
     assert taken.keys == ()
     assert without_keys(arguments) == arguments
@@ -171,7 +175,7 @@ STAYING: dict[str, Callable[[str, str], Any]] = {
 @given(name=st.sampled_from(NAMES), value=VALUES, place=st.sampled_from(sorted(TAKEN)))
 def test_a_key_with_its_name_is_taken_out_of_lists_and_pairs_too(name: str, value: str, place: str) -> None:
     arguments = {"x": TAKEN[place](name, value), "model": "m"}
-    taken = take_inline_keys(arguments, grant("capture"))
+    taken = taken_of(arguments, grant("capture"))
     assert [found for _, found in taken.keys] == [value], arguments
     assert value not in json.dumps(taken.kept)
     assert taken.kept["model"] == "m"
@@ -180,7 +184,7 @@ def test_a_key_with_its_name_is_taken_out_of_lists_and_pairs_too(name: str, valu
     rest = json.dumps(taken.kept)
     assert all(one in rest for one in ("--model", "A=1", "B=2", "http://x/y") if one in json.dumps(arguments))
     with pytest.raises(DeniedError):
-        take_inline_keys(arguments, grant("refuse"))
+        taken_of(arguments, grant("refuse"))
 
 
 @settings(deadline=None, max_examples=100)
@@ -191,7 +195,7 @@ def test_a_key_within_a_longer_text_stays_there_and_is_never_written_down(
     name: str, value: str, place: str, cap: int
 ) -> None:
     arguments = {"x": STAYING[place](name, value), "y": [{"text": STAYING[place](name, value)}]}
-    taken = take_inline_keys(arguments, grant("capture"))
+    taken = taken_of(arguments, grant("capture"))
     assert taken.kept == arguments
     for most in (cap, 4_000):
         assert value not in preview_of(taken, most)[2]
@@ -204,7 +208,7 @@ def test_no_preview_shows_what_stands_beside_a_name_of_keys_in_a_list_or_a_table
         {"names": ["api_key"], "values": [PLAIN]},
         {"x": ["curl", "-u", "user:short1"], "y": [["header", "x-api-key", {"is": PLAIN}]]},
     ):
-        shown = preview_of(take_inline_keys(arguments, grant("capture")), 4_000)[2]
+        shown = preview_of(taken_of(arguments, grant("capture")), 4_000)[2]
         assert PLAIN not in shown
         assert "short1" not in shown
 
@@ -236,13 +240,13 @@ def test_what_only_looks_like_names_of_keys_is_passed_on_and_shown() -> None:
         },
         {"code": "def f(api_key: str, token: Token = None): return key == other_key"},
     ):
-        taken = take_inline_keys(arguments, grant("capture"))
+        taken = taken_of(arguments, grant("capture"))
         assert (taken.kept, taken.keys) == (arguments, ())
         assert "redacted" not in preview_of(Arguments(kept=arguments), 4_000)[2]
     variable = {
         "argv": ["--api-key=$OPENAI_API_KEY", "--token", "%TOKEN_OF_MINE_0123%", "API_KEY=<your-key-here>"]
     }
-    assert take_inline_keys(variable, grant("capture")).kept == variable
+    assert taken_of(variable, grant("capture")).kept == variable
 
 
 def test_keys_in_what_only_a_foreign_wire_carries_are_found() -> None:
@@ -260,7 +264,7 @@ def test_arguments_that_nest_without_end_are_refused() -> None:
         deep = [deep]
     for arguments in ({"x": deep}, {"x": {"y": deep}}):
         with pytest.raises(UsageError, match="deeper"):
-            take_inline_keys(arguments, grant("capture"))
+            taken_of(arguments, grant("capture"))
         assert "deeper" in str(without_keys(arguments))
 
 
@@ -285,7 +289,7 @@ def test_two_keys_for_one_provider_are_refused_and_the_name_chooses_between_two(
         holder = SimpleNamespace(
             id="s-1", current_command="c", current_principal="p", order=SimpleNamespace(grant=granted)
         )
-        return asyncio.run(keeper.capture(holder, take_inline_keys(arguments, granted)))  # type: ignore[arg-type]
+        return asyncio.run(keeper.capture(holder, taken_of(arguments, granted)))  # type: ignore[arg-type]
 
     assert capture({"a": {"api_key": KEY}, "b": {"api_key": KEY}, "c": 1}, "openai") == {
         "a": {},
@@ -306,7 +310,7 @@ def test_two_keys_for_one_provider_are_refused_and_the_name_chooses_between_two(
 
 
 def test_a_placeholder_is_no_key() -> None:
-    taken = take_inline_keys({"api_key": "sk-bh-abc"}, grant("capture"))
+    taken = taken_of({"api_key": "sk-bh-abc"}, grant("capture"))
     assert taken.keys == ()
 
 

@@ -44,10 +44,11 @@ def host(request: pytest.FixtureRequest) -> Iterator[Stage]:
         yield ready
 
 
-def workers(host: Stage) -> set[object]:
-    """Those that live: attested or launched, and not gone."""
-    gone = {event["worker"] for event in host.events("worker.exited")}
-    return {event["worker"] for event in host.events("worker.attested")} - gone
+def workers(host: Stage, bridge: str = "") -> set[object]:
+    """Those that live: attested or launched, and not gone; of `bridge` alone, where others' pools are filled."""
+    ours = {one["worker"] for one in host.events("worker.started") if bridge in ("", one["bridge"])}
+    attested = {event["worker"] for event in host.events("worker.attested")}
+    return (ours & attested) - {event["worker"] for event in host.events("worker.exited")}
 
 
 def parked(host: Stage) -> int:
@@ -64,12 +65,12 @@ def test_who_is_refused_for_concurrency_takes_no_sandbox_with_him(host: Stage, b
     with host.session(bridge) as session:
         session.run("common:ping")
         until(lambda: bridge != "hostile1" or parked(host) == 2)
-        before = workers(host)
+        before = workers(host, bridge)
         for _ in range(3):
             with pytest.raises(BridgeholdError, match="already has 1 sessions") as caught:
                 host.client.request("session.open", {"bridge": bridge, "name": "one-more"})
             assert caught.value.code == "busy"
-        assert workers(host) == before
+        assert workers(host, bridge) == before
         assert bridge != "hostile1" or parked(host) == 2
     until(lambda: not opened_and_not_closed(host))
     with host.session(bridge) as session:  # what stood ready is still to be had

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -11,12 +12,19 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from bridgehold.bridges.legacy.bodies import Format
 from bridgehold.bridges.manifest_file import parse_manifest
 from bridgehold.errors import ConfigError, DeniedError, ManifestError, ProtocolError, UsageError
 from bridgehold.faces.legacy.folder import first_line, write_shim
 from bridgehold.faces.legacy.python_argv import VERSION_CODE, parse
 from bridgehold.faces.legacy.values import ShimFile
-from bridgehold.host.cell.scripts.rules import decide_frame, decide_plain, formats_of, script_inside
+from bridgehold.host.cell.scripts.rules import (
+    DecidedCommand,
+    decide_frame,
+    decide_plain,
+    formats_of,
+    script_inside,
+)
 from bridgehold.host.front.boots import Script
 from bridgehold.host.shares.buckets import MOST_RATES, CommandRates
 from bridgehold.policies.compose import compose
@@ -34,6 +42,10 @@ def granted(policy: str = POLICY) -> Grant:
     machine = Machine(cgroup="v2", uids="range", seccomp=True, memory_bytes=1 << 34, cpus=2)
     composed = compose("mine", lambda name: (policy, "mine.toml") if name == "mine" else shipped.read(name))
     return resolve(manifest.needs, composed, None, machine, tenant="local", bridge="mine", version="1.0.0")
+
+
+def decided_frame(body: bytes, grant: Grant, formats: tuple[Format, ...]) -> DecidedCommand | None:
+    return asyncio.run(decide_frame(body, grant, formats))
 
 
 def body(command: str = "echo", **args: object) -> bytes:
@@ -106,7 +118,7 @@ def test_a_bridge_that_is_not_foreign_still_needs_operations() -> None:
 )
 def test_the_policy_alone_decides_on_undeclared_commands(allow: str, command: str, allowed: bool) -> None:
     grant = granted(POLICY.replace('["mine:*"]', allow))
-    decided = decide_frame(body(command), grant, ("json", "msgpack"))
+    decided = decided_frame(body(command), grant, ("json", "msgpack"))
     assert decided is not None
     assert decided.decision.allowed is allowed
     assert decided.decision.rule
@@ -127,7 +139,7 @@ def test_a_key_among_the_arguments_does_not_pass(
     inline_keys: str, args: dict[str, object], allowed: bool
 ) -> None:
     grant = granted(f'inline_keys = "{inline_keys}"\n' + POLICY)
-    decided = decide_frame(body("configure_lm", model="m", **args), grant, ("json",))
+    decided = decided_frame(body("configure_lm", model="m", **args), grant, ("json",))
     assert decided is not None
     assert decided.decision.allowed is allowed
     assert "a-real-key" not in repr(decided.arguments.kept) + repr(decided.decision)
@@ -135,7 +147,7 @@ def test_a_key_among_the_arguments_does_not_pass(
 
 def test_a_key_that_may_pass_is_still_not_among_what_is_written_down() -> None:
     grant = granted('inline_keys = "pass"\nweakenings = ["inline_keys_pass"]\n' + POLICY)
-    decided = decide_frame(body("configure_lm", api_key="a-real-key"), grant, ("json",))
+    decided = decided_frame(body("configure_lm", api_key="a-real-key"), grant, ("json",))
     assert decided is not None
     assert decided.decision.allowed
     assert decided.arguments.kept == {}
@@ -143,16 +155,16 @@ def test_a_key_that_may_pass_is_still_not_among_what_is_written_down() -> None:
 
 def test_a_format_that_the_profile_does_not_take_is_refused() -> None:
     frame = msgspec.msgpack.encode({"id": 1, "command": "echo", "args": {}})
-    assert decide_frame(frame, granted(), formats_of("auto")) is not None
-    assert decide_frame(frame, granted(), formats_of("msgpack")) is not None
+    assert decided_frame(frame, granted(), formats_of("auto")) is not None
+    assert decided_frame(frame, granted(), formats_of("msgpack")) is not None
     with pytest.raises(UsageError, match="msgpack"):
-        decide_frame(frame, granted(), formats_of("json"))
+        decided_frame(frame, granted(), formats_of("json"))
     with pytest.raises(ProtocolError):
-        decide_frame(b"[]", granted(), formats_of("auto"))
+        decided_frame(b"[]", granted(), formats_of("auto"))
 
 
 def test_a_negotiation_passes_without_a_decision() -> None:
-    assert decide_frame(b'{"type": "protocol_negotiation", "supported": []}', granted(), ("json",)) is None
+    assert decided_frame(b'{"type": "protocol_negotiation", "supported": []}', granted(), ("json",)) is None
 
 
 def test_plain_code_is_an_operation_of_its_own() -> None:

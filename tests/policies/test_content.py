@@ -220,6 +220,87 @@ def test_a_grant_opens_what_it_names_and_nothing_beside_it() -> None:
     assert facts(dots, "model=gpt-4o-search").finding is not None
 
 
+PICTURE = {"type": "image_url", "image_url": {"url": PNG, "detail": "high"}}
+BYTES = {"type": "base64", "media_type": "application/pdf", "data": "JVBE"}
+COSTS: list[tuple[Case, tuple[str, ...], int, int]] = [  # images, and what may fill a window
+    (chat(), (), 0, 0),
+    (chat([PICTURE] * 10), (), 10, 0),
+    (chat([{"type": "image_url", "image_url": PNG}]), (), 1, 0),
+    (chat([{"type": "image_url", "image_url": {"url": "DATA:application/pdf;base64,AA"}}]), (), 0, 1),
+    (chat([{"type": "image_url", "image_url": {"url": "data:;base64,AA"}}]), (), 0, 1),
+    (chat([{"type": "file", "file": {"file_data": "AA"}}]), (), 0, 1),
+    (chat([{"type": "input_audio", "input_audio": {"data": "AA", "format": "mp3"}}]), (), 0, 1),
+    (chat(prediction={"type": "content", "content": [PICTURE]}), (), 1, 0),
+    (chat([{"type": "image_url", "image_url": {"url": "https://x"}}]), ("messages",), 1, 0),
+    (chat([{"type": "video_url", "video_url": {"url": "https://x"}}]), ("messages[].content[].type=video_url",), 0, 1),
+    (chat(web_search_options={}), ("*",), 0, 1),
+    (chat(store=None, frobnicate=1), ("frobnicate",), 0, 0),
+    (("openai", "/completions", {"model": "m", "prompt": "data:image/png;base64,AA"}), (), 0, 0),
+    (respond([{"role": "user", "content": [{"type": "input_image", "image_url": PNG}]}] * 3), (), 3, 0),
+    (respond([{"type": "function_call_output", "call_id": "c", "output": [{"type": "input_file", "file_data": "AA"}]}]), (), 0, 1),
+    (respond([], previous_response_id="resp_1"), ("previous_response_id",), 0, 1),
+    (("openai", "/moderations", {"model": "m", "input": [{"type": "image_url", "image_url": {"url": PNG}}]}), (), 0, 0),
+    (message([{"type": "image", "source": {**BYTES, "media_type": "image/png"}}] * 2), (), 2, 0),
+    (message([{"type": "document", "source": BYTES}]), (), 0, 1),
+    (message([{"type": "document", "source": {"type": "text", "data": "x", "media_type": "text/plain"}}]), (), 0, 0),
+    (message([{"type": "tool_result", "tool_use_id": "t", "content": [{"type": "document", "source": BYTES}]}]), (), 0, 1),
+    (message([{"type": "redacted_thinking", "data": "AAAA"}]), (), 0, 0),
+    (message(tools=[{"type": "web_search_20250305", "name": "web_search"}]), ("tools[].type",), 0, 1),
+    (("anthropic", "/messages/count_tokens", message([{"type": "document", "source": BYTES}])[2]), (), 0, 0),
+    (generate({"inlineData": {"mimeType": "image/png", "data": "AA"}}), (), 1, 0),
+    (generate({"inline_data": {"mime_type": "IMAGE/webp", "data": "AA"}}), (), 1, 0),
+    (generate({"inlineData": {"mimeType": "video/mp4", "data": "AA"}}, {"inlineData": {"data": "AA"}}), (), 0, 2),
+    (generate({"inlineData": {"mimeType": "text/csv", "data": "AA"}}), (), 0, 0),
+    (generate({"functionResponse": {"name": "f", "parts": [{"inlineData": {"mimeType": "audio/wav", "data": "AA"}}]}}), (), 0, 1),
+    (generate({"text": "x", "thoughtSignature": "AA"}), (), 0, 0),
+    (generate(cachedContent="cachedContents/x"), ("cachedContent",), 0, 1),
+    (("gemini", "/models/e:embedContent", {"content": {"parts": [{"inlineData": {"mimeType": "video/mp4", "data": "AA"}}]}}), (), 0, 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("case", "granted", "images", "windows"), COSTS)
+def test_what_is_no_text_costs_what_a_provider_may_bill_for_it(
+    case: Case, granted: tuple[str, ...], images: int, windows: int
+) -> None:
+    media = fields.shape_of(case[0]).media
+    found = facts(case, *granted)
+    assert found.first == ""
+    assert found.media == min(images * media.image + windows * media.window, media.window)
+    assert facts(("custom", *case[1:]), "*").media >= found.media
+    assert facts(case, "*").media >= found.media
+
+
+def test_no_place_of_the_tables_takes_bytes_of_unknown_cost() -> None:
+    """A type that lets bytes in says what they are, or the file can't be read."""
+    with pytest.raises(KeyError):
+        fields._Reader({"types": {}}).node("inline")
+    text = "".join(
+        resources.files("bridgehold.policies").joinpath("inference", f"{shape}.toml").read_text()
+        for shape in fields.SHAPES
+    )
+    assert set(re.findall(r"(?:data|inline)\((\w+)\)", text)) == {"image", "file", "typed", "sealed"}
+
+
+def test_a_stream_is_asked_for_its_usage_whatever_the_request_says() -> None:
+    asked = (("stream_options", {"include_usage": True}),)
+    for path, body in ((CHAT, chat()[2]), ("/completions", {"model": "m", "prompt": "x"})):
+
+        def of(*granted: str, own: dict[str, Any] = body, at: str = path, **more: Any) -> BodyFacts:
+            return facts(("openai", at, {**own, **more}), *granted)
+
+        assert not of().unasked
+        assert of(stream=False).forced == ()
+        assert (of(stream=True).forced, of(stream=True).unasked) == (asked, True)
+        assert of(stream=True, stream_options={"include_usage": False}).forced == asked
+        whole = of(stream=True, stream_options={"include_usage": True, "include_obfuscation": False})
+        assert (whole.forced, whole.unasked) == ((), False)
+        kept = of(stream=True, stream_options={"include_obfuscation": False}).forced[0][1]
+        assert kept == {"include_obfuscation": False, "include_usage": True}
+        for grant in ("stream_options", "stream_options.include_usage", "*"):
+            assert of(grant, stream=True).forced == (), "the provider's default stands"
+    assert facts(respond(stream=True)).forced == KEPT_NOT
+
+
 KEPT_NOT = (("store", False),)
 
 

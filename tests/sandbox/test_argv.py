@@ -10,7 +10,7 @@ import pytest
 
 from bridgehold.policies.model import Grant, Limits, Machine, Rate, Rules, SandboxRules
 from bridgehold.sandbox.launch.argv import bwrap_arguments
-from bridgehold.sandbox.spec import Paths, compiler_spec, resources, spec_digest, worker_spec
+from bridgehold.sandbox.spec import Paths, compiler_spec, python_inside, resources, spec_digest, worker_spec
 from bridgehold.sandbox.values import SandboxSpec
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -109,11 +109,25 @@ def test_the_environment_is_an_allow_list_that_follows_the_cpu_limit() -> None:
     assert not any(word in name for name in environment for word in ("KEY", "TOKEN", "SECRET"))
 
 
-def test_a_prefix_that_only_begins_like_usr_is_bound() -> None:
-    paths = msgspec.structs.replace(PATHS, python_prefix="/usrlocal/python")
-    assert any(m.source == "/usrlocal/python" for m in worker_spec(GRANT, paths, gateway_port=0).mounts)
-    below = msgspec.structs.replace(PATHS, python_prefix="/usr/local")
-    assert not any(m.target == "/opt/python" for m in worker_spec(GRANT, below, gateway_port=0).mounts)
+@pytest.mark.parametrize(
+    ("prefix", "inside"),
+    [
+        ("/usrlocal/python", "/usrlocal/python"),
+        ("/home/somebody/.pyenv/versions/3.13.0", "/home/somebody/.pyenv/versions/3.13.0"),
+        ("/opt/python3.14", "/opt/python3.14"),
+        ("/tmp/python", "/opt/python"),
+        ("/scratch", "/opt/python"),
+        ("/etc/alternatives/python", "/opt/python"),
+        ("/usr", None),
+        ("/usr/local", None),
+    ],
+)
+def test_a_python_stands_whole_at_its_own_path(prefix: str, inside: str | None) -> None:
+    paths = msgspec.structs.replace(PATHS, python_prefix=prefix)
+    mounts = worker_spec(GRANT, paths, gateway_port=0).mounts
+    found = [m.target for m in mounts if m.kind == "ro_bind" and m.source == prefix and prefix != "/usr"]
+    assert found == ([] if inside is None else [inside])
+    assert python_inside(prefix) == (inside or prefix)
 
 
 def test_the_digest_knows_every_field() -> None:

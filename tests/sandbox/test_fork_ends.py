@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -72,6 +74,14 @@ def test_how_a_fork_ended_is_always_known(ends: Machine) -> None:
         await zygote.end()
         assert (await client.exited(last.launched.worker)).cause == "zygote"
         last.close()
+        another = await nursery.zygote(client)
+        last = await nursery.fork(client, another)
+        os.kill(
+            another.launched.pid, signal.SIGKILL
+        )  # the init, which the kernel ends after all in its namespace
+        assert (await client.exited(last.launched.worker)).cause == "zygote"
+        last.close()
+        another.close()
 
     ends.drive(act)
 

@@ -1,10 +1,16 @@
-"""Keys in a caller's arguments: found under every usual name and in every place, and taken out (pure)."""
+"""Keys in a caller's arguments: found under every usual name and in every place, and taken out (pure).
+
+Arguments may hold a million values, and everybody's loop looks through them: the look is a generator that
+stops after `TURN` values, and what is shown is made of as much of them as can be shown at all.
+"""
 
 from __future__ import annotations
 
 import binascii
 import contextlib
 import re
+import types
+from collections.abc import Generator, Iterable
 
 import msgspec
 
@@ -13,18 +19,26 @@ from bridgehold.audit.redact import (
     LOGINS,
     LONGEST_NAME,
     LOUD,
+    MARGIN,
+    MARKS,
     MASK,
     NO_LETTERS,
     SAYS,
+    digest_of,
+    finished,
     is_key_name,
     is_shape,
     is_token_name,
     looks_random,
     looks_secret,
-    preview,
+    may_fold,
+    preview_text,
 )
 from bridgehold.errors import UsageError
 from bridgehold.ids import Digest, digest_bytes
+
+TURN = 500
+"""Values, and 32 characters of a text beside them, after which a look lets others run: 1 to 3 ms."""
 
 CONTENTS = "base64"
 """The argument that holds a file's bytes, of an operation whose manifest says ``contents = true``."""
@@ -43,8 +57,17 @@ _ORDINARY = frozenset(
 """Names of keys that are words as well: what stands there must look like one."""
 _SURE, _MAYBE = 8, 16
 _GONE = object()
+_TEXT = 5
+"""A text costs a value more for each ``1 << _TEXT`` characters of it that are looked at."""
+_LOWER = bytes(range(256)).lower()
+_NO_LETTERS = bytes(one for one in range(256) if not bytes([one]).isalpha())
+_ESCAPES = (rb"\\", rb"\"", rb"\n", rb"\r", rb"\t", rb"\b", rb"\f")
+_LOGINS = tuple(f'"{one}"'.encode() for one in LOGINS)
 _Path = tuple[str, ...]
+_Container = dict[str, object] | list[object]
+_ALL = 1 << 62
 _NAMING = ("name", "key", "header", "field", "k", "n", "var", "variable", "env", "param", "parameter")
+_LONGEST_NAMING = max(map(len, _NAMING))
 _VALUES = ("value", "values", "v", "val")
 _FLAG = re.compile(r"--?[A-Za-z][A-Za-z0-9_.-]{1,63}")
 _ASSIGNED = re.compile(r"(?:--?)?([A-Za-z][A-Za-z0-9_.-]{1,63})(?:=|:[ ]?)(.+)", re.DOTALL)
@@ -60,6 +83,8 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
     keys: tuple[tuple[tuple[str, ...], str], ...] = ()
     quiet: bool = False
     """Nothing in them is a key, or looks like one or the name of one (`is_quiet`)."""
+    hidden: tuple[str, ...] = ()
+    """Keys that stand in `kept` all the same: they go on, and are not shown."""
     contents: str | None = None
     """A file's bytes, sent on as `CONTENTS` beside `kept`: not looked through for keys, and never shown."""
 
@@ -70,149 +95,6 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"Arguments({len(self.kept)} kept, {len(self.keys)} inline keys)"
-
-
-def split_keys(arguments: dict[str, object]) -> Arguments:
-    """What is a key in `arguments`, and all that is not (pure).
-
-    A key stands under a name of keys, alone, in a list or in a table; beside such a name in a pair, or with
-    it in a list of arguments or variables; or under any name, where its own form says so. What stands within
-    a longer text stays there: taken out, the text is another. `UsageError` where they nest deeper than is
-    looked at.
-    """
-    if is_quiet(arguments):
-        return Arguments(kept=arguments, quiet=True)
-    search = _Search()
-    kept = search.walk(arguments, (), least=0)
-    assert isinstance(kept, dict)  # noqa: S101 - a dict walks to a dict
-    return Arguments(kept=kept, keys=tuple(search.found))
-
-
-def split_contents(arguments: dict[str, object]) -> Arguments:
-    """As `split_keys`, of an operation that takes a file's bytes: these stay as they are."""
-    rest, contents = without_contents(arguments)
-    split = split_keys(rest)
-    return split if contents is None else msgspec.structs.replace(split, contents=contents)
-
-
-def is_quiet(arguments: object) -> bool:
-    """Whether it is plain JSON in which nothing stands that could be a key, or the name of one.
-
-    One look, as most arguments are so: `preview` then shows them as they are. What stands in a list, or
-    under a key of `_NAMING`, may be a name however long it is.
-    """
-    left, depth = [arguments], 0
-    while left and depth <= _SHOWN_DEEP:
-        names: list[object] = []
-        below: list[object] = []
-        for value in left:
-            if isinstance(value, dict):
-                names += value.keys()
-                below += value.values()
-                names += [
-                    item
-                    for key, item in value.items()
-                    if isinstance(item, str) and (len(item) <= LONGEST_NAME or str(key).lower() in _NAMING)
-                ]
-            elif isinstance(value, (list, tuple)):
-                below += value
-                names += [item for item in value if isinstance(item, str)]
-            elif isinstance(value, str):
-                if LOUD.search(value) or value in LOGINS:
-                    return False
-            elif value is not None and not isinstance(value, (int, float)):
-                return False
-        for name in names:
-            if (
-                not isinstance(name, str)
-                or SAYS.search(NO_LETTERS.sub("", name.lower()))
-                or LOUD.search(name)
-            ):
-                return False
-        left, depth = below, depth + 1
-    return not left
-
-
-class _Search:
-    """One walk over arguments. `found` holds (path, value) of each key."""
-
-    def __init__(self) -> None:
-        self.found: list[tuple[_Path, str]] = []
-        self._depth = 0
-
-    def walk(self, value: object, path: _Path, *, least: int) -> object:
-        """`value` without keys; `_GONE` where it is one itself. `least`: as `_least`, of a name above it."""
-        if isinstance(value, (str, bytes)):  # bytes: of a foreign script's wire
-            text = value if isinstance(value, str) else value.decode("latin-1")
-            if not _is_key(text, path[-1], least=least):
-                return value
-            self.found.append((path, _SCHEME.sub("", text.strip(), count=1)))
-            return _GONE
-        if not isinstance(value, (dict, list)):
-            return value
-        self._depth += 1
-        if self._depth > _DEEPEST:
-            raise UsageError(f"arguments nest deeper than {_DEEPEST}")
-        kept = self._table(value, path, least) if isinstance(value, dict) else self._list(value, path, least)
-        self._depth -= 1
-        return kept
-
-    def _list(self, value: list[object], path: _Path, least: int) -> list[object]:
-        match value:
-            case [str(name), str(text)] if below := _least(name):
-                kept = self.walk(text, (*path, name), least=below)
-                return [name] if kept is _GONE else value
-        left: list[object] = []
-        for item in value:
-            before = left[-1] if left and isinstance(left[-1], str) else ""
-            flag = before if _FLAG.fullmatch(before) else ""
-            if isinstance(item, str) and len(item) <= _LONGEST:
-                said = _ASSIGNED.fullmatch(item)
-                if self._is_argument(flag, item, path):
-                    left.pop()  # it would take what comes after it for its value
-                    continue
-                if said is not None and self._is_argument(said[1], said[2], path):
-                    if flag in _WITH_HEADER:
-                        left.pop()
-                    continue
-            walked = self.walk(item, path, least=least)
-            if walked is not _GONE:
-                left.append(walked)
-        return left
-
-    def _is_argument(self, name: str, value: str, path: _Path) -> bool:
-        """Whether `value` is a key that an item of a list says of `name`, or the item after a flag."""
-        bare = _SCHEME.sub("", value.strip(), count=1)
-        if not _least(name) or bare.startswith(_NOT_ITSELF) or _PLACEHOLDER.fullmatch(bare):
-            return False
-        sure = is_key_name(name) and name.strip("-").lower() not in _ORDINARY
-        if not (is_shape(value) or (looks_secret(bare, _SURE) if sure else looks_random(bare))):
-            return False
-        self.found.append(((*path, name.lstrip("-")), bare))
-        return True
-
-    def _table(self, value: dict[str, object], path: _Path, least: int) -> dict[str, object]:
-        kept: dict[str, object] = {}
-        said = next(
-            (
-                name
-                for one, name in value.items()
-                if isinstance(one, str) and one.lower() in _NAMING and isinstance(name, str) and _least(name)
-            ),
-            "",
-        )
-        for key, item in value.items():
-            if not isinstance(key, str):  # of a foreign script's wire
-                kept[key] = self.walk(item, (*path, str(key)), least=least)
-                continue
-            if is_shape(key[:_LONGEST]):
-                self.found.append(((*path, "…"), key.strip()))
-                continue
-            name = said if said and key.lower() in _VALUES else key
-            walked = self.walk(item, (*path, name), least=least or _least(name))
-            if walked is not _GONE:
-                kept[key] = walked
-        return kept
 
 
 def facts_of(contents: str) -> str:
@@ -230,6 +112,11 @@ def without_contents(arguments: dict[str, object]) -> tuple[dict[str, object], s
     return {name: item for name, item in arguments.items() if name != CONTENTS}, contents
 
 
+def with_contents(arguments: Arguments, contents: str) -> Arguments:
+    """The same, with a file's bytes beside them."""
+    return msgspec.structs.replace(arguments, contents=contents)
+
+
 def _bytes_of(contents: str) -> bytes | None:
     try:
         return binascii.a2b_base64(contents, strict_mode=True)
@@ -237,19 +124,264 @@ def _bytes_of(contents: str) -> bytes | None:
         return None
 
 
-def without_keys(arguments: dict[str, object]) -> dict[str, object]:
-    """`arguments` as the audit may show them, whatever was wrong with them (pure)."""
+def split_keys(arguments: dict[str, object]) -> Arguments:
+    """What is a key in `arguments`, and all that is not (pure).
+
+    A key stands under a name of keys, alone, in a list or in a table; beside such a name in a pair, or with
+    it in a list of arguments or variables; or under any name, where its own form says so. What stands within
+    a longer text stays there: taken out, the text is another. `UsageError` where they nest deeper than is
+    looked at.
+    """
+    return at_once(arguments) or finished(_split_steps(arguments, plain=False))
+
+
+async def split_in_turns(arguments: dict[str, object], *, plain: bool = True) -> Arguments:
+    """As `split_keys`, while the loop goes on with its other work. `plain`: they come from JSON."""
+    return at_once(arguments) or await _in_turns(_split_steps(arguments, plain=plain))
+
+
+@types.coroutine
+def _in_turns(steps: Generator[None, None, Arguments]) -> Generator[None, None, Arguments]:
+    """Each of its stops is one of whoever awaits it."""
+    return (yield from steps)
+
+
+def at_once(arguments: dict[str, object]) -> Arguments | None:
+    """The answer of `split_keys` where one short look gives it, as it mostly does."""
+    return Arguments(kept=arguments, quiet=True) if is_quiet(arguments) else None
+
+
+def left_in(arguments: dict[str, object], found: Arguments) -> Arguments:
+    """`arguments` as they came, which go on so; `found`: what was taken out of them, and is not shown."""
+    values = tuple({value for _, value in found.keys})
+    return Arguments(kept=arguments, quiet=found.quiet, hidden=values)
+
+
+def _split_steps(arguments: dict[str, object], *, plain: bool) -> Generator[None, None, Arguments]:
+    if plain and is_quiet(arguments) is None and (yield from _quiet_steps(arguments)):
+        return Arguments(kept=arguments, quiet=True)
+    search = _Search()
+    kept = yield from search.within(arguments, (), 0)
+    assert isinstance(kept, dict)  # noqa: S101 - a dict walks to a dict
+    return Arguments(kept=kept, keys=tuple(search.found))
+
+
+def is_quiet(arguments: object) -> bool | None:  # noqa: PLR0911, PLR0912 - of each command: one call, and no further ones
+    """Whether it is plain JSON in which nothing stands that could be a key, or the name of one.
+
+    One look, as most arguments are so: `preview_of` then shows them as they are. What stands in a list, or
+    under a key of `_NAMING`, may be a name however long it is. None: there is too much for one look.
+    """
+    left, depth, room = [arguments], 0, TURN
+    while left and depth <= _SHOWN_DEEP:
+        names: list[object] = []
+        below: list[object] = []
+        for value in left:
+            if isinstance(value, (dict, list, tuple)):
+                room -= len(value)
+            elif isinstance(value, str):
+                room -= len(value) >> _TEXT
+            if room < 0:
+                return None
+            if isinstance(value, dict):
+                names += value.keys()
+                below += value.values()
+                names += [
+                    item
+                    for key, item in value.items()
+                    if isinstance(item, str) and (len(item) <= LONGEST_NAME or str(key).lower() in _NAMING)
+                ]
+            elif isinstance(value, (list, tuple)):
+                below += value
+                names += [item for item in value if isinstance(item, str)]
+            elif isinstance(value, str):
+                if LOUD.search(value) or value in LOGINS:
+                    return False
+            elif value is not None and not isinstance(value, (int, float)):
+                return False
+        for name in names:
+            if not isinstance(name, str):
+                return False
+            room -= len(name) >> _TEXT
+            if room < 0:
+                return None
+            if SAYS.search(NO_LETTERS.sub("", name.lower())) or LOUD.search(name):
+                return False
+        left, depth = below, depth + 1
+    return not left
+
+
+def _quiet_steps(arguments: object) -> Generator[None, None, bool]:
+    """As `is_quiet` of plain JSON, by its text: a few searches of all of it, each in C.
+
+    What it calls quiet is so. Letters of neighbours may make a word together, which is looked at then.
+    """
+    try:
+        text = msgspec.json.encode(arguments)
+    except (UnicodeEncodeError, TypeError, ValueError, RecursionError):
+        return False
+    yield
+    if may_fold(text):
+        return False
+    for mark in (*MARKS, *_LOGINS):
+        yield
+        if mark in text:
+            return False
+    yield
+    for escape in _ESCAPES:  # in pairs first: what is left of backslashes begins an escape
+        if b"\\" in text:
+            text = text.replace(escape, b"")
+            yield
+    if b"\\" in text:
+        return False
+    letters = text.translate(_LOWER, _NO_LETTERS)
+    for word in SAYS.pattern.encode().split(b"|"):
+        yield
+        if word in letters:
+            return False
+    return True
+
+
+class _Search:
+    """One walk over arguments. `found` holds (path, value) of each key."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[_Path, str]] = []
+        self._depth = 0
+        self._left = TURN
+
+    def within(self, value: _Container, path: _Path, least: int) -> Generator[None, None, _Container]:
+        """`value` without keys. `least`: as `_least`, of a name above it."""
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise UsageError(f"arguments nest deeper than {_DEEPEST}")
+        if isinstance(value, dict):
+            kept: _Container = yield from self._table(value, path, least)
+        else:
+            kept = yield from self._list(value, path, least)
+        self._depth -= 1
+        return kept
+
+    def _kept(self, value: str | bytes, path: _Path, least: int) -> object:
+        """`value`, or `_GONE` where it is a key. Bytes are of a foreign script's wire."""
+        if len(value) > _LONGEST:
+            return value
+        text = value if isinstance(value, str) else value.decode("latin-1")
+        if not _is_key(text, path[-1], least=least):
+            return value
+        self.found.append((path, _SCHEME.sub("", text.strip(), count=1)))
+        return _GONE
+
+    def _list(self, value: list[object], path: _Path, least: int) -> Generator[None, None, list[object]]:
+        match value:
+            case [str(name), str(text)] if below := _least(name):
+                kept = self._kept(text, (*path, name), below)
+                return [name] if kept is _GONE else value
+        left: list[object] = []
+        for item in value:
+            self._left -= 1
+            if self._left < 0:
+                self._left = TURN
+                yield
+            if isinstance(item, (dict, list)):
+                left.append((yield from self.within(item, path, least)))
+                continue
+            if not isinstance(item, (str, bytes)):
+                left.append(item)
+                continue
+            self._left -= len(item) >> _TEXT
+            before = left[-1] if left and isinstance(left[-1], str) else ""
+            flag = before if _FLAG.fullmatch(before) else ""
+            if isinstance(item, str) and len(item) <= _LONGEST:
+                said = _ASSIGNED.fullmatch(item)
+                if self._is_argument(flag, item, path):
+                    left.pop()  # it would take what comes after it for its value
+                    continue
+                if said is not None and self._is_argument(said[1], said[2], path):
+                    if flag in _WITH_HEADER:
+                        left.pop()
+                    continue
+            kept = self._kept(item, path, least)
+            if kept is not _GONE:
+                left.append(kept)
+        return left
+
+    def _is_argument(self, name: str, value: str, path: _Path) -> bool:
+        """Whether `value` is a key that an item of a list says of `name`, or the item after a flag."""
+        bare = _SCHEME.sub("", value.strip(), count=1)
+        if not _least(name) or bare.startswith(_NOT_ITSELF) or _PLACEHOLDER.fullmatch(bare):
+            return False
+        sure = is_key_name(name) and name.strip("-").lower() not in _ORDINARY
+        if not (is_shape(value) or (looks_secret(bare, _SURE) if sure else looks_random(bare))):
+            return False
+        self.found.append(((*path, name.lstrip("-")), bare))
+        return True
+
+    def _table(
+        self, value: dict[str, object], path: _Path, least: int
+    ) -> Generator[None, None, dict[str, object]]:
+        kept: dict[str, object] = {}
+        said = yield from self._named(value)
+        for key, item in value.items():
+            self._left -= 1
+            if isinstance(key, str):
+                self._left -= len(key) >> _TEXT
+            if self._left < 0:
+                self._left = TURN
+                yield
+            name = said if said and isinstance(key, str) and key.lower() in _VALUES else key
+            if not isinstance(key, str):  # of a foreign script's wire
+                place, below = (*path, str(key)), least
+            elif is_shape(key[:_LONGEST]):
+                self.found.append(((*path, "…"), key.strip()))
+                continue
+            else:
+                place, below = (*path, name), least or _least(name)
+            if isinstance(item, (dict, list)):
+                kept[key] = yield from self.within(item, place, below)
+            elif not isinstance(item, (str, bytes)):
+                kept[key] = item
+            else:
+                self._left -= len(item) >> _TEXT
+                left = self._kept(item, place, below)
+                if left is not _GONE:
+                    kept[key] = left
+        return kept
+
+    def _named(self, value: dict[str, object]) -> Generator[None, None, str]:
+        """The name of keys that `value` says another of its entries is the value of; empty: none."""
+        for key, name in value.items():
+            self._left -= 1
+            if self._left < 0:
+                self._left = TURN
+                yield
+            naming = isinstance(key, str) and len(key) <= _LONGEST_NAMING and key.lower() in _NAMING
+            if naming and isinstance(name, str) and _least(name):
+                return name
+        return ""
+
+
+def without_keys(arguments: dict[str, object], known: Iterable[str] = ()) -> dict[str, object]:
+    """`arguments` as the audit may show them, whatever was wrong with them (pure).
+
+    `known`: keys that may stand in their texts.
+    """
     try:
         split = split_keys(arguments)
     except UsageError as error:
         return {"…": error.message}
-    values = {value for _, value in split.keys if len(value) >= SHORTEST}
+    found, many = _pattern({*known, *(value for _, value in split.keys)})
+    if many:
+        return {"…": f"{many} keys"}
+    return split.kept if found is None else _beginning_of(split.kept, found, [_ALL, _ALL])
+
+
+def _pattern(keys: set[str]) -> tuple[re.Pattern[str] | None, int]:
+    """What finds `keys` in a text; their number, where they are too many to be looked for."""
+    values = sorted((value for value in keys if len(value) >= SHORTEST), key=len, reverse=True)
     if len(values) > _MOST_VALUES:
-        return {"…": f"{len(values)} keys"}
-    if not values:
-        return split.kept
-    found = re.compile("|".join(re.escape(value) for value in sorted(values, key=len, reverse=True)))
-    return {name: _replaced(item, found) for name, item in split.kept.items()}
+        return None, len(values)
+    return re.compile("|".join(map(re.escape, values))) if values else None, 0
 
 
 def preview_of(arguments: Arguments, cap_bytes: int) -> tuple[Digest, int, str]:
@@ -260,25 +392,75 @@ def preview_of(arguments: Arguments, cap_bytes: int) -> tuple[Digest, int, str]:
             msgspec.structs.replace(arguments, kept=kept, contents=None), cap_bytes
         )
         return digest, size + len(arguments.contents), text
+    kept = arguments.kept
     if arguments.quiet:
         with contextlib.suppress(UnicodeEncodeError):  # lone surrogates
-            encoded = msgspec.json.encode(arguments.kept, order="sorted")
-            if len(encoded) <= min(cap_bytes, _SHOWN_WHOLE):
-                return digest_bytes(encoded), len(encoded), encoded.decode()
-    digest, size, text = preview(arguments.kept, cap_bytes=cap_bytes)
-    if arguments.quiet:
-        return digest, size, text
-    clean = without_keys(arguments.kept)
-    return digest, size, text if clean == arguments.kept else preview(clean, cap_bytes=cap_bytes)[2]
+            encoded = msgspec.json.encode(kept, order="sorted")
+            short = len(encoded) <= min(cap_bytes, _SHOWN_WHOLE)
+            return (
+                digest_bytes(encoded),
+                len(encoded),
+                encoded.decode() if short else preview_text(kept, cap_bytes),
+            )
+    digest, size = digest_of(kept)
+    known = {*arguments.hidden, *(value for _, value in arguments.keys)}
+    found, many = _pattern(known)
+    if many:
+        return digest, size, preview_text({"…": f"{many} keys"}, cap_bytes)
+    most = cap_bytes + MARGIN
+    clean = without_keys(_beginning_of(kept, found, [most, 2 * most]), known)
+    return digest, size, preview_text(clean, cap_bytes)
 
 
-def _replaced(kept: object, found: re.Pattern[str]) -> object:
-    """`kept` without the values that `found` finds where they stand in a text, too."""
-    if isinstance(kept, str):
-        return found.sub(MASK, kept)
-    if isinstance(kept, dict):
-        return {name: _replaced(item, found) for name, item in kept.items()}
-    return [_replaced(item, found) for item in kept] if isinstance(kept, list) else kept
+def _beginning_of(
+    value: dict[str, object], found: re.Pattern[str] | None, room: list[int]
+) -> dict[str, object]:
+    """As much of `value` as may be shown, without what `found` finds in its texts.
+
+    `room`: characters of all of it, in which each value takes four, and of one text.
+    """
+    made = _cut(value, found, room, 0)
+    assert isinstance(made, dict)  # noqa: S101 - a dict is cut to a dict
+    return made
+
+
+def _cut(value: object, found: re.Pattern[str] | None, room: list[int], depth: int) -> object:
+    room[0] -= 4
+    if isinstance(value, str):
+        text = _beginning(value, found, room[1])
+        room[0] -= len(text)
+        return text
+    if not isinstance(value, (dict, list)):
+        return value
+    if depth > _DEEPEST:
+        return "…"
+    if isinstance(value, dict):
+        shown: dict[object, object] = {}
+        for key, item in value.items():
+            if room[0] <= 0:
+                shown["…"] = "…"
+                break
+            name = _cut(key, found, room, depth)
+            shown[name] = _cut(item, found, room, depth + 1)
+        return shown
+    items: list[object] = []
+    for item in value:
+        if room[0] <= 0:
+            items.append("…")
+            break
+        items.append(_cut(item, found, room, depth + 1))
+    return items
+
+
+def _beginning(text: str, found: re.Pattern[str] | None, most: int) -> str:
+    """The first `most` characters of `text`; what `found` finds there is looked for in whole, and masked."""
+    done, pieces = 0, []
+    for key in found.finditer(text[: most + _LONGEST]) if found is not None else ():
+        if key.start() >= most:
+            break
+        pieces += [text[done : key.start()], MASK]
+        done = key.end()
+    return "".join([*pieces, text[done:most], "…" if len(text) > max(most, done) else ""])
 
 
 def _is_key(value: str, name: str, *, least: int) -> bool:

@@ -406,6 +406,8 @@ class CellStarted(Event, frozen=True, kw_only=True, tag="cell.started"):
 
     cell: str
     pid: int
+    uid: int = -1
+    """Its own, as the launcher counts them; -1: the host's, which all cells share then."""
     ms: int
     """From the request that needed it."""
 

@@ -11,7 +11,7 @@ import itertools
 import json
 import re
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import msgspec
 
@@ -21,8 +21,13 @@ from bridgehold.ids import Digest, digest_bytes
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
 
+T = TypeVar("T")
+
 MASK = "[redacted]"
-_MARGIN = 4096
+MARGIN = 4096
+_MOST_NAMES = 1024
+_LETTERS = 256
+"""Characters at the end of a name that say of what it is one."""
 _PARTIAL = 128
 _DEPTH = 32
 LONGEST_NAME = 64
@@ -137,6 +142,9 @@ def _mask_shape(text: str, name: str, marks: tuple[str, ...], pattern: re.Patter
     return pattern.sub(rf"\1[redacted:{name}]" if pattern.groups else f"[redacted:{name}]", text)
 
 
+MARKS = (b"://", *(mark.encode() for _, marks, _ in _SHAPES for mark in marks))
+_FOLDED = tuple(one.encode() for one in "\u0130\u0131\u017f\u212a")
+"""Letters that are one of a to z to whoever asks for neither case."""
 _HINT = re.compile(r"key|token|secret|pass|pwd|cred|auth|bearer|cookie|jwt|sig|://", re.IGNORECASE)
 LOUD = re.compile(f"(?i:{_HINT.pattern})|{_BEGINS.pattern}")
 """What a text does not hold that `mask_shapes` and `mask_named` leave as it is."""
@@ -173,15 +181,16 @@ Masked = tuple[int, int, str]
 
 def mask_named(text: str) -> str:
     """`text` with the values of names of keys replaced, and the password of a URL's user."""
-    return text if _HINT.search(text) is None else _finished(_named_steps(text))
+    return text if _HINT.search(text) is None else finished(_named_steps(text))
 
 
-def _finished(steps: Generator[None, None, str]) -> str:
+def finished(steps: Generator[None, None, T]) -> T:
+    """What comes of `steps`, all of which are made at once."""
     while True:
         try:
             next(steps)
         except StopIteration as end:
-            return str(end.value)
+            return cast("T", end.value)
 
 
 def _named_steps(text: str) -> Generator[None, None, str]:
@@ -344,6 +353,11 @@ def _without_password(found: re.Match[str]) -> str:
     return f"{MASK}@" if looks_random(user) else found[0]
 
 
+def may_fold(text: bytes) -> bool:
+    """Whether a word of a to z may stand in `text` (UTF-8) in other letters than these."""
+    return not text.isascii() and any(one in text for one in _FOLDED)
+
+
 def looks_secret(value: str, least: int) -> bool:
     """Whether it could be a key, where its name alone doesn't say: no word and no text."""
     word = value.isalpha() and (value.islower() or value.isupper() or value.istitle())
@@ -371,7 +385,7 @@ class Redactor:
 
         Where it was cut (``…``, or its end) the beginning of a value is one, too.
         """
-        return _finished(self.steps(text))
+        return finished(self.steps(text))
 
     def steps(self, text: str) -> Generator[None, None, str]:
         """`text` in bounded parts: for who has more to do meanwhile."""
@@ -409,7 +423,7 @@ def _bytes(secret: str | bytes) -> bytes:
 
 def is_key_name(name: str) -> bool:
     """Whether a value under `name` is masked whatever it is: ``api_key``, ``X-API-Key``, ``hfApiTokens``."""
-    plain = re.sub(r"[^a-z]", "", name.lower())
+    plain = NO_LETTERS.sub("", name[-_LETTERS:].lower())
     names = (plain,) if plain == "tokens" else (plain, plain.removesuffix("s"))
     return any(
         one in KEY_NAMES or one in _FOR_PROVIDERS or one.endswith(_KEY_ENDS) or one.endswith(_OF_PROVIDERS)
@@ -419,13 +433,13 @@ def is_key_name(name: str) -> bool:
 
 def is_token_name(name: str) -> bool:
     """Whether `name` may be a key's (``hf_token``, ``slackBotToken``) or ordinary (``eos_token``)."""
-    plain = re.sub(r"[^a-z]", "", name.lower())
+    plain = NO_LETTERS.sub("", name[-_LETTERS:].lower())
     return plain.endswith(("token", "passwd", "pwd", "passcode", "accesskeyid")) or plain in _MAYBE
 
 
 def is_some_key_name(name: str) -> bool:
     """Whether what stands under `name` may be a secret, where it looks like one: also ``sort_key``."""
-    plain = re.sub(r"[^a-z]", "", name.lower())
+    plain = NO_LETTERS.sub("", name[-_LETTERS:].lower())
     return is_key_name(name) or is_token_name(name) or plain.endswith(("key", "keys", "sig", "signature"))
 
 
@@ -442,11 +456,20 @@ def preview(
     The digest is over sorted-key JSON. What doesn't encode (lone surrogates) is escaped first. The
     text is cut at a whole character and a cut is marked with ``…``; it is never read back as JSON.
     """
-    encoded = _encode(arguments)
+    return *digest_of(arguments), preview_text(arguments, cap_bytes, secrets)
+
+
+def digest_of(value: object) -> tuple[Digest, int]:
+    """Digest and size of `value` as `preview` gives them."""
+    encoded = _encode(value)
+    return digest_bytes(encoded), len(encoded)
+
+
+def preview_text(value: object, cap_bytes: int, secrets: Iterable[str | bytes] = ()) -> str:
+    """The text of `preview`. It takes what is shown, however much there is."""
     redactor = Redactor(secrets)
-    budget = [cap_bytes + redactor.longest + _MARGIN]
-    shown = _encode(_mask(arguments, redactor, budget, 0)).decode("utf-8")
-    return digest_bytes(encoded), len(encoded), cut(shown, cap_bytes)
+    budget = [cap_bytes + redactor.longest + MARGIN, _MOST_NAMES]
+    return cut(_encode(_mask(value, redactor, budget, 0)).decode("utf-8"), cap_bytes)
 
 
 def cut(text: str, cap_bytes: int) -> str:
@@ -472,11 +495,12 @@ def _describe(value: object) -> object:
 def _mask(value: object, redactor: Redactor, budget: list[int], depth: int, *, near: bool = False) -> object:
     """A copy that stops growing at `budget` characters, with secrets out of every string and key.
 
-    `near`: a name of keys stands beside it.
+    `near`: a name of keys stands beside it. `budget[1]`: how many texts are asked whether they are one;
+    beside all others one may stand.
     """
     budget[0] -= 4
     if isinstance(value, str):
-        return MASK if near and looks_random(value[:_MARGIN]) else _mask_text(value, redactor, budget)
+        return MASK if near and looks_random(value[:MARGIN]) else _mask_text(value, redactor, budget)
     if isinstance(value, (bytes, bytearray)):
         return f"<{len(value)} bytes>"
     if not isinstance(value, (dict, list, tuple)):
@@ -486,7 +510,7 @@ def _mask(value: object, redactor: Redactor, budget: list[int], depth: int, *, n
     if isinstance(value, dict):
         return _mask_dict(value, redactor, budget, depth, near=near)
     items: list[object] = []
-    near, before = near or _names_keys(value), ""
+    near, before = near or _names_keys(value, budget), ""
     for item in value:
         if budget[0] <= 0:
             break
@@ -496,27 +520,34 @@ def _mask(value: object, redactor: Redactor, budget: list[int], depth: int, *, n
     return items
 
 
-def _names_keys(values: Iterable[object]) -> bool:
+def _names_keys(values: Iterable[object], budget: list[int]) -> bool:
     """Whether one of `values`, or of a list among them, is a name of keys: another may be its value."""
     return any(
-        len(one) <= LONGEST_NAME and is_key_name(one) and one.strip("-").lower() not in _WORDS
+        _may_name(one, budget)
         if isinstance(one, str)
-        else isinstance(one, list) and _names_keys(item for item in one[:64] if isinstance(item, str))
+        else isinstance(one, list) and any(_may_name(item, budget) for item in one[:64])
         for one in itertools.islice(values, 256)
     )
+
+
+def _may_name(one: object, budget: list[int]) -> bool:
+    if not isinstance(one, str) or len(one) > LONGEST_NAME:
+        return False
+    budget[1] -= 1
+    return budget[1] < 0 or (is_key_name(one) and one.strip("-").lower() not in _WORDS)
 
 
 def _mask_dict(
     value: dict[object, object], redactor: Redactor, budget: list[int], depth: int, *, near: bool
 ) -> dict[str, object]:
     shown: dict[str, object] = {}
-    near = near or _names_keys(value.values())
+    near = near or _names_keys(value.values(), budget)
     for key, item in value.items():
         if budget[0] <= 0:
             break
         name = _mask_text(str(key), redactor, budget)
         hidden = is_key_name(name) or (
-            isinstance(item, str) and is_some_key_name(name) and looks_random(item[:_MARGIN])
+            isinstance(item, str) and is_some_key_name(name) and looks_random(item[:MARGIN])
         )
         shown[name] = MASK if hidden else _mask(item, redactor, budget, depth + 1, near=near)
     return shown

@@ -61,13 +61,15 @@ class Client:
         socket_path: Path | str | None = None,
         *,
         token: str = "",
+        tenant: str = "",
         reconnect_s: float = RECONNECT_SECONDS,
     ) -> Opening[Self]:
         """Connect to the host that listens at `socket_path` (the default layout's, if None).
 
         `token`: if empty, what the file holds that `BRIDGEHOLD_TOKEN_FILE` names; without either, the uid of
-        this process says who asks. `reconnect_s`: how long a later request looks for a host that has gone
-        away; 0: not at all.
+        this process says who asks. `tenant`: the only one that this client is for; with `[host] cells`
+        nothing of it passes what other tenants share then. `reconnect_s`: how long a later request looks for
+        a host that has gone away; 0: not at all.
         Raises `HostUnavailableError`, `DeniedError` for a token that the host doesn't know.
         """
         path = Path(socket_path) if socket_path is not None else default_layout().socket
@@ -75,9 +77,10 @@ class Client:
         async def reach() -> Connection:
             shown = token or token_of(os.environ)
             connection = await Connection.open(path)
-            if shown:
+            if shown or tenant:
+                said = {"token": shown} | ({"tenant": tenant} if tenant else {})
                 try:
-                    await connection.request("hello", msgspec.json.encode({"token": shown}), None)
+                    await connection.request("hello", msgspec.json.encode(said), None)
                 except BaseException:
                     await connection.aclose()
                     raise

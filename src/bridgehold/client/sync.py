@@ -89,12 +89,13 @@ class SyncClient(_Facade[Client]):
         socket_path: Path | str | None = None,
         *,
         token: str = "",
+        tenant: str = "",
         reconnect_s: float = RECONNECT_SECONDS,
     ) -> Self:
         """As `Client.connect`."""
         return cls._enter(
             lambda stack: stack.enter_async_context(
-                Client.connect(socket_path, token=token, reconnect_s=reconnect_s)
+                Client.connect(socket_path, token=token, tenant=tenant, reconnect_s=reconnect_s)
             )
         )
 

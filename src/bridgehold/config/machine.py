@@ -15,14 +15,14 @@ _USR_LINKS = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
 
 
 @functools.cache
-def system_paths(environment: Path = Path("/"), bridge: Path = Path("/")) -> Paths:
-    """The system's folders, with a worker's two own ones."""
+def system_paths(environment: Path = Path("/"), bridge: Path = Path("/"), python_prefix: str = "") -> Paths:
+    """The system's folders, with a worker's own ones. `python_prefix`: of its Python; empty: the host's."""
     return Paths(
         environment=str(environment),
         bridge=str(bridge),
         inner=str(package_folder("bridgehold.sandbox") / "inner"),
         sdk=str(package_folder("bridgehold_sdk")),
-        python_prefix=os.path.realpath(sys.base_prefix),
+        python_prefix=python_prefix or os.path.realpath(sys.base_prefix),
         usr_links=tuple(
             (f"/{name}", str(Path("/", name).readlink()))
             for name in _USR_LINKS

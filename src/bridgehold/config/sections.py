@@ -49,6 +49,8 @@ class HostSection(Strict):
     """First of the reserved kernel uids (root only): four roles, then the sessions."""
     uid_count: Annotated[int, Field(ge=16, le=200_000)] = 60_000
     """How many uids are reserved: the bound of sessions at once."""
+    pythons: tuple[Annotated[str, Field(pattern=r"^/.*/python3(\.[0-9]{1,2})?$")], ...] = ()
+    """Executables of further Pythons, 3.10 or newer, for bridges whose ``python`` the host's own isn't."""
     read_roots: tuple[Folder, ...] = ()
     """Host folders below which a policy's ``filesystem.read`` may name folders."""
     devices: tuple[Annotated[str, Field(pattern=DEVICE.pattern + "$")], ...] = ()

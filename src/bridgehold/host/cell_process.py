@@ -23,9 +23,12 @@ from bridgehold.bridges.manifest import Manifest
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
 from bridgehold.errors import BridgeholdError, DeniedError, UnsupportedError, UsageError, to_log_text
-from bridgehold.hardening import harden
+from bridgehold.hardening import harden, open_descriptors
+from bridgehold.host.cell.entrance import Entrance
 from bridgehold.host.cell_parts import CellParts, Ground, Peers, Shared, join_cell, share
+from bridgehold.host.confinement import confine
 from bridgehold.host.front.boots import StartOrder
+from bridgehold.host.front.callers import Callers, limits
 from bridgehold.host.front.environments import LISTENER
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.redaction import Redaction
@@ -36,6 +39,7 @@ from bridgehold.host.shares.link import Link, Waiting, decoded
 from bridgehold.host.shares.spending import Spending, prices_of
 from bridgehold.host.startup import FileChange
 from bridgehold.keeper.client import KeeperClient
+from bridgehold.policies.units import parse_size
 from bridgehold.protocol.frames import read_params
 from bridgehold.sandbox.envs.values import BuildProgress
 from bridgehold.sandbox.launcher.control import LauncherClient
@@ -129,9 +133,22 @@ class CellProcess:
         self._over = asyncio.Event()
         self._status = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._entrance: Entrance | None = None
 
-    async def run(self, link: int, launcher: int, keeper: int, journal: int) -> int:
-        """Serve until the front says so, or one of the others is gone. The exit status."""
+    async def run(
+        self,
+        template: int,
+        link: int,
+        launcher: int,
+        keeper: int,
+        journal: int,
+        entrance: int,
+        namespace: int = -1,
+    ) -> int:
+        """Serve until the front says so, or one of the others is gone. The exit status.
+
+        `template`: the pid of the process that forked this one; the others: descriptors.
+        """
         peers = Peers(
             journal=await JournalClient.connect(socket.socket(fileno=journal)),
             launcher=await LauncherClient.connect(socket.socket(fileno=launcher)),
@@ -139,6 +156,8 @@ class CellProcess:
         )
         peers.launcher.on_unrecorded = self._degraded
         await peers.launcher.enter()
+        confine(self._given.uid, namespace)  # before anything of the tenant's is read
+        harden(parent=template, last=signal.SIGKILL)
         redaction = Redaction(peers.keeper)
         peers.journal.redact = redaction.event
         parts = self._join(
@@ -153,6 +172,7 @@ class CellProcess:
         )
         self._parts, self._table = parts, parts.table()
         await self._link.connect(socket.socket(fileno=link))
+        self._entrance = self._open_entrance(parts, socket.socket(fileno=entrance))
         for gone in (
             self._link.run(),
             peers.launcher.lost.wait(),
@@ -181,10 +201,20 @@ class CellProcess:
         parts.tell(self._config, ())
         return parts
 
+    def _open_entrance(self, parts: CellParts, sock: socket.socket) -> Entrance:
+        host = self._config.host
+        bounds = limits(host.connections, parse_size(host.caller_bytes), open_descriptors())
+        demand = parts.shared.tenants.demand
+        return Entrance(
+            sock, self._link, self._table, Callers(bounds), parts.refusals, demand, parts.methods.left
+        )
+
     async def _end(self, parts: CellParts) -> None:
         with contextlib.suppress(BridgeholdError):
             await parts.stop("the cell is ending")
             await parts.refusals.close()
+        if self._entrance is not None:
+            await self._entrance.close()
         self._link.close()
         for task in self._tasks:
             task.cancel()
@@ -277,8 +307,12 @@ class CellProcess:
         hurry = asyncio.Event()
         if not stop.seconds:
             hurry.set()
+        if self._entrance is not None:
+            self._entrance.leaving = stop.leaving
         await parts.finish(stop.seconds, hurry, leaving=stop.leaving)
         await parts.stop(stop.reason)
+        if self._entrance is not None:
+            await self._entrance.close()
         await parts.refusals.close()
         asyncio.get_running_loop().call_soon(self._over.set)
 
@@ -294,18 +328,13 @@ def _same(manifest: Manifest, ordered: cell_wire.Ordered) -> None:
 
 
 def run_cell(ends: list[int], template: int) -> int:
-    """The process, in a fork of the template's. `ends`: configuration, link, launcher, keeper, journal."""
+    """The process, in a fork of the template's. `ends`: as `template.begin` says."""
     try:
         harden(parent=template, last=signal.SIGKILL)
         config, *channels = ends
         with os.fdopen(config, "rb") as file:
             given = msgspec.json.decode(file.read(), type=cell_wire.CellConfig)
-        link, launcher, keeper, journal = channels
-        return asyncio.run(_run(given, link, launcher, keeper, journal))
+        return asyncio.run(CellProcess(given).run(template, *channels))
     except BridgeholdError as error:
         sys.stderr.write(to_log_text(error))
         return error.exit_status
-
-
-async def _run(given: cell_wire.CellConfig, link: int, launcher: int, keeper: int, journal: int) -> int:
-    return await CellProcess(given).run(link, launcher, keeper, journal)

@@ -62,10 +62,13 @@ class Examination:
         self._in_use = in_use
         self._room = asyncio.Semaphore(_TRIALS_AT_ONCE)
 
-    async def take(self, principal: Principal, tenant: str, archive: str) -> Submission:
+    async def take(
+        self, principal: Principal, tenant: str, archive: str, settling: Callable[[], None]
+    ) -> Submission:
         """The artifact `archive` of the tenant's, which is let go of, as a submission; it waits, or failed.
 
-        Raises why nothing waits of it; where it had come so far its record says so, too.
+        `settling`: called before its record says which. Raises why nothing waits of it; where it had come so
+        far its record says so, too.
         """
         data = await self._artifacts.take_out(principal, tenant, archive, MOST_PACKED)
         found = await asyncio.to_thread(unpack, data)
@@ -78,8 +81,14 @@ class Examination:
         record = quarantine.new_record(tenant, found, manifest.name, manifest.version, principal.name)
         record = msgspec.structs.replace(record, packages=packages)
         try:
-            await asyncio.to_thread(self._quarantine.keep, record, found)
-            record = await self._checked(record, found, principal)
+            try:
+                await asyncio.to_thread(self._quarantine.keep, record, found)
+                record = await self._checked(record, found, principal)
+            finally:
+                settling()
+            await asyncio.to_thread(self._quarantine.write, record)
+            if record.state == "failed":
+                await self.let_go(record)
         except OSError as error:
             await self._failed(record, from_os(error))
             raise from_os(error) from error
@@ -123,9 +132,6 @@ class Examination:
         record = msgspec.structs.replace(record, tried=tried, state="waiting")
         if faults:
             record = msgspec.structs.replace(record, state="failed", reason="; ".join(faults)[:500])
-        await asyncio.to_thread(self._quarantine.write, record)
-        if faults:
-            await self.let_go(record)
         return record
 
     def _built(self, record: Submission, digest: str) -> Submission:

@@ -62,6 +62,21 @@ _SWEEP_SECONDS = 600.0
 Write = Callable[[ReleaseChange, bytes | None], Awaitable[None]]
 
 
+class _Check:
+    """One submission that is being looked at."""
+
+    def __init__(self) -> None:
+        self.stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Who cancels it ends the look."""
+        self.settling = False
+        """What came of it is about to be seen: who sees that may hand in the next, and waits for the rest."""
+        self.over = asyncio.Event()
+
+    def settle(self) -> None:
+        """What came of it is known."""
+        self.settling = True
+
+
 class Submissions:
     """The handlers. One per host."""
 
@@ -84,8 +99,8 @@ class Submissions:
         self._log = log
         self._write = write
         self._turns = SerialChanges()
-        self._checking: dict[str, tuple[asyncio.Future[None], asyncio.Event]] = {}
-        """By tenant, one at a time: who cancels the first ends it; the second is set when it has ended."""
+        self._checking: dict[str, _Check] = {}
+        """By tenant, one at a time."""
 
     def table(self) -> dict[str, Method]:
         """The methods by name."""
@@ -118,16 +133,16 @@ class Submissions:
                 where="[host] cells",
                 hint="Hand it in at a host without them; or an operator puts it into the tenant's folder.",
             )
-        if tenant in self._checking:
-            raise BusyError(f"another submission of {tenant} is being checked", retry="later")
-
-        stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        over = asyncio.Event()
-        self._checking[tenant] = stop, over
+        while (before := self._checking.get(tenant)) is not None:
+            if not before.settling:
+                raise BusyError(f"another submission of {tenant} is being checked", retry="later")
+            await before.over.wait()
+            self._tenants.demand(tenant)
+        check = self._checking[tenant] = _Check()
 
         async def act() -> Submission:
-            work = asyncio.ensure_future(examination.take(principal, tenant, params.archive))
-            stop.add_done_callback(lambda _: work.cancel())  # or nothing, if it is done
+            work = asyncio.ensure_future(examination.take(principal, tenant, params.archive, check.settle))
+            check.stop.add_done_callback(lambda _: work.cancel())  # or nothing, if it is done
             try:
                 return await work
             except asyncio.CancelledError:
@@ -139,8 +154,8 @@ class Submissions:
             details = {"archive": params.archive}
             return await self._log.audited(principal, "bridge.submit", tenant, details, act, tenant=tenant)
         finally:
-            stop.cancel()
-            over.set()
+            check.stop.cancel()
+            check.over.set()
             del self._checking[tenant]
 
     async def list(self, principal: Principal, params: SubmissionsParams, _emit: Emit) -> list[Submission]:
@@ -212,10 +227,9 @@ class Submissions:
 
     async def end(self, tenant: str, _reason: str) -> int:
         """Everything of a tenant's that waits or is being checked; how many there were."""
-        if tenant in self._checking:
-            stop, over = self._checking[tenant]
-            stop.cancel()
-            await over.wait()
+        if (check := self._checking.get(tenant)) is not None:
+            check.stop.cancel()
+            await check.over.wait()
 
         async def forget() -> int:
             return await asyncio.to_thread(self._quarantine.forget, tenant)

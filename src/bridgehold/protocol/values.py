@@ -37,6 +37,17 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
         """Whether `tenant` is among its tenants, or it may act for all (``*``)."""
         return "*" in self.tenants or tenant in self.tenants
 
+    def narrowed(self, tenant: str) -> Principal:
+        """It, for `tenant` alone, and no operator; as it is, without one. Raises `DeniedError`."""
+        if not tenant:
+            return self
+        if not self.may_act_for(tenant):
+            raise DeniedError(
+                f"{self.name} may not act for tenant {tenant[:64]!r}",
+                hint="An operator can add the tenant to your principal in config.toml.",
+            )
+        return msgspec.structs.replace(self, tenants=(tenant,), operator=False)
+
     def may_use(self, bridge: str) -> bool:
         """Whether `bridge` is among its bridges; without a list, each is."""
         return not self.bridges or bridge in self.bridges

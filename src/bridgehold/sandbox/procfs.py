@@ -8,6 +8,7 @@ import select
 from collections.abc import Callable
 
 _PIECE = 1 << 16
+_PF_EXITING = 4
 
 
 def read(path: str | os.PathLike[str], *, most: int | None = None) -> str:
@@ -80,6 +81,16 @@ def ended(pidfd: int) -> bool:
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
     return bool(poller.poll(0))
+
+
+def ending(pid: int, start: int) -> bool:
+    """Whether the process that began at `start` has ended, or has begun to: the kernel ends all that is in an
+    init's namespace after the one and before the other."""
+    try:
+        fields = stat(pid)
+    except OSError:
+        return True
+    return int(fields[19]) != start or bool(int(fields[6]) & _PF_EXITING)
 
 
 def must_live(pidfd: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import msgspec
@@ -21,6 +21,11 @@ ENVIRONMENT = "/env"
 BRIDGE = "/bridge"
 SCRATCH = "/scratch"
 PYTHON = "/opt/python"
+_TAKEN = (
+    *("/tmp", "/proc", "/dev", "/sys", "/etc", "/data", "/bin", "/lib", "/lib32", "/lib64", "/libx32"),  # noqa: S108
+    *("/sbin", SDK, ENVIRONMENT, BRIDGE, SCRATCH),
+)
+"""Places inside that are the sandbox's own: nothing of the machine's that lies below them is shown there."""
 
 THREAD_COUNTS = (
     *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"),
@@ -204,9 +209,34 @@ def _system(paths: Paths) -> list[Mount]:
         *(Mount(kind="ro_bind", source=path, target=path) for path in paths.etc),
         *guest_files.names(HOSTNAME, SCRATCH),
     ]
-    if paths.python_prefix != "/usr" and not paths.python_prefix.startswith("/usr/"):
-        mounts.append(Mount(kind="ro_bind", source=paths.python_prefix, target=PYTHON))
+    if not below_usr(paths.python_prefix):
+        mounts.append(
+            Mount(kind="ro_bind", source=paths.python_prefix, target=python_inside(paths.python_prefix))
+        )
     return mounts
+
+
+def below_usr(prefix: str) -> bool:
+    """Whether a Python of this prefix is the system's own, which every sandbox shows (pure)."""
+    return prefix == "/usr" or prefix.startswith("/usr/")
+
+
+def prefix_of(executable: str) -> str:
+    """The folder that a Python's executable belongs to, by where it lies: what its sandboxes show."""
+    return str(Path(executable).resolve().parent.parent)
+
+
+def python_inside(prefix: str) -> str:
+    """Where a Python with this prefix stands inside (pure).
+
+    At its own path: its executable and its extension modules find their libraries by absolute paths that were
+    written at its build, and elsewhere another libpython of the machine's would be taken in their place.
+    At `PYTHON` only where something of the sandbox's own stands at that path.
+    """
+    if below_usr(prefix):
+        return prefix
+    taken = any(prefix == place or prefix.startswith(place + "/") for place in _TAKEN)
+    return PYTHON if taken else prefix
 
 
 def with_folders(mounts: Iterable[Mount]) -> tuple[Mount, ...]:

@@ -7,20 +7,21 @@ from pathlib import Path
 
 from bridgehold import reads, writes
 from bridgehold.bridges.manifest import Manifest
+from bridgehold.config.sections import HostSection
 from bridgehold.errors import ConfigError, DependencyError, UsageError
 from bridgehold.ids import digest_bytes
-from bridgehold.sandbox.envs.interpreter import host_interpreter, require_python
+from bridgehold.sandbox.envs.interpreter import minor_fitting
 from bridgehold.sandbox.envs.lock import parse_lock
 from bridgehold.sandbox.envs.resolving import resolve
 
 _VERSION = re.compile(r"3\.\d{1,3}(\.\d{1,3})?", re.ASCII)
 
 
-def lock(manifest: Manifest, python: str = "", index: str = "") -> int:
+def lock(manifest: Manifest, python: str, host: HostSection) -> int:
     """Write the bridge's lock file anew; how many packages it holds.
 
     For the Python, and from the places, that `bridge build` takes: what is locked can be built here.
-    `python`: another version, for another machine; `index`: the one of config.toml.
+    `python`: another version, for another machine; empty: the one that it gets here.
     """
     if manifest.requirements_path is None or manifest.lock_path is None:
         raise UsageError(
@@ -28,16 +29,14 @@ def lock(manifest: Manifest, python: str = "", index: str = "") -> int:
             where=str(manifest.file),
             hint='Add requirements = "requirements.in" and lock = "requirements.lock" to bridge.toml.',
         )
-    interpreter = host_interpreter()
     if python and not _VERSION.fullmatch(python):
         raise UsageError(
             f"{python[:40]!r} is no version of Python",
             where="--python",
-            hint=f"Write it as {interpreter.minor}.",
+            hint="Write it as 3.12.",
         )
     if not python:
-        require_python(interpreter, manifest.python, where=str(manifest.file))
-        python = interpreter.minor
+        python = minor_fitting(manifest.python, host.pythons, where=str(manifest.file))
     try:
         with writes.our_folder(manifest.folder) as descriptor:
             folder = Path(f"/proc/self/fd/{descriptor}")  # its name may change while this takes long
@@ -45,7 +44,7 @@ def lock(manifest: Manifest, python: str = "", index: str = "") -> int:
             if digest_bytes(now) != manifest.digest:
                 raise ConfigError("the folder, or its manifest, changed", where=str(manifest.file))
             asked = reads.read_text(manifest.requirements_path, DependencyError)
-            text = resolve(asked, str(manifest.requirements_path), python, index)
+            text = resolve(asked, str(manifest.requirements_path), python, host.index)
             pins = parse_lock(text, str(manifest.lock_path)).pins
             writes.replace(folder / manifest.lock, text, beneath=folder)
     except OSError as error:

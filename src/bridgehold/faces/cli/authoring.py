@@ -92,7 +92,7 @@ def lock_bridge(
     registry = offline_registry()
     manifest = registry.manifest(name, tenant)
     with waiting(f"resolving {name}{f' for Python {python}' if python else ''}"):
-        count = lock(manifest, python, registry.config.host.index)
+        count = lock(manifest, python, registry.config.host)
     out.say(f"{count} packages in {manifest.lock_path}")
 
 

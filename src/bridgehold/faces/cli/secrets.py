@@ -44,7 +44,10 @@ def set_secret(
 
 def _read_value(name: str) -> bytes:
     if sys.stdin.isatty():
-        value = getpass.getpass(f"{name} (not shown): ").encode()
+        try:
+            value = getpass.getpass(f"{name} (not shown): ").encode()
+        except UnicodeError:
+            raise UsageError("a secret is printable text in UTF-8", hint="Look at the locale.") from None
     else:
         value = sys.stdin.buffer.read(_MAX_BYTES + 1).removesuffix(b"\n")
     if not value or len(value) > _MAX_BYTES:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -36,12 +37,12 @@ from bridgehold.ids import Digest
 from bridgehold.policies.model import Grant
 from bridgehold.sandbox.envs.build import EnvironmentBuilder
 from bridgehold.sandbox.envs.guard import Guard
-from bridgehold.sandbox.envs.interpreter import host_interpreter, require_python
+from bridgehold.sandbox.envs.interpreter import Interpreters, host_interpreter, interpreters
 from bridgehold.sandbox.envs.launcher_runner import LauncherRunner
 from bridgehold.sandbox.envs.lock import parse_lock
 from bridgehold.sandbox.envs.sources import default_sources
 from bridgehold.sandbox.envs.store import EnvironmentStore
-from bridgehold.sandbox.envs.values import BuildProgress, Environment, Lock
+from bridgehold.sandbox.envs.values import BuildProgress, Environment, Interpreter, Lock
 from bridgehold.sandbox.envs.wheels import Collected
 from bridgehold.sandbox.launcher.control import LauncherClient
 
@@ -60,6 +61,8 @@ class BuiltEnvironment(msgspec.Struct, frozen=True, kw_only=True):
     path: Path
     digest: str
     packages: int
+    python_prefix: str
+    """The folder of its Python, on the machine."""
 
 
 class Verified(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +76,12 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
     """The first thing that is not as it was sealed."""
     where: str = ""
+
+
+class _Key(NamedTuple):
+    builder: EnvironmentBuilder
+    lock: Digest
+    allow_pth: bool
 
 
 class Environments:
@@ -90,19 +99,24 @@ class Environments:
         self._journal = journal
         self.disk = EnvironmentDisk(layout, ceiling)
         self._store = EnvironmentStore(layout.environments)
-        self._interpreter = host_interpreter()
-        self._builder = EnvironmentBuilder(
+        self._runner = LauncherRunner(launcher, system_paths())
+        self._new_builder = partial(
+            EnvironmentBuilder,
             store=self._store,
             wheels=layout.wheels,
-            runner=LauncherRunner(launcher, system_paths()),
+            runner=self._runner,
             sources=partial(default_sources, config.host.index),
-            interpreter=self._interpreter,
         )
+        self._interpreters = Interpreters((host_interpreter(),))
+        self._own = self._new_builder(interpreter=self._interpreters.known[0])
+        self._builders = {self._own.interpreter.inside: self._own}
+        self._unmet_pythons = list(config.host.pythons)
+        self._meeting = asyncio.Lock()
         self._guard = Guard(self._store)
         self._on_change: tuple[Callable[[str, str], None], ...] = ()
-        self._building: dict[tuple[str, bool], asyncio.Task[BuiltEnvironment]] = {}
+        self._building: dict[_Key, asyncio.Task[BuiltEnvironment]] = {}
         self._parse = lru_cache(_MOST_LOCKS)(parse_lock)
-        self._listeners: dict[tuple[str, bool], list[OnProgress]] = {}
+        self._listeners: dict[_Key, list[OnProgress]] = {}
 
     async def ensure(
         self,
@@ -116,16 +130,17 @@ class Environments:
 
         Raises `EnvironmentBuildError`, `DependencyError` or `EnvironmentChangedError`.
         """
+        await self.meet_pythons()
         try:
-            lock = self._lock(manifest)
+            lock, builder = self._lock(manifest), self._builder(manifest)
         except BridgeholdError as error:
             error.event = await self._refused(manifest.name, self.disk.owner(manifest), error)
             raise
         if anew:
-            await self._set_aside(lock)
-        key = (str(lock.digest), grant is not None and "pth" in grant.weakenings)
+            await self._set_aside(builder, lock)
+        key = _Key(builder, lock.digest, grant is not None and "pth" in grant.weakenings)
         bound = self.disk.bound(manifest)
-        if bound is not None and self._builder.find(lock, allow_pth=key[1]) is not None:
+        if bound is not None and builder.find(lock, allow_pth=key.allow_pth) is not None:
             bound = None  # it is there, for whomever
         if bound is not None:
             await self._demand(manifest, bound)
@@ -147,7 +162,7 @@ class Environments:
             if not listeners and self._listeners.get(key) is listeners:
                 del self._listeners[key]
         if bound is not None:
-            await self._demand(manifest, bound, self._builder.find(lock, allow_pth=key[1]))
+            await self._demand(manifest, bound, builder.find(lock, allow_pth=key.allow_pth))
         return built
 
     async def _demand(
@@ -163,8 +178,8 @@ class Environments:
             raise
 
     def _built(self, manifest: Manifest) -> list[Environment]:
-        lock = self._lock(manifest)
-        found = (self._builder.find(lock, allow_pth=allow_pth) for allow_pth in (False, True))
+        lock, builder = self._lock(manifest), self._builder(manifest)
+        found = (builder.find(lock, allow_pth=allow_pth) for allow_pth in (False, True))
         return [one for one in found if one is not None]
 
     async def let_go(self, digest: str) -> None:
@@ -173,7 +188,7 @@ class Environments:
         if found is not None:
             await self._guard.forget(found)
             with contextlib.suppress(OSError):  # the next collection tries again
-                await self._builder.remove(found)
+                await self._own.remove(found)
 
     def referenced(self, manifests: Sequence[Manifest]) -> frozenset[str]:
         """Digests of the environments that `manifests` ask for and that are there."""
@@ -183,32 +198,53 @@ class Environments:
         """Bytes of an environment that is there; 0 where none is."""
         return next((one.bytes for one in self._store.list() if one.digest == digest), 0)
 
-    def unmet(self, manifest: Manifest, section: BridgeSection) -> list[str]:
+    async def python_for(self, specifier: str, *, where: str) -> Interpreter:
+        """The Python that a bridge gets which asks for `specifier`. Raises `EnvironmentBuildError`."""
+        await self.meet_pythons()
+        return self._interpreters.fitting(specifier, where=where)
+
+    async def meet_pythons(self) -> None:
+        """Ask each further Python of the configuration what it is: once, in a sandbox."""
+        async with self._meeting:
+            if not self._unmet_pythons:
+                return
+            self._interpreters = await interpreters(self._unmet_pythons, self._runner)
+            self._unmet_pythons = []
+            for one in self._interpreters.known:
+                self._builders.setdefault(one.inside, self._new_builder(interpreter=one))
+            for reason in self._interpreters.lost:
+                sys.stderr.write(f"host: no bridge can have {reason}\n")
+
+    async def unmet(self, manifest: Manifest, section: BridgeSection) -> list[str]:
         """What of an operator's demands the lock and this host's Python don't meet, in words."""
         if not (section.required_packages or section.min_python):
             return []
-        return unmet(section, self._lock(manifest), self._interpreter)
+        interpreter = await self.python_for(manifest.python, where=str(manifest.file))
+        return unmet(section, self._lock(manifest), interpreter)
+
+    def _builder(self, manifest: Manifest) -> EnvironmentBuilder:
+        """Of the first Python that `manifest` fits. Raises `EnvironmentBuildError`."""
+        return self._builders[self._interpreters.fitting(manifest.python, where=str(manifest.file)).inside]
 
     def _lock(self, manifest: Manifest) -> Lock:
         """The lock as its file stands; parsed anew when its text changed, or after many others."""
         return self._parse(_lock_text(manifest), str(manifest.lock_path or manifest.file))
 
-    async def _build(self, manifest: Manifest, lock: Lock, key: tuple[str, bool]) -> BuiltEnvironment:
+    async def _build(self, manifest: Manifest, lock: Lock, key: _Key) -> BuiltEnvironment:
         def tell(progress: BuildProgress) -> None:
             for listener in list(self._listeners.get(key, ())):
                 listener(progress)
 
         started, tenant = time.monotonic(), self.disk.owner(manifest)
         try:
-            require_python(self._interpreter, manifest.python, where=str(manifest.file))
-            built = found = await self._find(lock, allow_pth=key[1])
+            built = found = await self._find(key.builder, lock, allow_pth=key.allow_pth)
             if built is None:
                 own = manifest.folder / WHEELS
-                built = await self._builder.ensure(
+                built = await key.builder.ensure(
                     lock,
                     bridge=manifest.name,
                     on_progress=tell,
-                    allow_pth=key[1],
+                    allow_pth=key.allow_pth,
                     tenant=tenant,
                     wheels=str(own) if own.is_dir() and not own.is_symlink() else "",
                 )
@@ -236,12 +272,15 @@ class Environments:
             except BudgetError:  # the tenant's matter, and others may wait for this build
                 await self._journal.append(msgspec.structs.replace(event, tenant=""))
         return BuiltEnvironment(
-            path=self._store.path(built), digest=built.digest, packages=len(built.packages)
+            path=self._store.path(built),
+            digest=built.digest,
+            packages=len(built.packages),
+            python_prefix=key.builder.interpreter.prefix,
         )
 
-    async def _find(self, lock: Lock, *, allow_pth: bool) -> Environment | None:
+    async def _find(self, builder: EnvironmentBuilder, lock: Lock, *, allow_pth: bool) -> Environment | None:
         """The environment if it is there, looked at; waits for one that is being removed."""
-        found = self._builder.find(lock, allow_pth=allow_pth)
+        found = builder.find(lock, allow_pth=allow_pth)
         if found is None:
             return None
         try:
@@ -257,6 +296,7 @@ class Environments:
 
     async def verify(self, manifests: Sequence[Manifest], *, others: bool = False) -> list[Verified]:
         """Read every byte of the environments of `manifests`; `others`: of all the rest here too."""
+        await self.meet_pythons()
         owners = self._owners(manifests)
         known = {environment.digest: environment for environment in self._store.list()}
         verified = []
@@ -285,8 +325,9 @@ class Environments:
 
     async def collect(self, manifests: Sequence[Manifest], *, unused_seconds: float = 0.0) -> Collected:
         """Remove what none of `manifests` asks for and no host uses; what is gone, and what could not go."""
+        await self.meet_pythons()
         try:
-            found = await self._builder.collect(list(self._owners(manifests)), unused_seconds=unused_seconds)
+            found = await self._own.collect(list(self._owners(manifests)), unused_seconds=unused_seconds)
         except OSError as error:
             where = str(error.filename or self._store.folder)
             raise EnvironmentBuildError(f"can't be removed: {error.strerror}", where=where) from error
@@ -319,19 +360,19 @@ class Environments:
         owners: dict[Digest, list[str]] = {}
         for manifest in manifests:
             with contextlib.suppress(BridgeholdError, OSError):  # a lock that can't be read has none
-                lock = self._lock(manifest)
+                lock, builder = self._lock(manifest), self._builder(manifest)
                 for allow_pth in (False, True):
-                    found = self._builder.find(lock, allow_pth=allow_pth)
+                    found = builder.find(lock, allow_pth=allow_pth)
                     if found is not None:
                         owners.setdefault(found.digest, []).append(manifest.name)
         return owners
 
-    async def _set_aside(self, lock: Lock) -> None:
+    async def _set_aside(self, builder: EnvironmentBuilder, lock: Lock) -> None:
         for allow_pth in (False, True):
-            found = self._builder.find(lock, allow_pth=allow_pth)
+            found = builder.find(lock, allow_pth=allow_pth)
             if found is not None:
                 await self._guard.forget(found)
-                await self._builder.anew(found)
+                await builder.anew(found)
                 self._changed(found, "its environment is built anew")
 
     def _changed(self, environment: Environment, why: str) -> None:

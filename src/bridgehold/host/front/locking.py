@@ -16,11 +16,11 @@ from bridgehold.bridges.bundle import WHEELS, Bundle, bundle
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.config.settings import Settings
 from bridgehold.errors import DependencyError
+from bridgehold.host.front.environments import Environments
 from bridgehold.sandbox.envs.fetcher import clean_environment
-from bridgehold.sandbox.envs.interpreter import host_interpreter, require_python
 from bridgehold.sandbox.envs.lock import parse_lock
 from bridgehold.sandbox.envs.resolving import resolve
-from bridgehold.sandbox.envs.values import Wheel
+from bridgehold.sandbox.envs.values import Interpreter, Wheel
 from bridgehold.sandbox.envs.wheelscan import refuse_findings, scan_wheel
 
 _AT_ONCE = 4
@@ -29,21 +29,23 @@ _AT_ONCE = 4
 class Locking:
     """One per host."""
 
-    def __init__(self, settings: Settings, place: Path) -> None:
+    def __init__(self, settings: Settings, place: Path, environments: Environments) -> None:
         """`place`: the host's own folder, where it works."""
         self._settings = settings
         self._place = place
-        self._interpreter = host_interpreter()
+        self._environments = environments
         self._pool = ThreadPoolExecutor(_AT_ONCE, "locking")  # what a tenant asks for keeps no other thread
 
     async def locked(self, found: Bundle, manifest: Manifest) -> tuple[Bundle, int]:
         """The bundle with the lock that is made here, and its number of packages.
 
         Raises `DependencyError`, `EnvironmentBuildError` for another Python."""
-        require_python(self._interpreter, manifest.python, where="bridge.toml")
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._locked, found, manifest)
+        python = await self._environments.python_for(manifest.python, where="bridge.toml")
+        return await asyncio.get_running_loop().run_in_executor(
+            self._pool, self._locked, found, manifest, python
+        )
 
-    def _locked(self, found: Bundle, manifest: Manifest) -> tuple[Bundle, int]:
+    def _locked(self, found: Bundle, manifest: Manifest, python: Interpreter) -> tuple[Bundle, int]:
         if not manifest.requirements:
             if not manifest.lock:
                 return found, 0
@@ -63,11 +65,11 @@ class Locking:
                     place = folder / name
                     with writes.create(place) as opened:
                         opened.write(file.data)
-                    self._scan(place, file.data)
+                    self._scan(place, file.data, python)
             text = resolve(
                 asked,
                 manifest.requirements,
-                self._interpreter.minor,
+                python.minor,
                 self._settings.now.host.index,
                 folder=str(folder),
                 environment={**clean_environment(dict(os.environ)), "TMPDIR": work},
@@ -76,7 +78,7 @@ class Locking:
         others = [(file.path, file.data) for file in found.files if file.path != manifest.lock]
         return bundle([*others, (manifest.lock, text.encode())]), len(pins)
 
-    def _scan(self, path: Path, data: bytes) -> None:
+    def _scan(self, path: Path, data: bytes, python: Interpreter) -> None:
         """Raise `DependencyError` with every finding, before anybody else reads it."""
         try:
             name, version, _, _ = parse_wheel_filename(path.name)
@@ -89,4 +91,4 @@ class Locking:
             sha256=hashlib.sha256(data).hexdigest(),
             size=len(data),
         )
-        refuse_findings([scan_wheel(path, wheel, self._interpreter)])
+        refuse_findings([scan_wheel(path, wheel, python, own=True)])

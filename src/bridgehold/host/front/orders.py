@@ -84,7 +84,7 @@ class Orders:
         folder = manifest.folder
         if manifest.foreign and section.scripts:
             folder = await asyncio.to_thread(Path(section.scripts).resolve)
-        paths = system_paths(environment=environment.path, bridge=folder)
+        paths = system_paths(environment.path, folder, environment.python_prefix)
         return StartOrder(
             session=session,
             session_name=session_name,
@@ -113,7 +113,7 @@ class Orders:
 
         Raises `EnvironmentBuildError`, `DependencyError`."""
         environment = await self._environments.ensure(manifest, grant=grant)
-        paths = system_paths(environment=environment.path, bridge=manifest.folder)
+        paths = system_paths(environment.path, manifest.folder, environment.python_prefix)
         return StartOrder(
             session=session,
             session_name="",
@@ -132,7 +132,7 @@ class Orders:
 
     async def _check_required(self, tenant: str, manifest: Manifest, section: BridgeSection) -> None:
         """Every demand of the operator's that isn't met, at once."""
-        problems = self._environments.unmet(manifest, section)
+        problems = await self._environments.unmet(manifest, section)
         if section.required_secrets:
             missing = await self._secrets.missing(tenant, section.required_secrets)
             problems += [f"{tenant} has no secret {name!r}" for name in missing]

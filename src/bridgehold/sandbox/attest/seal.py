@@ -22,7 +22,7 @@ from bridgehold.sandbox.values import SealReport
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _LINKS = {
-    "bin/python": re.compile(r"(/usr/bin|/usr/local/bin|/opt/python/bin)/python3(\.\d{1,2})?"),
+    "bin/python": re.compile(r"(/(?!\.{1,2}/)[^/\s]+)+/bin/python3(\.\d{1,2})?"),
     **dict.fromkeys(
         ("bin/python3", *(f"bin/python3.{minor}" for minor in range(10, 40))), re.compile("python")
     ),

@@ -22,7 +22,7 @@ from bridgehold.sandbox.cgroups.places import Hierarchy, hierarchies, own_cgroup
 from bridgehold.sandbox.values import Resources, TenantShare, Usage
 
 _PERIOD_US = 100_000
-_SESSIONS_WEIGHT = 25
+_SESSIONS_WEIGHT, _EQUAL_WEIGHT = 25, 100
 """All sessions together against 100 for the host's own leaf: the host answers under load."""
 
 
@@ -30,7 +30,7 @@ def open_parent(base: str, *, reserve_bytes: int, instance: str) -> Parent:
     """Divide `base` (relative to the mount, or absolute below it), or the cgroup this process is in."""
     mounts = hierarchies(Path("/proc/self/mountinfo").read_text(encoding="utf-8"), "v2")
     if not mounts:
-        raise UnsupportedError("cgroup2 is not mounted", hint=delegation.HINT)
+        raise UnsupportedError("cgroup2 is not mounted")
     hierarchy = mounts[0]
     if base:
         folder = named(base, hierarchy.mount)
@@ -71,9 +71,7 @@ class Parent:
         try:
             self._locks = owned.Locks([owned.claim(self._folder)])
         except OSError as error:
-            raise UnsupportedError(
-                f"{self._folder} can't be made: {error.strerror}", hint=delegation.HINT
-            ) from error
+            raise UnsupportedError(f"{self._folder} can't be made: {error.strerror}") from error
         try:
             _limit_memory(self._folder, self.capacity_bytes)
             files.limit(self._folder / "pids.max", self.capacity.processes)
@@ -139,6 +137,10 @@ class Parent:
         """As `CgroupParent.share_out`."""
         self._tenants.enter(tenant, share)
 
+    def carry_cells(self) -> None:
+        """As `CgroupParent.carry_cells`."""
+        files.limit(self._folder / "cpu.weight", _EQUAL_WEIGHT)
+
     def tidy(self) -> None:
         """As `CgroupParent.tidy`."""
         for leaf in self._leaves:
@@ -201,6 +203,10 @@ class Leaf:
     def take(self, pid: int) -> None:
         """As `SessionCgroup.take`."""
         files.write(self._folder / "cgroup.procs", str(pid))
+
+    def weigh(self, times: int) -> None:
+        """As `SessionCgroup.weigh`."""
+        files.limit(self._folder / "cpu.weight", times * _EQUAL_WEIGHT)
 
     def limit_processes(self, count: int) -> None:
         """As `SessionCgroup.limit_processes`."""

@@ -14,10 +14,11 @@ import msgspec
 import bridgehold_sdk
 from bridgehold.errors import AttestationError, BridgeholdError, UnsupportedError, ZygoteError
 from bridgehold.sandbox import inner
+from bridgehold.sandbox.cgroups import SETTING
 from bridgehold.sandbox.doctor.launcher import own_launcher, usr_links
 from bridgehold.sandbox.doctor.model import Check, Context, Probe, caution, failed, passed
 from bridgehold.sandbox.launcher.control import LauncherClient
-from bridgehold.sandbox.spec import INNER, PYTHON, SDK, with_folders, zygote_spec
+from bridgehold.sandbox.spec import INNER, SDK, below_usr, python_inside, with_folders, zygote_spec
 from bridgehold.sandbox.values import Attestation, Mount, Resources, SandboxSpec
 
 _MIB = 1 << 20
@@ -37,6 +38,8 @@ def fork_start(context: Context) -> Check:
             "fork-start", f"forked, but not as it should be: {error.message}", "Please report this."
         )
     except BridgeholdError as error:
+        if error.where == SETTING:
+            raise
         return caution(
             "fork-start",
             f"sessions start cold here, in seconds: {error.message}",
@@ -57,9 +60,9 @@ def _spec() -> tuple[SandboxSpec, tuple[str, ...]]:
         f"{SDK}/bridgehold_sdk": str(Path(str(bridgehold_sdk.__file__)).parent),
         INNER: str(Path(str(inner.__file__)).parent),
     }
-    if not python.is_relative_to("/usr"):
-        own[PYTHON] = prefix
-        python = Path(PYTHON) / python.relative_to(prefix)
+    if not below_usr(prefix):
+        own[python_inside(prefix)] = prefix
+        python = Path(python_inside(prefix)) / python.relative_to(prefix)
     mounts = [
         Mount(kind="proc", target="/proc"),
         Mount(kind="dev", target="/dev"),

@@ -94,7 +94,7 @@ class EnvironmentBuilder:
         self._wheels = WheelFolder(wheels)
         self._runner = runner
         self._sources = sources
-        self._interpreter = interpreter
+        self.interpreter = interpreter
         self._fetch_limits = fetch_limits or FetchLimits()
         self._scan_limits = scan_limits or ScanLimits()
 
@@ -114,7 +114,7 @@ class EnvironmentBuilder:
     ) -> Environment:
         """The environment of `lock`, built if it is not there; `allow_pth` is the weakening ``pth``.
 
-        `wheels`: a folder that is asked first for what the lock names; empty: none. `tenant`: whose own
+        `wheels`: a folder of the bridge's own, for what only it has; empty: none. `tenant`: whose own
         bridge it is, in whose share it is compiled, a wheel at a time; empty: everybody's.
 
         Raises `DependencyError` (refused: lock, wheel or tree, the file named) or
@@ -191,12 +191,12 @@ class EnvironmentBuilder:
             self._store.set_aside(environment)
 
     def _key(self, lock: Lock, *, allow_pth: bool) -> str:
-        return self._store.key(lock, self._interpreter, ("pth",) if allow_pth else ())
+        return self._store.key(lock, self.interpreter, ("pth",) if allow_pth else ())
 
     async def _build(
         self, lock: Lock, key: str, asked: _For, on_progress: OnProgress, *, allow_pth: bool
     ) -> Environment:
-        pins = active_pins(lock, self._interpreter)
+        pins = active_pins(lock, self.interpreter)
         request = self._request(pins, asked.folder)
         wheels, reports = await self._read(request, on_progress, allow_pth=allow_pth)
         build = self._store.new_build(key)
@@ -238,7 +238,7 @@ class EnvironmentBuilder:
 
         def scan(wheel: Wheel) -> ScanReport:
             path = self._wheels.path(wheel)
-            return scan_wheel(path, wheel, self._interpreter, allow_pth=allow_pth, limits=self._scan_limits)
+            return scan_wheel(path, wheel, self.interpreter, allow_pth=allow_pth, limits=self._scan_limits)
 
         def look(job: asyncio.Future[ScanReport]) -> None:
             if job.cancelled() or job.exception() is not None or job.result().findings:
@@ -270,12 +270,10 @@ class EnvironmentBuilder:
 
     def _request(self, pins: Sequence[Pin], folder: str) -> FetchRequest:
         sources = self._sources()
-        if folder:
-            sources = msgspec.structs.replace(sources, folders=(folder, *sources.folders))
         return FetchRequest(
             pins=tuple(pins),
-            tags=self._interpreter.tags,
-            sources=sources,
+            tags=self.interpreter.tags,
+            sources=msgspec.structs.replace(sources, own=folder),
             folder=str(self._wheels.root),
             limits=self._fetch_limits,
         )
@@ -283,7 +281,7 @@ class EnvironmentBuilder:
     async def _lay_down(
         self, tree: Tree, wheels: Sequence[Wheel], reports: Sequence[ScanReport], on_progress: OnProgress
     ) -> None:
-        await asyncio.to_thread(lay_skeleton, tree, self._interpreter)
+        await asyncio.to_thread(lay_skeleton, tree, self.interpreter)
         for done, (wheel, report) in enumerate(zip(wheels, reports, strict=True)):
             on_progress(BuildProgress(phase="install", done=done, total=len(wheels), note=wheel.name))
             path = self._wheels.path(wheel)
@@ -296,7 +294,7 @@ class EnvironmentBuilder:
         taken: set[str] = set()
         jobs: list[tuple[ScanReport, list[str]]] = []
         for report in reports:
-            own = [path for path in sources_of(report, self._interpreter) if path not in taken]
+            own = [path for path in sources_of(report, self.interpreter) if path not in taken]
             taken |= set(own)
             if own:
                 jobs.append((report, own))
@@ -320,13 +318,13 @@ class EnvironmentBuilder:
 
     async def _compile_wheel(self, tree: Tree, report: ScanReport, sources: list[str], asked: _For) -> None:
         order = CompileOrder(
-            argv=compile_argv(self._interpreter),
-            interpreter_prefix=self._interpreter.prefix,
+            argv=compile_argv(self.interpreter),
+            interpreter_prefix=self.interpreter.prefix,
             bridge=asked.bridge,
             tenant=asked.tenant or LOCAL_TENANT,
         )
         seconds = asked.seconds(report.wheel)
-        work, log = Compilation(tree, sources), Log()
+        work, log = Compilation(tree, sources, self.interpreter), Log()
         try:
             async with asyncio.timeout(seconds):
                 ended = await self._runner.run(order, work.talk, log.write)
@@ -343,9 +341,9 @@ class EnvironmentBuilder:
             digest=Digest(sealed.digest),
             lock_digest=lock.digest,
             key=key,
-            python=self._interpreter.version,
-            platform=self._interpreter.platform,
-            interpreter=self._interpreter.inside,
+            python=self.interpreter.version,
+            platform=self.interpreter.platform,
+            interpreter=self.interpreter.inside,
             packages=tuple(
                 Package(name=w.name, version=w.version, wheel=w.filename, sha256=w.sha256) for w in wheels
             ),

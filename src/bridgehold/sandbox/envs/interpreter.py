@@ -1,56 +1,191 @@
-"""The base interpreter of environments: the one that runs Bridgehold, as a sandbox sees it."""
+"""The base interpreters of environments: the one that runs Bridgehold, and others that the operator names."""
 
 from __future__ import annotations
 
+import asyncio
+import os
 import platform
+import re
 import sys
 import sysconfig
+from collections.abc import Iterator, Sequence
+from importlib.util import MAGIC_NUMBER
 from pathlib import Path
+from typing import BinaryIO
 
+import msgspec
 from packaging.markers import default_environment
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.tags import sys_tags
+from packaging.tags import compatible_tags, cpython_tags, sys_tags
+from packaging.version import Version
 
-from bridgehold.errors import EnvironmentBuildError
+from bridgehold.errors import BridgeholdError, EnvironmentBuildError
+from bridgehold.sandbox.envs.compile import BuildRunner, CompileOrder
 from bridgehold.sandbox.envs.values import Interpreter
-from bridgehold.sandbox.spec import PYTHON
+from bridgehold.sandbox.spec import prefix_of, python_inside
+
+_OLDEST = Version("3.10")
+"""That the guest side runs on."""
+_MOST_BYTES = 64 * 1024
+_SECONDS = 30
+_MINOR = re.compile(r"3\.\d{1,2}", re.ASCII)
+_PROBE = """
+import json, platform, sys, sysconfig
+import base64, ctypes, importlib.util, lzma, sqlite3, ssl
+print(json.dumps({
+    "version": platform.python_version(),
+    "implementation": sys.implementation.name,
+    "prefix": sys.base_prefix,
+    "platform": sysconfig.get_platform(),
+    "gil": not sysconfig.get_config_var("Py_GIL_DISABLED"),
+    "magic": base64.b64encode(importlib.util.MAGIC_NUMBER).decode(),
+}))
+"""
+"""Imports what a Python lacks whose libraries lie elsewhere."""
+
+
+class _Probed(msgspec.Struct, frozen=True):
+    version: str
+    implementation: str
+    prefix: str
+    platform: str
+    gil: bool
+    magic: bytes
+
+
+class Interpreters(msgspec.Struct, frozen=True):
+    """Every Python that environments of this host may have, the host's own first."""
+
+    known: tuple[Interpreter, ...]
+    lost: tuple[str, ...] = ()
+    """Those that were named and can't be used, each with the reason."""
+
+    def fitting(self, specifier: str, *, where: str) -> Interpreter:
+        """The first that `specifier` allows, such as ``>=3.11``. Raises `EnvironmentBuildError`."""
+        found = next((one for one in self.known if allows(specifier, one.version, where=where)), None)
+        if found is not None:
+            return found
+        had = ", ".join(one.version for one in self.known)
+        lost = f", and can't use {'; '.join(self.lost)}" if self.lost else ""
+        raise EnvironmentBuildError(
+            f"Python {specifier} is needed; this host has {had}{lost}",
+            where=where,
+            hint="Name one that fits in `[host] pythons` of config.toml, or change `python` in bridge.toml.",
+        )
+
+
+def allows(specifier: str, version: str, *, where: str) -> bool:
+    """Whether `specifier` allows `version` (pure). Raises `EnvironmentBuildError` where it is none."""
+    try:
+        return SpecifierSet(specifier).contains(version, prereleases=True)
+    except InvalidSpecifier as error:
+        raise EnvironmentBuildError(f"{specifier!r} is no version specifier", where=where) from error
+
+
+def minor_fitting(specifier: str, named: Sequence[str], *, where: str) -> str:
+    """The version of the Python that a bridge gets, such as ``3.12``, without running any.
+
+    Of those of `named` the name tells it. Raises `EnvironmentBuildError` as `Interpreters.fitting`.
+    """
+    own = host_interpreter()
+    if not allows(specifier, own.version, where=where):
+        for path in named:
+            minor = Path(path).resolve().name.removeprefix("python")
+            if _MINOR.fullmatch(minor) and any(
+                allows(specifier, f"{minor}.{patch}", where=where) for patch in range(40)
+            ):
+                return minor
+    return Interpreters((own,)).fitting(specifier, where=where).minor
+
+
+async def interpreters(named: Sequence[str], runner: BuildRunner) -> Interpreters:
+    """The host's own and those of `named`, executables by path. Each runs once, in a sandbox."""
+    own = host_interpreter()
+    known, lost = [own], []
+    for path in named:
+        try:
+            found = await _probe(path, runner)
+        except BridgeholdError as error:
+            lost.append(f"{path} ({error.message})")
+        else:
+            known += [found] if all(found.inside != one.inside for one in known) else []
+    return Interpreters(tuple(known), tuple(lost))
 
 
 def host_interpreter() -> Interpreter:
     """This process's base interpreter. Raises `EnvironmentBuildError` where its executable is missing."""
     version = platform.python_version()
-    name = f"bin/python{sys.version_info[0]}.{sys.version_info[1]}"
-    prefix = Path(sys.base_prefix).resolve()
-    if not (prefix / name).exists():
+    prefix, name = os.path.realpath(sys.base_prefix), f"bin/python{version.rpartition('.')[0]}"
+    if not Path(prefix, name).exists():
         raise EnvironmentBuildError(
             f"the base interpreter has no {name}",
-            where=str(prefix),
+            where=prefix,
             hint="Run Bridgehold with a Python whose prefix holds its own executable.",
         )
     return Interpreter(
         version=version,
-        prefix=str(prefix),
-        inside=str((prefix if below_usr(str(prefix)) else Path(PYTHON)) / name),
+        prefix=prefix,
+        inside=f"{python_inside(prefix)}/{name}",
         platform=sysconfig.get_platform(),
         tags=tuple(str(tag) for tag in sys_tags()),
         markers={key: str(value) for key, value in default_environment().items()},
+        magic=MAGIC_NUMBER,
     )
 
 
-def below_usr(prefix: str) -> bool:
-    """Whether a Python of this prefix is the system's own, which every sandbox shows."""
-    return prefix == "/usr" or prefix.startswith("/usr/")
+async def _probe(path: str, runner: BuildRunner) -> Interpreter:
+    prefix = prefix_of(path)
+    inside = f"{python_inside(prefix)}/bin/{Path(path).name}"
+    found = await _asked(inside, prefix, runner)
+    if found.implementation != "cpython" or not found.gil or Version(found.version) < _OLDEST:
+        lock = "" if found.gil else " without its global lock"
+        raise EnvironmentBuildError(f"no bridge runs on {found.implementation} {found.version}{lock}")
+    if found.prefix != python_inside(prefix):
+        raise EnvironmentBuildError(f"it belongs to {found.prefix}: name the interpreter of that folder")
+    minor = (Version(found.version).major, Version(found.version).minor)
+    return Interpreter(
+        version=found.version,
+        prefix=prefix,
+        inside=inside,
+        platform=found.platform,
+        tags=tuple(_tags(minor)),
+        markers={key: str(value) for key, value in default_environment().items()}
+        | {
+            "python_version": ".".join(map(str, minor)),
+            "python_full_version": found.version,
+            "implementation_version": found.version,
+        },
+        magic=found.magic,
+    )
 
 
-def require_python(interpreter: Interpreter, specifier: str, *, where: str) -> None:
-    """Raise `EnvironmentBuildError` unless `interpreter` satisfies `specifier`, such as ``>=3.11``."""
+def _tags(minor: tuple[int, int]) -> Iterator[str]:
+    """Of a CPython of this version on this machine, best first."""
+    name = f"cp{minor[0]}{minor[1]}"
+    yield from map(str, cpython_tags(minor, [name]))
+    yield from map(str, compatible_tags(minor, name))
+
+
+async def _asked(inside: str, prefix: str, runner: BuildRunner) -> _Probed:
+    """What the interpreter says of itself. It is somebody else's program: bounded, and in a sandbox."""
+    said, log = bytearray(), bytearray()
+
+    def talk(to: BinaryIO, answers: BinaryIO) -> None:
+        to.close()
+        said.extend(answers.read(_MOST_BYTES))
+
+    order = CompileOrder(
+        argv=(inside, "-I", "-S", "-B", "-c", _PROBE), interpreter_prefix=prefix, bridge="pythons"
+    )
     try:
-        fits = SpecifierSet(specifier).contains(interpreter.version, prereleases=True)
-    except InvalidSpecifier as error:
-        raise EnvironmentBuildError(f"{specifier!r} is no version specifier", where=where) from error
-    if not fits:
-        raise EnvironmentBuildError(
-            f"Python {specifier} is needed; this host runs {interpreter.version}",
-            where=where,
-            hint="Run Bridgehold with a Python that fits, or change `python` in bridge.toml.",
-        )
+        async with asyncio.timeout(_SECONDS):
+            ended = await runner.run(order, talk, lambda data: log.extend(data[-_MOST_BYTES:]))
+        if ended.status == 0:
+            return msgspec.json.decode(bytes(said), type=_Probed)
+    except TimeoutError:
+        raise EnvironmentBuildError(f"it says nothing for {_SECONDS} s") from None
+    except msgspec.MsgspecError:
+        pass
+    lines = bytes(log[-_MOST_BYTES:]).decode("utf-8", "replace").split("\n")
+    last = next((line for line in reversed(lines) if line.strip()), "it doesn't say what it is")
+    raise EnvironmentBuildError("".join(c for c in last if c.isprintable())[:300])

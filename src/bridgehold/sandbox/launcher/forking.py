@@ -79,10 +79,13 @@ class Forking:
         if worker is None:
             worker = self._begin(request.spec, parent, parent.zygote)
         worker.request, worker.note = request.id, request.note
-        if isinstance(worker.start, Fork):
-            worker.start.want()
-        self._owner.recording.start(worker)
-        self.ready(worker)
+        try:
+            if isinstance(worker.start, Fork):
+                worker.start.want()
+            self._owner.recording.start(worker)
+            self.ready(worker)
+        except FAULTS as error:  # answered once: by its end
+            self._owner.fail(worker, error)
 
     def ready(self, worker: Worker) -> None:
         """Its namespaces may stand: if somebody waits for it, its turn at the zygote will come."""
@@ -116,12 +119,10 @@ class Forking:
     def proceed(self, worker: Worker, start: Fork) -> None:
         """Where its next step waits for its zygote to stand: another look."""
         try:
-            done = start.proceed()
+            if start.proceed():
+                self._owner.watch(worker, start.waits_for)
         except FAULTS as error:
             self._owner.fail(worker, error)
-        else:
-            if done:
-                self._owner.watch(worker, start.waits_for)
 
     def attested(self, worker: Worker) -> None:
         """Its session begins: a spare like it is due."""
@@ -188,10 +189,9 @@ class Forking:
             zygote.busy = worker.name
             try:
                 worker.start.ask()
+                self._owner.watch(worker, worker.start.waits_for)
             except FAULTS as error:
                 self._owner.fail(worker, error)
-            else:
-                self._owner.watch(worker, worker.start.waits_for)
 
 
 def hold_pause(worker: Worker) -> float:

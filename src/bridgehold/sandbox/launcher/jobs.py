@@ -70,22 +70,29 @@ class Jobs:
         """Raises `DeniedError`, `OSError`. The answer comes later."""
         top = self._owner.parts.roots.open_build(request.path, flags=os.O_RDONLY)
         job = SealJob(top, request.path, seal_tree if not request.empty else empty_tree)
+        self._listen(job, self._sealed)
         self._seals[job.descriptor] = (channel, request.id, job)
-        self._owner.listen(job.descriptor, self._sealed)
 
     def open(self, channel: Channel, request: requests.Request, spec: SandboxSpec) -> None:
-        """Have all that `spec` is bound from opened, and then respond to `request` once more."""
-        try:
-            if sum(one.tenant == spec.tenant for one in self._openings.values()) >= MOST_OPENING:
-                raise BusyError("what is granted can't be opened: a file system has not answered others yet")
-            job = self._owner.parts.roots.aside(spec)
-        except FAULTS as error:
-            self._owner.tell(channel, requests.Answer(id=request.id, error=typed(error).info()))
-            return
+        """Have all that `spec` is bound from opened, and then respond to `request` once more.
+
+        Raises `BusyError`, and what the machine is short of.
+        """
+        if sum(one.tenant == spec.tenant for one in self._openings.values()) >= MOST_OPENING:
+            raise BusyError("what is granted can't be opened: a file system has not answered others yet")
+        job = self._owner.parts.roots.aside(spec)
+        self._listen(job, self._opened)
         self._openings[job.descriptor] = _Opening(
             channel=channel, request=request, tenant=spec.tenant, job=job
         )
-        self._owner.listen(job.descriptor, self._opened)
+
+    def _listen(self, job: SealJob | OpenedAside, ready: Callable[[int], None]) -> None:
+        """Have `ready` called; a job that can't be listened to is none."""
+        try:
+            self._owner.listen(job.descriptor, ready)
+        except BaseException:
+            self._owner.left.add(job.close())
+            raise
 
     def expire(self, now: float) -> None:
         """Give up those that are late."""

@@ -6,6 +6,7 @@ when the journal has it on the disk, and fails where the journal takes it not, o
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import select
@@ -26,6 +27,7 @@ from bridgehold.records.workers import (
 from bridgehold.sandbox.launcher import requests
 from bridgehold.sandbox.launcher.channel import encode
 from bridgehold.sandbox.launcher.worker import Worker
+from bridgehold.sandbox.limits.shortage import FAULTS
 from bridgehold.sandbox.values import Attestation, ExitReport
 
 _SECONDS = 5.0
@@ -205,7 +207,8 @@ class Recording:
             self._lose(os.strerror(error.errno or 0))
             return
         for answer in answers:
-            self._answered(answer)
+            with contextlib.suppress(*FAULTS):  # of one worker: its deadline ends it, and nothing else
+                self._answered(answer)
         if readable and not data:
             self._lose("its end of the socket closed")
 

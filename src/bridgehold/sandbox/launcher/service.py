@@ -39,7 +39,7 @@ from bridgehold.sandbox.launch.roots import NotAtHandError
 from bridgehold.sandbox.launch.staging import is_device
 from bridgehold.sandbox.launcher import requests
 from bridgehold.sandbox.launcher.begin import begin_launch, check_current
-from bridgehold.sandbox.launcher.cells import Cells
+from bridgehold.sandbox.launcher.cells import Cells, OfCells
 from bridgehold.sandbox.launcher.channel import Channel, ChannelClosedError
 from bridgehold.sandbox.launcher.forking import Forking, hold_pause
 from bridgehold.sandbox.launcher.jobs import Jobs
@@ -58,7 +58,9 @@ _SUSPECT_SECONDS, _SUSPECT_PAUSE = 2.0, 0.01
 """After a notice of memory trouble: how long, and how often, to look whether something was killed.
 On v1 the notice comes before the kill."""
 _FILTER_PAUSE = 0.002
+_FAULT_PAUSE = 0.001
 _STOP_SECONDS = 10.0
+_ZYGOTE_ENDED = "the zygote has ended"
 _Start = TypeVar("_Start", requests.LaunchRequest, requests.ForkRequest)
 
 
@@ -95,12 +97,14 @@ class Launcher:
                     self._turn()
         finally:
             self._end_all()
+            self._cells.close()
             self.recording.close()
 
     def _turn(self) -> None:
         for channel in (self._channel, *self._cells.channels()):
-            self._listen(channel)
-        self._listen_to_journal()
+            self._guard_channel(channel, functools.partial(self._listen, channel))
+        with contextlib.suppress(*FAULTS):  # what can't be polled now can be in a next turn
+            self._listen_to_journal()
         for key, events in self._selector.select(self._patience()):
             ready: Callable[[int, int], None] = key.data
             ready(key.fd, events)
@@ -116,6 +120,7 @@ class Launcher:
             self.left |= self._uncounted.left
             self._uncounted.left.clear()
         self._jobs.expire(now)
+        self._cells.step()
         self._reap_left()
         self._forking.make_spares()
 
@@ -134,6 +139,16 @@ class Launcher:
                 self.end(worker, by="launcher", reason=typed(error).message)
             else:
                 self.fail(worker, error)
+
+    def _guard_channel(self, channel: Channel, act: Callable[[], None]) -> None:
+        """What goes wrong with a cell's channel ends that cell. The host's is tried again: all need it."""
+        try:
+            act()
+        except FAULTS:
+            if channel.whole:
+                time.sleep(_FAULT_PAUSE)
+            else:
+                self._lost(channel)
 
     def _watch_trees(self) -> None:
         parent = self.parts.parent
@@ -166,7 +181,7 @@ class Launcher:
             waits.append(_WATCHDOG_SECONDS)
         if self.workers:
             waits.append(max(0.0, self._uncounted.due - now))
-        soonest = min([*waits, self._forking.patience, self._jobs.patience])
+        soonest = min([*waits, self._forking.patience, self._jobs.patience, self._cells.patience])
         return None if soonest == math.inf else soonest
 
     def _visit(self, worker: Worker, now: float) -> None:
@@ -204,7 +219,10 @@ class Launcher:
         wanted |= selectors.EVENT_WRITE if channel.unsent else 0
         known = self._selector.get_map().get(channel.fileno())
         if known is None:
-            ready = functools.partial(self._channel_ready, channel)
+
+            def ready(_: int, events: int) -> None:
+                self._guard_channel(channel, functools.partial(self._channel_ready, channel, events))
+
             self._selector.register(channel, wanted, ready)
         elif known.events != (wanted or selectors.EVENT_WRITE):
             self._selector.modify(channel, wanted or selectors.EVENT_WRITE, known.data)
@@ -226,10 +244,13 @@ class Launcher:
 
     def recorded(self, worker: Worker) -> None:
         """A worker's start is in the audit: its guest may begin."""
+        self._guard(worker, functools.partial(self._let_begin, worker))
+
+    def _let_begin(self, worker: Worker) -> None:
         if worker.start.allow():
             self._advance(worker)
 
-    def _channel_ready(self, channel: Channel, _: int, events: int) -> None:
+    def _channel_ready(self, channel: Channel, events: int) -> None:
         try:
             if events & selectors.EVENT_WRITE:
                 channel.flush()
@@ -280,10 +301,11 @@ class Launcher:
         wait; closed here."""
         answer: requests.Answer | None = None
         try:
-            with self.parts.roots.at_hand(opened or {}):
-                answer = self._handle(channel, request)
-        except NotAtHandError as wait:
-            self._jobs.open(channel, request, wait.spec)
+            try:
+                with self.parts.roots.at_hand(opened or {}):
+                    answer = self._handle(channel, request)
+            except NotAtHandError as wait:
+                self._jobs.open(channel, request, wait.spec)
         except FAULTS as error:
             answer = requests.Answer(id=request.id, error=typed(error).info())
         if answer is not None:
@@ -326,10 +348,17 @@ class Launcher:
             case requests.SealRequest():
                 self._jobs.seal(channel, request)
             case _:
-                if (ending := self._cells.handle(channel, request)) is not None:
-                    self._lost(ending)
-                return requests.Answer(id=request.id)
+                self._handle_cells(channel, request)
         return None
+
+    def _handle_cells(self, channel: Channel, request: OfCells) -> None:
+        if isinstance(request, requests.OpenRequest):
+            uid, namespace = self._cells.open(channel, request)
+            self.tell(channel, requests.Answer(id=request.id, cell_uid=uid), namespace)
+            return
+        if (ending := self._cells.handle(channel, request)) is not None:
+            self._lost(ending)
+        self.tell(channel, requests.Answer(id=request.id))
 
     def answer(self, worker: Worker, answer: requests.Answer) -> None:
         """Queue an answer for whoever started `worker`."""
@@ -375,10 +404,9 @@ class Launcher:
         self.add(worker)
         try:
             self.watch(worker, worker.start.waits_for)
+            self.recording.start(worker)
         except FAULTS as error:
             self.fail(worker, error)
-        else:
-            self.recording.start(worker)
 
     def add(self, worker: Worker) -> None:
         """Take `worker` into the loop, from its first step on."""
@@ -419,7 +447,7 @@ class Launcher:
         if not worker.started:
             self._advance(worker)
         elif descriptor == worker.start.running.monitor_fd:
-            self.end(worker, by="")
+            self._ended(worker)
         elif descriptor == worker.start.running.first_fd:
             self._alone(worker)
         elif worker.zygote is not None and descriptor == worker.zygote.pid_fd:
@@ -432,6 +460,14 @@ class Launcher:
                 os.read(descriptor, 4096)
             worker.suspect_until = time.monotonic() + _SUSPECT_SECONDS
             self._restless.add(worker)
+
+    def _ended(self, worker: Worker) -> None:
+        """By itself; or with its zygote, of whose end the kernel may tell later than of its forks'."""
+        init = worker.parent.start.running if worker.parent is not None else None
+        if init is not None and procfs.ending(init.init, init.init_start):
+            self.end(worker, by="zygote", reason=_ZYGOTE_ENDED)
+        else:
+            self.end(worker, by="")
 
     def _advance(self, worker: Worker) -> None:
         start = worker.start
@@ -483,10 +519,12 @@ class Launcher:
 
     def fail(self, worker: Worker, error: Exception) -> None:
         """A start that failed: its processes die now, the answer goes out when nothing is left of them."""
-        failure = own_limit(worker, typed(error))
+        failure = typed(error)
+        with contextlib.suppress(*FAULTS):  # then it stays a shortage
+            failure = own_limit(worker, failure)
         zygote = worker.parent.zygote if worker.parent is not None else None
         if zygote is not None and (zygote.pid_fd < 0 or procfs.ended(zygote.pid_fd)):
-            failure = ZygoteError("the zygote has ended")  # whatever it led to
+            failure = ZygoteError(_ZYGOTE_ENDED)  # whatever it led to
         worker.failure = failure.fact()
         if isinstance(failure, ZygoteChangedError) and worker.parent is not None:
             self.end(worker.parent, by="zygote", reason=failure.message)
@@ -506,7 +544,7 @@ class Launcher:
         if worker.proof_wanted is not None:
             request, worker.proof_wanted = worker.proof_wanted, None
             self.respond(worker.channel, request)  # that it has ended
-        self._forking.end_sessions(worker, reason or "the zygote has ended")
+        self._forking.end_sessions(worker, reason or _ZYGOTE_ENDED)
         self._forking.over(worker)
 
     def _step(self, worker: Worker, ending: Ending) -> None:

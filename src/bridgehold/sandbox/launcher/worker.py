@@ -15,7 +15,7 @@ from bridgehold.sandbox.fork.zygote import Zygote
 from bridgehold.sandbox.launch.cold import Start
 from bridgehold.sandbox.launch.roots import Roots
 from bridgehold.sandbox.launch.staging import NoStage, Stage, Staged
-from bridgehold.sandbox.launch.uids import UidPool
+from bridgehold.sandbox.launch.uids import CellUids, UidPool
 from bridgehold.sandbox.launcher import requests
 from bridgehold.sandbox.launcher.channel import Channel
 from bridgehold.sandbox.launcher.reap import Ending
@@ -32,6 +32,8 @@ class Parts(msgspec.Struct, kw_only=True):
     overcommit: bool
     parent: CgroupParent
     uids: UidPool
+    cells: CellUids | None = None
+    """None: cells have the uid that everything has."""
     roots: Roots
     stage: Stage | NoStage
     seccomp: bytes

@@ -14,7 +14,7 @@ from functools import partial
 
 import msgspec
 
-from bridgehold.audit.arguments import split_contents, split_keys
+from bridgehold.audit.arguments import at_once, split_in_turns, with_contents, without_contents
 from bridgehold.audit.client import JournalClient
 from bridgehold.bridges.frames import ResultFrame
 from bridgehold.bridges.manifest import COMMON_TAKES, common_misfit
@@ -255,12 +255,17 @@ class Dispatch:
                 if not decision.allowed:
                     raise await refuse(decision, DeniedError)
         try:
-            split = split_contents if declared is not None and declared.contents else split_keys
-            arguments = split(request.arguments)
+            has_contents = declared is not None and declared.contents
+            given, contents = (
+                without_contents(request.arguments) if has_contents else (request.arguments, None)
+            )
+            arguments = at_once(given) or await split_in_turns(given)
+            looked = looked or not arguments.quiet
             if arguments.keys:
-                arguments = take_inline_keys(request.arguments, grant, split)
+                arguments = take_inline_keys(given, arguments, grant)
+            arguments = with_contents(arguments, contents) if contents is not None else arguments
             takes = declared.arguments if declared is not None else COMMON_TAKES
-            sent = arguments.kept if arguments.contents is None else arguments.sent
+            sent = arguments.kept if contents is None else arguments.sent
             wrong, waited = await problems_in_turns(takes, sent)
             if wrong:
                 raise manifest.misfit(declared, wrong) if declared else common_misfit(operation, wrong)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from bridgehold.audit.arguments import Arguments, shown, split_keys
+from bridgehold.audit.arguments import Arguments, left_in, shown
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import SecretChanged
 from bridgehold.errors import DeniedError
@@ -36,15 +36,13 @@ class _Holder(Protocol):
     worker: LiveWorker
 
 
-def take_inline_keys(
-    arguments: dict[str, object],
-    grant: Grant,
-    splitting: Callable[[dict[str, object]], Arguments] = split_keys,
-) -> Arguments:
-    """Take inline keys out of `arguments` (pure). Raises `DeniedError` under ``refuse``."""
+def take_inline_keys(arguments: dict[str, object], split: Arguments, grant: Grant) -> Arguments:
+    """What goes on of `arguments`, and what is taken out (pure). Raises `DeniedError` under ``refuse``.
+
+    `split`: what was found in them.
+    """
     if grant.inline_keys == "pass":
-        return Arguments(kept=arguments)
-    split = splitting(arguments)
+        return left_in(arguments, split)
     if split.keys and grant.inline_keys == "refuse":
         raise DeniedError(
             f"the argument {shown(split.keys[0][0])} holds a key, and the policy refuses keys in arguments",

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import msgspec
 
-from bridgehold.audit.arguments import CONTENTS, facts_of, without_contents, without_keys
+from bridgehold.audit.arguments import (
+    Arguments,
+    preview_of,
+    split_in_turns,
+    with_contents,
+    without_contents,
+)
 from bridgehold.audit.events import CommandRefused
-from bridgehold.audit.redact import preview
 from bridgehold.errors import (
     BridgeholdError,
     DeniedError,
@@ -14,6 +19,7 @@ from bridgehold.errors import (
     PolicyError,
     SuspendedError,
     UnsupportedError,
+    UsageError,
 )
 from bridgehold.host.cell.commands.command_log import PREVIEW_BYTES
 from bridgehold.host.shares.refusals import LONGEST_REASON, Refusals
@@ -23,7 +29,7 @@ from bridgehold.protocol.frames import CommandRequest
 from bridgehold.protocol.values import Principal
 
 _LOOKED_AT = 5_000
-"""Values; a look for keys takes up to 50 ms of the loop for so many, and no rate counts what is refused."""
+"""Values; no rate counts what is refused, and a look for keys takes up to 50 ms for so many."""
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -36,12 +42,11 @@ class Refusal(msgspec.Struct, frozen=True):
     session: str = ""
     """Where it was known already."""
 
-    def _event(self, decision: Decision) -> CommandRefused:
+    async def _event(self, decision: Decision) -> CommandRefused:
         given, contents = without_contents(self.request.arguments)
-        if contents is not None:
-            given = {**given, CONTENTS: facts_of(contents)}
-        told: dict[str, object] = {"…": f"more than {_LOOKED_AT} values"}
-        digest, _, text = preview(told if _is_wide(given) else without_keys(given), cap_bytes=PREVIEW_BYTES)
+        told = await _told(given)
+        told = told if contents is None else with_contents(told, contents)
+        digest, _, text = preview_of(told, PREVIEW_BYTES)
         tenant = self.request.tenant
         return CommandRefused(
             tenant=tenant
@@ -63,7 +68,17 @@ class Refusal(msgspec.Struct, frozen=True):
         self, decision: Decision, kind: type[BridgeholdError], hint: str = ""
     ) -> BridgeholdError:
         """Record the refusal; the error to raise, with its reference."""
-        return await self.refusals.command(self._event(decision), kind, hint)
+        return await self.refusals.command(await self._event(decision), kind, hint)
+
+
+async def _told(given: dict[str, object]) -> Arguments:
+    """What of the arguments may be shown."""
+    if _is_wide(given):
+        return Arguments(kept={"…": f"more than {_LOOKED_AT} values"})
+    try:
+        return await split_in_turns(given, plain=False)
+    except UsageError as error:
+        return Arguments(kept={"…": error.message})
 
 
 def _is_wide(arguments: object) -> bool:

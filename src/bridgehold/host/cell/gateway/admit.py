@@ -80,6 +80,8 @@ class Admitted(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     tokens: int
     """The most that it may use."""
+    unasked: bool = False
+    """Whether its answer names usage that the guest didn't ask for: that event is left out."""
     open_ended: bool
     """Whether it names no bound of its own, so that `tokens` is a guess."""
 
@@ -101,8 +103,8 @@ def admit(
     name, known = provider
     endpoint = next((item for item in grant.endpoints if item.provider == name), None)
     if known is None and endpoint is not None:  # nothing else that is wrong with it matters before that
-        hint = "Add `[providers.NAME]` to config.toml; a new one waits for the host's next start."
-        raise _refused("providers", f"the host was started without a provider {name[:63]!r}", hint)
+        hint = "Add `[providers.NAME]` to config.toml, and `bridgehold reload`."
+        raise _refused("providers", f"the host knows no provider {name[:63]!r}", hint)
     headers = [(key.decode("latin-1"), value.decode("latin-1")) for key, value in request.headers]
     query = parse_query(target.query)
     credential = check_credential(grant, session, name, headers, query)
@@ -115,9 +117,8 @@ def admit(
         headers=_kept_headers(headers, is_json=value is not None),
         host=known.host if known else "",
     )
-    facts = unreadable or body_facts(
-        known.shape if known else "openai", asked, endpoint.fields if endpoint is not None else ()
-    )
+    granted = () if endpoint is None else ("*",) if endpoint.remote_content else endpoint.fields
+    facts = unreadable or body_facts(known.shape if known else "openai", asked, granted)
     rule = _decide(grant, name, target.method, path, facts)
     if known is None:
         raise _refused("providers", f"the host has no provider {name[:63]!r}", "Grant one that it has.")
@@ -125,7 +126,7 @@ def admit(
     if secret is None and not credential:
         hint = f"Name it in the policy: [secrets.{name}] provider = {name!r}."
         raise _refused("secrets", f"no secret is granted for {name}", hint)
-    if value is not None and endpoint is not None and not endpoint.remote_content:
+    if value is not None:
         value |= dict(facts.forced)
     sent = body if value is None else msgspec.json.encode(value)
     return Admitted(
@@ -139,7 +140,8 @@ def admit(
         secret=secret.name if secret else "",
         credential=credential,
         model=facts.model[:100],
-        tokens=most_tokens(known.shape, value, len(sent)) if facts.generates else len(sent),
+        tokens=most_tokens(known.shape, value, len(sent), facts),
+        unasked=facts.unasked,
         open_ended=facts.generates and not names_bound(known.shape, value),
     )
 

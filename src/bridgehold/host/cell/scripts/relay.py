@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from bridgehold.audit.arguments import Arguments
+from bridgehold.audit.arguments import left_in, split_in_turns
 from bridgehold.bridges.legacy.bodies import Format, is_odd
 from bridgehold.bridges.legacy.frames import Splitter, pack
 from bridgehold.bridges.legacy.messages import Answer, read_answer, read_exit
@@ -31,7 +31,6 @@ from bridgehold.errors import (
 from bridgehold.host.cell.commands import refusals
 from bridgehold.host.cell.scripts.ledger import Ledger, Pending
 from bridgehold.host.cell.scripts.rules import PLAIN, DecidedCommand, decide_frame, decide_plain
-from bridgehold.host.cell.sessions.bound import why_ended
 from bridgehold.host.cell.sessions.session import Session
 from bridgehold.host.cell.workers.pipes import PlainBytes
 from bridgehold.host.front.boots import Script
@@ -120,9 +119,8 @@ class Relay:
             if not principal.may_run_all(self.session.key.bridge):
                 raise await self._refuse_out_of_scope(PLAIN, told, principal)
             await self._demand_rate(PLAIN, told)
-            self._put(
-                None, await self._ledger.intend(self._grant, PLAIN, Arguments(kept=told), decision.rule)
-            )
+            shown = left_in(told, await split_in_turns(told))
+            self._put(None, await self._ledger.intend(self._grant, PLAIN, shown, decision.rule))
             if self._may_read:
                 worker.log.tap = self._on_log
             worker.relay(PlainBytes(), self._on_output, self._full)
@@ -151,7 +149,7 @@ class Relay:
                     f"the request has {len(data)} bytes; {most} are allowed",
                     hint="Raise `limits.request` in the policy.",
                 )
-            decided = decide_frame(data, self._grant, self._formats)
+            decided = await decide_frame(data, self._grant, self._formats)
             if decided is not None:
                 await self._admit(decided, fault, principal)
             elif self._negotiated:
@@ -317,7 +315,7 @@ class Relay:
 
     async def _settle(self) -> None:
         """At the session's end: whatever is in flight has its outcome in the audit, too."""
-        ending = why_ended(self.session, await self.session.wait_ended())
+        ending = await self.session.wait_ended()
         if self._timer is not None:
             self._timer.cancel()
         report = self.session.worker.report

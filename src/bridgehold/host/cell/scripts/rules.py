@@ -1,4 +1,4 @@
-"""The rules for a user script's session (pure): which script, which command, whose key.
+"""The rules for a user script's session: which script, which command, whose key.
 
 The script is the tenant's own and speaks DSPex's or Snakepit's wire; its commands are not declared
 anywhere, so that the policy's `[operations]` is all that can be asked.
@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from bridgehold.audit.arguments import Arguments, shown, split_keys
+from bridgehold.audit.arguments import Arguments, shown, split_in_turns
 from bridgehold.bridges.legacy.bodies import FORMATS, Format
 from bridgehold.bridges.legacy.messages import Negotiation, Request, read_request
 from bridgehold.bridges.manifest import Foreign
@@ -43,10 +43,11 @@ class DecidedCommand(msgspec.Struct, frozen=True, kw_only=True):
         return self.request.command
 
 
-def decide_frame(body: bytes, grant: Grant, formats: tuple[Format, ...]) -> DecidedCommand | None:
+async def decide_frame(body: bytes, grant: Grant, formats: tuple[Format, ...]) -> DecidedCommand | None:
     """One frame of the caller's; None: it negotiates the format, and no policy speaks of that.
 
-    Raises `ProtocolError` where it is no frame, `UsageError` where it is in another format.
+    Raises `ProtocolError` where it is no frame, `UsageError` where it is in another format. The loop goes
+    on with its other work meanwhile.
     """
     request = read_request(body)
     if isinstance(request, Negotiation):
@@ -56,7 +57,7 @@ def decide_frame(body: bytes, grant: Grant, formats: tuple[Format, ...]) -> Deci
             f"this profile takes no {request.format}",
             hint='`foreign = "auto"` in its bridge.toml takes both.',
         )
-    arguments = split_keys(request.args)
+    arguments = await split_in_turns(request.args, plain=False)
     return DecidedCommand(request=request, decision=_decide(request, arguments, grant), arguments=arguments)
 
 
@@ -97,7 +98,7 @@ def script_inside(
         raise ConfigError(
             f"{bridge} is a foreign bridge whose scripts are nowhere",
             where="config.toml",
-            hint=f'Name their folder: [bridges.{bridge}] scripts = "/srv/app/python"; start the host anew.',
+            hint=f'Name it: [bridges.{bridge}] scripts = "/srv/app/python", and `bridgehold reload`.',
         )
     given = tuple(args)
     if len(text) + sum(map(len, given)) > MAX_TEXT or len(given) > 256:
@@ -109,8 +110,7 @@ def script_inside(
             raise DeniedError(
                 f"the script is not below {bridge}'s folder of scripts",
                 where=f"[bridges.{bridge}] scripts",
-                hint="An operator names the one folder whose scripts this profile may run; another one waits "
-                "for the host's next start.",
+                hint="An operator names the one folder whose scripts this profile may run, and reloads.",
             )
         inside = found
     further = (_inside(folder, scripts) for folder in path)

@@ -7,9 +7,8 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 
-from bridgehold.errors import BridgeholdError, from_info
+from bridgehold.errors import BridgeholdError
 from bridgehold.host.cell.sessions.session import Session
-from bridgehold.host.cell.workers.translate import exit_error
 from bridgehold.host.shares.callers import CALLER
 
 LEFT_SECONDS = 12.0
@@ -36,7 +35,7 @@ async def bound_session(
     except BaseException:
         _later(_end(opening))
         raise
-    ending, report = why_ended(session, ending), session.worker.report
+    report = session.worker.report
     return {
         "code": ending.code,
         "reason": ending.message,
@@ -44,14 +43,6 @@ async def bound_session(
         "cause": report.cause if report is not None else "",
         "exit": report.status if report is not None else -1,
     }
-
-
-def why_ended(session: Session, ending: BridgeholdError) -> BridgeholdError:
-    """The worker's own end where that came first, as the kernel or the host saw it."""
-    report = session.worker.report
-    if report is not None and report.cause in {"exited", "signal", "memory"}:
-        return exit_error(report, session.order.grant.limits)
-    return from_info(session.worker.failure) if session.worker.failure is not None else ending
 
 
 async def _end(opening: asyncio.Future[Session]) -> None:

@@ -26,7 +26,7 @@ from bridgehold.errors import (
 )
 from bridgehold.host.cell.workers.calls import Stream, ToolHandler, unbroken
 from bridgehold.host.cell.workers.live import LiveWorker
-from bridgehold.host.cell.workers.translate import exit_error, fault_error
+from bridgehold.host.cell.workers.translate import fault_error
 from bridgehold.host.front.boots import StartOrder
 from bridgehold.host.shares.callers import LEAVING
 from bridgehold.host.shares.closings import Closings
@@ -205,7 +205,7 @@ class Session:
                 work.cancel()
                 report = await self.end(_DEADLINE, error)
                 if report is not None and report.cause == "memory":  # the kernel had ended it before we did
-                    raise exit_error(report, self.order.grant.limits)
+                    raise self.why
                 raise error
             frame = work.result()
             if stop.done():
@@ -322,9 +322,13 @@ class Session:
     async def wait_ended(self) -> BridgeholdError:
         """Until it has ended and the audit says so: why, as an error."""
         await self._closed.wait()
-        return (
-            from_info(self.ending) if self.ending is not None else SessionEndedError("the session was ended")
-        )
+        return self.why
+
+    @property
+    def why(self) -> BridgeholdError:
+        """Why it is over: its worker's own end where that came first."""
+        ending = from_info(self.ending) if self.ending is not None else SessionEndedError(WORKER_ENDED)
+        return self.worker.why_ended or ending
 
     async def _record_end(self, reason: str, report: ExitReport | None) -> None:
         event = SessionClosed(

@@ -17,11 +17,9 @@ from bridgehold.errors import (
     NotFoundError,
     SessionEndedError,
     UsageError,
-    from_info,
 )
 from bridgehold.host.cell.gateway.values import Attribution
 from bridgehold.host.cell.sessions.admission import Admission, gone
-from bridgehold.host.cell.sessions.bound import why_ended
 from bridgehold.host.cell.sessions.ended import EndedSessions, anew, ended_error
 from bridgehold.host.cell.sessions.opening import Opening
 from bridgehold.host.cell.sessions.session import WORKER_ENDED, Session, SessionKey
@@ -209,7 +207,7 @@ class Sessions:
                 left = life_left if session.busy else min(idle_left, life_left)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(session.worker.ended.wait(), max(0.01, min(left, 60.0)))
-        await session.end(WORKER_ENDED)
+        await session.end(WORKER_ENDED, session.worker.why_ended)
         await self._remember(session)
         self._bury(session)
         self._by_id.pop(session.id, None)
@@ -219,7 +217,7 @@ class Sessions:
 
     async def _remember(self, session: Session) -> None:
         """Once it has ended: why, and its log."""
-        why = why_ended(session, await session.wait_ended())
+        why = await session.wait_ended()
         self._ended.add(session.id, session.key, why, session.worker.log)
 
     def settle(self, session: Session) -> None:
@@ -262,7 +260,7 @@ class Sessions:
         key = self._recovery.key_of(lambda one: one == tenant, session_id)
         if key is None:
             if session is not None:
-                raise ended_error(session_id, why_ended(session, await session.wait_ended()))
+                raise ended_error(session_id, await session.wait_ended())
             raise self.why_missing(lambda one: one == tenant, session_id)
         return key
 
@@ -284,8 +282,7 @@ class Sessions:
         for session in self:
             named = reference in (session.id, session.key.name)
             if named and not session.alive and may_see(session.key.tenant):
-                ending = session.ending or SessionEndedError(WORKER_ENDED).fact()
-                return ended_error(session.id, why_ended(session, from_info(ending)))
+                return ended_error(session.id, session.why)
         ended = self._ended.find(may_see, reference)
         return ended.error if ended is not None else _unknown(reference)
 

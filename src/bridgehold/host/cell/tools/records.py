@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from bridgehold.audit.arguments import Arguments, preview_of
+from bridgehold.audit.arguments import left_in, preview_of, split_in_turns
 from bridgehold.audit.events import ToolIntent, ToolOutcome, ToolRefused
-from bridgehold.audit.redact import preview
+from bridgehold.audit.redact import digest_of
 from bridgehold.errors import BridgeholdError
 from bridgehold.host.cell.tools.values import ToolContext, ToolSpec
 from bridgehold.host.shares.session_events import SessionEvents
@@ -26,7 +26,7 @@ class ToolRecords(msgspec.Struct, frozen=True):
         counted_as = f"tool.refused {decision.rule}"
         if not self.events.room(counted_as, self.context.principal):
             return ""
-        digest, _, _ = preview(arguments, cap_bytes=0)
+        digest, _ = digest_of(arguments)
         event = ToolRefused(
             **self.context.ties,
             tool=tool[:80],
@@ -42,7 +42,8 @@ class ToolRecords(msgspec.Struct, frozen=True):
 
         Past the session's rate it waits, with room for the outcome and for what the host itself notes.
         """
-        digest, size, text = preview_of(Arguments(kept=arguments), _PREVIEW_BYTES)
+        shown = left_in(arguments, await split_in_turns(arguments))
+        digest, size, text = preview_of(shown, _PREVIEW_BYTES)
         event = ToolIntent(
             **self.context.ties,
             parent=self.context.command,
@@ -60,7 +61,7 @@ class ToolRecords(msgspec.Struct, frozen=True):
         self, tool: ToolSpec, intent: str, result: object, failure: BridgeholdError | None, ms: int
     ) -> None:
         """What came of the call that `intent` announced. A failure to write it degrades."""
-        digest, size, _ = preview(result, cap_bytes=0)
+        digest, size = digest_of(result)
         event = ToolOutcome(
             **self.context.ties,
             intent=intent,

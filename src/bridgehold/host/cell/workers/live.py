@@ -22,6 +22,7 @@ from bridgehold.errors import (
     CrashError,
     ErrorInfo,
     ProtocolError,
+    SessionEndedError,
     from_info,
 )
 from bridgehold.host.cell.gateway.values import Attribution
@@ -112,6 +113,16 @@ class LiveWorker:
     def name(self) -> str:
         """The launcher's name for it."""
         return self.launched.worker
+
+    @property
+    def why_ended(self) -> BridgeholdError | None:
+        """Its own end where that came first, as the kernel or the launcher saw it; else why it was ended.
+
+        None before either, and where the host ended it with no word.
+        """
+        if self.report is not None and self.report.cause != "killed":
+            return exit_error(self.report, self.order.grant.limits)
+        return from_info(self.failure) if self.failure is not None else None
 
     def renew_deadline(self) -> None:
         """The start-up time begins now."""
@@ -222,10 +233,11 @@ class LiveWorker:
             raise CrashError("the worker has no pipes yet")
         return self.pipes
 
-    async def end(self, failure: BridgeholdError | None = None) -> ExitReport:
+    async def end(self, failure: BridgeholdError | None = None, *, suspected: bool = False) -> ExitReport:
         """Kill the whole namespace, wait until it is empty, and give the kernel's report.
 
-        Once begun it goes on, whether or not somebody still waits for it.
+        Once begun it goes on, whether or not somebody still waits for it. `suspected`: it may have ended by
+        itself, and no call is told `failure` before that report has said so.
         """
         if failure is not None:
             self.failure = self.failure or failure.fact()
@@ -234,7 +246,7 @@ class LiveWorker:
             self._killing = asyncio.create_task(
                 until_gone(lambda: self._services.launcher.kill(self.name), self.ended)
             )
-        if failure is not None:
+        if failure is not None and not suspected:
             self.fail_calls(failure)
         await asyncio.shield(self._killing)
         if self.report is None:
@@ -252,7 +264,8 @@ class LiveWorker:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.ended.wait(), 1.0)
         if not self.ended.is_set():
-            await self.end(error or ProtocolError("the worker closed its frame pipe and went on running"))
+            failure = error or ProtocolError("the worker closed its frame pipe and went on running")
+            await self.end(failure, suspected=error is None)
 
     async def _watch_exit(self) -> None:
         try:
@@ -261,8 +274,7 @@ class LiveWorker:
         except BridgeholdError as error:
             self.fail_calls(error)
         else:
-            failure = from_info(self.failure) if self.failure is not None else None
-            self.fail_calls(failure or exit_error(self.report, self.order.grant.limits))
+            self.fail_calls(self.why_ended or SessionEndedError("the session was ended"))
         finally:
             async with contextlib.AsyncExitStack() as last:  # bottom up, each whatever fails before it
                 last.callback(self._note_end)

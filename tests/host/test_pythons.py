@@ -1,0 +1,90 @@
+"""Bridges of several Pythons beside each other: each environment names its own, whole and alone inside."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from bridgehold import BridgeholdError
+from bridgehold.config.layout import Layout
+from bridgehold.sandbox.envs.interpreter import minor_fitting
+from bridges.conftest import interpreters
+from envs.envs_kit import make_index, make_wheel, sha256
+from hostile.stage import POLICY, stage
+
+OWN = f"{sys.version_info[0]}.{sys.version_info[1]}"
+BRIDGE = """
+import ctypes, importlib.util, lzma, sqlite3, ssl, subprocess, sys
+import demo_pkg
+from bridgehold_sdk import Bridge, operation
+
+
+class Which(Bridge):
+    @operation(effect="read")
+    def who(self):
+        argv = [sys.executable, "-I", "-c", "import ssl, sys; print(sys.version.split()[0])"]
+        maps = {line.split()[-1] for line in open("/proc/self/maps") if "libpython" in line}
+        return {
+            "version": sys.version.split()[0],
+            "libraries": sorted(maps),
+            "bytecode": open(demo_pkg.__cached__, "rb").read(4) == importlib.util.MAGIC_NUMBER,
+            "child": subprocess.run(argv, env={}, capture_output=True, text=True, check=True).stdout.strip(),
+        }
+"""
+MANIFEST = """
+name = "{name}"
+version = "1.0.0"
+summary = "Says which Python it has"
+entry = "which:Which"
+python = "{python}"
+requirements = "requirements.in"
+lock = "requirements.lock"
+[operations.who]
+summary = "Which Python this is"
+effect = "read"
+"""
+
+
+def lay(layout: Layout, wheel: Path, python: str, start: str) -> str:
+    """A bridge that asks for `python`, and a package; its name."""
+    name = f"{start}{''.join(filter(str.isdigit, python))}"
+    folder = layout.bridges / name
+    folder.mkdir(parents=True)
+    (folder / "which.py").write_text(BRIDGE)
+    (folder / "requirements.in").write_text("demo_pkg\n")
+    (folder / "requirements.lock").write_text(f"demo_pkg==1.0 --hash=sha256:{sha256(wheel)}\n")
+    (folder / "bridge.toml").write_text(MANIFEST.format(name=name, python=python))
+    (layout.policies / f"{name}.toml").write_text(POLICY + f'[sandbox]\nstart = "{start}"\n')
+    return name
+
+
+def test_each_bridge_has_the_python_that_it_asks_for(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Of this machine: those of pyenv have a libpython of their own, which no other of the machine's replaces."""
+    dist = tmp_path_factory.mktemp("dist")
+    for folder in (dist, dist.parent, dist.parent.parent):
+        folder.chmod(0o755)
+    wheel = make_wheel(dist)
+    index = make_index(dist, [wheel])
+    others = {minor: path for minor, path in interpreters().items() if minor != OWN}
+    named = [*map(str, others.values()), "/nowhere/bin/python3.12"]
+    told = f"index = {json.dumps(index)}\npythons = {json.dumps(named)}"
+    with stage("root" if os.getuid() == 0 else "self", host=told) as ready:
+        for (minor, path), start in zip(sorted(others.items()), itertools.cycle(("cold", "fork"))):
+            assert minor_fitting(f"=={minor}.*", named, where="bridge.toml") == minor
+            found = ready.client.run(f"{lay(ready.layout, wheel, f'=={minor}.*', start)}:who")
+            assert found["version"].startswith(f"{minor}.")
+            assert found["child"] == found["version"]
+            assert found["bytecode"] is True
+            assert all(one.startswith((str(path.parent.parent), "/usr/")) for one in found["libraries"])
+        own = ready.client.run(f"{lay(ready.layout, wheel, '>=3.10', 'fork')}:who")
+        assert own["version"].startswith(OWN)
+        with pytest.raises(BridgeholdError) as refused:
+            ready.client.run(f"{lay(ready.layout, wheel, '==3.9.*', 'cold')}:who")
+    assert refused.value.message.startswith(f"Python ==3.9.* is needed; this host has {OWN}.")
+    assert ", and can't use /nowhere/bin/python3.12 (" in refused.value.message
+    assert "[host] pythons" in refused.value.hint
