@@ -21,7 +21,7 @@ from bridgehold.policies.units import format_size
 from bridgehold.protocol.values import FileFact
 
 
-class _Asked:
+class _Typed:
     """What was typed after the action."""
 
     def __init__(self, paths: list[str], *, depth: int, recursive: bool, json_output: bool) -> None:
@@ -54,20 +54,20 @@ def files(
     act = _ACTIONS.get(action)
     if act is None:
         raise UsageError(f"{action[:40]!r} is no action", where="bridgehold files", hint=_HINT)
-    asked = _Asked(paths or [], depth=depth, recursive=recursive, json_output=json_output)
-    asyncio.run(_of(session, act, asked))
+    typed = _Typed(paths or [], depth=depth, recursive=recursive, json_output=json_output)
+    asyncio.run(_of(session, act, typed))
 
 
-async def _of(name: str, act: _Act, asked: _Asked) -> None:
+async def _of(name: str, act: _Act, typed: _Typed) -> None:
     async with connect() as client:
         found = await client.request("session.find", {"session": name})
         session = ClientSession(client, found["bridge"], found["tenant"], found["id"])
-        await act(session.files, asked)
+        await act(session.files, typed)
 
 
-async def _list(of: SessionFiles, asked: _Asked) -> None:
-    found = await of.list(asked.path(0, ""), depth=asked.depth)
-    if asked.json_output:
+async def _list(of: SessionFiles, typed: _Typed) -> None:
+    found = await of.list(typed.path(0, ""), depth=typed.depth)
+    if typed.json_output:
         print_json(found)
         return
     rows = [(one.path + _mark(one), format_size(one.size_bytes), _when(one.modified)) for one in found]
@@ -86,31 +86,31 @@ def _when(seconds: float) -> str:
         return ""
 
 
-async def _get(of: SessionFiles, asked: _Asked) -> None:
-    path = asked.path(0)
-    to = Path(asked.path(1, Path(path).name))
+async def _get(of: SessionFiles, typed: _Typed) -> None:
+    path = typed.path(0)
+    to = Path(typed.path(1, Path(path).name))
     err.say(f"{await of.get(path, to)} file(s) in {to}")
 
 
-async def _put(of: SessionFiles, asked: _Asked) -> None:
-    source = Path(asked.path(0))
-    err.say(f"{await of.put(source, asked.path(1, source.name))} file(s) put")
+async def _put(of: SessionFiles, typed: _Typed) -> None:
+    source = Path(typed.path(0))
+    err.say(f"{await of.put(source, typed.path(1, source.name))} file(s) put")
 
 
-async def _mkdir(of: SessionFiles, asked: _Asked) -> None:
-    await of.mkdir(asked.path(0))
+async def _mkdir(of: SessionFiles, typed: _Typed) -> None:
+    await of.mkdir(typed.path(0))
 
 
-async def _move(of: SessionFiles, asked: _Asked) -> None:
-    await of.rename(asked.path(0), asked.path(1))
+async def _move(of: SessionFiles, typed: _Typed) -> None:
+    await of.rename(typed.path(0), typed.path(1))
 
 
-async def _remove(of: SessionFiles, asked: _Asked) -> None:
-    await of.remove(asked.path(0), recursive=asked.recursive)
-    err.say(f"removed {asked.path(0)}")
+async def _remove(of: SessionFiles, typed: _Typed) -> None:
+    await of.remove(typed.path(0), recursive=typed.recursive)
+    err.say(f"removed {typed.path(0)}")
 
 
-_Act = Callable[[SessionFiles, _Asked], Awaitable[None]]
+_Act = Callable[[SessionFiles, _Typed], Awaitable[None]]
 _ACTIONS: dict[str, _Act] = {
     "ls": _list,
     "get": _get,
