@@ -101,7 +101,7 @@ def test_a_program_runs_as_python_would_run_it(host: Stage, tmp_path: Path) -> N
     for wrong in (["--limit", "memory"], ["--env", "NOT_HERE"], ["--file", ":x"], ["no-such-file.py"]):
         done = typed(host, "python", *wrong, "-c", "pass")
         assert done.returncode == UsageError.exit_status, done
-    assert not host.client.sessions()
+    until(lambda: not host.client.sessions(), 30)
 
 
 def test_a_programs_output_comes_as_it_is_written_and_an_interrupt_reaches_it(host: Stage) -> None:
