@@ -247,8 +247,17 @@ def test_a_cell_has_its_tenants_part_of_the_processors_and_comes_first_in_it(hos
         assert worker.parent == cell.parent
         assert cell.parent.name == "tenant-weighed"
         assert (
+            own_bytes(cell_in(host, "weighed")) < 14 << 20
+        )  # 12 MiB: what all cells do alike is done before
+        assert (
             weight(cell) == 16 * weight(worker) == 16 * weight(cell.parent) == 16 * weight(cell.parent.parent)
         )
+
+
+def own_bytes(pid: int) -> int:
+    """Memory that the process shares with no other."""
+    facts = procfs.lines(procfs.read(f"/proc/{pid}/smaps_rollup"))
+    return sum(1024 * int(line.split()[1]) for line in facts if line.startswith("Private_"))
 
 
 def cpu_folder(pid: int) -> Path:

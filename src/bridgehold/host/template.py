@@ -39,16 +39,15 @@ class Begun(msgspec.Struct, frozen=True, kw_only=True):
     pidfd: int
 
 
-def begin(run_cell: RunCell, close: Iterable[int]) -> Begun:
+def begin(run_cell: RunCell, warm: Callable[[], None], close: Iterable[int]) -> Begun:
     """Fork the template. Returns the host's end; the template itself, and its cells, never return.
 
     `run_cell`: given the descriptors of configuration, link, launcher, keeper, journal, entrance
     and namespace.
+    `warm`: does what each cell does, for none: what that leaves in memory no cell has to itself.
     `close`: descriptors of the host's that are no cell's.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    gc.collect()
-    gc.freeze()  # what a cell would otherwise copy by merely counting references
     host = os.getpid()
     if child := os.fork():
         theirs.close()
@@ -59,6 +58,9 @@ def begin(run_cell: RunCell, close: Iterable[int]) -> Begun:
         for descriptor in close:
             if descriptor >= 0:
                 os.close(descriptor)
+        warm()
+        gc.collect()
+        gc.freeze()  # what a cell would otherwise copy by merely counting references
         status = _serve(theirs, run_cell, host)
     finally:
         os._exit(status)
