@@ -251,14 +251,15 @@ def test_a_configuration_that_lies_where_it_is_not_read_is_named(
 
 def test_a_reload_names_one_line_for_one_key_and_what_holds_without_it(home: Layout, say: Say) -> None:
     provider = '[providers.mine]\nbase_url = "https://example.com/v1"\n'
+    waits = '[secrets]\nstore = "keyring"\n'
     old, new = (
         parse_config("", "x"),
-        parse_config(provider + "[bridges.dspy]\npool_size = 2\n[bridges.x]\n", "x"),
+        parse_config(provider + waits + "[bridges.dspy]\npool_size = 2\n[bridges.x]\n", "x"),
     )
     merged, found = merge(old, new)
-    assert found.applied == ("bridges.dspy.pool_size", "bridges.x")
-    assert found.waiting == ("providers.mine.base_url",)
-    assert merge(merged, old)[1].applied == ("bridges.dspy.pool_size", "bridges.x")
+    assert found.applied == ("bridges.dspy.pool_size", "bridges.x", "providers.mine.base_url")
+    assert found.waiting == ("secrets.store",)
+    assert merge(merged, old)[1].applied == found.applied
     assert merge(merged, merged)[1].applied == ()
     private = PrivateHost.start(home, dict(os.environ))
     try:
@@ -267,17 +268,18 @@ def test_a_reload_names_one_line_for_one_key_and_what_holds_without_it(home: Lay
             assert "nothing has changed, neither" in say("reload")[1]
             (home.policies / "dspy.toml").write_text('extends = "dspy"\n[limits]\nmemory = "600MiB"\n')
             (home.tenants / "acme.toml").write_text("[limits]\nmemry = 1\n")
-            home.config_file.write_text(provider)
+            home.config_file.write_text(provider + waits)
             _, out, err = say("reload")
             *lines, refused = out.splitlines()
             assert lines == [
-                "waits for a restart  providers.mine.base_url",
+                "taken over  providers.mine.base_url",
+                "waits for a restart  secrets.store",
                 "holds already  policies/dspy.toml",
             ], out
             assert refused.startswith("holds already  tenants/acme.toml (refused: ")
             assert refused.endswith(":2: limits.memry: unknown key (nearest: 'memory'))")
             assert "bridgehold restart" in err
-            assert say("reload")[1].startswith("waits for a restart  providers.mine.base_url\n")
+            assert say("reload")[1].startswith("waits for a restart  secrets.store\n")
     finally:
         private.stop()
 

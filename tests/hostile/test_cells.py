@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -18,6 +19,7 @@ import pytest
 
 from bridgehold import BridgeholdError, SyncClient
 from bridgehold.sandbox import procfs
+from hostile import told_anew
 from hostile.stage import KINDS_OF_HOSTS, Stage, stage
 from hostile.taken_over import act_in_cell, doors
 from waiting import until
@@ -245,8 +247,17 @@ def test_a_cell_has_its_tenants_part_of_the_processors_and_comes_first_in_it(hos
         assert worker.parent == cell.parent
         assert cell.parent.name == "tenant-weighed"
         assert (
+            own_bytes(cell_in(host, "weighed")) < 14 << 20
+        )  # 12 MiB: what all cells do alike is done before
+        assert (
             weight(cell) == 16 * weight(worker) == 16 * weight(cell.parent) == 16 * weight(cell.parent.parent)
         )
+
+
+def own_bytes(pid: int) -> int:
+    """Memory that the process shares with no other."""
+    facts = procfs.lines(procfs.read(f"/proc/{pid}/smaps_rollup"))
+    return sum(1024 * int(line.split()[1]) for line in facts if line.startswith("Private_"))
 
 
 def cpu_folder(pid: int) -> Path:
@@ -350,3 +361,10 @@ def test_a_cell_that_is_taken_over_reaches_no_process_of_ours(host: Stage) -> No
     assert int(facts[b"CapBnd"], 16) == 0
     (event,) = [one for one in host.events("cell.started") if one["tenant"] == "taken"]
     assert event["uid"] > 0  # type: ignore[operator]  # a number
+
+
+def test_cells_hear_of_providers_and_scripts_as_a_host_without_them(host: Stage) -> None:
+    told_anew.a_provider_comes_moves_and_goes(host, "moving")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        told_anew.a_folder_of_scripts_comes_and_goes(host, "moving", Path(folder) / "python")

@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 
 from bridgehold.policies import fields, shipped
 from bridgehold.policies.compose import compose
-from bridgehold.policies.content import MAX_DEPTH, MAX_VALUES, BodyFacts, ParsedRequest, body_facts
+from bridgehold.policies.content import (
+    MAX_DEPTH,
+    MAX_VALUES,
+    BodyFacts,
+    ParsedRequest,
+    body_facts,
+    head_facts,
+)
 
 CHAT, RESPONSES, MESSAGES = "/chat/completions", "/responses", "/messages"
 GENERATE = "/models/gemini-3-pro:generateContent"
@@ -169,8 +176,6 @@ UNKNOWN: list[tuple[Case, str]] = [
     (generate({"text": "x", "partMetadata": {}}), "contents[].parts[].partMetadata"),
     (generate({"thought_signature": "a", "thoughtSignature": "b"}), "contents[].parts[].thoughtSignature"),
     (generate({"inline_Data": {}}), "contents[].parts[].inline_Data"),
-    (("custom", "/rerank", {"query": "x"}), "query"),
-    (("gemini", "/interactions", {"previous_interaction_id": "i"}), "previous_interaction_id"),
 ]  # fmt: skip
 
 
@@ -337,12 +342,50 @@ def test_queries_and_headers_are_fields_too() -> None:
         assert facts(whole[shape], grant, query=query, headers=headers).first == ""
 
 
-def test_a_path_that_the_shape_does_not_have_takes_no_body() -> None:
-    assert body_facts("openai", ParsedRequest(path="/files")).first == ""
-    assert facts(("openai", "/files", {"purpose": "x"})).first == "no field that is known: purpose"
-    assert facts(("openai", "/models", {"a": 1})).finding is not None
-    for path in ("/chat/completions/x", "/chat", "/v1/v1/chat/completions"):
-        assert facts(("openai", path, chat()[2])).finding is not None
+KEPT = [  # what stands there is the account's: every holder of the key sees it, changes it or removes it
+    ("openai", "POST", "/threads"), ("openai", "POST", "/conversations"), ("openai", "GET", "/files"),
+    ("openai", "GET", "/files/x/content"), ("openai", "GET", "/conversations/c/items"), ("openai", "DELETE", "/models/ft:x"),
+    ("openai", "POST", "/responses/r/cancel"), ("openai", "GET", "/chat/completions"), ("openai", "HEAD", "/responses"),
+    ("openai", "GET", "/v1/responses/r"), ("openai", "PUT", "/chat/completions"), ("openai", "POST", "/models"),
+    ("openai", "POST", "/chat/completions/x"), ("openai", "POST", "/chat"), ("openai", "POST", "/v1/v1/chat/completions"),
+    ("anthropic", "GET", "/messages/batches"), ("anthropic", "POST", "/files"), ("gemini", "GET", "/cachedContents"),
+    ("gemini", "DELETE", "/files/f"), ("gemini", "POST", "/interactions"), ("custom", "POST", "/rerank"), ("custom", "GET", "/"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shape", "method", "path"), KEPT)
+@pytest.mark.parametrize("body", [None, {}, chat()[2]])
+def test_another_path_or_method_is_no_inference_with_or_without_a_body(
+    shape: str, method: str, path: str, body: dict[str, Any] | None
+) -> None:
+    asked = ParsedRequest(path=path, method=method, body=body)
+    found = body_facts(shape, asked).finding
+    assert found is not None
+    assert found == head_facts(shape, asked).finding, "its head alone says so"
+    assert found.place in ("(path)", "(method)")
+    narrow = found.grants[0]
+    for grant in found.grants:
+        assert head_facts(shape, asked, (grant,)).finding is None
+        assert body or not head_facts(shape, asked, (grant, "(body)", "(no body)")).first
+        text = f'extends = "dspy"\n[network.endpoints.openai]\nfields = ["{grant}"]\n'
+        compose("own", lambda name, text=text: (text, "own.toml") if name == "own" else shipped.read(name))
+    for other in (ParsedRequest(path="/other", method="POST"), ParsedRequest(path="/models", method="PATCH")):
+        assert head_facts(shape, other, (narrow,)).finding is not None
+
+
+def test_a_path_that_is_granted_has_no_field_that_is() -> None:
+    case = ("custom", "/rerank", {"query": "x"})
+    assert facts(case, "(path)").first == "no field that is known: query"
+    assert facts(case, "(path)=/rerank", "query").first == ""
+    interactions = ("gemini", "/interactions", {"previous_interaction_id": "i"})
+    assert facts(interactions, "(path)").first.endswith("stored object: previous_interaction_id")
+    assert facts(("openai", "/models", {"a": 1}), "(method)").finding is not None
+
+
+def test_a_model_is_listed_by_get_and_head_and_all_else_is_posted() -> None:
+    for shape in fields.SHAPES:
+        for row in fields.shape_of(shape).rows:
+            assert row.methods == (("POST",) if row.body is not None else ("GET", "HEAD"))
 
 
 def test_what_can_not_be_judged_is_said() -> None:
@@ -435,8 +478,6 @@ def test_every_type_of_the_tables_is_used(shape: str) -> None:
     [
         ("/chat/completions", None, "(no body)"),  # lists what the account keeps
         ("/responses", None, "(no body)"),
-        ("/threads", {}, "(body)"),
-        ("/responses/resp_1/cancel", {}, "(body)"),
     ],
 )
 def test_a_request_whose_body_says_nothing_is_judged_too(path: str, body: Any, place: str) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from bridgehold import handed
 from bridgehold.audit.recorders import Recorder
 from bridgehold.errors import AuditError
 from bridgehold.records import wire
@@ -141,7 +142,7 @@ class Intake:
     def receive(self, open_now: int) -> Channel | None:
         """The next channel, where there is one and it is let in. `open_now`: how many there are."""
         try:
-            data, descriptors, flags, _ = socket.recv_fds(self.socket, _MAX_OPENING, 2)
+            data, descriptors, flags = handed.receive(self.socket, _MAX_OPENING, 2)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError:

@@ -167,7 +167,8 @@ def _celled(given: Foundation, shared: Shared, orders: Orders, budgets: Budgets,
         make_config,
         lambda: shared.settings.zygotes().memory_bytes,
     )
-    return Celled(cells, Forwarding(cells), Entrances(cells, FORWARDED), shared.registry, shared.settings)
+    entrances = Entrances(cells, FORWARDED)
+    return Celled(cells, Forwarding(cells), entrances, shared.registry, shared.settings, budgets)
 
 
 def _intake(descriptor: int) -> socket.socket:
@@ -231,6 +232,7 @@ def _reloading(given: Foundation, parts: HostParts, principals: Principals) -> R
         parts.shared.registry,
         _Told(parts.serving, principals),
         given.ground.peers.journal,
+        given.supervisor.reread,
         follow,
     )
 

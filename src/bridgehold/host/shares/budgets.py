@@ -118,6 +118,16 @@ class Budgets:
         key = (tenant, provider)
         return Spent(self._requests.get(key, 0), self._tokens.get(key, 0))
 
+    def demand(self, tenant: str, provider: str, rate: Rate) -> None:
+        """Raise `BudgetError` where nothing is left for a request, `SuspendedError` where none begins."""
+        self.spending.demand(tenant)
+        most = rate.provider_requests_total
+        if most is not None and self._requests.get((tenant, provider), 0) >= most:
+            raise _used_up("rate.provider_requests_total", f"{most} requests")
+        most = rate.provider_tokens_total
+        if most is not None and self._tokens.get((tenant, provider), 0) >= most:
+            raise _used_up("rate.provider_tokens_total", f"{most} tokens")
+
     def reserve(
         self, owner: tuple[str, str], provider: str, rate: Rate, tokens: int, now: float, model: str = ""
     ) -> Reservation:
@@ -128,13 +138,8 @@ class Budgets:
         requests use beyond their charge.
         """
         key = (owner[0], provider)
-        self.spending.demand(owner[0], provider, tokens, model)
-        most = rate.provider_requests_total
-        if most is not None and self._requests.get(key, 0) >= most:
-            raise _used_up("rate.provider_requests_total", f"{most} requests")
-        most = rate.provider_tokens_total
-        if most is not None and self._tokens.get(key, 0) >= most:
-            raise _used_up("rate.provider_tokens_total", f"{most} tokens")
+        self.demand(owner[0], provider, rate)
+        self.spending.demand_price(owner[0], provider, tokens, model)
         if not self._bucket((*owner, provider), rate.provider_requests_per_minute, now).try_take(1, now):
             raise BudgetError(
                 f"more than {rate.provider_requests_per_minute} requests a minute to {provider}",

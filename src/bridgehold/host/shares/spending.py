@@ -70,7 +70,8 @@ class Spending:
     ) -> None:
         """`tenant_of`: as its file says it now; raises where that can't be told. `clock`: since the epoch."""
         self._tenant_of = tenant_of
-        self._prices = prices or Prices()
+        self.prices = prices or Prices()
+        """What is counted from now on costs this."""
         self._clock = clock
         self._counts: dict[tuple[str, str], list[int]] = {}
         """By tenant and period: requests, tokens, millionths of money."""
@@ -96,7 +97,7 @@ class Spending:
             return  # of an audit's many lines few are this month's
         today = self.today()
         day = day or today
-        more = (requests, tokens, round(tokens * self._prices.of(provider, model)))
+        more = (requests, tokens, round(tokens * self.prices.of(provider, model)))
         for period in (day, day[:_MONTH]):
             if period in (today, today[:_MONTH]):
                 before = self._counts.get((tenant, period), _NOTHING)
@@ -106,11 +107,11 @@ class Spending:
 
     def priced(self, provider: str) -> bool:
         """Whether what the provider makes has a price."""
-        return bool(self._prices.of(provider, "")) or any(name == provider for name, _ in self._prices.models)
+        return bool(self.prices.of(provider, "")) or any(name == provider for name, _ in self.prices.models)
 
     def dearer(self, provider: str, model: str) -> bool:
         """Whether the model costs more than one that nobody listed, whose price is known."""
-        return 0 < self._prices.of(provider, "") < self._prices.of(provider, model)
+        return 0 < self.prices.of(provider, "") < self.prices.of(provider, model)
 
     def of(self, tenant: str) -> dict[str, tuple[int, int, int]]:
         """Requests, tokens and millionths of money of the tenant's, by day and month."""
@@ -143,22 +144,25 @@ class Spending:
         """Raise `SuspendedError` where nothing begins for the tenant."""
         self._tenant_of(tenant).demand()
 
-    def demand(self, tenant: str, provider: str, tokens: int, model: str = "") -> None:
+    def demand_price(self, tenant: str, provider: str, tokens: int, model: str = "") -> None:
+        """Raise `BudgetError` where the tenant's money is bounded, and what costs it has no price."""
+        found = self._tenant_of(tenant)
+        bounded = found.limits.money_per_day is not None or found.limits.money_per_month is not None
+        if bounded and tokens and not self.prices.of(provider, model):
+            raise BudgetError(
+                f"what {provider} costs is not known, and the money of tenant {tenant} is bounded",
+                where=f"providers.{provider}.price",
+                hint=f"Set `[providers.{provider}] price` in config.toml, and `bridgehold reload`.",
+                retry="no",
+            )
+
+    def demand(self, tenant: str) -> None:
         """Raise `BudgetError` once a ceiling is used up, `SuspendedError` where nothing begins.
 
-        Of a provider without a price a tenant whose money is bounded gets nothing.
         As with a policy's budgets, a request goes out while anything is left.
         """
         found = self._tenant_of(tenant)
         found.demand()
-        bounded = found.limits.money_per_day is not None or found.limits.money_per_month is not None
-        if bounded and tokens and not self._prices.of(provider, model):
-            raise BudgetError(
-                f"what {provider} costs is not known, and the money of tenant {tenant} is bounded",
-                where=f"providers.{provider}.price",
-                hint=f"Set `[providers.{provider}] price` in config.toml, and restart the host.",
-                retry="no",
-            )
         used = self.used(tenant)
         for key in Used.__struct_fields__:
             most = getattr(found.limits, key)

@@ -30,7 +30,7 @@ def open_parent(base: str, *, reserve_bytes: int, instance: str) -> Parent:
     """Divide `base` (relative to the mount, or absolute below it), or the cgroup this process is in."""
     mounts = hierarchies(Path("/proc/self/mountinfo").read_text(encoding="utf-8"), "v2")
     if not mounts:
-        raise UnsupportedError("cgroup2 is not mounted", hint=delegation.HINT)
+        raise UnsupportedError("cgroup2 is not mounted")
     hierarchy = mounts[0]
     if base:
         folder = named(base, hierarchy.mount)
@@ -71,9 +71,7 @@ class Parent:
         try:
             self._locks = owned.Locks([owned.claim(self._folder)])
         except OSError as error:
-            raise UnsupportedError(
-                f"{self._folder} can't be made: {error.strerror}", hint=delegation.HINT
-            ) from error
+            raise UnsupportedError(f"{self._folder} can't be made: {error.strerror}") from error
         try:
             _limit_memory(self._folder, self.capacity_bytes)
             files.limit(self._folder / "pids.max", self.capacity.processes)

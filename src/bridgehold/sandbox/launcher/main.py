@@ -9,6 +9,7 @@ removed, and the launcher ends.
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import os
 import signal
@@ -19,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 from bridgehold.errors import BridgeholdError, UnsupportedError, UsageError, to_log_text
+from bridgehold.retold import hear
 from bridgehold.sandbox import procfs, syscalls
 from bridgehold.sandbox.cgroups import open_parent
 from bridgehold.sandbox.launch import userns
@@ -39,9 +41,11 @@ _STANDARD = (0, 1, 2)
 
 
 class LauncherConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What the launcher is started with. The host can't change it."""
+    """What the launcher is started with. The host can't change it; the supervisor can, `read_roots` alone."""
 
     read_roots: tuple[str, ...]
+    real: dict[str, str] = {}
+    """Of each of `read_roots`, once it is told anew: where its links lead."""
     build_root: str
     uid_folder: str
     uid_first: int
@@ -112,6 +116,13 @@ def _set_up(config: LauncherConfig) -> Parts:
         ) from error
 
 
+def retake(parts: Parts, said: bytes) -> None:
+    """From now on binds may come from the roots that the supervisor tells; what runs stays as it is."""
+    told = msgspec.json.decode(said, type=LauncherConfig)
+    parts.roots.replace({path: told.real[path] for path in told.read_roots})
+    parts.bounds = msgspec.structs.replace(parts.bounds, read_roots=told.read_roots)
+
+
 def take_down(parts: Parts) -> None:
     """After the last session: the stage, the parent cgroup, the uids' locks."""
     parts.stage.close()
@@ -154,12 +165,24 @@ def _hold_standard() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
 
 
+def _listen_to(supervisor: socket.socket, launcher: Launcher, parts: Parts) -> None:
+    supervisor.set_inheritable(False)
+
+    def ready(descriptor: int) -> None:
+        if not hear(supervisor, functools.partial(retake, parts)):
+            launcher.listen(descriptor, None)
+            supervisor.close()
+
+    launcher.listen(supervisor.fileno(), ready)
+
+
 def main() -> int:
     """The process. Exits 0 after an orderly end, the error's status where it can't start."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--fd-control", type=int, required=True)
     parser.add_argument("--fd-config", type=int, required=True)
     parser.add_argument("--fd-journal", type=int, default=-1)
+    parser.add_argument("--fd-supervisor", type=int, default=-1)
     arguments = parser.parse_args()
     _hold_standard()
     os.umask(0o022)  # a service's UMask=0077 would hide the stage from every session's uid
@@ -172,6 +195,7 @@ def main() -> int:
     journal = socket.socket(fileno=arguments.fd_journal) if arguments.fd_journal >= 0 else None
     if journal is not None:
         journal.set_inheritable(False)
+    supervisor = socket.socket(fileno=arguments.fd_supervisor) if arguments.fd_supervisor >= 0 else None
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the end is EOF, after the host has said why
     # A namespace's init outlives its killed monitor for a moment; then it is ours to reap.
@@ -185,7 +209,10 @@ def main() -> int:
 
         channel = Channel(control)
         try:
-            Launcher(parts, channel, journal).serve()
+            launcher = Launcher(parts, channel, journal)
+            if supervisor is not None:
+                _listen_to(supervisor, launcher, parts)
+            launcher.serve()
         finally:
             channel.close()
             take_down(parts)

@@ -94,7 +94,11 @@ class Worker:
         """Monotonic time by which that has to be; none where it is, or was not asked for."""
         self.ended: WorkerExited | None = None
         """Nothing is left of it."""
+        self.wanted: set[int] = set()
+        """Descriptors that are to be polled, and below those that are."""
         self.watched: set[int] = set()
+        self.fault: Exception | None = None
+        """What has gone wrong with it, and ends it as soon as that can be done."""
         self.suspect_until = 0.0
         """Monotonic time up to which a kill for memory may still show."""
 

@@ -12,7 +12,6 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable, Mapping
-from ipaddress import ip_address
 
 import h11
 
@@ -62,12 +61,7 @@ class Gateway:
         records = Records(facts, attribution, events)
         self._served = Served(grant, facts, records, buffers, self._limits)
         self._upstream = Upstream(keeper, budgets, downloads, providers)
-        numeric = {name for name, one in providers.items() if _is_address(one.host)}
-        self._places = Places(
-            lookup,
-            hosts=frozenset(one.host for name, one in providers.items() if name not in numeric),
-            addresses=frozenset((providers[name].host, providers[name].port) for name in numeric),
-        )
+        self._places = Places(lookup, providers)
         rate = grant.rate.connections_per_second
         self._connections = TokenBucket(rate, rate)
         self._requests = TokenBucket(self._limits.requests_per_second, self._limits.requests_per_second * 2)
@@ -192,11 +186,3 @@ class Gateway:
         refusal = Refusal(status=error.status, rule=error.rule, reason=error.reason)
         await wire.send(raw_refusal(refusal, event))
         await wire.linger()
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
