@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 from bridgehold.errors import BridgeholdError, UnsupportedError, UsageError, to_log_text
+from bridgehold.hardening import open_descriptors
 from bridgehold.retold import hear
 from bridgehold.sandbox import procfs, syscalls
 from bridgehold.sandbox.cgroups import open_parent
@@ -187,6 +188,7 @@ def main() -> int:
     _hold_standard()
     os.umask(0o022)  # a service's UMask=0077 would hide the stage from every session's uid
     forbid_cores()
+    open_descriptors()  # each sandbox holds some: a soft limit of 1,024 is a few hundred of them
     slices.shorten(reset_on_fork=True)
     with os.fdopen(arguments.fd_config, "rb") as file:
         config = msgspec.json.decode(file.read(), type=LauncherConfig)
