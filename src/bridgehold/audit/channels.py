@@ -137,6 +137,7 @@ class Intake:
         sock.setblocking(False)
         self.socket = sock
         self.ended = False
+        self._opened = 0
 
     def receive(self, open_now: int) -> Channel | None:
         """The next channel, where there is one and it is let in. `open_now`: how many there are."""
@@ -170,7 +171,9 @@ class Intake:
             raise AuditError("a channel that is no stream socket between two processes")
         if open_now >= _MOST_CHANNELS:
             return None  # closed again: its other end is told so
-        recorder = Recorder("tenant", opening.tenant) if opening.tenant else Recorder("host")
+        self._opened += 1
+        tenant = opening.tenant
+        recorder = Recorder("tenant", tenant, self._opened) if tenant else Recorder("host")
         return Channel(socket.socket(fileno=os.dup(descriptors[0])), recorder)
 
 
