@@ -282,6 +282,7 @@ def _discard(folder: Path, audit: Path) -> None:
 
 def _opened(before: Recovered, recorders: tuple[str, ...]) -> JournalOpened:
     return JournalOpened(
+        version=1,
         quarantined_bytes=before.quarantined_bytes,
         quarantined=before.quarantined,
         recovered_from="" if before.closed else before.head.instance,
