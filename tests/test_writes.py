@@ -49,7 +49,7 @@ BY_NAME = {
     *("chown", "lchown", "symlink", "link"),
 }
 OF_SHUTIL = {"copyfile", "copytree", "copy", "copy2", "move"}
-OWN_METHODS = {"writer", "_writer", "self", "parts", "registry", "tree"}
+OWN_METHODS = {"of", "writer", "_writer", "self", "parts", "registry", "tree"}
 """What has methods of such a name that are not the file system's."""
 
 
