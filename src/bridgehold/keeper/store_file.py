@@ -37,7 +37,7 @@ class FileStore:
         if read_private(self._folder / FILE, _BOUND) is None:
             return None
         with self._opens() as keyring:
-            # Its property would try the passphrase first, by an Argon2 more: the value's own seal tells as much.
+            # Its property tries the passphrase first, by an Argon2 more: the value's own seal tells as much.
             keyring._keyring_key = self._passphrase(create=False)  # noqa: SLF001
             value = keyring.get_password(SERVICE, f"{tenant}/{name}")
         if value is None:
