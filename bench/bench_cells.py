@@ -27,6 +27,7 @@ TENANTS, EACH = 100, 3
 CODE = {"code": "1 + 1"}
 HEAVY = {"code": "list(range(600_000))"}
 SOCKETS: dict[int, Path] = {}
+HOMES = {cells: bench_home() / f"cells-{cells}" for cells in (False, True)}
 
 
 def flood(socket: str) -> None:
@@ -39,7 +40,7 @@ def flood(socket: str) -> None:
 
 @contextlib.asynccontextmanager
 async def host(*, cells: bool) -> AsyncIterator[Host]:
-    layout = prepare(bench_home(), "python", "fork")
+    layout = prepare(HOMES[cells], "python", "fork")  # one home has one host
     for policy in layout.policies.glob("*.toml"):
         faster = policy.read_text().replace("[rate]", "[rate]\ncommands_per_minute = 1_000_000", 1)
         policy.write_text(faster)

@@ -108,6 +108,9 @@ def test_query_narrows_by_each_field(audit: Path, filler: Callable[..., Filler])
     assert all(e.time < middle for e in ask(until=middle))
     assert ask(kind="' OR 1=1 --") == []
     assert [e.ref for e in read_kind(audit, "egress")] == [e.ref for e in ask(kind="egress")]
+    for tenant in ("acme", "beta", "nobody"):
+        whose = [e.ref for e in ask(kind="command", tenant=tenant)]
+        assert [e.ref for e in read_kind(audit, "command", tenant)] == whose
 
 
 def test_times_that_a_rotation_tells_of_spare_the_segment_and_hide_no_event(

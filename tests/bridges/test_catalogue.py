@@ -73,7 +73,7 @@ def test_a_look_parses_what_has_changed_since_the_last_and_nothing_else(
     monkeypatch.setattr(manifest_file, "parse_manifest", counted)
     one, other = toy(tmp_path), toy(tmp_path, "other")
     first = Catalogue.load([tmp_path])
-    assert {"toy", "other", "python"} <= set(parsed)
+    assert {"toy", "other"} <= set(parsed)
 
     def look(before: Catalogue) -> tuple[Catalogue, list[str]]:
         parsed.clear()
@@ -94,6 +94,19 @@ def test_a_look_parses_what_has_changed_since_the_last_and_nothing_else(
     (one / "bridge.toml").write_text("no longer TOML")
     with pytest.raises(ManifestError, match="not TOML"):
         look(changed)[0].get("toy")
+
+
+def test_shipped_bridges_are_read_once_and_again_while_one_is_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Catalogue.load().get("python") is Catalogue.load([tmp_path]).get("python")
+    monkeypatch.setattr("bridgehold.bridges.catalogue.shipped_folder", lambda: tmp_path)
+    file = toy(tmp_path) / "bridge.toml"
+    file.write_text("broken")
+    with pytest.raises(ManifestError):
+        Catalogue.load().get("toy")
+    file.write_text(TOY.format(name="toy"))
+    assert Catalogue.load().get("toy").name == "toy"
 
 
 def test_an_operators_folder_adds_and_replaces(tmp_path: Path) -> None:

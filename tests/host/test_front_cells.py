@@ -24,12 +24,14 @@ from bridgehold.errors import (
     CellEndedError,
     DeniedError,
     InternalError,
+    NotFoundError,
     TenantFullError,
     UsageError,
 )
 from bridgehold.host.front.cells import Cell, Cells, Intakes
 from bridgehold.host.front.directory import Directory
-from bridgehold.host.front.forwarding import Forwarding
+from bridgehold.host.front.entrances import Entrances, Proven
+from bridgehold.host.front.forwarding import FORWARDED, Forwarding
 from bridgehold.host.front.method import Forwarded, OfTenant, Scope
 from bridgehold.host.shares import cell_wire
 from bridgehold.host.shares.callers import CALLER
@@ -66,17 +68,21 @@ class FakeTemplate:
 
     def __init__(self) -> None:
         self.links: list[socket.socket] = []
+        self.entrances: list[socket.socket] = []
         self.pids: list[int] = []
 
     async def fork(self, ends: list[int]) -> int:
         self.links.append(socket.socket(fileno=ends[1]))
-        for end in (ends[0], *ends[2:]):
+        self.entrances.append(socket.socket(fileno=ends[-1]))
+        for end in (ends[0], *ends[2:-1]):
             os.close(end)
         process = await asyncio.create_subprocess_exec("sleep", "120")
         self.pids.append(process.pid)
         return os.pidfd_open(process.pid)
 
     def close(self) -> None:
+        for entrance in self.entrances:
+            entrance.close()
         for pid in self.pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -116,8 +122,9 @@ class House:
     async def _append(self, event: Event, *, durable: bool) -> None:
         self.events.append(event)
 
-    async def _open(self, _cell: str, _tenant: str, end: socket.socket) -> None:
+    async def _open(self, _cell: str, _tenant: str, end: socket.socket) -> tuple[int, int]:
         end.close()
+        return -1, -1
 
     async def _allow(self, cell: str, bridge: str, tenant: str, _specs: object) -> None:
         self.allowed.append((cell, bridge, tenant))
@@ -449,5 +456,103 @@ def test_what_another_tenants_cell_holds_is_looked_for_where_its_caller_may_act(
                 with pytest.raises(Exception, match="no session"):
                     await table[name].handler(stranger, asked, lambda _: None)
             assert not reached
+
+    asyncio.run(act())
+
+
+def test_a_tools_answer_by_another_connection_is_for_the_tenant_that_it_names_alone() -> None:
+    """As the HTTP face gives it: what runs, runs by one link, and its tools are answered by the next."""
+    asked: list[str] = []
+    cells = [SimpleNamespace(tenant=tenant, calls={1: 1}) for tenant in ("acme", "globex", "rival")]
+
+    class Living:
+        def living(self, may_act_for: Any) -> list[Any]:
+            return [cell for cell in cells if may_act_for(cell.tenant)]
+
+        async def call(self, cell: Any, *_: object) -> msgspec.Raw:
+            asked.append(cell.tenant)
+            return msgspec.Raw(b"{}")
+
+    living: Any = Living()
+    emit: Any = None
+    answered = Forwarding(living).table()["tool.reply"].handler
+    principal = Principal(name="alice", tenants=("acme", "globex"))
+
+    def answer(tenant: str | None) -> None:
+        CALLER.set(object())
+        asyncio.run(answered(principal, Forwarded(scope=Scope(tenant=tenant), raw=msgspec.Raw(b"{}")), emit))
+
+    CALLER.set(object())
+    answer("globex")
+    assert asked == ["globex"]
+    for whose in ("rival", "nobody", "", None):
+        with pytest.raises(NotFoundError):
+            answer(whose)
+    assert asked == ["globex"]
+
+
+def test_a_cell_speaks_for_a_connection_that_it_has_and_for_no_other() -> None:
+    said: list[str] = []
+
+    async def relay(method: str, _params: msgspec.Raw, _emit: object) -> object:
+        said.append(method)
+        return {}
+
+    async def act() -> None:
+        async with house() as at, at.taken_over("acme") as (cell, link):
+            entrances = Entrances(at.cells, FORWARDED)
+            narrow = Principal(name="p", tenants=("acme",))
+            assert entrances.living(narrow) is cell
+            for other in (BOSS, Principal(name="q", tenants=("acme", "globex")), BOSS.narrowed("globex")):
+                assert entrances.living(other) is None
+            for name in ("ping", "tenant.list"):  # what the front answers begins no cell
+                assert await entrances.begun(Principal(name="r", tenants=("new",)), name) is None
+            ours, theirs = socket.socketpair()
+            proven = Proven(principal=narrow, shown="")
+            handing = asyncio.create_task(entrances.hand(cell, proven, ours, b"read ahead", relay))
+            await eventually(lambda: len(cell.handed) == 1)
+            (number,) = cell.handed
+            told, given, _, _ = socket.recv_fds(at.template.entrances[-1], 65_536, 2)
+            assert msgspec.json.decode(told, type=cell_wire.HandedIn).principal == narrow
+            assert os.pread(given[1], 100, 0) == b"read ahead"
+            for descriptor in given:
+                os.close(descriptor)
+            await link.ask("relay", {"connection": number, "method": "ping", "params": {}})
+            assert said == ["ping"]
+            with pytest.raises(UsageError):
+                await link.ask("relay", {"connection": number + 1, "method": "ping", "params": {}})
+            link.tell("shut", {"caller": number + 1})
+            link.tell("shut", {"caller": number})
+            await asyncio.wait_for(handing, 30)
+            assert not cell.handed
+            assert theirs.recv(1) == b""  # its caller sees the end
+            with pytest.raises(UsageError):
+                await link.ask("relay", {"connection": number, "method": "ping", "params": {}})
+            theirs.close()
+
+    asyncio.run(act())
+
+
+def test_the_connections_of_a_cell_end_with_it_typed_also_where_it_takes_none() -> None:
+    async def act() -> None:
+        async with house() as at:
+            entrances, proven = (
+                Entrances(at.cells, FORWARDED),
+                Proven(principal=BOSS.narrowed("acme"), shown=""),
+            )
+            pairs = [socket.socketpair() for _ in range(2)]
+
+            async def relay(*_: object) -> object:
+                raise AssertionError
+
+            async with at.taken_over("acme") as (cell, _):
+                handing = asyncio.create_task(entrances.hand(cell, proven, pairs[0][0], b"", relay))
+                await eventually(lambda: len(cell.handed) == 1)
+            await asyncio.wait_for(handing, 30)
+            await asyncio.wait_for(entrances.hand(cell, proven, pairs[1][0], b"", relay), 30)
+            for _, theirs in pairs:
+                assert b"cell_ended" in theirs.recv(4_096)
+                assert theirs.recv(1) == b""
+                theirs.close()
 
     asyncio.run(act())

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-import shutil
-import subprocess
 import sys
-from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from bridgehold import BridgeholdError
 from bridgehold.config.layout import Layout
+from bridgehold.config.load import parse_config
+from bridgehold.sandbox.doctor import Context
 from bridgehold.sandbox.envs.interpreter import minor_fitting
+from bridgehold.supervisor.checks import pythons_probe
 from bridges.conftest import interpreters
-from hostile.stage import POLICY, make_home
+from envs.envs_kit import make_index, make_wheel, sha256
+from hostile.stage import POLICY, stage
 
 OWN = f"{sys.version_info[0]}.{sys.version_info[1]}"
 BRIDGE = """
-import ctypes, lzma, sqlite3, ssl, subprocess, sys
+import ctypes, importlib.util, lzma, sqlite3, ssl, subprocess, sys
+import demo_pkg
 from bridgehold_sdk import Bridge, operation
 
 
@@ -30,6 +35,7 @@ class Which(Bridge):
         return {
             "version": sys.version.split()[0],
             "libraries": sorted(maps),
+            "bytecode": open(demo_pkg.__cached__, "rb").read(4) == importlib.util.MAGIC_NUMBER,
             "child": subprocess.run(argv, env={}, capture_output=True, text=True, check=True).stdout.strip(),
         }
 """
@@ -39,62 +45,57 @@ version = "1.0.0"
 summary = "Says which Python it has"
 entry = "which:Which"
 python = "{python}"
+requirements = "requirements.in"
+lock = "requirements.lock"
 [operations.who]
 summary = "Which Python this is"
 effect = "read"
 """
 
 
-@pytest.fixture
-def home() -> Iterator[Layout]:
-    layout = make_home(os.getuid())
-    yield layout
-    shutil.rmtree(layout.config.parent, ignore_errors=True)
-
-
-def run(layout: Layout, bridge: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "bridgehold", "run", f"{bridge}:who"],
-        env={**os.environ, "BRIDGEHOLD_HOME": str(layout.config.parent)},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-
-
-def lay(layout: Layout, name: str, python: str, start: str) -> None:
+def lay(layout: Layout, wheel: Path, python: str, start: str) -> str:
+    """A bridge that asks for `python`, and a package; its name."""
+    name = f"{start}{''.join(filter(str.isdigit, python))}"
     folder = layout.bridges / name
     folder.mkdir(parents=True)
     (folder / "which.py").write_text(BRIDGE)
+    (folder / "requirements.in").write_text("demo_pkg\n")
+    (folder / "requirements.lock").write_text(f"demo_pkg==1.0 --hash=sha256:{sha256(wheel)}\n")
     (folder / "bridge.toml").write_text(MANIFEST.format(name=name, python=python))
-    policy = layout.policies / f"{name}.toml"
-    policy.write_text(POLICY + f'[sandbox]\nstart = "{start}"\n')
+    (layout.policies / f"{name}.toml").write_text(POLICY + f'[sandbox]\nstart = "{start}"\n')
+    return name
 
 
-def test_each_bridge_has_the_python_that_it_asks_for(home: Layout) -> None:
+def test_each_bridge_has_the_python_that_it_asks_for(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Of this machine: those of pyenv have a libpython of their own, which no other of the machine's replaces."""
+    dist = tmp_path_factory.mktemp("dist")
+    for folder in (dist, dist.parent, dist.parent.parent):
+        folder.chmod(0o755)
+    wheel = make_wheel(dist)
+    index = make_index(dist, [wheel])
     others = {minor: path for minor, path in interpreters().items() if minor != OWN}
-    config = home.config / "config.toml"
     named = [*map(str, others.values()), "/nowhere/bin/python3.12"]
-    config.write_text(f"[host]\npythons = {json.dumps(named)}\n")
-    lay(home, "old", "==3.9.*", "cold")
-    lay(home, "own", ">=3.10", "fork")
-    assert json.loads(run(home, "own").stdout)["version"].startswith(OWN)
-    for minor, path in others.items():
-        assert minor_fitting(f"=={minor}.*", named, where="bridge.toml") == minor
-        for start in ("cold", "fork"):
-            name = f"{start}{minor.replace('.', '')}"
-            lay(home, name, f"=={minor}.*", start)
-            done = run(home, name)
-            assert done.returncode == 0, done.stderr
-            found = json.loads(done.stdout)
+    told = f"index = {json.dumps(index)}\npythons = {json.dumps(named)}"
+    with stage("root" if os.getuid() == 0 else "self", host=told) as ready:
+        for (minor, path), start in zip(sorted(others.items()), itertools.cycle(("cold", "fork"))):
+            assert minor_fitting(f"=={minor}.*", named, where="bridge.toml") == minor
+            found = ready.client.run(f"{lay(ready.layout, wheel, f'=={minor}.*', start)}:who")
             assert found["version"].startswith(f"{minor}.")
             assert found["child"] == found["version"]
-            prefix = str(path.parent.parent)
-            assert all(library.startswith((prefix, "/usr/")) for library in found["libraries"])
-    refused = run(home, "old")
-    assert refused.returncode != 0
-    assert "Python ==3.9.* is needed; this host has " + OWN in refused.stderr
-    assert "can't use /nowhere/bin/python3.12 (" in refused.stderr
-    assert "[host] pythons" in refused.stderr
+            assert found["bytecode"] is True
+            assert all(one.startswith((str(path.parent.parent), "/usr/")) for one in found["libraries"])
+        own = ready.client.run(f"{lay(ready.layout, wheel, '>=3.10', 'fork')}:who")
+        assert own["version"].startswith(OWN)
+        with pytest.raises(BridgeholdError) as refused:
+            ready.client.run(f"{lay(ready.layout, wheel, '==3.9.*', 'cold')}:who")
+    assert refused.value.message.startswith(f"Python ==3.9.* is needed; this host has {OWN}.")
+    assert ", and can't use /nowhere/bin/python3.12 (" in refused.value.message
+    assert "[host] pythons" in refused.value.hint
+
+
+def test_doctor_names_a_python_that_no_bridge_can_have() -> None:
+    config = parse_config('[host]\npythons = ["/nowhere/bin/python3.12"]\n', "config.toml")
+    row = pythons_probe(config).run(Context())
+    assert (row.status, row.name) == ("FAIL", "pythons")
+    assert row.detail.startswith("can't be had by a bridge: /nowhere/bin/python3.12 (")
+    assert OWN not in row.detail

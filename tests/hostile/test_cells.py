@@ -5,8 +5,10 @@ Each host here has `[host] cells = true`; root's and an ordinary user's, cold an
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -15,9 +17,11 @@ from typing import Any
 
 import pytest
 
-from bridgehold import BridgeholdError
+from bridgehold import BridgeholdError, SyncClient
 from bridgehold.sandbox import procfs
+from hostile import told_anew
 from hostile.stage import KINDS_OF_HOSTS, Stage, stage
+from hostile.taken_over import act_in_cell, doors
 from waiting import until
 
 pytestmark = pytest.mark.hostile
@@ -28,7 +32,7 @@ SLOW = {"code": "import time\ntime.sleep(100)"}
                 ids="-".join)  # fmt: skip
 def host(request: pytest.FixtureRequest) -> Iterator[Stage]:
     kind, start = request.param
-    with stage(kind, start, host="cells = true") as ready:
+    with doors(), stage(kind, start, host="cells = true") as ready:
         policy = ready.layout.policies / f"{ready.plain}.toml"
         policy.write_text(policy.read_text().replace('command = "60s"', 'command = "120s"'))
         yield ready
@@ -199,6 +203,88 @@ def test_a_reload_reaches_every_cell(host: Stage) -> None:
         assert session.run("act", {"code": "result['x'] = 1"}) == {"x": 1}
 
 
+def test_a_connection_of_one_tenant_is_its_cells_and_the_front_takes_no_part(host: Stage) -> None:
+    front, before = processes(host)["bridgehold.host.main"], cells(host)
+    with SyncClient.connect(host.layout.socket, tenant="handed") as own:
+        with own.session(host.plain, tenant="handed") as session:
+            session.run("act", {"code": "result = 1"})
+            os.kill(front, signal.SIGSTOP)
+            try:
+                for number in range(3):
+                    code = f"result['x'] = ['{number}' * 100] * 10_000"
+                    assert session.run("act", {"code": code})["x"][0] == str(number) * 100
+            finally:
+                os.kill(front, signal.SIGCONT)
+            assert own.request("ping")["sessions"] == host.client.request("ping")["sessions"]
+            assert {one.tenant for one in own.sessions()} == {"handed"}
+            for method, params in (
+                ("reload", {}),
+                ("tenant.revoke", {"name": "victim"}),
+                ("session.open", {"bridge": host.plain, "tenant": "victim"}),
+                ("run", {"operation": f"{host.plain}:act", "tenant": "victim"}),
+            ):
+                with pytest.raises(BridgeholdError) as denied:
+                    own.request(method, params)
+                assert denied.value.code == "denied"
+            worker = pid_of(host, session.id)
+            (cell,) = cells(host) - before
+            os.kill(cell, signal.SIGKILL)
+            with pytest.raises(BridgeholdError) as ended:
+                session.run("act", SLOW)
+            assert ended.value.code in ("cell_ended", "session_ended", "not_found")
+            until(lambda: not Path(f"/proc/{worker}").exists())
+        with own.session(host.plain, tenant="handed") as again:  # over another connection, in another cell
+            assert again.run("act", {"code": "result['x'] = 1"}) == {"x": 1}
+        with pytest.raises(BridgeholdError) as error:
+            own.request("hello", {"tenant": "victim"})
+        assert error.value.code == "usage"
+
+
+def test_a_cell_has_its_tenants_part_of_the_processors_and_comes_first_in_it(host: Stage) -> None:
+    with host.session(tenant="weighed") as session:
+        session.run("act", {"code": "result = 1"})
+        worker, cell = (cpu_folder(pid) for pid in (pid_of(host, session.id), cell_in(host, "weighed")))
+        assert worker.parent == cell.parent
+        assert cell.parent.name == "tenant-weighed"
+        assert (
+            own_bytes(cell_in(host, "weighed")) < 14 << 20
+        )  # 12 MiB: what all cells do alike is done before
+        assert (
+            weight(cell) == 16 * weight(worker) == 16 * weight(cell.parent) == 16 * weight(cell.parent.parent)
+        )
+
+
+def own_bytes(pid: int) -> int:
+    """Memory that the process shares with no other."""
+    facts = procfs.lines(procfs.read(f"/proc/{pid}/smaps_rollup"))
+    return sum(1024 * int(line.split()[1]) for line in facts if line.startswith("Private_"))
+
+
+def cpu_folder(pid: int) -> Path:
+    """Its cgroup, of the controller of processors."""
+    for line in procfs.lines(procfs.read(f"/proc/{pid}/cgroup")):
+        _, controllers, path = line.split(":", 2)
+        mount = Path("/sys/fs/cgroup", controllers) if controllers else Path("/sys/fs/cgroup")
+        if "cpu" in controllers.split(",") or (not controllers and (mount / "cgroup.controllers").exists()):
+            return mount / path.lstrip("/")
+    raise AssertionError(pid)
+
+
+def weight(folder: Path) -> int:
+    shares = folder / "cpu.shares"
+    return int((shares if shares.exists() else folder / "cpu.weight").read_text())
+
+
+def cell_in(host: Stage, tenant: str) -> int:
+    """The pid of a cell by the cgroup that it is in."""
+    found = []
+    for pid in cells(host):
+        with contextlib.suppress(OSError):  # another one's, that has ended
+            found += [pid] if cpu_folder(pid).parent.name == f"tenant-{tenant}" else []
+    (only,) = found
+    return only
+
+
 def test_a_revoked_tenant_has_no_cell(host: Stage) -> None:
     host.client.request("tenant.create", {"name": "leaver", "limits": {}})
     pid = cell_of(host, "leaver")
@@ -213,3 +299,72 @@ def test_a_revoked_tenant_has_no_cell(host: Stage) -> None:
     with pytest.raises(BridgeholdError) as error, host.session(tenant="leaver"):
         pass
     assert error.value.code in ("suspended", "denied", "not_found")
+
+
+NEIGHBOURS = """
+import ctypes, errno, os, signal
+libc = ctypes.CDLL(None, use_errno=True)
+
+def tried(act):
+    ctypes.set_errno(0)
+    try:
+        said = act()
+    except OSError as error:
+        return errno.errorcode[error.errno]
+    if said == -1:
+        return errno.errorcode[ctypes.get_errno()]
+    return "done"
+
+for name, pid in {pids}.items():
+    for number in (0, signal.SIGKILL):
+        result[f"{{name}} kill {{number}}"] = tried(lambda: os.kill(pid, number))
+    result[f"{{name}} ptrace"] = tried(lambda: libc.ptrace(16, pid, 0, 0))
+    room = ctypes.create_string_buffer(64)
+    part = (ctypes.c_void_p * 2)(ctypes.addressof(room), 64)
+    result[f"{{name}} process_vm_readv"] = tried(lambda: libc.process_vm_readv(pid, part, 1, part, 1, 0))
+    for file in ("mem", "maps", "environ", "root", "ns/user"):
+        path = f"/proc/{{pid}}/{{file}}"
+        look = os.readlink if file in ("root", "ns/user")  else None
+        result[f"{{name}} {{file}}"] = tried(lambda: look(path) if look else os.close(os.open(path, os.O_RDONLY)))
+for name, act in {{
+    "setuid": lambda: os.setresuid(0, 0, 0),
+    "setgid": lambda: os.setresgid(0, 0, 0),
+    "groups": lambda: os.setgroups([0]),
+    "unshare": lambda: libc.unshare(0x10000000),
+    "setns": lambda: libc.setns(os.open("/proc/self/ns/user", os.O_RDONLY), 0),
+    "mount": lambda: libc.mount(b"none", b"/tmp", b"tmpfs", 0, None),
+}}.items():
+    result[name] = tried(act)
+"""
+
+
+def test_a_cell_that_is_taken_over_reaches_no_process_of_ours(host: Stage) -> None:
+    """As a uid of its own it signals, traces and reads nobody, and has no way to be somebody else."""
+    victim, hostile = cell_of(host, "near"), cell_of(host, "taken")
+    own = processes(host)
+    pids = {
+        "victim": victim,
+        "template": procfs.children(own["bridgehold.host.main"])[0],
+        **{name.removeprefix("bridgehold."): pid for name, pid in own.items()},
+        "supervisor": host.supervisor,
+    }
+    found = act_in_cell(host, "taken", NEIGHBOURS.format(pids=pids))
+    assert len(found) == len(pids) * 9 + 6
+    assert {name: said for name, said in found.items() if said not in ("EPERM", "EACCES", "ENOSYS")} == {}
+    assert {victim, hostile} <= cells(host)
+    uids = {pid: status(pid).split(b"Uid:")[1].split(b"\n")[0].split() for pid in pids.values()}
+    theirs = status(hostile).split(b"Uid:")[1].split(b"\n")[0].split()
+    assert not [pid for pid, uid in uids.items() if set(uid[:3]) & set(theirs[:3])]
+    facts = dict(line.split(b":", 1) for line in status(hostile).splitlines())
+    assert facts[b"NoNewPrivs"].split() == [b"1"]
+    assert facts[b"Seccomp"].split() == [b"2"]
+    assert int(facts[b"CapBnd"], 16) == 0
+    (event,) = [one for one in host.events("cell.started") if one["tenant"] == "taken"]
+    assert event["uid"] > 0  # type: ignore[operator]  # a number
+
+
+def test_cells_hear_of_providers_and_scripts_as_a_host_without_them(host: Stage) -> None:
+    told_anew.a_provider_comes_moves_and_goes(host, "moving")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        told_anew.a_folder_of_scripts_comes_and_goes(host, "moving", Path(folder) / "python")

@@ -51,12 +51,12 @@ def start(layout: Layout) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
 
 
 def tree(supervisor: int) -> dict[str, psutil.Process]:
-    """By module, where one of ours runs; by pid otherwise."""
-    found = {}
+    """By module, where one of ours runs, the one that began all others of it; by pid otherwise."""
+    found: dict[str, psutil.Process] = {}
     for one in psutil.Process(supervisor).children(recursive=True):
         with contextlib.suppress(psutil.Error):  # what ends meanwhile is no process of ours
             command = one.cmdline()
-            found[command[3] if len(command) > 3 else str(one.pid)] = one
+            found.setdefault(command[3] if len(command) > 3 else str(one.pid), one)
     return found
 
 

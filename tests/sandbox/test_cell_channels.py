@@ -50,6 +50,15 @@ async def up(client: LauncherClient, spec: SandboxSpec) -> str:
     return launched.worker
 
 
+async def up_in_time(client: LauncherClient, spec: SandboxSpec) -> str:
+    """Once what others had is given back: the end of a cell is a state that the launcher comes to by itself."""
+    async with asyncio.timeout(30):
+        while True:
+            with contextlib.suppress(BridgeholdError):
+                return await up(client, spec)
+            await asyncio.sleep(0)
+
+
 def test_a_cell_starts_what_the_host_has_ordered_for_it_and_nothing_else(box: Machine) -> None:
     async def act(host: LauncherClient) -> None:
         async with cell(host, "acme") as (name, _, client):
@@ -134,17 +143,11 @@ def test_with_its_cell_all_goes_that_it_started_and_the_cgroup_is_given_back(box
         before = (await host.machine()).memory_bytes
         async with cell(host, "acme") as (name, _, client):
             await host.allow(name, "test", "acme", [waiting("acme", limits={"memory_bytes": before // 2})])
-            await up(client, waiting("acme", limits={"memory_bytes": before // 2}))
+            await up_in_time(client, waiting("acme", limits={"memory_bytes": before // 2}))
             big = waiting("globex", limits={"memory_bytes": before // 4 * 3})
             with pytest.raises(BridgeholdError):
                 await host.launch(big)
-        async with asyncio.timeout(30):
-            while True:  # its end is a state that the launcher comes to by itself
-                with contextlib.suppress(BridgeholdError):
-                    worker = await up(host, big)
-                    break
-                await asyncio.sleep(0)
-        await host.kill(worker)
+        await host.kill(await up_in_time(host, big))
 
     box.drive(act)
 

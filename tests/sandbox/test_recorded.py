@@ -15,11 +15,11 @@ import pytest
 
 from audit.audit_support import LiveJournal, lines_of, segment_files
 from bridgehold.audit.client import JournalClient
-from bridgehold.audit.events import CommandOutcome, Event, HostDegraded, HostStopped
+from bridgehold.audit.events import CommandOutcome, Event, HostStopped
 from bridgehold.audit.journal import JournalConfig
 from bridgehold.audit.verify import verify_audit
 from bridgehold.audit.writer import Limits
-from bridgehold.errors import AuditError, BudgetError
+from bridgehold.errors import AuditError, BridgeholdError, BudgetError
 from bridgehold.records.workers import WorkerAttested, WorkerExited
 from bridgehold.sandbox.launcher.control import LauncherClient
 from bridgehold.sandbox.values import StartNote
@@ -220,28 +220,76 @@ def test_without_a_journal_nothing_starts_and_what_runs_is_ended_and_said(record
     recorded.box.drive(act)
 
 
-@pytest.mark.parametrize("degraded", [True, False])
-def test_starts_of_a_launcher_that_was_killed_are_interrupted_where_the_host_says_so(
-    recorded: Recorded, degraded: bool
-) -> None:
+def test_starts_of_a_launcher_that_was_killed_are_named_by_the_journal(recorded: Recorded) -> None:
     async def act(client: LauncherClient) -> None:
         _, ends = await client.launch(python_spec(HELD))
         recorded.box.process.kill()
         await eventually(lambda: not guests())
         close(ends)
 
-    async def say(reason: str) -> None:
-        host = await JournalClient.connect(recorded.journal.socket.dup())
-        await host.append(HostDegraded(reason=reason))
-        await host.close()
-
     recorded.box.drive(act)
     (started,) = recorded.events("worker.started")
-    if degraded:
-        asyncio.run(say("the launcher process is gone"))
     assert recorded.journal.end() == 0
     until(lambda: not guests())
-    completeness = verify_audit(recorded.audit).completeness
-    assert completeness.interrupted_count == 1
-    found = [(one.kind, one.seq) for one in completeness.findings]
-    assert found == ([] if degraded else [("start_unended", started["seq"])])
+    (ended,) = recorded.events("channel.ended", recorder="launcher")
+    assert ended["unfinished"] == [f"{started['instance']}.{started['seq']}"]
+    report = verify_audit(recorded.audit)
+    assert report.ok, report.completeness
+    assert report.completeness.interrupted_count == 1
+
+
+GONE = {
+    "closes its gate": "os.close(gate); os.write(report, b'M')",
+    "closes its gate after its word": "os.write(report, b'M'); os.close(gate)",
+}
+AT_THE_GATE = """
+    import ctypes, os, sys, time
+    def evil(order, descriptors, parent, means):
+        os.read(parent, 1)
+        frames_in, frames_out, log, gate, report, output, *others = descriptors
+        os.write(report, b'F'); os.read(gate, 1)
+        for door in others[7:]:
+            os.write(door, b'0')
+        {act}
+        ctypes.CDLL(None).prctl(15, b'{mark}', 0, 0, 0)
+        time.sleep(60)
+    sys.modules['bridgehold_inner.fork'].become_worker = evil
+"""
+
+
+def named(name: str) -> bool:
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (folder / "comm").read_text().strip() == name:
+                return True
+    return False
+
+
+@pytest.mark.parametrize("act", GONE)
+def test_a_fork_that_left_its_gate_before_the_journal_answers_ends_nobody_else(
+    recorded: Recorded, act: str
+) -> None:
+    mark = f"g{os.getpid()}"  # a name has 15 bytes
+    framework = AT_THE_GATE.format(act=GONE[act], mark=mark)
+
+    async def run(client: LauncherClient) -> None:
+        victim, ends = await client.launch(python_spec("import time; time.sleep(60)", tenant="victim"))
+        nursery = Nursery(recorded.box, framework=framework, tenant="evil")
+        zygote = await nursery.zygote(client)
+        await client.recorded(zygote.launched.worker)
+        recorded.journal.process.send_signal(signal.SIGSTOP)
+        fork = asyncio.ensure_future(client.fork(zygote.launched.worker, nursery.spec()))
+        await eventually(lambda: fork.done() or named(mark))
+        for _ in range(3):  # the launcher has heard what it said
+            await client.usage(victim.worker)
+        recorded.journal.process.send_signal(signal.SIGCONT)
+        with pytest.raises(BridgeholdError):
+            await fork
+        assert (await client.usage(victim.worker)).processes
+        await client.kill(victim.worker)
+        close(ends)
+        zygote.close()
+
+    recorded.box.drive(run)
+    recorded.closed()
+    assert verify_audit(recorded.audit).ok

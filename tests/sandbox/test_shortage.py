@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import mmap
 import os
 import resource
+import socket
+import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
@@ -183,6 +186,65 @@ def test_a_step_that_fails_is_a_shortage_and_ends_nothing_else(
     box.drive(act, 120)
 
 
+ENTERING = """
+import socket, sys
+end = socket.socket(fileno=int(sys.argv[1]))
+end.send(b'{"type":"enter","id":1}')
+end.recv(4096)
+print("answered", flush=True)
+sys.stdin.read()
+"""
+
+
+async def play_cell(host: LauncherClient, number: int) -> None:
+    """A cell that begins, enters its cgroup, and is killed: what can't be opened or entered is typed."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        with contextlib.suppress(ShortageError):
+            await host.open_cell(f"c{os.getpid()}-{number}", "acme", theirs)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-S", "-E", "-c", ENTERING, str(ours.fileno())),
+            pass_fds=[ours.fileno()],
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+    assert process.stdout is not None
+    await process.stdout.readline()
+    process.kill()
+    await process.wait()
+
+
+def test_a_cell_that_comes_and_goes_amid_a_shortage_ends_nobody_else(short: tuple[Machine, Kernel]) -> None:
+    box, kernel = short
+
+    async def act(client: LauncherClient) -> None:
+        code = "import time; print('up', flush=True); time.sleep(60)"
+        victim = Guest(*await client.launch(python_spec(code, tenant="victim")), client)
+        await read_line(victim.ends[1])
+        failed: set[str] = set()
+        for step in range(1 + KINDS.index(box.kind), MOST_STEPS, len(KINDS)):
+            kernel.fail(step)
+            await play_cell(client, step)
+            with contextlib.suppress(ShortageError):  # which is heard after the cell's end
+                await client.usage(victim.launched.worker)
+            name = kernel.failed()
+            kernel.fail(0)
+            assert (await client.usage(victim.launched.worker)).processes
+            if not name:
+                break
+            failed.add(name)
+        assert failed
+        await eventually(lambda: not left_of_cells())
+        await end(victim)
+
+    box.drive(act, 120)
+
+
+def left_of_cells() -> list[Path]:
+    return [path for path in Path("/sys/fs/cgroup").glob(f"**/c{os.getpid()}-*") if path.is_dir()]
+
+
 @pytest.mark.parametrize("start", ["cold", "fork"])
 def test_a_launcher_without_descriptors_ends_nothing(bare: Machine, start: str) -> None:
     """For real: room for none, one, two … more descriptors, until a start finds enough."""
@@ -211,6 +273,40 @@ def test_a_launcher_without_descriptors_ends_nothing(bare: Machine, start: str) 
         await scene.close()
 
     box.drive(act, 120)
+
+
+MANY = """
+import os, time
+for _ in range(40):
+    if os.fork() == 0:
+        time.sleep(60)
+print("up", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_session_of_more_processes_than_the_launcher_has_descriptors_left_ends(bare: Machine) -> None:
+    pid = bare.process.pid
+
+    async def act(client: LauncherClient) -> None:
+        other = Guest(
+            *await client.launch(python_spec("import time; time.sleep(60)", tenant="other")), client
+        )
+        many = Guest(*await client.launch(python_spec(MANY)), client)
+        await read_line(many.ends[1])
+        usual = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        assert usual[0] == usual[1], "all that it may have"
+        held = len(os.listdir(f"/proc/{pid}/fd"))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit(pid, 4), usual[1]))
+        try:
+            await end(many)
+            assert (await client.usage(other.launched.worker)).processes == 3
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, usual)
+        assert len(os.listdir(f"/proc/{pid}/fd")) < held
+        await end(other)
+
+    bare.drive(act)
 
 
 def limit(pid: int, room: int) -> int:

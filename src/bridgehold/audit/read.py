@@ -19,14 +19,23 @@ def read_all(audit: Path) -> Iterator[Entry]:
             yield from _entries(segment.path, f"{folder.path.name}/{segment.path.name}")
 
 
-def read_kind(audit: Path, kind: str) -> Iterator[Entry]:
-    """Every readable event of `kind`, or of a family of kinds (``egress``), oldest first."""
+def read_kind(audit: Path, kind: str, tenant: str = "") -> Iterator[Entry]:
+    """Every readable event of `kind`, or of a family of kinds (``egress``), oldest first.
+
+    `tenant`: of this one alone; what is others' is passed over as bytes.
+    """
     needle = of_kind(kind)
+    whose = f'"tenant":"{tenant}"'.encode() if tenant else b""
     for folder in instance_folders(audit):
         for segment in folder.segments():
-            places = ((line.path, line.offset, len(line.data)) for line in scan.lines(segment.path, needle))
+            places = (
+                (line.path, line.offset, len(line.data))
+                for line in scan.lines(segment.path, needle)
+                if whose in line.data
+            )
             for entry in scan.entries(audit, places):
-                if entry.kind == kind or entry.kind.startswith(f"{kind}."):
+                mine = not tenant or entry.tenant == tenant
+                if mine and (entry.kind == kind or entry.kind.startswith(f"{kind}.")):
                     yield entry
 
 

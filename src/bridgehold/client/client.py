@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -23,6 +23,7 @@ from bridgehold.client.once import token_of
 from bridgehold.client.private import PrivateHost
 from bridgehold.client.retry import with_retries
 from bridgehold.client.session import ClientSession
+from bridgehold.client.session_files import Content
 from bridgehold.client.tools import RUNNING_FOR, Tool, Tools, named
 from bridgehold.config.layout import Layout, default_layout
 from bridgehold.errors import (
@@ -60,13 +61,15 @@ class Client:
         socket_path: Path | str | None = None,
         *,
         token: str = "",
+        tenant: str = "",
         reconnect_s: float = RECONNECT_SECONDS,
     ) -> Opening[Self]:
         """Connect to the host that listens at `socket_path` (the default layout's, if None).
 
         `token`: if empty, what the file holds that `BRIDGEHOLD_TOKEN_FILE` names; without either, the uid of
-        this process says who asks. `reconnect_s`: how long a later request looks for a host that has gone
-        away; 0: not at all.
+        this process says who asks. `tenant`: the only one that this client is for; with `[host] cells`
+        nothing of it passes what other tenants share then. `reconnect_s`: how long a later request looks for
+        a host that has gone away; 0: not at all.
         Raises `HostUnavailableError`, `DeniedError` for a token that the host doesn't know.
         """
         path = Path(socket_path) if socket_path is not None else default_layout().socket
@@ -74,9 +77,10 @@ class Client:
         async def reach() -> Connection:
             shown = token or token_of(os.environ)
             connection = await Connection.open(path)
-            if shown:
+            if shown or tenant:
+                said = {"token": shown} | ({"tenant": tenant} if tenant else {})
                 try:
-                    await connection.request("hello", msgspec.json.encode({"token": shown}), None)
+                    await connection.request("hello", msgspec.json.encode(said), None)
                 except BaseException:
                     await connection.aclose()
                     raise
@@ -186,14 +190,25 @@ class Client:
 
     @contextlib.asynccontextmanager
     async def session(
-        self, bridge: str, *, tenant: str = LOCAL_TENANT, name: str = "", tools: Tools = ()
+        self,
+        bridge: str,
+        *,
+        tenant: str = LOCAL_TENANT,
+        name: str = "",
+        tools: Tools = (),
+        files: Mapping[str, Content] | None = None,
     ) -> AsyncIterator[ClientSession]:
-        """A session of its own, ended with the block. `tools`: offered to each of its commands."""
+        """A session of its own, ended with the block. `tools`: offered to each of its commands.
+
+        `files`: put there before its first command, by their paths inside.
+        """
         offered = named(tools)
         opened = await self.request("session.open", {"bridge": bridge, "tenant": tenant, "name": name})
         session = ClientSession(self, bridge, tenant, opened["id"], tuple(offered.values()))
         session.anew = opened.get("anew", "")
         try:
+            if files:
+                await session.files.write_all(files)
             yield session
         finally:
             if self.alive:  # a host that is gone has closed it

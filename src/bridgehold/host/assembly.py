@@ -24,8 +24,9 @@ from bridgehold.host.examination import Examination
 from bridgehold.host.front.bridge_methods import BridgeMethods
 from bridgehold.host.front.callers import Callers, limits
 from bridgehold.host.front.cells import Cells, Intakes
+from bridgehold.host.front.entrances import Entrances
 from bridgehold.host.front.environments import Environments
-from bridgehold.host.front.forwarding import Forwarding
+from bridgehold.host.front.forwarding import FORWARDED, Forwarding
 from bridgehold.host.front.locking import Locking
 from bridgehold.host.front.orders import Orders
 from bridgehold.host.front.principals import Principals
@@ -140,7 +141,7 @@ def _celled(given: Foundation, shared: Shared, orders: Orders, budgets: Budgets,
         found = budgets
         if tenant in begun:
             spending = Spending(shared.tenants.of, prices_of(shared.settings.now))
-            found = await asyncio.to_thread(spent_before, ground.layout, spending)
+            found = await asyncio.to_thread(spent_before, ground.layout, spending, tenant)
         begun.add(tenant)
         return cell_wire.Spent(providers=found.of(tenant), periods=found.spending.of(tenant))
 
@@ -166,7 +167,8 @@ def _celled(given: Foundation, shared: Shared, orders: Orders, budgets: Budgets,
         make_config,
         lambda: shared.settings.zygotes().memory_bytes,
     )
-    return Celled(cells, Forwarding(cells), shared.registry, shared.settings)
+    entrances = Entrances(cells, FORWARDED)
+    return Celled(cells, Forwarding(cells), entrances, shared.registry, shared.settings, budgets)
 
 
 def _intake(descriptor: int) -> socket.socket:
@@ -193,6 +195,7 @@ def _serve(given: Foundation, parts: HostParts) -> None:
         refusals=parts.refusals,
         callers=Callers(limits(host.connections, parse_size(host.caller_bytes), open_descriptors())),
         active=parts.shared.tenants.demand,
+        entrances=parts.serving.entrances,
     )
     parts.servers.append(make(socket.socket(fileno=ends.listener), left=parts.serving.left))
     if ends.tokens >= 0:
@@ -229,13 +232,14 @@ def _reloading(given: Foundation, parts: HostParts, principals: Principals) -> R
         parts.shared.registry,
         _Told(parts.serving, principals),
         given.ground.peers.journal,
+        given.supervisor.reread,
         follow,
     )
 
 
-def spent_before(layout: Layout, spending: Spending) -> Budgets:
-    """What tenants have spent at providers, as a fold of the audit: budgets survive a restart."""
+def spent_before(layout: Layout, spending: Spending, tenant: str = "") -> Budgets:
+    """What tenants (or this one) have spent at providers, folded of the audit: budgets survive a restart."""
     budgets = Budgets(spending)
     if layout.audit.is_dir():
-        budgets.fold(read_kind(layout.audit, "egress"))
+        budgets.fold(read_kind(layout.audit, "egress", tenant))
     return budgets

@@ -7,7 +7,6 @@ the host's own.
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -20,12 +19,13 @@ from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
 from bridgehold.config.settings import Settings
 from bridgehold.errors import BridgeholdError
+from bridgehold.hardening import open_descriptors
 from bridgehold.host.cell.artifact_methods import Artifacts, inside_tools
 from bridgehold.host.cell.commands.dispatch import Dispatch, OrderMaker
 from bridgehold.host.cell.commands.inline_keys import KeyKeeper
 from bridgehold.host.cell.commands.recovery import Recovery
 from bridgehold.host.cell.commands.resources import Resources
-from bridgehold.host.cell.gateway.opener import GatewayOpener, provider_facts
+from bridgehold.host.cell.gateway.opener import GatewayOpener
 from bridgehold.host.cell.gateway.values import Attribution
 from bridgehold.host.cell.methods import Methods
 from bridgehold.host.cell.scripts.user_scripts import UserScripts
@@ -49,11 +49,16 @@ from bridgehold.host.shares.buckets import CommandRates
 from bridgehold.host.shares.budgets import Budgets
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.refusals import Refusals
+from bridgehold.host.shares.spending import prices_of
 from bridgehold.host.startup import FileChange
 from bridgehold.keeper.client import KeeperClient
+from bridgehold.keeper.places import Places
 from bridgehold.policies.model import Machine
 from bridgehold.policies.units import parse_size
 from bridgehold.sandbox.launcher.control import LauncherClient
+
+_OF_DESCRIPTORS, _FEWEST = 4, 64
+"""Sandboxes' connections get one of so many of the process's descriptors, and so many at the least."""
 
 
 class Peers(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,6 +111,7 @@ class CellParts(msgspec.Struct, frozen=True, kw_only=True):
     sessions: Sessions
     zygotes: Zygotes
     pool: WarmPool
+    gateways: GatewayOpener
     budgets: Budgets
     store: ArtifactStore
     http_tools: HttpTools
@@ -128,6 +134,8 @@ class CellParts(msgspec.Struct, frozen=True, kw_only=True):
         """Give each part what it keeps of `config`. `gone`: rules and bridges that nobody is to miss."""
         tools = config.tools
         self.shared.registry.replace(config, gone)
+        self.gateways.replace(config)
+        self.budgets.spending.prices = prices_of(config)
         self.sessions.admission.bound = config.host.max_sessions
         self.zygotes.replace(Settings(config).zygotes())
         self.store.quota = parse_size(config.host.artifacts)
@@ -207,6 +215,7 @@ def join_cell(
         budgets=budgets,
         downloads=downloads,
         attribution=calling_out,
+        descriptors=Places(max(_FEWEST, open_descriptors() // _OF_DESCRIPTORS), shared.registry.tenants_with),
     )
     services, zygotes, pool = _workers(ground, shared, gateways, attribute)
     sessions = Sessions(
@@ -222,7 +231,7 @@ def join_cell(
     )
     refusals = Refusals(peers.journal, shared.metrics, account)
     artifacts = Artifacts(store, peers.journal, settings, changes)
-    http_tools = HttpTools(peers.keeper, budgets, provider_facts(config))
+    http_tools = HttpTools(peers.keeper, budgets, gateways.providers)
     process_tools = ProcessTools(ground.layout.config / "tools")
     offers = Offers(settings, http_tools, process_tools, (inside_tools(), artifacts))
     dispatch = Dispatch(
@@ -240,15 +249,11 @@ def join_cell(
         on_degraded=ground.degraded,
         redact=ground.redaction.text,
     )
-    scripts = {
-        name: os.path.realpath(section.scripts) for name, section in config.bridges.items() if section.scripts
-    }
     user_scripts = UserScripts(
         registry=shared.registry,
         sessions=sessions,
         journal=peers.journal,
         make_order=make_order,
-        scripts=scripts,
         settings=settings,
         metrics=shared.metrics,
         refusals=refusals,
@@ -274,6 +279,7 @@ def join_cell(
         sessions=sessions,
         zygotes=zygotes,
         pool=pool,
+        gateways=gateways,
         budgets=budgets,
         store=store,
         http_tools=http_tools,

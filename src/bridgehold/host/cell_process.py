@@ -23,9 +23,12 @@ from bridgehold.bridges.manifest import Manifest
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
 from bridgehold.errors import BridgeholdError, DeniedError, UnsupportedError, UsageError, to_log_text
-from bridgehold.hardening import harden
+from bridgehold.hardening import harden, open_descriptors
+from bridgehold.host.cell.entrance import Entrance
 from bridgehold.host.cell_parts import CellParts, Ground, Peers, Shared, join_cell, share
+from bridgehold.host.confinement import confine, prepared
 from bridgehold.host.front.boots import StartOrder
+from bridgehold.host.front.callers import Callers, limits
 from bridgehold.host.front.environments import LISTENER
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.redaction import Redaction
@@ -34,8 +37,11 @@ from bridgehold.host.shares.budgets import Budgets
 from bridgehold.host.shares.callers import CALLER
 from bridgehold.host.shares.link import Link, Waiting, decoded
 from bridgehold.host.shares.spending import Spending, prices_of
-from bridgehold.host.startup import FileChange
+from bridgehold.host.startup import FileChange, HostConfig
+from bridgehold.ids import LOCAL_TENANT
 from bridgehold.keeper.client import KeeperClient
+from bridgehold.policies.model import Machine
+from bridgehold.policies.units import parse_size
 from bridgehold.protocol.frames import read_params
 from bridgehold.sandbox.envs.values import BuildProgress
 from bridgehold.sandbox.launcher.control import LauncherClient
@@ -129,9 +135,22 @@ class CellProcess:
         self._over = asyncio.Event()
         self._status = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._entrance: Entrance | None = None
 
-    async def run(self, link: int, launcher: int, keeper: int, journal: int) -> int:
-        """Serve until the front says so, or one of the others is gone. The exit status."""
+    async def run(
+        self,
+        template: int,
+        link: int,
+        launcher: int,
+        keeper: int,
+        journal: int,
+        entrance: int,
+        namespace: int = -1,
+    ) -> int:
+        """Serve until the front says so, or one of the others is gone. The exit status.
+
+        `template`: the pid of the process that forked this one; the others: descriptors.
+        """
         peers = Peers(
             journal=await JournalClient.connect(socket.socket(fileno=journal)),
             launcher=await LauncherClient.connect(socket.socket(fileno=launcher)),
@@ -139,20 +158,12 @@ class CellProcess:
         )
         peers.launcher.on_unrecorded = self._degraded
         await peers.launcher.enter()
-        redaction = Redaction(peers.keeper)
-        peers.journal.redact = redaction.event
-        parts = self._join(
-            Ground(
-                config=self._config,
-                layout=self._layout,
-                peers=peers,
-                machine=self._given.machine,
-                redaction=redaction,
-                degraded=self._degraded,
-            )
-        )
+        confine(self._given.uid, namespace)  # before anything of the tenant's is read
+        harden(parent=template, last=signal.SIGKILL)
+        parts = self._join(peers)
         self._parts, self._table = parts, parts.table()
         await self._link.connect(socket.socket(fileno=link))
+        self._entrance = self._open_entrance(parts, socket.socket(fileno=entrance))
         for gone in (
             self._link.run(),
             peers.launcher.lost.wait(),
@@ -169,7 +180,27 @@ class CellProcess:
         await peers.journal.close()
         return self._status
 
-    def _join(self, ground: Ground) -> CellParts:
+    async def warm(self, launcher: socket.socket, keeper: socket.socket) -> None:
+        """Join all of it on channels that nobody answers."""
+        peers = Peers(
+            journal=JournalClient(0.0),
+            launcher=await LauncherClient.connect(launcher),
+            keeper=await KeeperClient.connect(keeper),
+        )
+        self._join(peers).table()
+        peers.launcher.close()
+
+    def _join(self, peers: Peers) -> CellParts:
+        redaction = Redaction(peers.keeper)
+        peers.journal.redact = redaction.event
+        ground = Ground(
+            config=self._config,
+            layout=self._layout,
+            peers=peers,
+            machine=self._given.machine,
+            redaction=redaction,
+            degraded=self._degraded,
+        )
         shared = share(ground, _no_writing, _FrontRecords(self._link))
         orders = FrontOrders(self._link, shared)
         budgets = Budgets(Spending(shared.tenants.of, prices_of(self._config)))
@@ -181,10 +212,20 @@ class CellProcess:
         parts.tell(self._config, ())
         return parts
 
+    def _open_entrance(self, parts: CellParts, sock: socket.socket) -> Entrance:
+        host = self._config.host
+        bounds = limits(host.connections, parse_size(host.caller_bytes), open_descriptors())
+        demand = parts.shared.tenants.demand
+        return Entrance(
+            sock, self._link, self._table, Callers(bounds), parts.refusals, demand, parts.methods.left
+        )
+
     async def _end(self, parts: CellParts) -> None:
         with contextlib.suppress(BridgeholdError):
             await parts.stop("the cell is ending")
             await parts.refusals.close()
+        if self._entrance is not None:
+            await self._entrance.close()
         self._link.close()
         for task in self._tasks:
             task.cancel()
@@ -277,8 +318,12 @@ class CellProcess:
         hurry = asyncio.Event()
         if not stop.seconds:
             hurry.set()
+        if self._entrance is not None:
+            self._entrance.leaving = stop.leaving
         await parts.finish(stop.seconds, hurry, leaving=stop.leaving)
         await parts.stop(stop.reason)
+        if self._entrance is not None:
+            await self._entrance.close()
         await parts.refusals.close()
         asyncio.get_running_loop().call_soon(self._over.set)
 
@@ -293,19 +338,34 @@ def _same(manifest: Manifest, ordered: cell_wire.Ordered) -> None:
         raise UsageError(f"the bridge {manifest.name} has just changed", retry="same")
 
 
+def warm() -> None:
+    """Join a cell that is nobody's, and let it go: in the template, once for all."""
+    prepared()
+    nowhere = "/proc/self/fdinfo"
+    given = cell_wire.CellConfig(
+        tenant=LOCAL_TENANT,
+        host=HostConfig(config=nowhere, state=nowhere, run=nowhere, owner_uid=-1, supervisor=0),
+        machine=Machine(cgroup="none", uids="shared", cpus=1),
+        config=Config().model_dump_json(),
+        spent=cell_wire.Spent(),
+    )
+    given = msgspec.json.decode(msgspec.json.encode(given), type=cell_wire.CellConfig)
+    ends = [end for _ in range(2) for end in socket.socketpair()]
+    try:
+        asyncio.run(CellProcess(given).warm(*ends[::2]))
+    finally:
+        for end in ends:
+            end.close()
+
+
 def run_cell(ends: list[int], template: int) -> int:
-    """The process, in a fork of the template's. `ends`: configuration, link, launcher, keeper, journal."""
+    """The process, in a fork of the template's. `ends`: as `template.begin` says."""
     try:
         harden(parent=template, last=signal.SIGKILL)
         config, *channels = ends
         with os.fdopen(config, "rb") as file:
             given = msgspec.json.decode(file.read(), type=cell_wire.CellConfig)
-        link, launcher, keeper, journal = channels
-        return asyncio.run(_run(given, link, launcher, keeper, journal))
+        return asyncio.run(CellProcess(given).run(template, *channels))
     except BridgeholdError as error:
         sys.stderr.write(to_log_text(error))
         return error.exit_status
-
-
-async def _run(given: cell_wire.CellConfig, link: int, launcher: int, keeper: int, journal: int) -> int:
-    return await CellProcess(given).run(link, launcher, keeper, journal)

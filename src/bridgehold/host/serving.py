@@ -16,16 +16,22 @@ from bridgehold.host.cell.artifact_methods import inside_tools
 from bridgehold.host.cell.tools.offers import checked_specs
 from bridgehold.host.cell_parts import CellParts, Ground
 from bridgehold.host.front.cells import Cells
+from bridgehold.host.front.entrances import Entrances
 from bridgehold.host.front.forwarding import Forwarding
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.registry import Registry
+from bridgehold.host.shares.budgets import Budgets
 from bridgehold.host.shares.cell_wire import Ended
-from bridgehold.host.shares.spending import Used
+from bridgehold.host.shares.spending import Used, prices_of
 from bridgehold.host.tenancy import EndAll, Ending
 
 
 class Serving(Protocol):
     """What the host needs of who serves tenants."""
+
+    @property
+    def entrances(self) -> Entrances | None:
+        """To cells that have connections of their own, where there are any."""
 
     def table(self) -> dict[str, Method]:
         """The methods that are answered there, by name."""
@@ -69,6 +75,7 @@ class InHost(msgspec.Struct, frozen=True):
 
     cell: CellParts
     ground: Ground
+    entrances: None = None
 
     def table(self) -> dict[str, Method]:
         """See `Serving.table`."""
@@ -129,8 +136,11 @@ class Celled(msgspec.Struct, frozen=True):
 
     cells: Cells
     forwarding: Forwarding
+    entrances: Entrances
     registry: Registry
     settings: Settings
+    budgets: Budgets
+    """As counted when the host began: what a tenant's first cell begins with."""
 
     def table(self) -> dict[str, Method]:
         """See `Serving.table`."""
@@ -143,6 +153,7 @@ class Celled(msgspec.Struct, frozen=True):
     def tell(self, config: Config, gone: tuple[Path, ...]) -> None:
         """See `Serving.tell`."""
         self.registry.replace(config, gone)
+        self.budgets.spending.prices = prices_of(config)
         self.cells.places.bound = config.host.max_sessions
         self.cells.tell(config.model_dump_json(), map(str, gone))
 

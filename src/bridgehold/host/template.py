@@ -1,7 +1,7 @@
 """What cells are forked from: a process that has imported all of a cell, and holds nothing of any tenant.
 
 It is itself a fork of the host's process, from before that has read a tenant's byte or opened a loop. The
-host asks with one datagram and five descriptors, and gets a pidfd.
+host asks with one datagram and six descriptors, and gets a pidfd.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from bridgehold import handed
 from bridgehold.errors import HostUnavailableError
 from bridgehold.hardening import harden
 
 FORK = b"fork"
 _FORKED = b"forked"
-_ENDS = 5
-"""A cell's configuration, and its ends of the link, of the launcher's, the keeper's and the journal's."""
+_ENDS = 6
+"""A cell's configuration, its ends of link, launcher's, keeper's and journal's channel, and entrance;
+a seventh is a user namespace."""
 _REAP_SECONDS = 5.0
 
 RunCell = Callable[[list[int], int], int]
@@ -37,14 +39,15 @@ class Begun(msgspec.Struct, frozen=True, kw_only=True):
     pidfd: int
 
 
-def begin(run_cell: RunCell, close: Iterable[int]) -> Begun:
+def begin(run_cell: RunCell, warm: Callable[[], None], close: Iterable[int]) -> Begun:
     """Fork the template. Returns the host's end; the template itself, and its cells, never return.
 
+    `run_cell`: given the descriptors of configuration, link, launcher, keeper, journal, entrance
+    and namespace.
+    `warm`: does what each cell does, for none: what that leaves in memory no cell has to itself.
     `close`: descriptors of the host's that are no cell's.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    gc.collect()
-    gc.freeze()  # what a cell would otherwise copy by merely counting references
     host = os.getpid()
     if child := os.fork():
         theirs.close()
@@ -55,6 +58,9 @@ def begin(run_cell: RunCell, close: Iterable[int]) -> Begun:
         for descriptor in close:
             if descriptor >= 0:
                 os.close(descriptor)
+        warm()
+        gc.collect()
+        gc.freeze()  # what a cell would otherwise copy by merely counting references
         status = _serve(theirs, run_cell, host)
     finally:
         os._exit(status)
@@ -70,12 +76,12 @@ def _serve(sock: socket.socket, run_cell: RunCell, host: int) -> int:
         if not select.select([sock], [], [], _REAP_SECONDS)[0]:
             _reap()
             continue
-        said, given, _, _ = socket.recv_fds(sock, len(FORK), _ENDS, socket.MSG_CMSG_CLOEXEC)
+        said, given, _ = handed.receive(sock, len(FORK), _ENDS + 1)
         if not said:
             return 0
         child = -1
         try:
-            child = os.fork() if said == FORK and len(given) == _ENDS else -1
+            child = os.fork() if said == FORK and len(given) >= _ENDS else -1
             if child == 0:
                 sock.close()
                 return run_cell(given, own)
@@ -133,7 +139,7 @@ class Template:
                 socket.send_fds(self._socket, [FORK], ends)
                 while True:
                     try:
-                        said, given, _, _ = socket.recv_fds(self._socket, 4_096, 1, socket.MSG_CMSG_CLOEXEC)
+                        said, given, _ = handed.receive(self._socket, 4_096, 1)
                         break
                     except BlockingIOError:
                         readable = asyncio.Event()

@@ -162,9 +162,11 @@ class CommandRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class HelloParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Of `hello`, the first request of a caller that is known by a token and not by its uid."""
+    """Of `hello`, the first request of a caller that its uid does not tell of, or that narrows itself."""
 
     token: Annotated[str, msgspec.Meta(max_length=MAX_TOKEN)] = ""
+    tenant: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    """The only one that this connection is for; empty: all that its caller may act for."""
 
 
 class CancelParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

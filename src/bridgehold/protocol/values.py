@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -36,6 +36,17 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     def may_act_for(self, tenant: str) -> bool:
         """Whether `tenant` is among its tenants, or it may act for all (``*``)."""
         return "*" in self.tenants or tenant in self.tenants
+
+    def narrowed(self, tenant: str) -> Principal:
+        """It, for `tenant` alone, and no operator; as it is, without one. Raises `DeniedError`."""
+        if not tenant:
+            return self
+        if not self.may_act_for(tenant):
+            raise DeniedError(
+                f"{self.name} may not act for tenant {tenant[:64]!r}",
+                hint="An operator can add the tenant to your principal in config.toml.",
+            )
+        return msgspec.structs.replace(self, tenants=(tenant,), operator=False)
 
     def may_use(self, bridge: str) -> bool:
         """Whether `bridge` is among its bridges; without a list, each is."""
@@ -160,6 +171,21 @@ class ResourceRef(msgspec.Struct, frozen=True, kw_only=True):
     session: str
     session_name: str
     tenant: str
+
+
+class FileFact(msgspec.Struct, frozen=True, kw_only=True):
+    """What lies at a path inside a session: the sandbox's own word."""
+
+    path: str
+    kind: Literal["file", "folder", "link", "other"]
+    size_bytes: int
+    mode: int = 0
+    modified: float = 0.0
+    """Seconds since the epoch."""
+    target: str = ""
+    """Of a link."""
+    raw: str = ""
+    """The path in base64, where it is no text."""
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import site
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from bridgehold.config.http import HttpConfig
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config, own_variables
 from bridgehold.config.machine import package_folder
-from bridgehold.host.startup import HostConfig
+from bridgehold.host.startup import MOST_CELLS, HostConfig
 from bridgehold.keeper.values import keeper_config
 from bridgehold.policies.units import parse_size
 from bridgehold.sandbox.launcher.main import LauncherConfig
@@ -23,6 +24,8 @@ from bridgehold.sandbox.spec import prefix_of
 INTERPRETER_FLAGS = ("-P",)
 """No script folder on the path; the environment is set here, so ``-I`` would only lose the venv's."""
 _ROLE_COUNT = 4
+_LEAVING_CELLS = 64
+"""That keep their uid though others have their places: until the kernel is done with them."""
 MODULES = {
     "launcher": "bridgehold.sandbox.launcher.main",
     "host": "bridgehold.host.main",
@@ -187,23 +190,33 @@ def launcher_config(layout: Layout, config: Config) -> LauncherConfig:
         cgroup=config.host.cgroup,
         reserve_bytes=config.reserve_bytes(),
         overcommit=config.host.overcommit,
+        host_uid=roles(config).host,
+        cells=MOST_CELLS + _LEAVING_CELLS if config.host.cells else 0,
         shared_uid=config.host.shared_uid,
     )
 
 
 def _environment() -> dict[str, str]:
-    """An allow-list: nothing of the caller's environment reaches a process but what Python needs."""
+    """An allow-list: nothing of the caller's environment reaches a process but what Python needs.
+
+    Where our packages are a user's own (``pip --user``) or in a folder that PYTHONPATH names, PYTHONPATH says
+    so in full: some of our processes have no home, or stand elsewhere.
+    """
     kept = (
         "PATH",
         "LANG",
         "LC_ALL",
         "TZ",
         "HOME",
-        "PYTHONPATH",
         "XDG_RUNTIME_DIR",
         "PYTHONDONTWRITEBYTECODE",
     )
-    return {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", **_kept(kept)}
+    named = {
+        str(Path(entry).absolute()) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry
+    }
+    places = [entry for entry in sys.path if entry in named | {site.USER_SITE}]
+    path = {"PYTHONPATH": os.pathsep.join(places)} if places else {}
+    return {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", **_kept(kept), **path}
 
 
 _FETCH_VARIABLES = (

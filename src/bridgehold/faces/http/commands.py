@@ -63,7 +63,13 @@ async def answer_tool(call: Call) -> web.StreamResponse:
     except BaseException:
         running.calls.add(int(number))
         raise
-    settled = {"command": running.host_name, "call": int(number), "result": said.result, "error": said.error}
+    settled = {
+        "command": running.host_name,
+        "call": int(number),
+        "result": said.result,
+        "error": said.error,
+        "tenant": running.tenant,
+    }
     await call.ask("tool.reply", settled)
     return answer(Taken(status="taken"))
 
@@ -87,8 +93,11 @@ async def _run(call: Call, asked: Command | Run | RunOperation, params: dict[str
             raise UsageError(
                 "what is resumed is a stream", where="resumable", hint=f"Send `Accept: {_STREAM}`."
             )
-        return await _begun(call, commands.begin(principal, asked.id), params)
+        running = commands.begin(principal, asked.id)
+        running.tenant = params["tenant"] or ""
+        return await _begun(call, running, params)
     with commands.enter(principal, asked.id) as running:
+        running.tenant = params["tenant"] or ""
         try:
             return await (_streamed if streams else _whole)(call, running, params)
         finally:

@@ -36,6 +36,7 @@ class Running:
         self.cancelled = False
         self.calls: set[int] = set()
         """Tool calls that were sent to the caller and are not answered."""
+        self.tenant = ""
         self.host_name = ""
         """What the host calls the command; known once a tool of it was called."""
         self.log: EventLog | None = None

@@ -6,8 +6,11 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import time
 from collections import Counter
+from collections.abc import Awaitable
+from typing import Protocol
 
 import msgspec
 
@@ -19,6 +22,18 @@ from bridgehold.ids import random_id
 from bridgehold.sandbox import procfs
 
 _ORDERS = 8
+
+
+class HandedOver(Protocol):
+    """A connection that a cell has."""
+
+    over: asyncio.Event
+
+    def relay(self, method: str, params: msgspec.Raw, emit: Emit, /) -> Awaitable[object]:
+        """What the front answers its caller."""
+
+    def lose(self) -> None:
+        """Its cell has ended."""
 
 
 class Cell:
@@ -33,6 +48,10 @@ class Cell:
         """Requests under way, by the connection that made them."""
         self.principals: Counter[str] = Counter()
         """The same, by who made them: in whose name alone it may ask."""
+        self.handed: dict[int, HandedOver] = {}
+        """Connections that it has itself, by number."""
+        self.entrance: socket.socket | None = None
+        """Where it gets them."""
         self.bridges: set[str] = set()
         """Those that it may start something for."""
         self.used = Used()
@@ -58,6 +77,19 @@ class Cell:
         """Say it; one that is gone hears nothing."""
         if self.link is not None and not self.link.gone.is_set():
             self.link.tell(method, params)
+
+    def hand(self, said: bytes, sock: socket.socket, ahead: bytes) -> bool:
+        """Give it a connection, with the bytes that were read `ahead`; false where it doesn't take any."""
+        if self.entrance is None:
+            return False
+        descriptor = in_memory(ahead)
+        try:
+            socket.send_fds(self.entrance, [said], [sock.fileno(), descriptor])
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
 
     def watch(self, pidfd: int) -> None:
         """From now on `gone` tells of the process's end."""
@@ -85,9 +117,27 @@ class Cell:
         if self.link is not None:
             self.link.cut()
 
+    def lose(self) -> None:
+        """The connections that it had: it has ended."""
+        for handed in self.handed.values():
+            handed.lose()
+
     def let_go(self) -> None:
         """Of its process: it has ended, or can't be waited for."""
+        self.lose()
+        if self.entrance is not None:
+            self.entrance.close()
+            self.entrance = None
         if self.pidfd >= 0:
             asyncio.get_running_loop().remove_reader(self.pidfd)
             os.close(self.pidfd)
             self.pidfd = -1
+
+
+def in_memory(data: bytes) -> int:
+    """A descriptor of a file that has no name, at its start."""
+    file = os.memfd_create("cell", os.MFD_CLOEXEC)
+    with os.fdopen(os.dup(file), "wb") as writing:
+        writing.write(data)
+    os.lseek(file, 0, os.SEEK_SET)
+    return file

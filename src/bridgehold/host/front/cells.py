@@ -21,7 +21,7 @@ import msgspec
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import CellEnded, CellStarted
 from bridgehold.errors import BridgeholdError, BusyError, CellEndedError, UsageError
-from bridgehold.host.front.cell import Cell
+from bridgehold.host.front.cell import Cell, in_memory
 from bridgehold.host.front.directory import Directory
 from bridgehold.host.front.environments import LISTENER
 from bridgehold.host.front.orders import Orders
@@ -32,6 +32,7 @@ from bridgehold.host.shares.link import Bounds, Link, Waiting, decoded
 from bridgehold.host.shares.observe import counted, merged, sound
 from bridgehold.host.shares.places import Places
 from bridgehold.host.shares.spending import Used
+from bridgehold.host.startup import MOST_CELLS
 from bridgehold.host.template import Template
 from bridgehold.ids import parse_name
 from bridgehold.intake import hand_in
@@ -47,8 +48,6 @@ _YOUNG_SECONDS, _PAUSE, _LONGEST_PAUSE = 10.0, 0.25, 30.0
 _LONGEST_PAST = 512 * 1024
 _OF_CELL = Bounds(asked=1_024, question_bytes=64 * 1024, frames_per_second=4_000)
 """What one cell may have of the front, which all share."""
-_MOST = 512
-"""Cells at once: each is some ten MiB, and a caller that may act for any tenant may name any number."""
 _KILL_SECONDS = 10.0
 """After it was asked to stop, beyond what its commands may still take."""
 
@@ -101,6 +100,10 @@ class Cells:
         """Those that run, of tenants that the caller may act for."""
         return [cell for tenant, cell in self._cells.items() if may_act_for(tenant)]
 
+    def now(self, tenant: str) -> Cell | None:
+        """The tenant's cell, where it runs."""
+        return self._cells.get(tenant)
+
     def used(self, tenant: str) -> Used:
         """What the tenant has used of its ceilings, as its cell said last."""
         cell = self._cells.get(tenant)
@@ -116,27 +119,31 @@ class Cells:
         if beginning is None:
             if self._stopping:
                 raise CellEndedError(self._stopping)
-            count, until = self._failed.get(tenant, (0, 0.0))
-            if time.monotonic() < until:
-                raise CellEndedError(f"the tenant's cell has ended {count} times, soon after it began")
+            self._demand_rest(tenant)
             self._make_room(tenant)
             beginning = self._beginning[tenant] = asyncio.create_task(self._begin(tenant))
             beginning.add_done_callback(lambda _: self._beginning.pop(tenant, None))
         return await asyncio.shield(beginning)
 
+    def _demand_rest(self, tenant: str) -> None:
+        """Raise `CellEndedError` while none is begun: the last ones ended young."""
+        count, until = self._failed.get(tenant, (0, 0.0))
+        if time.monotonic() < until:
+            raise CellEndedError(f"the tenant's cell has ended {count} times, soon after it began")
+
     def _make_room(self, tenant: str) -> None:
         """For one more, by ending what has nothing to do. Raises `BusyError`."""
-        if len(self._cells) + len(self._beginning) < _MOST:
+        if len(self._cells) + len(self._beginning) < MOST_CELLS:
             return
         idle = [one for one in self.living() if not self._at_work(one)]
         if not idle:
-            raise BusyError(f"no cell for {tenant}: {_MOST} others are at work", hint="Try again later.")
+            raise BusyError(f"no cell for {tenant}: {MOST_CELLS} others are at work", hint="Try again later.")
         leaving = min(idle, key=lambda one: one.idle_since)
         self._leave(leaving)
         leaving.kill("another tenant's begins, and there are many")
 
     def _at_work(self, cell: Cell) -> bool:
-        return bool(cell.calls) or bool(self.places.of(cell.tenant))
+        return bool(cell.calls or cell.handed or self.places.of(cell.tenant))
 
     def _leave(self, cell: Cell) -> None:
         """Nobody is led to it any more."""
@@ -254,27 +261,39 @@ class Cells:
     async def _begin(self, tenant: str) -> Cell:
         if (before := self._leaving.get(tenant)) is not None:
             await _in_time(before.ended)
+            self._demand_rest(tenant)
         cell, generation = Cell(tenant), self._generation
         config = await self._make_config(tenant)
         link, theirs = socket.socketpair()
         launcher, launcher_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         keeper, keeper_end = socket.socketpair()
         journal, journal_end = socket.socketpair()
+        entrance, entrance_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        entrance.setblocking(False)
         with contextlib.ExitStack() as undo:
-            for end in (link, theirs, launcher, launcher_end, keeper, keeper_end, journal, journal_end):
+            kept = (theirs, launcher, keeper, journal, entrance_end)
+            for end in (*kept, link, launcher_end, keeper_end, journal_end, entrance):
                 undo.callback(end.close)
-            await self._intakes.launcher.open_cell(cell.name, tenant, launcher_end)
+            uid, namespace = await self._intakes.launcher.open_cell(cell.name, tenant, launcher_end)
             undo.callback(self._spawn_close, cell)
+            given = contextlib.ExitStack()
+            undo.push(given)
+            if namespace >= 0:
+                given.callback(os.close, namespace)
             await hand_in(self._intakes.keeper, tenant, keeper_end)
             await hand_in(self._intakes.journal, tenant, journal_end)
-            ends = [_in_memory(config), *(end.detach() for end in (theirs, launcher, keeper, journal))]
+            config = msgspec.structs.replace(config, uid=uid)
+            ends = [in_memory(msgspec.json.encode(config)), *(end.detach() for end in kept)]
+            ends += [namespace] if namespace >= 0 else []
+            given.pop_all()
+            cell.entrance = entrance
             cell.watch(await self.template.fork(ends))
             undo.callback(cell.let_go)
             undo.callback(cell.kill)
             cell.link = Link(partial(self._answer, cell), _OF_CELL, partial(self._told, cell))
             await cell.link.connect(link)
             ms = round((time.monotonic() - cell.begun) * 1000)
-            started = CellStarted(tenant=tenant, cell=cell.name, pid=cell.pid, ms=ms)
+            started = CellStarted(tenant=tenant, cell=cell.name, pid=cell.pid, uid=uid, ms=ms)
             await self._journal.append(started, durable=False)
             undo.pop_all()
         self._cells[tenant] = cell
@@ -299,6 +318,8 @@ class Cells:
         try:
             await asyncio.wait({running, gone}, return_when=asyncio.FIRST_COMPLETED)
             cell.kill()
+            self._leave(cell)
+            cell.lose()
             await self._close_channel(cell)
             await asyncio.wait({running, gone}, timeout=_KILL_SECONDS)
             await self._write_end(cell)
@@ -326,7 +347,7 @@ class Cells:
         young = not cell.reason and time.monotonic() - cell.begun < _YOUNG_SECONDS
         count = self._failed.pop(cell.tenant, (0, 0.0))[0] + 1
         if young:
-            if len(self._failed) >= _MOST:
+            if len(self._failed) >= MOST_CELLS:
                 self._failed.clear()
             pause = min(_LONGEST_PAUSE, _PAUSE * 2.0**count) if count > 1 else 0.0
             self._failed[cell.tenant] = count, time.monotonic() + pause
@@ -341,6 +362,9 @@ class Cells:
                 self.places.give_back(cell.tenant, cell.name, decoded(body, cell_wire.SessionOver).session)
             case "used":
                 cell.used = decoded(body, cell_wire.UsedNow).used
+            case "shut":
+                if (handed := cell.handed.get(decoded(body, cell_wire.Left).caller)) is not None:
+                    handed.over.set()
             case _:
                 return False
         return True
@@ -354,6 +378,11 @@ class Cells:
             case "granted":
                 async with cell.orders:
                     await self._orders.grant(cell.tenant, decoded(body, cell_wire.Granted).bridge)
+            case "relay":
+                ask = decoded(body, cell_wire.Relayed)
+                if (handed := cell.handed.get(ask.connection)) is None:
+                    raise UsageError("there is no such connection")
+                return await handed.relay(ask.method, ask.params, told)
             case _:
                 raise UsageError(f"a front answers no {method[:40]!r}")
         return None
@@ -391,12 +420,3 @@ async def _in_time(ended: asyncio.Event) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(2 * _KILL_SECONDS):
             await ended.wait()
-
-
-def _in_memory(config: cell_wire.CellConfig) -> int:
-    """A descriptor of a file that has no name."""
-    file = os.memfd_create("cell", os.MFD_CLOEXEC)
-    with os.fdopen(os.dup(file), "wb") as writing:
-        writing.write(msgspec.json.encode(config))
-    os.lseek(file, 0, os.SEEK_SET)
-    return file

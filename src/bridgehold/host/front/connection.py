@@ -30,11 +30,14 @@ from bridgehold.errors import (
     UsageError,
 )
 from bridgehold.host.front.callers import SMALL, peer_uid
+from bridgehold.host.front.cell import Cell
+from bridgehold.host.front.entrances import Entrances, Proven, let_go, shown
 from bridgehold.host.front.method import Forwarded, Method, Scope, ServerContext, visible_info
-from bridgehold.host.front.outgoing import Events, Outgoing
+from bridgehold.host.front.outgoing import Emit, Events, Outgoing
 from bridgehold.host.shares.callers import CALLER, LEAVING
 from bridgehold.host.shares.fair import Share
 from bridgehold.protocol.frames import (
+    HEADER,
     MAX_FRAME,
     WHOLE_CONNECTION,
     AnswerFrame,
@@ -62,9 +65,13 @@ _HEAD_BYTES = 4 * 1024
 """Of a frame, beside its parameters."""
 _REPAIRED_BYTES = 32 * 1024
 """Of a frame that is repaired, which takes some fifty times as long, to learn whose answer its refusal is."""
-_HEAD = re.compile(
-    rb'\s*\{\s*"id"\s*:\s*(\d{1,18})\s*,\s*"method"\s*:\s*"([a-z._]{1,64})"\s*,\s*"params"\s*:'
-)
+_EXPLAINED_BYTES = 1024 * 1024
+"""Of a frame whose fault is looked for: everybody waits meanwhile."""
+_MEMBER = rb'\s*"(?:id"\s*:\s*(?P<id>\d{1,18})|method"\s*:\s*"(?P<method>[a-z._]{1,64})")\s*'
+_BEFORE = re.compile(rb'\s*\{(?:%b,){0,2}\s*"params"\s*:' % _MEMBER)
+_AFTER = re.compile(rb"(?:,%b){0,2}\}\s*\Z" % _MEMBER)
+"""What stands beside a frame's parameters, whichever way round: a few bytes, however large those are."""
+_BESIDE_BYTES = 512
 """How a larger one has to begin for that."""
 _SAY_WHO = "Send `hello` with a token first, or have an operator add your uid to a [principals.NAME] section."
 
@@ -81,11 +88,12 @@ class Connection:
         self._callers = server.callers
         self._limits = server.callers.limits
         self._reader = reader
+        self._writer = writer
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._counted: dict[int, tuple[str, int]] = {}
         """Of requests in flight: for whom each is counted, and the bytes that it takes."""
         self._room = asyncio.Semaphore(_MAX_REQUESTS)
-        self._token = ""
+        self._token = self._tenant = ""
         self._uid = peer_uid(writer)
         self._principal: Principal | None = server.known(self._uid)
         self._seat = self._place(self._principal)
@@ -141,12 +149,19 @@ class Connection:
         if before is None:
             return None
         try:
-            self._principal = self._server.identify(self._uid, self._token)
+            self._principal = self._server.identify(self._uid, self._token).narrowed(self._tenant)
         except BridgeholdError as error:
             self._principal, refused = None, (self._uid, error.message)
         if self._principal != before:
             self._out.end()
         return refused
+
+    async def relayed(self, method: str, params: msgspec.Raw, emit: Emit) -> object:
+        """What the front answers its caller, for the cell that has this connection."""
+        known = self._server.methods.get(method)
+        if method == "hello" or (known is not None and issubclass(known.params, Scope) and method != "ping"):
+            raise UsageError(f"no front answers {method[:80]!r}")
+        return await self._handle(_Request(id=WHOLE_CONNECTION, method=method, params=params), None, emit)
 
     async def _read(self) -> None:
         try:
@@ -154,6 +169,13 @@ class Connection:
             while True:
                 await self._room.acquire()
                 await self._out.at_ease.wait()  # who leaves its answers unread is not read either
+                entrances = self._server.entrances
+                if (
+                    entrances is not None
+                    and (one := self._quiet)
+                    and (cell := entrances.living(one)) is not None
+                ):
+                    return await self._go(entrances, cell, one, b"")
                 body = await read_frame(
                     self._reader,
                     room=self._make_room,
@@ -161,13 +183,30 @@ class Connection:
                     patience_s=self._limits.frame_s,
                 )
                 if body is None:
-                    return
+                    return None
                 request = _request(body)
+                if entrances is not None and len(body) <= SMALL and (one := self._quiet):
+                    cell = await entrances.begun(one, request.method)
+                    if cell is not None and one is self._principal:
+                        return await self._go(entrances, cell, one, HEADER.pack(len(body)) + body)
                 task = await self._begin(request, len(body), weight(body))
                 if task is not None and (self._principal is None or request.method == "hello"):
                     await asyncio.wait({task})  # what follows is heard once it is known from whom
         except BridgeholdError as error:
             self._say_last(error)
+
+    @property
+    def _quiet(self) -> Principal | None:
+        """Whose it is, where that is known and nothing is under way."""
+        return None if self._tasks or self._out.unread else self._principal
+
+    async def _go(self, entrances: Entrances, cell: Cell, principal: Principal, ahead: bytes) -> None:
+        """A cell has the connection from here on, with what was read of it; until it is over."""
+        proven = Proven(principal=principal, shown=shown(self._token, self._tenant))
+        sock = let_go(self._writer)
+        self._reader.feed_eof()
+        self._bytes.give_back()
+        await entrances.hand(cell, proven, sock, ahead + await self._reader.read(), self.relayed)
 
     def _say_last(self, error: BridgeholdError) -> None:
         """Why the connection ends, for whoever reads it."""
@@ -287,13 +326,17 @@ class Connection:
         if refused:
             self._out.finish(self._limits.last_s)  # nobody gets one answer, and no further try here
 
-    async def _handle(self, request: _Request, failure: BridgeholdError | None) -> object:
+    async def _handle(
+        self, request: _Request, failure: BridgeholdError | None, emit: Emit | None = None
+    ) -> object:
+        """`emit`: where it is a cell's to write that it was refused, and to send events."""
         if failure is not None:
             raise failure
         if request.method == "hello":
-            found = await self._become(request.id, _decode(request, HelloParams).token)
+            said = _decode(request, HelloParams)
+            found = await self._become(request.id, said.token, said.tenant)
             return {"principal": found.name, "tenants": found.tenants}
-        principal = self._principal or await self._become(request.id, self._token)
+        principal = self._principal or await self._become(request.id, self._token, self._tenant)
         method = self._server.methods.get(request.method)
         if method is None:
             raise UsageError(
@@ -310,25 +353,27 @@ class Connection:
             _check(principal, request.method, method, params)
             if not (method.decides or principal.operator):
                 self._server.demand(getattr(params, "tenant", None))
-            emit = Events(lambda event: self._emit(request.id, event), self._out)
-            return await method.handler(principal, params, emit)
+            told = emit or Events(lambda event: self._emit(request.id, event), self._out)
+            return await method.handler(principal, params, told)
         except (DeniedError, NotFoundError) as error:
-            if not error.event:
+            if not error.event and emit is None:
                 written = await self._server.refusals.caller(principal, request.method, params, error)
                 # What is not there and what is another's look alike, to the last letter.
                 error.event = written if isinstance(error, DeniedError) else ""
             raise
 
-    async def _become(self, request_id: int, token: str) -> Principal:
+    async def _become(self, request_id: int, token: str, tenant: str) -> Principal:
         """Whose `token` is; that of the peer's uid without one. Raises `DeniedError`, `BusyError`.
+
+        `tenant`: the only one that it is for from now on.
 
         `UsageError` while requests of another run here: they are to end with whom they were asked by.
         """
         try:
-            found = await self._server.principal_of(self._uid, token)
+            found = await self._server.principal_of(self._uid, token, tenant)
             if self._principal in (None, found) or not self._tasks.keys() - {request_id}:
                 self._sit(self._place(found))
-                self._token, self._principal = token, found
+                self._token, self._tenant, self._principal = token, tenant, found
                 return found
         except BridgeholdError:
             self._principal = None
@@ -400,19 +445,35 @@ def _request(body: bytes) -> _Request:
     return _Request(id=frame.id, method=frame.method, params=frame.params, fault=fault)
 
 
+def _explain(body: bytes, error: Exception) -> None:
+    """Raises `UsageError`: what can't arrive as it was sent, and its place, where that is soon found."""
+    if len(body) > _EXPLAINED_BYTES:
+        raise UsageError(f"not JSON that is taken: {error}", where="params")
+    loads(body, above=_AROUND, below="params")
+
+
+def _beside(body: bytes) -> tuple[int, str] | None:
+    """`id` and `method` of a frame whose parameters can't be read, wherever they stand; each there once."""
+    before, after = _BEFORE.match(body), _AFTER.search(body, len(body) - _BESIDE_BYTES)
+    if before is None or after is None:
+        return None
+    number, method = (
+        [said for said in (before[name], after[name]) if said is not None] for name in ("id", "method")
+    )
+    return (int(number[0]), method[0].decode()) if len(number) == len(method) == 1 else None
+
+
 def _faulty(body: bytes, error: Exception) -> _Request:
     """The request that a frame is but for a value that JSON hasn't. Raises `ProtocolError`."""
     try:
-        loads(body, above=_AROUND, below="params")
+        _explain(body, error)
     except UsageError as fault:
         if len(body) <= _REPAIRED_BYTES:
             with contextlib.suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
                 frame = msgspec.json.decode(plain_json(body), type=RequestFrame)
                 return _Request(id=frame.id, method=frame.method, fault=fault)
-        elif (
-            not isinstance(error, RecursionError) and fault.where and (head := _HEAD.match(body)) is not None
-        ):
-            return _Request(id=int(head[1]), method=head[2].decode(), fault=fault)
+        elif fault.where and not isinstance(error, RecursionError) and (whose := _beside(body)) is not None:
+            return _Request(id=whose[0], method=whose[1], fault=fault)
     said = "nested deeper than anything that is taken" if isinstance(error, RecursionError) else str(error)
     said = said if isinstance(error, msgspec.ValidationError) else f"not JSON that is taken: {said}"
     raise ProtocolError(f"not a request frame: {said}") from error

@@ -116,9 +116,13 @@ class Forwarding:
         return await self._first(cells, name, principal, asked, emit)
 
     async def _to_caller(self, name: str, principal: Principal, asked: Forwarded, emit: Emit) -> object:
-        """Where a request of the same connection is under way."""
+        """The cell of the tenant that it names; of none: where this connection has a request under way."""
         number = self._caller()
-        cells = [cell for cell in self._cells.living(principal.may_act_for) if number in cell.calls]
+        cells = [
+            cell
+            for cell in self._cells.living(principal.may_act_for)
+            if (cell.tenant == asked.tenant if asked.tenant else number in cell.calls)
+        ]
         return await self._first(cells, name, principal, asked, emit)
 
     async def _first(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -14,6 +14,9 @@ from bridgehold.host.shares.logs import LAST_OUTPUT
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.ids import LOCAL_TENANT
 from bridgehold.protocol.values import Principal
+
+if TYPE_CHECKING:
+    from bridgehold.host.front.entrances import Entrances
 
 Handler = Callable[[Principal, Any, Emit], Awaitable[object]]
 
@@ -76,13 +79,20 @@ class ServerContext(Protocol):
     callers: Callers
     refusals: Refusals
     tokens_only: bool
-    leaving: bool
+
+    @property
+    def leaving(self) -> bool:
+        """Whether another host takes this one's place."""
+
+    @property
+    def entrances(self) -> Entrances | None:
+        """Where connections of one tenant's callers go; None: all that comes is answered here."""
 
     def known(self, uid: int) -> Principal | None:
         """The principal of a uid, where that alone decides; None where a token is needed."""
 
-    async def principal_of(self, uid: int, token: str) -> Principal:
-        """Who `uid` and `token` are. Raises `DeniedError`, which is written."""
+    async def principal_of(self, uid: int, token: str, tenant: str) -> Principal:
+        """Who `uid` and `token` are, for `tenant` alone if there is one. A `DeniedError` is written."""
 
     def identify(self, uid: int, token: str) -> Principal:
         """As `principal_of`; nothing is written."""

@@ -13,6 +13,7 @@ from bridgehold.bridges.frames import ChunkFrame, ProgressFrame
 from bridgehold.errors import BridgeholdError, DeniedError
 from bridgehold.host.front.callers import CallerLimits, Callers
 from bridgehold.host.front.connection import Connection
+from bridgehold.host.front.entrances import Entrances
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.principals import Principals
 from bridgehold.host.shares.logs import OutputPiece
@@ -40,8 +41,10 @@ class SocketServer:
         tokens_only: bool = False,
         left: Callable[[object], None] = lambda _: None,
         active: Callable[[str], None] = lambda _: None,
+        entrances: Entrances | None = None,
     ) -> None:
         """`callers`: one for all of a host's sockets. `left`: told of each connection that is gone.
+        `entrances`: to the cells that have connections of their own.
 
         `active`: raises where nothing begins for a tenant.
 
@@ -49,6 +52,7 @@ class SocketServer:
         """
         self.tokens_only = tokens_only
         self.leaving = False
+        self.entrances = entrances
         self._left = left
         self._active = active
         self.callers = callers or Callers(CallerLimits())
@@ -103,10 +107,10 @@ class SocketServer:
             with contextlib.suppress(BridgeholdError):  # it has ended, written or not
                 await self.refusals.rejected_peer(uid, reason)
 
-    async def principal_of(self, uid: int, token: str) -> Principal:
+    async def principal_of(self, uid: int, token: str, tenant: str) -> Principal:
         """Raises `DeniedError` after writing the refusal."""
         try:
-            return self.identify(uid, token)
+            return self.identify(uid, token).narrowed(tenant)
         except DeniedError as error:
             await self.refusals.rejected_peer(uid, error.message)
             raise

@@ -1,7 +1,8 @@
 """What a front and a cell say to each other over their link, by method.
 
 front → cell: `call`, `left`, `config`, `retire`, `metrics`, `end`, `stop`.
-cell → front: `order`, `granted`, `opened`, `over`, `used`.
+cell → front: `order`, `granted`, `opened`, `over`, `used`, `relay`, `shut`.
+Connections come by a entrance of their own.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Annotated
 
 import msgspec
 
-from bridgehold.host.shares.spending import Used
+from bridgehold.host.shares.spending import Period, Used
 from bridgehold.host.startup import HostConfig
 from bridgehold.policies.model import Grant, Machine
 from bridgehold.protocol.values import Principal
@@ -22,8 +23,8 @@ class Spent(msgspec.Struct, frozen=True, kw_only=True):
 
     providers: dict[str, tuple[int, int]] = {}
     """Requests and tokens of each, over the audit's life."""
-    periods: dict[str, tuple[int, int, int]] = {}
-    """Requests, tokens and millionths of money, by day and month."""
+    periods: dict[str, Period] = {}
+    """By day and month."""
 
 
 class CellConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +36,8 @@ class CellConfig(msgspec.Struct, frozen=True, kw_only=True):
     config: str
     """The configuration that holds, as JSON."""
     spent: Spent
+    uid: int = -1
+    """Its own, in the namespace that it is handed; -1: it stays the host's."""
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +54,24 @@ class Left(msgspec.Struct, frozen=True, kw_only=True):
     """A connection is gone."""
 
     caller: int
+
+
+class HandedIn(msgspec.Struct, frozen=True, kw_only=True):
+    """A connection that is the cell's from now on; its descriptor and what was read ahead come beside it."""
+
+    connection: int
+    principal: Principal
+    """Proven to the front; of the cell's tenant alone, and no operator."""
+    shown: str
+    """A digest of the `hello` that says so: another one is somebody else."""
+
+
+class Relayed(msgspec.Struct, frozen=True, kw_only=True):
+    """What the caller of such a connection asks, and only the front answers."""
+
+    connection: int
+    method: str
+    params: msgspec.Raw
 
 
 class NewConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -114,7 +114,7 @@ class EnvironmentBuilder:
     ) -> Environment:
         """The environment of `lock`, built if it is not there; `allow_pth` is the weakening ``pth``.
 
-        `wheels`: a folder that is asked first for what the lock names; empty: none. `tenant`: whose own
+        `wheels`: a folder of the bridge's own, for what only it has; empty: none. `tenant`: whose own
         bridge it is, in whose share it is compiled, a wheel at a time; empty: everybody's.
 
         Raises `DependencyError` (refused: lock, wheel or tree, the file named) or
@@ -270,12 +270,10 @@ class EnvironmentBuilder:
 
     def _request(self, pins: Sequence[Pin], folder: str) -> FetchRequest:
         sources = self._sources()
-        if folder:
-            sources = msgspec.structs.replace(sources, folders=(folder, *sources.folders))
         return FetchRequest(
             pins=tuple(pins),
             tags=self.interpreter.tags,
-            sources=sources,
+            sources=msgspec.structs.replace(sources, own=folder),
             folder=str(self._wheels.root),
             limits=self._fetch_limits,
         )
@@ -326,7 +324,7 @@ class EnvironmentBuilder:
             tenant=asked.tenant or LOCAL_TENANT,
         )
         seconds = asked.seconds(report.wheel)
-        work, log = Compilation(tree, sources), Log()
+        work, log = Compilation(tree, sources, self.interpreter), Log()
         try:
             async with asyncio.timeout(seconds):
                 ended = await self._runner.run(order, work.talk, log.write)

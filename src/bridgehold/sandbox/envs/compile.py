@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Callable, Sequence
-from importlib.util import MAGIC_NUMBER, cache_from_source, source_hash
+from importlib.util import source_hash
 from typing import BinaryIO, Literal, Protocol
 
 import msgspec
@@ -94,8 +94,12 @@ class BuildRunner(Protocol):
 
 
 def compile_argv(interpreter: Interpreter) -> tuple[str, ...]:
-    """The command line of the compiler inside: isolated, and without the environment's own code."""
-    return (interpreter.inside, "-S", "-s", "-P", "-B", "-X", "utf8", "-c", PROGRAM)
+    """The command line of the compiler inside: isolated, and without the environment's own code.
+
+    Before 3.11 there is no ``-P``; the folder that it would leave out is an empty one of the sandbox's own.
+    """
+    path = () if interpreter.minor == "3.10" else ("-P",)
+    return (interpreter.inside, "-S", "-s", *path, "-B", "-X", "utf8", "-c", PROGRAM)
 
 
 def sources_of(report: ScanReport, interpreter: Interpreter) -> tuple[str, ...]:
@@ -111,8 +115,9 @@ def sources_of(report: ScanReport, interpreter: Interpreter) -> tuple[str, ...]:
 class Compilation:
     """One wheel's sources on their way through a compiler, and what comes of them on its way into `tree`."""
 
-    def __init__(self, tree: Tree, sources: Sequence[str]) -> None:
+    def __init__(self, tree: Tree, sources: Sequence[str], interpreter: Interpreter) -> None:
         self._tree = tree
+        self._interpreter = interpreter
         self._sources = sources
         self._done = 0
 
@@ -143,8 +148,10 @@ class Compilation:
                 if len(code) < size:
                     return
                 if code:
-                    header = MAGIC_NUMBER + _UNCHECKED + source_hash(source)
-                    self._tree.file(cache_from_source(path, optimization=""), (header, code))
+                    header = self._interpreter.magic + _UNCHECKED + source_hash(source)
+                    folder, _, name = path.rpartition("/")
+                    cached = f"__pycache__/{name.removesuffix('.py')}.{self._interpreter.cache_tag}.pyc"
+                    self._tree.file(f"{folder}/{cached}" if folder else cached, (header, code))
                 self._done += 1
             if answers.read(1):
                 raise DependencyError("the compiler answered more than it was asked")

@@ -9,6 +9,7 @@ import re
 import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
+from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,7 +19,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.tags import compatible_tags, cpython_tags, sys_tags
 from packaging.version import Version
 
-from bridgehold.errors import BridgeholdError, EnvironmentBuildError
+from bridgehold.errors import DeniedError, EnvironmentBuildError
 from bridgehold.sandbox.envs.compile import BuildRunner, CompileOrder
 from bridgehold.sandbox.envs.values import Interpreter
 from bridgehold.sandbox.spec import prefix_of, python_inside
@@ -30,13 +31,14 @@ _SECONDS = 30
 _MINOR = re.compile(r"3\.\d{1,2}", re.ASCII)
 _PROBE = """
 import json, platform, sys, sysconfig
-import ctypes, lzma, sqlite3, ssl
+import base64, ctypes, importlib.util, lzma, sqlite3, ssl
 print(json.dumps({
     "version": platform.python_version(),
     "implementation": sys.implementation.name,
     "prefix": sys.base_prefix,
     "platform": sysconfig.get_platform(),
     "gil": not sysconfig.get_config_var("Py_GIL_DISABLED"),
+    "magic": base64.b64encode(importlib.util.MAGIC_NUMBER).decode(),
 }))
 """
 """Imports what a Python lacks whose libraries lie elsewhere."""
@@ -48,6 +50,7 @@ class _Probed(msgspec.Struct, frozen=True):
     prefix: str
     platform: str
     gil: bool
+    magic: bytes
 
 
 class Interpreters(msgspec.Struct, frozen=True):
@@ -97,16 +100,22 @@ def minor_fitting(specifier: str, named: Sequence[str], *, where: str) -> str:
 
 async def interpreters(named: Sequence[str], runner: BuildRunner) -> Interpreters:
     """The host's own and those of `named`, executables by path. Each runs once, in a sandbox."""
-    own = host_interpreter()
-    known, lost = [own], []
+    own, found = host_interpreter(), await seen_inside(named, runner)
+    others = tuple(one for one in found.known if one.inside != own.inside)
+    return Interpreters((own, *others), found.lost)
+
+
+async def seen_inside(named: Sequence[str], runner: BuildRunner) -> Interpreters:
+    """Those of `named` alone, as they say themselves in a sandbox; each once."""
+    known, lost = dict[str, Interpreter](), list[str]()
     for path in named:
         try:
             found = await _probe(path, runner)
-        except BridgeholdError as error:
+        except (EnvironmentBuildError, DeniedError) as error:
             lost.append(f"{path} ({error.message})")
         else:
-            known += [found] if all(found.inside != one.inside for one in known) else []
-    return Interpreters(tuple(known), tuple(lost))
+            known.setdefault(found.inside, found)
+    return Interpreters(tuple(known.values()), tuple(lost))
 
 
 def host_interpreter() -> Interpreter:
@@ -126,6 +135,7 @@ def host_interpreter() -> Interpreter:
         platform=sysconfig.get_platform(),
         tags=tuple(str(tag) for tag in sys_tags()),
         markers={key: str(value) for key, value in default_environment().items()},
+        magic=MAGIC_NUMBER,
     )
 
 
@@ -151,6 +161,7 @@ async def _probe(path: str, runner: BuildRunner) -> Interpreter:
             "python_full_version": found.version,
             "implementation_version": found.version,
         },
+        magic=found.magic,
     )
 
 

@@ -61,11 +61,18 @@ class Interpreter(msgspec.Struct, frozen=True, kw_only=True):
     tags: tuple[str, ...]
     """Wheel tags, best first."""
     markers: dict[str, str]
+    magic: bytes
+    """What its bytecode begins with."""
 
     @property
     def minor(self) -> str:
         """``3.11``"""
         return ".".join(self.version.split(".")[:2])
+
+    @property
+    def cache_tag(self) -> str:
+        """In names of bytecode, such as ``cpython-311``."""
+        return "cpython-" + self.minor.replace(".", "")
 
     @property
     def site_packages(self) -> str:
@@ -78,6 +85,8 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
 
     folders: tuple[str, ...] = ()
     """Folders with wheels in them."""
+    own: str = ""
+    """A folder that a bridge brings, for what only it has: what others take too is never its choice."""
     indexes: tuple[str, ...] = ()
     """Simple indexes: ``file://`` ones are asked first, then the others in this order."""
     certificates: str = ""

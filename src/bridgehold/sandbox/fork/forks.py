@@ -133,8 +133,15 @@ class Fork:
         if self._held:
             self._held = False
             self._mark("record")
-            os.write(self._gate, _RELEASE)
+            self._release()
         return False
+
+    def _release(self) -> None:
+        """Let it go on from its gate, where it is still there."""
+        try:
+            os.write(self._gate, _RELEASE)
+        except BrokenPipeError as error:
+            raise self._failure() from error
 
     def ask(self) -> None:
         """It is this fork's turn. Raises `ZygoteChangedError`."""
@@ -294,7 +301,7 @@ class Fork:
             raise ZygoteError("the fork ended before it was in its cgroup") from error
         if not self._enters_itself:
             self._cgroup.take(self._fork)
-        os.write(self._gate, _RELEASE)
+        self._release()
 
     def _see_moved(self) -> None:
         """It is in its cgroup: close the zygote's room again, and let it join."""
@@ -305,7 +312,7 @@ class Fork:
         self._mark("move")
         self._held = not self._allowed
         if self._allowed:
-            os.write(self._gate, _RELEASE)
+            self._release()
 
     def _see_joined(self) -> None:
         """It said so; the end of its report, which it can't delay, is what counts."""

@@ -21,6 +21,15 @@ class UidRange(msgspec.Struct, frozen=True, kw_only=True):
     count: int
 
 
+def split(uids: UidRange, cells: int) -> tuple[UidRange, UidRange]:
+    """Sessions' part of a range, and the last of it, for so many cells, or a quarter at the most (pure)."""
+    cells = min(cells, uids.count // 4)
+    rest = uids.count - cells
+    parts = ((uids.first, rest), (uids.first + rest, cells))
+    sessions, own = (UidRange(mode=uids.mode, first=first, count=count) for first, count in parts)
+    return sessions, own
+
+
 def uid_map(uids: UidRange, root: int) -> str:
     """The map of a zygote's user namespace (pure): every session's uid as itself, and `root` as 0.
 
@@ -78,3 +87,17 @@ class UidPool:
             return False
         self._held[uid] = descriptor
         return True
+
+
+class CellUids:
+    """Uids of cells, and the user namespace in which whoever forks a cell may give it one."""
+
+    def __init__(self, pool: UidPool, namespace: int) -> None:
+        """`namespace`: a descriptor, closed with this."""
+        self.pool = pool
+        self.namespace = namespace
+
+    def close(self) -> None:
+        """Give every uid back."""
+        self.pool.close()
+        os.close(self.namespace)

@@ -76,6 +76,48 @@ def enter(ranges: tuple[tuple[int, int], tuple[int, int]]) -> int:
     return count
 
 
+def make(owner: int, first: int, count: int) -> int:
+    """As root: a namespace in which the uid `owner` is 0 and may become one of `count` from `first`, and
+    nobody else anything. A descriptor of it, by which `owner` enters. Raises `UnsupportedError`.
+    """
+    ready, made = os.pipe()
+    leave, stay = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(stay)
+        os._exit(_hold_namespace(owner, made, leave))
+    os.close(made)
+    os.close(leave)
+    try:
+        if os.read(ready, 1) != b"y":
+            raise UnsupportedError(
+                "this kernel gives no user namespace for the cells of tenants",
+                hint="Raise user.max_user_namespaces, or set `[host] cells = false`.",
+            )
+        for table in ("gid_map", "uid_map"):
+            Path(f"/proc/{child}/{table}").write_text(f"0 {owner} 1\n{first} {first} {count}\n")
+        return os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(ready)
+        os.close(stay)
+        os.waitpid(child, 0)
+
+
+def _hold_namespace(owner: int, made: int, leave: int) -> int:
+    """In a child: whoever makes it owns it, and root's capabilities are what is allowed to make it."""
+    try:
+        os.setgroups([])
+        os.setresgid(owner, owner, owner)
+        os.setresuid(owner, owner, 0)
+        syscalls.raise_capabilities()
+        syscalls.unshare(syscalls.CLONE_NEWUSER)
+        os.write(made, b"y")
+        os.read(leave, 1)
+    except OSError:
+        return 1
+    return 0
+
+
 def _write_maps(go: int, pid: int, uids: tuple[int, int], gids: tuple[int, int], count: int) -> int:
     if os.read(go, 1) != b"g":
         return 1

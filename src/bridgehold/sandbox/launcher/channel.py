@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 import sys
@@ -11,6 +12,7 @@ from collections import deque
 
 import msgspec
 
+from bridgehold import handed
 from bridgehold.errors import DeniedError, UsageError
 from bridgehold.sandbox.cgroups import SessionCgroup
 from bridgehold.sandbox.launcher import requests
@@ -47,6 +49,10 @@ class Channel:
         """The process that a cell's last request came from."""
         self.leaf: SessionCgroup | None = None
         """Where a cell's process is, once it has asked for that."""
+        self.uid = -1
+        """Of a cell: its own; none where it shares the host's."""
+        self.process = -1
+        """A pidfd of a cell's process, once it has asked to enter."""
         if tenant:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._queue: deque[tuple[bytes, list[int]]] = deque()
@@ -55,6 +61,13 @@ class Channel:
     def closed(self) -> bool:
         """Whether `close` was called."""
         return self._socket.fileno() < 0
+
+    @property
+    def connected(self) -> bool:
+        """Whether its peer's end is open: of a cell, which alone has that, whether its process lives."""
+        poller = select.poll()
+        poller.register(self._socket, 0)
+        return not poller.poll(0)
 
     @property
     def whole(self) -> bool:
@@ -108,6 +121,9 @@ class Channel:
         except BlockingIOError:
             return None
         except OSError as error:
+            if shortage(error):  # it is asked for again; the peer has done nothing
+                time.sleep(_PAUSE_SECONDS)
+                return None
             raise ChannelClosedError from error
         if not data:
             raise ChannelClosedError
@@ -127,8 +143,7 @@ class Channel:
             data, beside, _, _ = self._socket.recvmsg(requests.MAX_DATAGRAM, room)
             self.sender = sum(_CREDENTIALS.unpack(said)[0] for _, kind, said in beside if kind == _FROM)
             return data
-        flags = socket.MSG_CMSG_CLOEXEC
-        data, self._given, _, _ = socket.recv_fds(self._socket, requests.MAX_DATAGRAM, 1, flags)
+        data, self._given, _ = handed.receive(self._socket, requests.MAX_DATAGRAM, 1)
         return data
 
     def send(self, answer: requests.Answer, descriptors: list[int] | None = None) -> None:
@@ -136,7 +151,12 @@ class Channel:
         if self.closed:
             _close(descriptors or [])
             return
-        self._queue.append((encode(answer), descriptors or []))
+        try:
+            said = encode(answer)
+        except BaseException:
+            _close(descriptors or [])
+            raise
+        self._queue.append((said, descriptors or []))
         self.flush()
 
     def flush(self) -> None:

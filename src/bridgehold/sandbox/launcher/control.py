@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from bridgehold import handed
 from bridgehold.errors import HostUnavailableError, InternalError, NotFoundError, UsageError, from_info
 from bridgehold.policies.model import Machine
 from bridgehold.sandbox.launcher import requests
@@ -146,12 +147,17 @@ class LauncherClient:
         answer, _ = await self._ask(requests.SealRequest(self._id(), path, empty=True))
         return _expect(answer.sealed).files
 
-    async def open_cell(self, cell: str, tenant: str, end: socket.socket) -> None:
-        """Have `end` (of a pair of datagram sockets; closed here) be the channel of a cell of `tenant`."""
+    async def open_cell(self, cell: str, tenant: str, end: socket.socket) -> tuple[int, int]:
+        """Have `end` (of a pair of datagram sockets; closed here) be the channel of a cell of `tenant`.
+
+        The uid that is to be the cell's own, and a descriptor of the user namespace in which it has that,
+        the caller's to close; -1 each where cells share the host's uid.
+        """
         with end:
-            await self._ask(
+            answer, descriptors = await self._ask(
                 requests.OpenRequest(self._id(), cell, tenant, self.share_of(tenant)), (end.fileno(),)
             )
+        return answer.cell_uid, (descriptors or [-1])[0]
 
     async def close_cell(self, cell: str) -> None:
         """End a cell's channel, and whatever is left of its process."""
@@ -228,7 +234,7 @@ class LauncherClient:
 
     def _read(self) -> None:
         try:
-            data, descriptors, _, _ = socket.recv_fds(self._socket, requests.MAX_DATAGRAM, _MAX_DESCRIPTORS)
+            data, descriptors, _ = handed.receive(self._socket, requests.MAX_DATAGRAM, _MAX_DESCRIPTORS)
         except BlockingIOError:
             return
         except OSError:

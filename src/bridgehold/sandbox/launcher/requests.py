@@ -155,6 +155,9 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     usage: Usage | None = None
     sealed: SealReport | None = None
     exited: ExitReport | None = None
+    cell_uid: int = -1
+    """To an `OpenRequest`: the cell's own, which it gives itself in the namespace behind the one descriptor
+    that comes with this; -1: it shares the host's."""
     recorded: str = ""
     """With `id` 0: the worker whose proof is in the audit now, or with `error` can't be."""
     unrecorded: str = ""

@@ -28,9 +28,10 @@ from bridgehold.policies.decide import decide_address, decide_connect
 from bridgehold.policies.names import normalise_host
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from bridgehold.host.cell.gateway.served import Served, Slow
+    from bridgehold.host.cell.gateway.values import ProviderFacts
 
 _CHUNK = 64 * 1024
 _HELLO_SECONDS = 10.0
@@ -42,8 +43,17 @@ class Places:
     """How names are looked up, and where providers are: those are reached through the gateway alone."""
 
     lookup: Lookup
-    hosts: frozenset[str]
-    addresses: frozenset[tuple[str, int]]
+    providers: Mapping[str, ProviderFacts]
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """Names of providers' hosts."""
+        return frozenset(one.host for one in self.providers.values() if not _is_address(one.host))
+
+    @property
+    def addresses(self) -> frozenset[tuple[str, int]]:
+        """Of providers that have no name."""
+        return frozenset((one.host, one.port) for one in self.providers.values() if _is_address(one.host))
 
 
 class Outbound:
@@ -365,3 +375,11 @@ def _request_bytes(client: h11.Connection, target: Target, request: h11.Request,
 def _response_headers(event: h11.Response) -> list[tuple[str, str]]:
     listed = [(name.decode("ascii"), value.decode("latin-1")) for name, value in event.headers]
     return [(name, value) for name, value in listed if name not in HOP_HEADERS]
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -20,6 +20,8 @@ class ToolReplyParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     call: int
     result: object = None
     error: str = ""
+    tenant: str = ""
+    """Whom the command runs for; said where it runs by another connection."""
 
 
 class CallerTools:

@@ -27,7 +27,7 @@ _HEAD = 64
 _IDLE_SECONDS = 60.0
 _LAST_SECONDS = 0.5
 """Between the end of a worker and the end of what it wrote, whichever comes first."""
-_KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE")
+_KEPT = ("PATH", "PYTHONPATH", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE")
 
 
 class _Answer(msgspec.Struct, frozen=True):
