@@ -25,6 +25,7 @@ from bridgehold.errors import ConfigError, UsageError
 from bridgehold.faces.cli.border import guarded
 from bridgehold.faces.cli.commands import app
 from bridgehold.faces.http.listening import listen
+from bridgehold.keeper.admin import SecretAdmin
 from bridgehold.sandbox.doctor import Context
 from bridgehold.supervisor.checks import configuration_probe
 
@@ -381,3 +382,28 @@ def test_what_cannot_be_written_or_is_misspelt_is_told_before_anything_runs(
         assert "1 drained" in say("sessions", "resume", "--bridge", "python", "--tenant", "acme")[1]
     finally:
         private.stop()
+
+
+def test_a_misspelt_tenant_is_refused_wherever_one_is_typed_and_one_of_its_own_is_not(
+    home: Layout, say: Say
+) -> None:
+    home.tenants.mkdir(parents=True, exist_ok=True)
+    (home.tenants / "acme.toml").write_text("[tenant]\n")
+    home.config_file.write_text('[principals.app]\ntenants = ["globex"]\n')
+    typed = {
+        "run": ("python:execute",),
+        "shell": ("python",),
+        "stdio": (),
+        "artifacts list": (),
+        "secrets set": ("openai",),
+        "bridge show": ("python",),
+        "bridge check": ("python",),
+        "bridge submit": ("mine",),
+    }
+    for command, arguments in typed.items():
+        for wrong, near in (("acmee", "acme"), ("globx", "globex"), ("locl", "local")):
+            status, _, err = say(*command.split(), *arguments, "--tenant", wrong)
+            assert (status, f"there is no tenant '{wrong}' (nearest: '{near}')" in err) == (6, True), command
+    SecretAdmin.open_file(home.secrets).set("acme2", "openai", b"sk-of-acme2-0123456789")
+    for fine in ("acme", "globex", "local", "acme2", "newcomer"):
+        assert "no tenant" not in say("artifacts", "list", "--tenant", fine)[2]

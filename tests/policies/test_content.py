@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 
 from bridgehold.policies import fields, shipped
 from bridgehold.policies.compose import compose
-from bridgehold.policies.content import MAX_DEPTH, MAX_VALUES, BodyFacts, ParsedRequest, body_facts
+from bridgehold.policies.content import (
+    MAX_DEPTH,
+    MAX_VALUES,
+    BodyFacts,
+    ParsedRequest,
+    body_facts,
+    head_facts,
+)
 
 CHAT, RESPONSES, MESSAGES = "/chat/completions", "/responses", "/messages"
 GENERATE = "/models/gemini-3-pro:generateContent"
@@ -169,8 +176,6 @@ UNKNOWN: list[tuple[Case, str]] = [
     (generate({"text": "x", "partMetadata": {}}), "contents[].parts[].partMetadata"),
     (generate({"thought_signature": "a", "thoughtSignature": "b"}), "contents[].parts[].thoughtSignature"),
     (generate({"inline_Data": {}}), "contents[].parts[].inline_Data"),
-    (("custom", "/rerank", {"query": "x"}), "query"),
-    (("gemini", "/interactions", {"previous_interaction_id": "i"}), "previous_interaction_id"),
 ]  # fmt: skip
 
 
@@ -301,6 +306,30 @@ def test_a_stream_is_asked_for_its_usage_whatever_the_request_says() -> None:
     assert facts(respond(stream=True)).forced == KEPT_NOT
 
 
+DEARER: list[tuple[Case, dict[str, str], str]] = [  # a price that nobody counts
+    (chat(service_tier="priority"), {}, "service_tier"),
+    (respond(service_tier="scale"), {}, "service_tier"),
+    (respond(reasoning={"mode": "pro"}), {}, "reasoning.mode"),
+    (message(service_tier="priority"), {}, "service_tier"),
+    (message(speed="fast"), {}, "speed=fast"),
+    (message(inference_geo="us"), {}, "inference_geo=us"),
+    (message(), {"anthropic-beta": "fast-mode-2026-02-01"}, "anthropic-beta=fast-mode-2026-02-01"),
+    (message(), {"anthropic-beta": "context-1m-2025-08-07"}, "anthropic-beta"),
+    (generate(service_tier="PRIORITY"), {}, "service_tier"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("case", "headers", "grant"), DEARER)
+def test_what_makes_a_token_dearer_needs_a_grant(case: Case, headers: dict[str, str], grant: str) -> None:
+    sent = tuple(headers.items())
+    assert facts(case, headers=sent).finding is not None
+    assert facts(case, grant, headers=sent).first == ""
+    assert facts(case, grant, headers=sent).media == 0
+    for same in ({"service_tier": "auto"}, {"service_tier": "default"}, {"service_tier": "flex"}):
+        assert facts(chat(**same)).first == ""
+    assert facts(message(service_tier="standard_only", speed="standard", inference_geo="global")).first == ""
+
+
 KEPT_NOT = (("store", False),)
 
 
@@ -337,12 +366,50 @@ def test_queries_and_headers_are_fields_too() -> None:
         assert facts(whole[shape], grant, query=query, headers=headers).first == ""
 
 
-def test_a_path_that_the_shape_does_not_have_takes_no_body() -> None:
-    assert body_facts("openai", ParsedRequest(path="/files")).first == ""
-    assert facts(("openai", "/files", {"purpose": "x"})).first == "no field that is known: purpose"
-    assert facts(("openai", "/models", {"a": 1})).finding is not None
-    for path in ("/chat/completions/x", "/chat", "/v1/v1/chat/completions"):
-        assert facts(("openai", path, chat()[2])).finding is not None
+KEPT = [  # what stands there is the account's: every holder of the key sees it, changes it or removes it
+    ("openai", "POST", "/threads"), ("openai", "POST", "/conversations"), ("openai", "GET", "/files"),
+    ("openai", "GET", "/files/x/content"), ("openai", "GET", "/conversations/c/items"), ("openai", "DELETE", "/models/ft:x"),
+    ("openai", "POST", "/responses/r/cancel"), ("openai", "GET", "/chat/completions"), ("openai", "HEAD", "/responses"),
+    ("openai", "GET", "/v1/responses/r"), ("openai", "PUT", "/chat/completions"), ("openai", "POST", "/models"),
+    ("openai", "POST", "/chat/completions/x"), ("openai", "POST", "/chat"), ("openai", "POST", "/v1/v1/chat/completions"),
+    ("anthropic", "GET", "/messages/batches"), ("anthropic", "POST", "/files"), ("gemini", "GET", "/cachedContents"),
+    ("gemini", "DELETE", "/files/f"), ("gemini", "POST", "/interactions"), ("custom", "POST", "/rerank"), ("custom", "GET", "/"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shape", "method", "path"), KEPT)
+@pytest.mark.parametrize("body", [None, {}, chat()[2]])
+def test_another_path_or_method_is_no_inference_with_or_without_a_body(
+    shape: str, method: str, path: str, body: dict[str, Any] | None
+) -> None:
+    asked = ParsedRequest(path=path, method=method, body=body)
+    found = body_facts(shape, asked).finding
+    assert found is not None
+    assert found == head_facts(shape, asked).finding, "its head alone says so"
+    assert found.place in ("(path)", "(method)")
+    narrow = found.grants[0]
+    for grant in found.grants:
+        assert head_facts(shape, asked, (grant,)).finding is None
+        assert body or not head_facts(shape, asked, (grant, "(body)", "(no body)")).first
+        text = f'extends = "dspy"\n[network.endpoints.openai]\nfields = ["{grant}"]\n'
+        compose("own", lambda name, text=text: (text, "own.toml") if name == "own" else shipped.read(name))
+    for other in (ParsedRequest(path="/other", method="POST"), ParsedRequest(path="/models", method="PATCH")):
+        assert head_facts(shape, other, (narrow,)).finding is not None
+
+
+def test_a_path_that_is_granted_has_no_field_that_is() -> None:
+    case = ("custom", "/rerank", {"query": "x"})
+    assert facts(case, "(path)").first == "no field that is known: query"
+    assert facts(case, "(path)=/rerank", "query").first == ""
+    interactions = ("gemini", "/interactions", {"previous_interaction_id": "i"})
+    assert facts(interactions, "(path)").first.endswith("stored object: previous_interaction_id")
+    assert facts(("openai", "/models", {"a": 1}), "(method)").finding is not None
+
+
+def test_a_model_is_listed_by_get_and_head_and_all_else_is_posted() -> None:
+    for shape in fields.SHAPES:
+        for row in fields.shape_of(shape).rows:
+            assert row.methods == (("POST",) if row.body is not None else ("GET", "HEAD"))
 
 
 def test_what_can_not_be_judged_is_said() -> None:
@@ -435,8 +502,6 @@ def test_every_type_of_the_tables_is_used(shape: str) -> None:
     [
         ("/chat/completions", None, "(no body)"),  # lists what the account keeps
         ("/responses", None, "(no body)"),
-        ("/threads", {}, "(body)"),
-        ("/responses/resp_1/cancel", {}, "(body)"),
     ],
 )
 def test_a_request_whose_body_says_nothing_is_judged_too(path: str, body: Any, place: str) -> None:

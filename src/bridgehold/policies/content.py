@@ -27,6 +27,9 @@ _NAME = re.compile(r"[A-Za-z0-9_$-]{1,64}", re.ASCII)
 _SNAKE = re.compile(r"_([a-z0-9])")
 _DATED = re.compile(r"[0-9]+$")
 _NO_BODY = "no path that is known to take a body"
+_LONGEST_PATH = 80
+_NO_PATH = "no path that is known"
+_NO_METHOD = "no method that is known to go with its path"
 _LOOKED_UP = "without a body the provider would look up, or remove, what it keeps"
 PASSING = frozenset({"accept", "accept-language", "content-type", "user-agent"})
 """Headers of every request that switch nothing on."""
@@ -97,12 +100,21 @@ class ParsedRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     """Normalised, below the provider's base."""
+    method: str = "POST"
     body: dict[str, object] | None = None
     query: tuple[tuple[str, str], ...] = ()
     """Without slots of keys."""
     headers: tuple[tuple[str, str], ...] = ()
     """Those that would go on, in lower case."""
     host: str = ""
+
+
+def head_facts(shape: str, asked: ParsedRequest, granted: Iterable[str] = ()) -> BodyFacts:
+    """As `body_facts`, of what is known before a body is read: path, method, query and headers."""
+    table = fields.shape_of(shape)
+    row, model = fields.row_of(table, asked.path)
+    found = next(_Findings(frozenset(granted)).of_head(row, model, asked, table.headers), None)
+    return BodyFacts(finding=found)
 
 
 def body_facts(shape: str, asked: ParsedRequest, granted: Iterable[str] = ()) -> BodyFacts:
@@ -182,18 +194,26 @@ class _Findings:
     def of(
         self, row: Row | None, model: str, asked: ParsedRequest, switches: dict[str, tuple[str, ...]]
     ) -> Iterator[Finding]:
-        """Those that aren't granted, in the order of headers, query, path, body."""
-        for found in self._all(row, model, asked, switches):
-            if not found.granted(self._grants):
-                yield found
-            elif found.exit and not found.medium and asked.body is not None:
-                self.windows += 1
+        """Those that aren't granted, those of the head first."""
+        yield from self.of_head(row, model, asked, switches)
+        yield from self._left(self._body_or_none(row, asked))
 
-    def _all(
+    def of_head(
         self, row: Row | None, model: str, asked: ParsedRequest, switches: dict[str, tuple[str, ...]]
     ) -> Iterator[Finding]:
+        """Those of them that no body changes: of path, method, headers, query, and a model in the path."""
         named = model if row is not None and row.body is not None else ""
-        yield from (*_headers(asked, switches), *self._query(row, asked), *_path(named))
+        found = (*_path(row, asked), *_headers(asked, switches), *self._query(row, asked), *_model(named))
+        return self._left(found)
+
+    def _left(self, findings: Iterable[Finding]) -> Iterator[Finding]:
+        for found in findings:
+            if not found.granted(self._grants):
+                yield found
+            elif found.exit and not found.medium:
+                self.windows += 1
+
+    def _body_or_none(self, row: Row | None, asked: ParsedRequest) -> Iterator[Finding]:
         if asked.body is not None:
             yield from self._body(row, asked.body)
         elif row is not None and row.body is not None:
@@ -316,7 +336,16 @@ def _headers(asked: ParsedRequest, switches: dict[str, tuple[str, ...]]) -> Iter
                 yield Finding(place=name, value=part[:80], why="no header's value that is known")
 
 
-def _path(model: str) -> Iterator[Finding]:
+def _path(row: Row | None, asked: ParsedRequest) -> Iterator[Finding]:
+    """What stands behind another path, or another method, is the account's: for everybody who has the key."""
+    if row is None:
+        path = fields.bare(asked.path)
+        yield Finding(place="(path)", value=path if len(path) <= _LONGEST_PATH else "", why=_NO_PATH)
+    elif asked.method not in row.methods:
+        yield Finding(place="(method)", value=asked.method[:20], why=_NO_METHOD)
+
+
+def _model(model: str) -> Iterator[Finding]:
     if model and (why := fields.why_not_plain(model)):
         yield Finding(place="model", value=model[:80], why=why, exit=True)
 

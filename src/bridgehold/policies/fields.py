@@ -98,6 +98,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """What may be sent to some paths."""
 
     paths: tuple[str, ...]
+    methods: tuple[str, ...]
     query: dict[str, Node]
     body: Node | None = None
     """None: no body may be sent."""
@@ -156,12 +157,17 @@ def words() -> dict[str, str]:
 
 def row_of(shape: Shape, path: str) -> tuple[Row | None, str]:
     """(row for a normalised `path`, the model that the path names). Versions in front don't matter."""
-    bare = _VERSION.sub("", path, count=1) if path.startswith("/v") else path
+    plain = bare(path)
     for row in shape.rows:
         for pattern in row.paths:
-            if path_matches(pattern, bare):
-                return row, _starred(pattern, bare)
+            if path_matches(pattern, plain):
+                return row, _starred(pattern, plain)
     return None, ""
+
+
+def bare(path: str) -> str:
+    """A normalised path without a version in front."""
+    return _VERSION.sub("", path, count=1) if path.startswith("/v") else path
 
 
 def _starred(pattern: str, path: str) -> str:
@@ -235,6 +241,7 @@ class _Reader:
         rows = tuple(
             Row(
                 paths=tuple(row["paths"]),
+                methods=tuple(row.get("methods", ("POST",) if "body" in row else ("GET", "HEAD"))),
                 query={name: self.node(text) for name, text in row.get("query", {}).items()},
                 body=self.node(row["body"]) if "body" in row else None,
                 generates=row.get("generates", True),

@@ -121,6 +121,9 @@ class Channel:
         except BlockingIOError:
             return None
         except OSError as error:
+            if shortage(error):  # it is asked for again; the peer has done nothing
+                time.sleep(_PAUSE_SECONDS)
+                return None
             raise ChannelClosedError from error
         if not data:
             raise ChannelClosedError
@@ -148,7 +151,12 @@ class Channel:
         if self.closed:
             _close(descriptors or [])
             return
-        self._queue.append((encode(answer), descriptors or []))
+        try:
+            said = encode(answer)
+        except BaseException:
+            _close(descriptors or [])
+            raise
+        self._queue.append((said, descriptors or []))
         self.flush()
 
     def flush(self) -> None:
