@@ -25,7 +25,7 @@ from bridgehold.retold import hear
 from bridgehold.sandbox import procfs, syscalls
 from bridgehold.sandbox.cgroups import open_parent
 from bridgehold.sandbox.launch import userns
-from bridgehold.sandbox.launch.cold import find_bwrap
+from bridgehold.sandbox.launch.bwrap import met_bwrap
 from bridgehold.sandbox.launch.mounts import own_mounts
 from bridgehold.sandbox.launch.roots import Roots
 from bridgehold.sandbox.launch.seccomp import ZYGOTE_RULES, compile_filter
@@ -103,7 +103,7 @@ def set_up(config: LauncherConfig) -> Parts:
         stage=stage,
         seccomp=compile_filter(),
         zygote_seccomp=compile_filter(ZYGOTE_RULES),
-        bwrap=find_bwrap(),
+        bwrap=met_bwrap(),
     )
 
 
