@@ -147,6 +147,7 @@ def test_a_program_by_the_interface(session: SyncSession) -> None:
         "status": 0, "signal": 0, "stdout": "given 2\n", "stderr": "e\n", "truncated": False,
     }  # fmt: skip
     assert "EOFError" in run("input()")["stderr"]
+    assert "NameError" in run("display")["stderr"]
     assert "NameError" in run("kept")["stderr"]  # a `__main__` of its own
     flood = run("print('x' * 10_000_000)")
     assert flood["truncated"]
