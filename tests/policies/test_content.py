@@ -306,6 +306,30 @@ def test_a_stream_is_asked_for_its_usage_whatever_the_request_says() -> None:
     assert facts(respond(stream=True)).forced == KEPT_NOT
 
 
+DEARER: list[tuple[Case, dict[str, str], str]] = [  # a price that nobody counts
+    (chat(service_tier="priority"), {}, "service_tier"),
+    (respond(service_tier="scale"), {}, "service_tier"),
+    (respond(reasoning={"mode": "pro"}), {}, "reasoning.mode"),
+    (message(service_tier="priority"), {}, "service_tier"),
+    (message(speed="fast"), {}, "speed=fast"),
+    (message(inference_geo="us"), {}, "inference_geo=us"),
+    (message(), {"anthropic-beta": "fast-mode-2026-02-01"}, "anthropic-beta=fast-mode-2026-02-01"),
+    (message(), {"anthropic-beta": "context-1m-2025-08-07"}, "anthropic-beta"),
+    (generate(service_tier="PRIORITY"), {}, "service_tier"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("case", "headers", "grant"), DEARER)
+def test_what_makes_a_token_dearer_needs_a_grant(case: Case, headers: dict[str, str], grant: str) -> None:
+    sent = tuple(headers.items())
+    assert facts(case, headers=sent).finding is not None
+    assert facts(case, grant, headers=sent).first == ""
+    assert facts(case, grant, headers=sent).media == 0
+    for same in ({"service_tier": "auto"}, {"service_tier": "default"}, {"service_tier": "flex"}):
+        assert facts(chat(**same)).first == ""
+    assert facts(message(service_tier="standard_only", speed="standard", inference_geo="global")).first == ""
+
+
 KEPT_NOT = (("store", False),)
 
 

@@ -221,6 +221,7 @@ def _completeness(
     interrupted = 0
     written = [check for check in checks if check.lines]
     for check, after in zip(written, [*written[1:], None], strict=True):
+        interrupted += check.left
         references = [chain.reference(check.instance, seq) for seq in check.open]
         told = after.opened if after is not None else check.closed
         if after is None and told is None:
@@ -233,8 +234,7 @@ def _completeness(
     found = [*gone, *missing, *(f for check in checks for f in check.orphans)]
     found += [finding for check in checks for finding in _joined(check)]
     return Completeness(
-        # A launcher that was killed leaves such starts, and its host may be ended before it can say so.
-        ok=all(finding.kind == "start_unended" for finding in found) and not unfinished,
+        ok=not found and not unfinished,
         findings=tuple(found[:_MOST]),
         unfinished=tuple(unfinished[:_MOST]),
         unfinished_count=len(unfinished),

@@ -383,9 +383,9 @@ def could_start(layout: Layout, config: Config) -> None:
 
     Raises what a start by this user would.
     """
-    from bridgehold.sandbox.launch.cold import find_bwrap  # of no use to a supervisor
+    from bridgehold.sandbox.launch.bwrap import met_bwrap  # of no use to a supervisor
 
     check_folders(layout, config)
-    find_bwrap()
+    met_bwrap()
     for module in plans.MODULES.values():
         importlib.import_module(module)

@@ -63,7 +63,8 @@ class SessionCgroup(Protocol):
         """Lift the cpu quota and thaw, so that dying is quick."""
 
     def kill(self) -> None:
-        """Forbid forks, then SIGKILL every process. Doesn't wait for them to be gone."""
+        """Forbid forks, then SIGKILL every process, or of thousands some: until none is left, it is called
+        again. Doesn't wait for them to be gone. Raises `OSError` where it can't be done now."""
 
     def processes(self) -> list[int]:
         """The pids in it, in any controller. Raises `OSError` where it can't tell."""

@@ -150,7 +150,8 @@ class Parent:
         for leaf in self._leaves:
             if not leaf.gone:
                 leaf.lift()
-                leaf.kill()
+                with contextlib.suppress(OSError):  # the others are ended all the same
+                    leaf.kill(most=None)
                 leaf.remove(seconds=0.5)
         self._tenants.keep(set())
         for folder in reversed(dict.fromkeys(self._folders.values())):  # the locked one last
@@ -325,11 +326,12 @@ class Leaf:
         with contextlib.suppress(OSError):
             files.write(self._folders["cpu"] / "cpu.cfs_quota_us", "-1")
 
-    def kill(self) -> None:
-        """As `SessionCgroup.kill`: v1 has no file for it, so each process is killed until none is left."""
+    def kill(self, *, most: int | None = files.AT_ONCE) -> None:
+        """As `SessionCgroup.kill`: v1 has no file for it, so each process is killed, `most` by one call."""
         for folder in dict.fromkeys(self._folders.values()):
             owned.let_die(folder)
-        files.kill_all(folder / "cgroup.procs" for folder in self._folders.values())
+        procs = dict.fromkeys(folder / "cgroup.procs" for folder in self._folders.values())
+        files.kill_all(procs, most=most)
 
     def processes(self) -> list[int]:
         """As `SessionCgroup.processes`."""

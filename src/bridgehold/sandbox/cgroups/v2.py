@@ -122,7 +122,8 @@ class Parent:
         for leaf in self._leaves:
             if not leaf.gone:
                 leaf.lift()
-                leaf.kill()
+                with contextlib.suppress(OSError):  # the others are ended all the same
+                    leaf.kill(most=None)
                 leaf.remove(seconds=0.5)
         self._tenants.keep(set())
         files.remove(self._folder)
@@ -250,13 +251,13 @@ class Leaf:
             with contextlib.suppress(OSError):
                 files.write(self._folder / name, value)
 
-    def kill(self) -> None:
+    def kill(self, *, most: int | None = files.AT_ONCE) -> None:
         """As `SessionCgroup.kill`, by ``cgroup.kill`` where the kernel has it."""
         owned.let_die(self._folder)
         try:
             files.write(self._folder / "cgroup.kill", "1")
         except OSError:  # before kernel 5.14
-            files.kill_all([self._folder / "cgroup.procs"])
+            files.kill_all([self._folder / "cgroup.procs"], most=most)
 
     def processes(self) -> list[int]:
         """As `SessionCgroup.processes`."""

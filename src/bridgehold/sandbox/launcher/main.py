@@ -20,11 +20,12 @@ from pathlib import Path
 import msgspec
 
 from bridgehold.errors import BridgeholdError, UnsupportedError, UsageError, to_log_text
+from bridgehold.hardening import open_descriptors
 from bridgehold.retold import hear
 from bridgehold.sandbox import procfs, syscalls
 from bridgehold.sandbox.cgroups import open_parent
 from bridgehold.sandbox.launch import userns
-from bridgehold.sandbox.launch.cold import find_bwrap
+from bridgehold.sandbox.launch.bwrap import met_bwrap
 from bridgehold.sandbox.launch.mounts import own_mounts
 from bridgehold.sandbox.launch.roots import Roots
 from bridgehold.sandbox.launch.seccomp import ZYGOTE_RULES, compile_filter
@@ -102,7 +103,7 @@ def set_up(config: LauncherConfig) -> Parts:
         stage=stage,
         seccomp=compile_filter(),
         zygote_seccomp=compile_filter(ZYGOTE_RULES),
-        bwrap=find_bwrap(),
+        bwrap=met_bwrap(),
     )
 
 
@@ -187,6 +188,7 @@ def main() -> int:
     _hold_standard()
     os.umask(0o022)  # a service's UMask=0077 would hide the stage from every session's uid
     forbid_cores()
+    open_descriptors()  # each sandbox holds some: a soft limit of 1,024 is a few hundred of them
     slices.shorten(reset_on_fork=True)
     with os.fdopen(arguments.fd_config, "rb") as file:
         config = msgspec.json.decode(file.read(), type=LauncherConfig)

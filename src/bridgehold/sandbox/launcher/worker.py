@@ -12,6 +12,7 @@ from bridgehold.records.workers import WorkerExited
 from bridgehold.sandbox.cgroups import CgroupParent, SessionCgroup
 from bridgehold.sandbox.fork.forks import Fork
 from bridgehold.sandbox.fork.zygote import Zygote
+from bridgehold.sandbox.launch.bwrap import Bubblewrap
 from bridgehold.sandbox.launch.cold import Start
 from bridgehold.sandbox.launch.roots import Roots
 from bridgehold.sandbox.launch.staging import NoStage, Stage, Staged
@@ -38,7 +39,7 @@ class Parts(msgspec.Struct, kw_only=True):
     stage: Stage | NoStage
     seccomp: bytes
     zygote_seccomp: bytes
-    bwrap: str
+    bwrap: Bubblewrap
 
     @property
     def forks(self) -> bool:

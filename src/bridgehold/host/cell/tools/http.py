@@ -79,7 +79,12 @@ class HttpTools:
         facts = body_facts(provider.shape, ParsedRequest(path=path, body=arguments), ("*",))
         reserved = most_tokens(provider.shape, arguments, len(body), facts) if generates else 0
         reservation = self._budgets.reserve(
-            (context.tenant, grant.bridge), name, grant.rate, reserved, time.monotonic(), model
+            (context.tenant, grant.bridge),
+            name,
+            grant.rate,
+            reserved,
+            time.monotonic(),
+            model or None,
         )
         records = Records(
             SessionFacts(tenant=context.tenant, session=context.session),
