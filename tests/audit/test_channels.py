@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import random
+import resource
+import select
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -377,3 +379,55 @@ def test_whoever_begins_without_end_is_refused_and_the_journal_forgets_nobody_s(
     assert named["unfinished_count"] == 10_004
     assert {own.ref, other.ref} & set(named["unfinished"]) == {own.ref}
     later.close()
+
+
+def test_what_was_said_is_written_though_nobody_hears_the_answer() -> None:
+    """A recorder says its last and closes, while the answer to what it said before is on its way."""
+    ours, theirs = socket.socketpair()
+    channel = Channel(theirs, Recorder("launcher"))
+    for number in range(2):
+        ours.sendall(wire.request(wire.APPEND_BUFFERED, number, encode(refused())))
+        if not number:
+            channel.read()
+    ours.close()
+    channel.outgoing += wire.answers([wire.Answer(0)])
+    channel.write()
+    while channel.mask() & select.POLLIN:
+        channel.read()
+    assert [one.id for one in channel.take(9, 1 << 20)] == [0, 1]
+    assert channel.ended
+    theirs.close()
+
+
+def test_a_door_and_a_rotation_without_descriptors_are_tried_again(live: Live, audit: Path) -> None:
+    journal = live(others=ALL, limits=Limits(segment_bytes=2_000))
+    pid, full = journal.process.pid, list[JournalClient]()
+
+    async def open_until_full() -> None:
+        while True:
+            full.append(await JournalClient.open(journal.others["intake"], "acme"))
+
+    async def act() -> None:
+        host = await JournalClient.connect(journal.socket)
+        await host.append(HostStopped(reason="before"))
+        usual = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        room = max(int(name) for name in os.listdir(f"/proc/{pid}/fd")) + 1
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (room, usual[1]))
+        try:
+            with pytest.raises(AuditError):
+                await open_until_full()
+            for _ in range(12):
+                await host.append(HostStopped(reason="in the old file for now"))
+            assert len(segment_files(audit)) == 1
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, usual)
+        await host.append(HostStopped(reason="after"))
+        full.append(await JournalClient.open(journal.others["intake"], "acme"))
+        await full[-1].append(intent())
+        assert len(segment_files(audit)) > 1
+        for channel in (*full, host):
+            await channel.close()
+
+    asyncio.run(act())
+    journal.end()
+    assert verify_audit(audit).integrity.ok

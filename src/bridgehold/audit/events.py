@@ -163,6 +163,7 @@ class CommandIntent(Event, frozen=True, kw_only=True, tag="command.intent"):
     arguments_preview: str
     deadline_ms: int
     resource: str = ""
+    """The kind of resource that the operation works on."""
     parent: str = ""
     replays: str = ""
     """The command of a lost session that this one repeats."""
@@ -181,7 +182,6 @@ class CommandOutcome(Event, frozen=True, kw_only=True, tag="command.outcome"):
     ms: int = 0
     result_digest: str = ""
     result_bytes: int = 0
-    truncated: bool = False
     traceback: str = ""
     """Of the guest's code, where that failed: its own words, bounded."""
 

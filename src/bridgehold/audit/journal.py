@@ -118,6 +118,10 @@ class Journal:
                 code = wire.BREACH if recorder.broken else "invalid"
                 places.append(wire.Answer(request.id, code=code, message=error.message))
                 continue
+            except Exception as error:  # noqa: BLE001 - of one request: the journal is everybody's
+                text = f"an event that can't be taken: {type(error).__name__}"
+                places.append(wire.Answer(request.id, code="invalid", message=text))
+                continue
             if event is None:
                 places.append(-1)
                 durable = True
@@ -278,6 +282,7 @@ def _discard(folder: Path, audit: Path) -> None:
 
 def _opened(before: Recovered, recorders: tuple[str, ...]) -> JournalOpened:
     return JournalOpened(
+        version=1,
         quarantined_bytes=before.quarantined_bytes,
         quarantined=before.quarantined,
         recovered_from="" if before.closed else before.head.instance,

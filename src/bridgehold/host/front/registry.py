@@ -194,6 +194,9 @@ class Registry:
     def manifests(self) -> list[Manifest]:
         """Of every bridge whose file is sound, switched on or not."""
         self._refresh()
+        return self._sound()
+
+    def _sound(self) -> list[Manifest]:
         return [entry.manifest for entry in self._catalogue.list() if entry.manifest is not None]
 
     def describe(self, entry: Entry) -> dict[str, object]:
@@ -336,7 +339,7 @@ class Registry:
         self._written.add((grant.digest, rests_on))
 
     def _load(self) -> Catalogue:
-        entries = Catalogue.load([self._layout.bridges], self._layout.tenants).list()
+        entries = Catalogue.load([self._layout.bridges], self._layout.tenants, self._sound()).list()
         self._own |= {entry.name for entry in entries if _of_all(entry)}
         return Catalogue(self._missed(entry) if entry.shipped else entry for entry in entries)
 

@@ -124,6 +124,7 @@ class CommandLog:
             arguments_bytes=size,
             arguments_preview=text,
             deadline_ms=plan.deadline_ms,
+            resource=plan.operation.resource if plan.operation is not None else "",
             parent=parent,
             replays=plan.replays,
         )

@@ -16,6 +16,7 @@ from bridgehold.host.cell.store.downloads import Downloads
 from bridgehold.host.front.boots import StartOrder
 from bridgehold.host.shares.budgets import Budgets, Buffers
 from bridgehold.host.shares.session_events import SessionEvents
+from bridgehold.keeper.places import Places
 from bridgehold.keeper.resolve import Lookup, system_lookup
 from bridgehold.policies.names import normalise_host
 from bridgehold.policies.units import parse_size
@@ -34,6 +35,7 @@ class GatewayOpener:
         budgets: Budgets,
         downloads: Downloads,
         attribution: Callable[[str], Attribution],
+        descriptors: Places,
         limits: GatewayLimits | None = None,
         lookup: Lookup = system_lookup,
     ) -> None:
@@ -41,6 +43,7 @@ class GatewayOpener:
         self._budgets = budgets
         self._downloads = downloads
         self._attribution = attribution
+        self._descriptors = descriptors
         self._limits = limits or GatewayLimits()
         self._lookup = lookup
         self.providers = provider_facts(config)
@@ -79,6 +82,7 @@ class GatewayOpener:
             providers=self.providers,
             downloads=self._downloads,
             attribution=lambda: self._attribution(session),
+            descriptors=self._descriptors,
             limits=self._limits,
             lookup=self._lookup,
         )
