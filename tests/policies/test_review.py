@@ -17,7 +17,7 @@ from bridgehold.policies.lint import gravest, lint
 from bridgehold.policies.lint_rules import RULES, SEVERITIES
 from bridgehold.policies.model import GIB, Ceilings, Connect, Endpoint, Grant, Machine, Needs, Policy
 from bridgehold.policies.posture import POWERS, posture
-from bridgehold.policies.simulate import Asked, decide, simulate
+from bridgehold.policies.simulate import Act, decide, simulate
 from policies.test_properties import Said, allowed, ceiling_of, grant_of, pairs, policy_of, text_of
 
 NEEDS = Needs(
@@ -129,26 +129,26 @@ def test_the_policy_in_force_refuses_nothing_that_ran_and_another_what_it_refuse
     wide, narrow = grant_of(policy, None), grant_of(policy, ceiling_of(text_of(both[1])))
     if wide is None or narrow is None:
         return
-    ran = _asked(wide)
+    ran = _act(wide)
     assert list(simulate(wide, ran)) == []
-    refused = [one.asked.name for one in simulate(narrow, ran)]
-    kept = {(one.what, one.name) for one in _asked(narrow)}
+    refused = [one.act.name for one in simulate(narrow, ran)]
+    kept = {(one.what, one.name) for one in _act(narrow)}
     assert refused == [one.name for one in ran if (one.what, one.name) not in kept]
 
 
-def _asked(grant: Grant) -> list[Asked]:
+def _act(grant: Grant) -> list[Act]:
     """What of a fixed set ran under `grant`, as an audit tells it."""
-    found: dict[tuple[str, str], Asked] = {}
+    found: dict[tuple[str, str], Act] = {}
     for what, *names in sorted(allowed(grant), key=repr):
         match what, names:
             case "operation", (operation, ()):
-                one = Asked(what="operation", name=f"b:{operation}")
+                one = Act(what="operation", name=f"b:{operation}")
             case "tool", (tool,):
-                one = Asked(what="tool", name=str(tool))
+                one = Act(what="tool", name=str(tool))
             case "egress", (provider, method, path, facts) if not facts.first:
-                one = Asked(what="egress", name=f"{provider} {method} {path}")
+                one = Act(what="egress", name=f"{provider} {method} {path}")
             case "connect", (host,):
-                one = Asked(what="connect", name=f"{host}:443")
+                one = Act(what="connect", name=f"{host}:443")
             case _:
                 continue
         found.setdefault((one.what, one.name), one)
@@ -183,8 +183,8 @@ refuses = [
     grant = grant_of(ENDPOINT + OPERATIONS, needs=NEEDS)
     assert list(simulate(grant, found)) == []
     (wrong,) = simulate(grant, [msgspec.structs.replace(found[2], allowed=True)])
-    assert (wrong.decision.rule, wrong.asked.event) == ("default-deny", "expect.toml:8")
-    assert decide(grant, Asked(what="connect", name="example.com:x")).allowed is False
+    assert (wrong.decision.rule, wrong.act.event) == ("default-deny", "expect.toml:8")
+    assert decide(grant, Act(what="connect", name="example.com:x")).allowed is False
 
 
 @pytest.mark.parametrize(

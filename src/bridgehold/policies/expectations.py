@@ -18,7 +18,7 @@ from bridgehold import reads
 from bridgehold.errors import UsageError
 from bridgehold.ids import LOCAL_TENANT
 from bridgehold.policies.locate import locate
-from bridgehold.policies.simulate import Asked, What
+from bridgehold.policies.simulate import Act, What
 
 _FORMS: tuple[tuple[What, str], ...] = (
     ("tool", r"tool (\S+)"),
@@ -41,7 +41,7 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     expect: tuple[_Expect, ...]
 
 
-def read_expectations(text: str, file: str) -> Iterator[Asked]:
+def read_expectations(text: str, file: str) -> Iterator[Act]:
     """Each expectation; its `event` is ``file:line``. Raises `UsageError`."""
     data = reads.parse_toml(text, UsageError, file)
     try:
@@ -55,7 +55,7 @@ def read_expectations(text: str, file: str) -> Iterator[Asked]:
             for index, said in enumerate(several):
                 where = f"{file}:{lines.get(f'expect[{number}].{key}[{index}]', 0)}"
                 what, name = _read(said, where)
-                yield Asked(
+                yield Act(
                     what=what,
                     name=name,
                     allowed=key == "allows",

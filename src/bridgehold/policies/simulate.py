@@ -20,7 +20,7 @@ from bridgehold.policies.model import Decision, Grant
 What = Literal["operation", "egress", "connect", "tool", "resource"]
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class Act(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that a bridge, or a caller of it, asked for."""
 
     what: What
@@ -37,21 +37,21 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 class Different(msgspec.Struct, frozen=True, kw_only=True):
     """One that the grant decides otherwise."""
 
-    asked: Asked
+    act: Act
     decision: Decision
 
 
-def decide(grant: Grant, asked: Asked) -> Decision:
-    """What `grant` says to `asked`: by names, methods and paths; what a body held is not known any more."""
-    return _WAYS[asked.what](grant, asked.name)
+def decide(grant: Grant, act: Act) -> Decision:
+    """What `grant` says to `act`: by names, methods and paths; what a body held is not known any more."""
+    return _WAYS[act.what](grant, act.name)
 
 
-def simulate(grant: Grant, asked: Iterable[Asked]) -> Iterator[Different]:
-    """Those of `asked` that `grant` decides otherwise, in their order."""
-    for one in asked:
+def simulate(grant: Grant, acts: Iterable[Act]) -> Iterator[Different]:
+    """Those of `acts` that `grant` decides otherwise, in their order."""
+    for one in acts:
         decision = decide(grant, one)
         if decision.allowed != one.allowed:
-            yield Different(asked=one, decision=decision)
+            yield Different(act=one, decision=decision)
 
 
 def _operation(grant: Grant, name: str) -> Decision:

@@ -15,7 +15,7 @@ from bridgehold.audit.read import read_all
 from bridgehold.errors import BridgeholdError, PolicyError, UsageError
 from bridgehold.faces.cli.audit import audit_folder
 from bridgehold.faces.cli.policy import offline_registry
-from bridgehold.faces.cli.policy_asked import asked_of, hosts_of
+from bridgehold.faces.cli.policy_acts import acts_of, hosts_of
 from bridgehold.faces.cli.sarif import sarif
 from bridgehold.faces.layout import dim
 from bridgehold.faces.render import print_json, short, table
@@ -163,7 +163,7 @@ def simulate(
     wanted = Query(since=parse_time(since))
     asked = [
         one
-        for one in asked_of(read_all(audit_folder(audit)), hosts_of(registry.config), since=wanted.since)
+        for one in acts_of(read_all(audit_folder(audit)), hosts_of(registry.config), since=wanted.since)
         if (one.tenant, one.bridge) == (tenant, bridge)
     ]
     found = list(decide_again(grant, asked))
@@ -172,7 +172,7 @@ def simulate(
     else:
         _show_different(found)
         err.say(f"{len(asked)} were asked; {len(found)} would be decided otherwise")
-    if any(one.asked.allowed for one in found):
+    if any(one.act.allowed for one in found):
         raise typer.Exit(PolicyError.exit_status)
 
 
@@ -180,7 +180,7 @@ def _show_different(found: list[Different]) -> None:
     """Alike ones once, with their number and the first of them."""
     alike: dict[tuple[str, str, bool], list[Different]] = {}
     for one in found:
-        alike.setdefault((one.asked.what, one.asked.name, one.asked.allowed), []).append(one)
+        alike.setdefault((one.act.what, one.act.name, one.act.allowed), []).append(one)
     table(
         ("would be", "what", "name", "times", "because", dim("first")),
         [
@@ -190,7 +190,7 @@ def _show_different(found: list[Different]) -> None:
                 name,
                 str(len(several)),
                 short(f"{several[0].decision.reason} ({several[0].decision.source})"),
-                several[0].asked.event,
+                several[0].act.event,
             )
             for (what, name, allowed), several in alike.items()
         ],
@@ -204,8 +204,8 @@ def expect(
     """Whether policies allow and refuse what files say they must; exit 5 where one doesn't. For CI."""
     registry, met, failed = offline_registry(), 0, list[dict[str, str]]()
     for file in files:
-        for asked in read_expectations(reads.read_text(file, UsageError), str(file)):
-            wrong = list(decide_again(_grant(registry, asked.tenant, asked.bridge), [asked]))
+        for act in read_expectations(reads.read_text(file, UsageError), str(file)):
+            wrong = list(decide_again(_grant(registry, act.tenant, act.bridge), [act]))
             met += not wrong
             failed += [_unmet(one) for one in wrong]
     if json_output:
@@ -219,10 +219,10 @@ def expect(
 
 
 def _unmet(one: Different) -> dict[str, str]:
-    asked, decision = one.asked, one.decision
-    said = "is refused" if asked.allowed else "is allowed"
-    message = f"{asked.tenant}, {asked.bridge}: {asked.what} {asked.name} {said}: {decision.reason}"
-    return {"where": asked.event, "message": f"{message} ({decision.rule}, {decision.source})"}
+    act, decision = one.act, one.decision
+    said = "is refused" if act.allowed else "is allowed"
+    message = f"{act.tenant}, {act.bridge}: {act.what} {act.name} {said}: {decision.reason}"
+    return {"where": act.event, "message": f"{message} ({decision.rule}, {decision.source})"}
 
 
 def _grants(registry: Registry, tenant: str, bridges: Iterable[str] | None) -> Iterator[Grant]:

@@ -10,7 +10,7 @@ import msgspec
 
 from bridgehold.audit.entries import Entry
 from bridgehold.config.load import Config
-from bridgehold.policies.simulate import Asked
+from bridgehold.policies.simulate import Act
 
 _NAMED = ("operations.", "tools.", "resources.", "network.connect")
 
@@ -20,19 +20,19 @@ def hosts_of(config: Config) -> dict[str, str]:
     return {urlsplit(one.base_url).hostname or "": name for name, one in config.providers.items()}
 
 
-def asked_of(entries: Iterable[Entry], providers: Mapping[str, str], since: str = "") -> Iterator[Asked]:
+def acts_of(entries: Iterable[Entry], providers: Mapping[str, str], since: str = "") -> Iterator[Act]:
     """Each with its event, tenant and bridge, in the order of the audit. `providers`: names by host."""
     bridges: dict[str, str] = {}
     for entry in entries:
         if entry.kind == "session.opened":
             bridges[entry.session] = entry.text("bridge")
         bridge = entry.text("bridge") or bridges.get(entry.session, "")
-        found = _asked(entry, providers) if bridge and entry.time >= since else None
+        found = _act(entry, providers) if bridge and entry.time >= since else None
         if found is not None:
             yield msgspec.structs.replace(found, event=entry.ref, tenant=entry.tenant, bridge=bridge)
 
 
-def _asked(entry: Entry, providers: Mapping[str, str]) -> Asked | None:
+def _act(entry: Entry, providers: Mapping[str, str]) -> Act | None:
     family, _, how = entry.kind.partition(".")
     if how not in ("intent", "refused"):
         return None
@@ -41,24 +41,22 @@ def _asked(entry: Entry, providers: Mapping[str, str]) -> Asked | None:
         return None
     match family:
         case "command":
-            return Asked(what="operation", name=entry.text("operation"), allowed=allowed)
+            return Act(what="operation", name=entry.text("operation"), allowed=allowed)
         case "tool":
-            return Asked(what="tool", name=entry.text("tool"), allowed=allowed)
+            return Act(what="tool", name=entry.text("tool"), allowed=allowed)
         case "egress":
             return _of_egress(entry, providers, allowed=allowed)
     return None
 
 
-def _of_egress(entry: Entry, providers: Mapping[str, str], *, allowed: bool) -> Asked | None:
+def _of_egress(entry: Entry, providers: Mapping[str, str], *, allowed: bool) -> Act | None:
     host, way = entry.text("host"), entry.text("how")
     if way in ("connect", "proxy") or (not allowed and re.search(r":\d+$", host)):
-        return Asked(what="connect", name=host, allowed=allowed)
+        return Act(what="connect", name=host, allowed=allowed)
     if allowed and way not in ("gateway", "pass"):
         return None
     provider = entry.text("provider") or providers.get(host, host)
-    return Asked(
-        what="egress", name=f"{provider} {entry.text('method')} {entry.text('path')}", allowed=allowed
-    )
+    return Act(what="egress", name=f"{provider} {entry.text('method')} {entry.text('path')}", allowed=allowed)
 
 
 def _by_names(rule: str) -> bool:
