@@ -403,7 +403,8 @@ class Redactor:
             parts = text.split("…")
             for index, part in enumerate(parts):
                 parts[index] = yield from self._by_value(part)
-                yield
+                if len(part) > _LOOKS or not index % _LOOKS:
+                    yield
             text = "…".join(parts)
         for shape in _COMPILED:
             short = len(text) <= _PART
