@@ -26,7 +26,7 @@ from bridgehold.host.front.callers import Callers, limits
 from bridgehold.host.front.cells import Cells, Intakes
 from bridgehold.host.front.entrances import Entrances
 from bridgehold.host.front.environments import Environments
-from bridgehold.host.front.forwarding import FORWARDED, Forwarding
+from bridgehold.host.front.forwarding import Forwarding, begins_cell
 from bridgehold.host.front.locking import Locking
 from bridgehold.host.front.orders import Orders
 from bridgehold.host.front.principals import Principals
@@ -167,7 +167,7 @@ def _celled(given: Foundation, shared: Shared, orders: Orders, budgets: Budgets,
         make_config,
         lambda: shared.settings.zygotes().memory_bytes,
     )
-    entrances = Entrances(cells, FORWARDED)
+    entrances = Entrances(cells, begins_cell, shared.tenants.demand)
     return Celled(cells, Forwarding(cells), entrances, shared.registry, shared.settings, budgets)
 
 
