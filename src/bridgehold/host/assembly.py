@@ -168,6 +168,7 @@ def _celled(given: Foundation, shared: Shared, orders: Orders, budgets: Budgets,
         lambda: shared.settings.zygotes().memory_bytes,
     )
     entrances = Entrances(cells, begins_cell, shared.tenants.demand)
+    shared.tenants.on_hold = entrances.take_back
     return Celled(cells, Forwarding(cells), entrances, shared.registry, shared.settings, budgets)
 
 

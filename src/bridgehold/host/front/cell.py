@@ -14,7 +14,7 @@ from typing import Protocol
 
 import msgspec
 
-from bridgehold.errors import CellEndedError
+from bridgehold.errors import BridgeholdError, CellEndedError
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.shares.link import Link
 from bridgehold.host.shares.spending import Used
@@ -28,6 +28,7 @@ class HandedOver(Protocol):
     """A connection that a cell has."""
 
     over: asyncio.Event
+    why: BridgeholdError
 
     def relay(self, method: str, params: msgspec.Raw, emit: Emit, /) -> Awaitable[object]:
         """What the front answers its caller."""
