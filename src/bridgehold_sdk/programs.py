@@ -14,8 +14,6 @@ import os
 import re
 import select
 import signal
-import struct
-import termios
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -69,12 +67,11 @@ class Ended(NamedTuple):
 class Program:
     """A child process that was started, and this side's ends of its streams."""
 
-    def __init__(self, pid: int, outputs: Mapping[int, str], stdin: int, terminal: bool = False) -> None:
+    def __init__(self, pid: int, outputs: Mapping[int, str], stdin: int) -> None:
         """`outputs`: descriptors to read, each with its stream's name. `stdin`: to write to; -1: none."""
         self.pid = pid
         self.outputs = dict(outputs)
         self.stdin = stdin
-        self.terminal = terminal
         self.ended: Ended | None = None
         self.over, over = os.pipe()
         """Readable once it has ended."""
@@ -112,19 +109,11 @@ class Program:
         return True
 
     def close_input(self) -> None:
-        """The program reads the end of its input; at a terminal, the sign for it."""
+        """The program reads the end of its input."""
         with self._lock:
             stdin, self.stdin = self.stdin, -1
-        if stdin >= 0 and self.terminal:
-            with contextlib.suppress(OSError):
-                os.write(stdin, b"\x04")
-        elif stdin >= 0:
+        if stdin >= 0:
             os.close(stdin)
-
-    def resize(self, rows: int, columns: int) -> None:
-        """Set the terminal's size; nothing where it has none."""
-        if self.terminal:
-            resize(next(iter(self.outputs)), rows, columns)
 
     def pump(self, tell: Piece) -> Ended:
         """Tell what it writes until it has ended. Raised through: it is killed."""
@@ -155,7 +144,7 @@ class Program:
                         over = True
                         poll.unregister(self.over)
                         continue
-                    data = _read(descriptor)
+                    data = os.read(descriptor, _READ_BYTES)
                     if not data:
                         poll.unregister(descriptor)
                         left.discard(descriptor)
@@ -180,31 +169,14 @@ class Program:
 
     def close(self) -> None:
         """Close this side's ends."""
-        self.terminal = False
         self.close_input()
         for descriptor in (*self.outputs, self.over):
             with contextlib.suppress(OSError):
                 os.close(descriptor)
 
 
-def _read(descriptor: int) -> bytes:
-    try:
-        return os.read(descriptor, _READ_BYTES)
-    except OSError:  # a terminal whose last holder is gone
-        return b""
-
-
-def resize(descriptor: int, rows: int, columns: int) -> None:
-    """Set a terminal's size, in characters."""
-    size = struct.pack("HHHH", max(1, min(rows, 9999)), max(1, min(columns, 9999)), 0, 0)
-    with contextlib.suppress(OSError):
-        fcntl.ioctl(descriptor, termios.TIOCSWINSZ, size)
-
-
 @contextlib.contextmanager
-def _ends(
-    terminal: tuple[int, int] | None, *, with_input: bool
-) -> Iterator[tuple[list[int], dict[int, str], int]]:
+def _ends(*, with_input: bool) -> Iterator[tuple[list[int], dict[int, str], int]]:
     """The child's three descriptors; ours to read, with their names; ours to write, or -1.
 
     The child's are closed here afterwards; ours where the block fails.
@@ -212,13 +184,6 @@ def _ends(
     ours: list[int] = []
     theirs: list[int] = []
     try:
-        if terminal is not None:
-            main, side = os.openpty()
-            ours, theirs = [_up(main)], [_up(side)]
-            ours.append(fcntl.fcntl(ours[0], fcntl.F_DUPFD_CLOEXEC, _STREAM_FIRST))
-            resize(ours[0], *terminal)
-            yield [theirs[0]] * 3, {ours[0]: "stdout"}, ours[1]
-            return
         for _ in range(2):
             read, write = os.pipe()
             ours.append(_up(read))
@@ -254,7 +219,7 @@ def _up(descriptor: int) -> int:
 
 def fork(child: Callable[[], None], *, with_input: bool) -> Program:
     """A copy of this process that runs `child`, which must not come back."""
-    with _ends(None, with_input=with_input) as (theirs, outputs, stdin):
+    with _ends(with_input=with_input) as (theirs, outputs, stdin):
         pid = os.fork()
         if pid == 0:
             try:
@@ -270,21 +235,20 @@ def start(
     *,
     folder: str = "",
     environment: Mapping[str, str] | None = None,
-    with_input: bool = False,
-    terminal: tuple[int, int] | None = None,
+    with_input: bool,
 ) -> Program:
-    """A program by its name or path; `InvalidInput` where there is none. `terminal`: its rows and columns."""
+    """A program by its name or path; `InvalidInput` where there is none."""
     if not argv or any("\0" in one for one in argv):
         raise InvalidInput("a command is a program's name and its arguments, as a list of text")
-    variables = {**os.environ, **({"TERM": "xterm-256color"} if terminal else {}), **(environment or {})}
+    variables = {**os.environ, **(environment or {})}
     failed, tell = os.pipe()
     tell = _up(tell)
     try:
-        with _ends(terminal, with_input=with_input) as (theirs, outputs, stdin):
+        with _ends(with_input=with_input) as (theirs, outputs, stdin):
             pid = os.fork()
             if pid == 0:
                 try:
-                    _take(theirs, tuple({*outputs, stdin}), control=terminal is not None)
+                    _take(theirs, (*outputs, stdin))
                     for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
                         signal.signal(number, signal.SIG_DFL)
                     if folder:
@@ -300,14 +264,14 @@ def start(
             if failure:
                 os.waitpid(pid, 0)
                 raise InvalidInput(f"{argv[0][:200]!r} can't be started: {os.strerror(int(failure))}")
-            return Program(pid, outputs, stdin, terminal is not None)
+            return Program(pid, outputs, stdin)
     finally:
         os.close(failed)
         if tell >= 0:
             os.close(tell)
 
 
-def _take(theirs: Sequence[int], ours: Sequence[int], *, control: bool = False) -> None:
+def _take(theirs: Sequence[int], ours: Sequence[int]) -> None:
     """In the child: its own session and group, its streams, an interpreter's signals."""
     os.setsid()
     for number, descriptor in enumerate(theirs):
@@ -315,8 +279,6 @@ def _take(theirs: Sequence[int], ours: Sequence[int], *, control: bool = False) 
     for descriptor in {*theirs, *ours}:
         if descriptor > 2:
             os.close(descriptor)
-    if control:
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}:
         if signal.getsignal(number) is not signal.SIG_DFL:
             signal.signal(number, signal.SIG_DFL)
@@ -382,17 +344,15 @@ def bytes_of(said: Mapping[str, Any]) -> bytes:
 def feed(program: Program, said: Mapping[str, Any]) -> bool:
     """One answer of whoever gives input; whether more is to be asked for.
 
-    ``{"text" or "base64", "eof", "signal", "size": [rows, columns]}``: each may be left out.
+    ``{"text" or "base64", "eof", "signal"}``: each may be left out.
     """
-    number, size = said.get("signal"), said.get("size")
+    number = said.get("signal")
     if isinstance(number, int) and number in signal.valid_signals():
         program.send_signal(number)
-    if isinstance(size, list) and len(size) == 2 and all(isinstance(one, int) for one in size):
-        program.resize(*size)
     data = bytes_of(said)
     if data and not program.write(data):
         return False
     if said.get("eof"):
         program.close_input()
-        return program.terminal
+        return False
     return True

@@ -167,6 +167,34 @@ def test_a_program_by_the_interface(session: SyncSession) -> None:
     assert session.run("execute", {"code": "import os; os.listdir('/proc/self/fd')"})["value"] is not None
 
 
+def test_a_command_is_a_program_by_its_name(session: SyncSession) -> None:
+    def run(*argv: str, **more: Any) -> Any:
+        return session.run("command", {"argv": list(argv), **more})
+
+    assert run("sort", "-r", stdin="a\nb\n") == {
+        "status": 0, "signal": 0, "stdout": "b\na\n", "stderr": "", "truncated": False,
+    }  # fmt: skip
+    assert run("sh", "-c", "pwd; echo $WORD >&2; exit 3", cwd="/tmp", env={"WORD": "in"}) == {
+        "status": 3, "signal": 0, "stdout": "/tmp\n", "stderr": "in\n", "truncated": False,
+    }  # fmt: skip
+    assert run("cat")["stdout"] == ""  # nobody gives it input
+    assert [run("sh", "-c", "kill -9 $$")[name] for name in ("status", "signal")] == [137, 9]
+    assert run("sh", "-c", "ls /proc/self/fd | wc -l; ulimit -c")["stdout"].split() == ["4", "0"]
+    for argv in ([], ["no-such-program"], ["/etc/passwd"], ["sh\0"]):
+        with pytest.raises(BridgeholdError) as refused:
+            session.run("command", {"argv": argv})
+        assert refused.value.code == "usage"
+    pieces = [one for one in session.stream("command", {"argv": ["sh", "-c", "echo 1; sleep 0.2; echo 2"]})]
+    assert [one["data"] for one in pieces if one["type"] == "chunk"] == [
+        {"stream": "stdout", "text": "1\n"},
+        {"stream": "stdout", "text": "2\n"},
+    ]
+    with pytest.raises(BridgeholdError) as late:
+        session.run("command", {"argv": ["sleep", "600"]}, deadline_ms=300)
+    assert late.value.code == "timeout"
+    assert "sleep" not in run("sh", "-c", "cat /proc/[0-9]*/comm 2>/dev/null")["stdout"].split()
+
+
 def test_a_stream_keeps_the_pace_of_who_reads_it_and_loses_nothing(host: Stage, session: SyncSession) -> None:
     code = (
         "import hashlib, sys\nd = b'0123456789abcdef' * 4096\nfor _ in range(320): sys.stdout.buffer.write(d)"
@@ -360,6 +388,7 @@ def test_what_a_policy_does_not_grant_is_refused(host: Stage) -> None:
             ("files_read", {"path": "x"}),
             ("files_write", {"path": "x", "base64": ""}),
             ("program", {"kind": "code", "text": "pass"}),
+            ("command", {"argv": ["true"]}),
         ):
             with pytest.raises(BridgeholdError) as refused:
                 session.run(operation, arguments)

@@ -285,6 +285,27 @@ class PythonBridge(Files, Bridge):
         os.close(what.wanted)
         return self._watched(started, None, asked, seen)
 
+    @operation(effect="run", stream=True)
+    def command(
+        self,
+        argv: Sequence[str],
+        cwd: str = "",
+        env: Mapping[str, str] | None = None,
+        stdin: str | None = None,
+    ) -> dict[str, Any]:
+        """Start a program by its name or path; what it writes comes as chunks, and a part in the result."""
+        __tracebackhide__ = True
+        from bridgehold_sdk import programs
+
+        asked = self.tools.get("stdin") if stdin is None else None
+        started = programs.start(
+            argv,
+            folder=programs.checked_folder(cwd),
+            environment=programs.checked_environment(env),
+            with_input=stdin is not None or asked is not None,
+        )
+        return self._watched(started, stdin, asked)
+
     def _watched(
         self, started: Program, stdin: str | None, asked: Tool | None, wanted: int = -1
     ) -> dict[str, Any]:
