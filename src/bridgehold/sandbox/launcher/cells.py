@@ -20,7 +20,13 @@ _RESOURCES = Resources(memory_bytes=1 << 30, cpu_millis=2_000, processes=128, op
 """Of a cell's own process, within its tenant's share."""
 _QUICK_LOOKS, _QUICK_SECONDS, _SLOW_SECONDS = 50, 0.005, 0.2
 
-OfCells = requests.OpenRequest | requests.AllowRequest | requests.EnterRequest | requests.CloseRequest
+OfCells = (
+    requests.OpenRequest
+    | requests.AllowRequest
+    | requests.AdoptRequest
+    | requests.EnterRequest
+    | requests.CloseRequest
+)
 
 
 class Cells:
@@ -44,6 +50,12 @@ class Cells:
                 if cell is None:
                     raise NotFoundError(f"no cell {request.cell[:40]}")
                 cell.allow(request.bridge, request.digests, request.share)
+            case requests.AdoptRequest():
+                cell = self._cells.get(request.cell)
+                if cell is None:
+                    raise NotFoundError(f"no cell {request.cell[:40]}")
+                if cell.leaf is not None:
+                    cell.leaf.take(request.pid)
             case requests.EnterRequest():
                 self._enter(channel)
             case requests.CloseRequest():

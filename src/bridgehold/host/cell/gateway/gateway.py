@@ -12,7 +12,6 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable, Mapping
-from ipaddress import ip_address
 
 import h11
 
@@ -27,6 +26,7 @@ from bridgehold.host.cell.gateway.values import Attribution, GatewayLimits, Prov
 from bridgehold.host.cell.gateway.wire import GuestGone, Wire
 from bridgehold.host.cell.store.downloads import Downloads
 from bridgehold.host.shares.budgets import Budgets, Buffers, TokenBucket
+from bridgehold.host.shares.dialling import Dial, apart, dial
 from bridgehold.host.shares.session_events import SessionEvents
 from bridgehold.keeper.resolve import Lookup, system_lookup
 from bridgehold.policies.decide import secret_of
@@ -54,6 +54,7 @@ class Gateway:
         attribution: Callable[[], Attribution],
         limits: GatewayLimits | None = None,
         lookup: Lookup = system_lookup,
+        dial: Dial = dial,
     ) -> None:
         listener.setblocking(False)
         self._listener = listener
@@ -62,12 +63,8 @@ class Gateway:
         records = Records(facts, attribution, events)
         self._served = Served(grant, facts, records, buffers, self._limits)
         self._upstream = Upstream(keeper, budgets, downloads, providers)
-        numeric = {name for name, one in providers.items() if _is_address(one.host)}
-        self._places = Places(
-            lookup,
-            hosts=frozenset(one.host for name, one in providers.items() if name not in numeric),
-            addresses=frozenset((providers[name].host, providers[name].port) for name in numeric),
-        )
+        hosts, addresses = apart({name: (one.host, one.port) for name, one in providers.items()})
+        self._places = Places(lookup, dial, hosts=hosts, addresses=addresses)
         rate = grant.rate.connections_per_second
         self._connections = TokenBucket(rate, rate)
         self._requests = TokenBucket(self._limits.requests_per_second, self._limits.requests_per_second * 2)
@@ -192,11 +189,3 @@ class Gateway:
         refusal = Refusal(status=error.status, rule=error.rule, reason=error.reason)
         await wire.send(raw_refusal(refusal, event))
         await wire.linger()
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True

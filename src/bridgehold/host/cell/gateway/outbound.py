@@ -22,6 +22,7 @@ from bridgehold.host.cell.gateway.credentials import holds_placeholder
 from bridgehold.host.cell.gateway.parse import Target, declared
 from bridgehold.host.cell.gateway.replies import Refusal, Replies
 from bridgehold.host.cell.gateway.wire import GuestGone, Wire
+from bridgehold.host.shares.dialling import Dial
 from bridgehold.keeper.resolve import Lookup, resolve
 from bridgehold.keeper.slots import HOP_HEADERS
 from bridgehold.policies.decide import decide_address, decide_connect
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 _CHUNK = 64 * 1024
 _HELLO_SECONDS = 10.0
-_DIAL_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,7 @@ class Places:
     """How names are looked up, and where providers are: those are reached through the gateway alone."""
 
     lookup: Lookup
+    dial: Dial
     hosts: frozenset[str]
     addresses: frozenset[tuple[str, int]]
 
@@ -199,7 +200,7 @@ class Outbound:
 
     async def _through(self, replies: Replies, request: h11.Request, body: bytes, address: str) -> str:
         try:
-            upstream = await _dial(address, self._target.port)
+            upstream = await self._places.dial(self._target.host, address, self._target.port)
         except (OSError, TimeoutError):
             self._status = 502
             refusal = Refusal(status=502, rule="gateway.dial", reason=f"{self._place} does not answer")
@@ -323,19 +324,6 @@ class Outbound:
             )
             await replies.refuse(refusal, "", close=True)
             return "provider"
-
-
-async def _dial(address: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setblocking(False)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    try:
-        await asyncio.wait_for(asyncio.get_running_loop().sock_connect(sock, (address, port)), _DIAL_SECONDS)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 def _request_bytes(client: h11.Connection, target: Target, request: h11.Request, body: bytes) -> bytes:
