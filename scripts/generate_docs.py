@@ -95,6 +95,11 @@ def make_inference() -> str:
                 map(_inference_row, file["rows"]),
             )
         )
+        media = file["media"]
+        parts.append(
+            f"\nMedia cost at most, in tokens: {media['image']:,} an image; a file, sound, video, "
+            f"or what a grant has the provider fetch or keep, {media['window']:,}, as all of it together.\n"
+        )
         switches = [
             f"`{name}`: {', '.join(f'`{value}`' for value in values) or 'none'}"
             for name, values in file["headers"].items()
@@ -130,8 +135,15 @@ def _inference_row(row: dict[str, Any]) -> tuple[str, str, str, str]:
     forced = ", ".join(
         f"`{name} = {str(value).lower()}`{at}" for name, value in row.get("forced", {}).items()
     )
+    streamed = [
+        f"`{name}.{inner} = {str(value).lower()}` where it streams, whatever it says"
+        for name, wanted in row.get("streamed", {}).items()
+        for inner, value in wanted.items()
+    ]
+    forced = "; ".join(filter(None, [forced, *streamed]))
     body = (
         f"`{row['body']}`{'' if row.get('generates', True) else ', generates nothing'}"
+        f"{'' if row.get('media', True) else ', media are free'}"
         if "body" in row
         else "none"
     )

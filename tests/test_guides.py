@@ -31,6 +31,7 @@ HERE = (
     "docs/reference/python.md",
     "docs/reference/unified.md",
     "README.md",
+    "docs/how-to/run-code.md",
     "docs/how-to/tenants.md",
     "docs/how-to/upgrade.md",
     "docs/how-to/review-the-audit.md",

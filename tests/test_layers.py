@@ -107,3 +107,49 @@ def test_error_codes_and_exit_statuses_are_unique() -> None:
     kinds = error_classes()
     assert len({kind.code for kind in kinds}) == len(kinds)
     assert len({kind.exit_status for kind in kinds}) == len(kinds)
+
+
+def _said_to(tree: ast.AST, calls: dict[str, set[str]], through: dict[str, set[str]]) -> None:
+    """By function: the keywords that calls of it say, and the functions whose own keywords it hands on."""
+    aliases: dict[str, set[str]] = {}
+    literal: dict[str, set[str]] = {}
+    handed: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            name = getattr(target, "id", "")
+            aliases.setdefault(name, set()).update(
+                one.id for one in ast.walk(node.value) if isinstance(one, ast.Name)
+            )
+            if isinstance(node.value, ast.Dict):
+                keys = (getattr(key, "value", "") for key in node.value.keys)
+                literal.setdefault(name, set()).update(key for key in keys if isinstance(key, str))
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.args.kwarg is not None:
+            handed[node.args.kwarg.arg] = node.name
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            made = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            for name in {made, *aliases.get(made, ())}:
+                for keyword in node.keywords:
+                    spread = getattr(keyword.value, "id", "")
+                    said = {keyword.arg} if keyword.arg else literal.get(spread, set())
+                    calls.setdefault(name, set()).update(said)
+                    if keyword.arg is None and spread in handed:
+                        through.setdefault(name, set()).add(handed[spread])
+
+
+def test_every_field_of_every_event_is_filled_somewhere() -> None:
+    """What the reference promises of an event, some place that writes one says."""
+    from bridgehold.audit.events import event_types
+
+    calls: dict[str, set[str]] = {}
+    through: dict[str, set[str]] = {}
+    for path in (ROOT / "src/bridgehold").rglob("*.py"):
+        _said_to(ast.parse(path.read_text(encoding="utf-8")), calls, through)
+    ties = {"tenant", "principal", "session", "command"}
+    missing = set[str]()
+    for kind in event_types():
+        name = kind.__name__
+        filled = ties.union(calls.get(name, ()), *(calls.get(one, ()) for one in through.get(name, ())))
+        missing |= {f"{name}.{field}" for field in kind.__struct_fields__ if field not in filled}
+    assert not missing

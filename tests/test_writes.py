@@ -32,6 +32,7 @@ ELSEWHERE = {
     "sandbox/attest/seal.py": "by descriptor, no link followed",
     "sandbox/cgroups/": "the kernel's files",
     "sandbox/launch/cold.py": "the kernel's files",
+    "sandbox/launch/userns.py": "the kernel's files",
     "sandbox/fork/shell.py": "the kernel's files",
     "faces/testing/remains.py": "the kernel's files",
     "sandbox/launch/staging.py": "on a tmpfs of the launcher's namespace, or below a folder it made and owns",
@@ -48,7 +49,7 @@ BY_NAME = {
     *("chown", "lchown", "symlink", "link"),
 }
 OF_SHUTIL = {"copyfile", "copytree", "copy", "copy2", "move"}
-OWN_METHODS = {"writer", "_writer", "self", "parts", "registry", "tree"}
+OWN_METHODS = {"of", "writer", "_writer", "self", "parts", "registry", "tree"}
 """What has methods of such a name that are not the file system's."""
 
 

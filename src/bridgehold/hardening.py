@@ -1,16 +1,20 @@
-"""What every one of our own processes does first: no core, not dumpable, dies with its parent."""
+"""What each of our own processes does first: no core, not dumpable, dies with its parent; its streams."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
 import signal
+import sys
 
 from bridgehold.errors import UnsupportedError
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
+BROKEN_PIPE = 141
+"""Exit status of a command whose reader has gone."""
 
 
 def open_standard() -> None:
@@ -23,6 +27,26 @@ def open_standard() -> None:
             if null != number:
                 os.dup2(null, number)
                 os.close(null)
+
+
+def prepare_streams() -> None:
+    """The three streams are there, and take any text."""
+    open_standard()
+    sys.stdin = sys.stdin or os.fdopen(0, encoding="utf-8", closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8", closefd=False)
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def drop_output() -> None:
+    """What is still buffered reaches nobody: the interpreter's end must not try it again."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    for number in (1, 2):
+        with contextlib.suppress(OSError):
+            os.dup2(null, number)
+    os.close(null)
 
 
 def open_descriptors() -> int:

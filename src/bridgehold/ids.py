@@ -62,8 +62,8 @@ def parse_command(text: str) -> tuple[str, str]:
     return bridge, operation
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`` (nearest: 'memory')``, or nothing where nothing is near.
+def nearest(word: str, known: Iterable[str], least: float = _NEAR) -> str:
+    """`` (nearest: 'memory')``, or nothing where nothing is near, by `least` of 1.
 
     Both sides may be hostile, and the finest measure takes a second for names that are made for it: only the
     few that a coarse one puts first come to that, and long names to none. At most some 3 ms.
@@ -77,8 +77,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
             rated.append((measure.quick_ratio(), name))
             if len(rated) == _MOST_NEAR:
                 break
-    first = (name for rate, name in heapq.nlargest(_FINELY, rated) if rate >= _NEAR)
-    close = difflib.get_close_matches(word, first, n=1, cutoff=_NEAR)
+    first = (name for rate, name in heapq.nlargest(_FINELY, rated) if rate >= least)
+    close = difflib.get_close_matches(word, first, n=1, cutoff=least)
     return f" (nearest: {close[0]!r})" if close else ""
 
 

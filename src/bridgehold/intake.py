@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from bridgehold import handed
 from bridgehold.errors import HostUnavailableError
 
 _MOST = 4_096
@@ -33,7 +34,7 @@ def receive(intake: socket.socket) -> tuple[str, socket.socket] | None:
 
     Raises `BlockingIOError` where nothing came yet, `EOFError` where the host is gone.
     """
-    data, given, _, _ = socket.recv_fds(intake, _MOST, 1, socket.MSG_CMSG_CLOEXEC)
+    data, given, _ = handed.receive(intake, _MOST, 1)
     if not data and not given:
         raise EOFError
     tenant = ""

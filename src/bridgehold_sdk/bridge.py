@@ -99,6 +99,9 @@ class Context(Protocol):
     def progress(self, done: int, total: int, note: str) -> None:
         """Tell the caller that `done` of `total` is done."""
 
+    def emit(self, data: object) -> None:
+        """Send a chunk of the running command's stream."""
+
     @property
     def tools(self) -> Mapping[str, Tool]:
         """The tools that the current command may call, by name."""
@@ -216,6 +219,10 @@ class Bridge:
     def progress(self, done: int, total: int = 0, note: str = "") -> None:
         """Tell the caller how far the running command is. `total` 0: unknown. Bounded to 20 a second."""
         self._attached().progress(done, total, note)
+
+    def emit(self, data: object) -> None:
+        """Send a chunk of the running command, from any thread, as a stream's `yield` does."""
+        self._attached().emit(data)
 
     def callers_code(self) -> CallersCode:
         """``with self.callers_code():`` around code that the caller sent.

@@ -73,6 +73,8 @@ class Runtime:
         self._writer = writer
         self._calls: queue.SimpleQueue[wire.Frame | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
+        self._emitting = threading.Lock()
+        """Held from the look for a running command until its chunk is written: none comes after its reply."""
         self._waiting: set[int] = set()
         self._cancelled: set[int] = set()
         self._current: int | None = None
@@ -133,7 +135,7 @@ class Runtime:
         self._tools = self._offered(call.get("tools"))
         data = self._attempt(call_id, call.get("command"), call.get("args"))
         flush()  # before the reply, which says that the command has written all
-        with self._lock:
+        with self._emitting, self._lock:
             self._current = None
             self._wanted = False
             for waiting in self._tool_calls.values():  # threads that outlive their command
@@ -149,7 +151,7 @@ class Runtime:
                 _swap_interrupts(_idle, signal.default_int_handler)
                 if self._wanted:
                     self._interrupt()
-                value = self._dispatch(call_id, command, args)
+                value = self._dispatch(command, args)
                 if os.getpid() != self._pid:
                     end_child(None)  # a fork of the handler's came back here: the wire is its parent's
                 return self._reply(call_id, value)
@@ -180,7 +182,7 @@ class Runtime:
             reference = {"$artifact": kept["digest"], "size_bytes": kept["size_bytes"]}
             return wire.encode(wire.result(call_id, reference), self._writer.max_bytes)
 
-    def _dispatch(self, call_id: int, command: object, args: object) -> Any:
+    def _dispatch(self, command: object, args: object) -> Any:
         if not isinstance(command, str) or not isinstance(args, dict):
             raise WireError("a call has a command and an object of arguments")
         prefix, _, name = command.partition(":")
@@ -195,19 +197,25 @@ class Runtime:
         if isinstance(value, GeneratorType):
             if not fact.stream:
                 raise TypeError(f"operation {name!r} returned a generator; declare it with stream=True")
-            value = self._stream(call_id, value)
+            value = self._stream(value)
         return to_plain(value)
 
-    def _stream(self, call_id: int, values: GeneratorType[Any, None, Any]) -> Any:
+    def _stream(self, values: GeneratorType[Any, None, Any]) -> Any:
         with contextlib.closing(values):
             while True:
                 try:
                     value = next(values)
                 except StopIteration as end:
                     return end.value
-                data = wire.encode(wire.chunk(call_id, self._seq, to_plain(value)), self._writer.max_bytes)
-                with self._shield():
-                    self._writer.write_bytes(data)
+                self.emit(value)
+
+    def emit(self, data: object) -> None:
+        """A chunk of the running command, from any thread of its; dropped where none runs."""
+        plain = to_plain(data)
+        with self._shield(), self._emitting:
+            if self._current is not None:
+                chunk = wire.chunk(self._current, self._seq, plain)
+                self._writer.write_bytes(wire.encode(chunk, self._writer.max_bytes))
                 self._seq += 1
 
     def progress(self, done: int, total: int, note: str) -> None:

@@ -6,9 +6,12 @@ import asyncio
 import json
 import os
 import random
+import resource
+import select
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,14 +19,22 @@ from audit_support import Filler, LiveJournal, intent, lines_of, outcome, segmen
 
 from bridgehold.audit.channels import GROUP, Channel, Opening, turns
 from bridgehold.audit.client import JournalClient, encode
-from bridgehold.audit.events import Event, HostStarted, HostStopped, JournalClosed, SessionClosed
+from bridgehold.audit.events import (
+    ChannelEnded,
+    Event,
+    HostStarted,
+    HostStopped,
+    JournalClosed,
+    SessionClosed,
+)
 from bridgehold.audit.recorders import Recorder
 from bridgehold.audit.segments import instance_folders
+from bridgehold.audit.tally import Tally
 from bridgehold.audit.verify import verify_audit
 from bridgehold.audit.writer import Limits
 from bridgehold.errors import AuditError, BudgetError
 from bridgehold.records import wire
-from bridgehold.records.workers import WorkerExited, WorkerRefused
+from bridgehold.records.workers import WorkerExited, WorkerRefused, WorkerStarted
 from waiting import eventually
 
 Live = Callable[..., LiveJournal]
@@ -38,6 +49,13 @@ def exited(of: str) -> WorkerExited:
     return WorkerExited(
         tenant="acme", worker="w-1", intent=of, cause="exited", status=0, cpu_us=0, memory_peak_bytes=0,
         oom_kills=0, emptied_ms=0,
+    )  # fmt: skip
+
+
+def started() -> WorkerStarted:
+    return WorkerStarted(
+        tenant="acme", worker="w-1", purpose="worker", bridge="b", start="cold", spec="", environment="", uid=1,
+        cgroup="",
     )  # fmt: skip
 
 
@@ -94,7 +112,7 @@ def test_an_event_that_is_not_its_recorder_s_ends_that_channel_alone(
     journal.end()
     stored = [json.loads(line) for line in lines_of(segment_files(audit)[0])]
     assert sorted(stored[0]["recorders"]) == ["host", "keeper", "launcher"]
-    ended = [line for line in stored if line["kind"] == "channel.ended"]
+    ended = [line for line in stored if line["kind"] == "channel.ended" and not line["unfinished"]]
     assert [(one["recorder"], one["tenant"]) for one in ended] == [
         ("tenant", "acme") if name == "acme" else (name, "")
     ]
@@ -127,6 +145,67 @@ def test_nobody_ends_what_another_recorder_has_begun(live: Live, audit: Path) ->
     found = [finding.kind for finding in report.completeness.findings]
     assert found == ["start_missing"], "no outcome is an orphan; the session is one of nobody's start"
     assert report.completeness.interrupted_count == 1
+
+
+def test_what_a_channel_has_left_open_that_is_gone_is_named_once_and_counts_no_longer(
+    live: Live, audit: Path
+) -> None:
+    journal = live(others=ALL)
+
+    def named() -> list[dict[str, Any]]:
+        stored = [json.loads(line) for line in lines_of(segment_files(audit)[0])]
+        return [line for line in stored if line["kind"] == "channel.ended"]
+
+    async def act() -> list[str]:
+        channels = await all_channels(journal)
+        next_one = await JournalClient.open(journal.others["intake"], "acme")
+        begun = [(await channels["acme"].append(intent())).ref for _ in range(300)]
+        await channels["acme"].append(outcome(begun.pop(), transport_ok=False))
+        own = (await next_one.append(intent())).ref
+        start = (await channels["launcher"].append(started())).ref
+        transport = channels["acme"]._transport
+        assert transport is not None
+        transport.abort()
+        await eventually(lambda: sum(len(one["unfinished"]) for one in named()) == len(begun))
+        assert {(one["recorder"], one["tenant"]) for one in named()} == {("tenant", "acme")}
+        await next_one.append(outcome(own, transport_ok=False))
+        for channel in (next_one, *channels.values()):
+            await channel.close()
+        return [*begun, start]
+
+    left = asyncio.run(act())
+    assert journal.end() == 0
+    assert [one for line in named() for one in line["unfinished"]] == left, "each once"
+    report = verify_audit(audit)
+    assert report.ok, (report.first_bad, report.completeness)
+    assert report.completeness.interrupted_count == len(left)
+
+
+def test_an_audit_that_names_as_left_open_what_was_not_is_not_whole(
+    audit: Path, filler: Callable[..., Filler]
+) -> None:
+    writer = filler()
+    begun = writer.put(intent())[0].ref
+    for named in (begun, begun, "i-0000000000000000.7", "no reference"):
+        ended = ChannelEnded(recorder="tenant", tenant="acme", reason="gone", unfinished=(named,))
+        writer.journal.writer.write([ended])
+    writer.close()
+    found = verify_audit(audit).completeness
+    assert [one.kind for one in found.findings] == ["orphan_outcome"] * 3
+    assert (found.ok, found.interrupted_count) == (False, 1)
+
+
+def test_what_was_left_open_leaves_no_count() -> None:
+    tally = Tally(1_000)
+    for owner in ("tenant acme 1", "tenant acme 2"):
+        changes = tally.begin()
+        for number in range(3):
+            changes.add(intent(), f"i.{owner}.{number}", 10, owner)
+        changes.keep()
+    left = tally.left_by("tenant acme 1")
+    tally.forget([*left, "i.unknown"])
+    assert (len(left), tally.left_by("tenant acme 1")) == (3, ())
+    assert tally.counts == {("tenant acme 2", "acme"): 3, ("tenant acme 2", "*"): 3}
 
 
 def test_bounds_and_anchors_are_the_host_s_and_a_bound_holds_for_a_tenant_s_channel(
@@ -264,7 +343,7 @@ def test_noise_on_one_channel_is_nobody_else_s(live: Live, audit: Path) -> None:
     asyncio.run(act())
     assert journal.end() == 0
     stored = [json.loads(line) for line in lines_of(segment_files(audit)[0])]
-    assert sum(line["tenant"] == "umbra" for line in stored) == 60
+    assert sum((line["tenant"], line["kind"]) == ("umbra", "command.intent") for line in stored) == 60
     assert {line["tenant"] for line in stored if line["kind"] == "command.intent"} == {"acme", "umbra"}
     assert sum(line["kind"] == "worker.refused" for line in stored) == 60
     assert verify_audit(audit).integrity.ok
@@ -300,3 +379,55 @@ def test_whoever_begins_without_end_is_refused_and_the_journal_forgets_nobody_s(
     assert named["unfinished_count"] == 10_004
     assert {own.ref, other.ref} & set(named["unfinished"]) == {own.ref}
     later.close()
+
+
+def test_what_was_said_is_written_though_nobody_hears_the_answer() -> None:
+    """A recorder says its last and closes, while the answer to what it said before is on its way."""
+    ours, theirs = socket.socketpair()
+    channel = Channel(theirs, Recorder("launcher"))
+    for number in range(2):
+        ours.sendall(wire.request(wire.APPEND_BUFFERED, number, encode(refused())))
+        if not number:
+            channel.read()
+    ours.close()
+    channel.outgoing += wire.answers([wire.Answer(0)])
+    channel.write()
+    while channel.mask() & select.POLLIN:
+        channel.read()
+    assert [one.id for one in channel.take(9, 1 << 20)] == [0, 1]
+    assert channel.ended
+    theirs.close()
+
+
+def test_a_door_and_a_rotation_without_descriptors_are_tried_again(live: Live, audit: Path) -> None:
+    journal = live(others=ALL, limits=Limits(segment_bytes=2_000))
+    pid, full = journal.process.pid, list[JournalClient]()
+
+    async def open_until_full() -> None:
+        while True:
+            full.append(await JournalClient.open(journal.others["intake"], "acme"))
+
+    async def act() -> None:
+        host = await JournalClient.connect(journal.socket)
+        await host.append(HostStopped(reason="before"))
+        usual = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        room = max(int(name) for name in os.listdir(f"/proc/{pid}/fd")) + 1
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (room, usual[1]))
+        try:
+            with pytest.raises(AuditError):
+                await open_until_full()
+            for _ in range(12):
+                await host.append(HostStopped(reason="in the old file for now"))
+            assert len(segment_files(audit)) == 1
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, usual)
+        await host.append(HostStopped(reason="after"))
+        full.append(await JournalClient.open(journal.others["intake"], "acme"))
+        await full[-1].append(intent())
+        assert len(segment_files(audit)) > 1
+        for channel in (*full, host):
+            await channel.close()
+
+    asyncio.run(act())
+    journal.end()
+    assert verify_audit(audit).integrity.ok

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
+
+from bridgehold.audit.client import undone
 from bridgehold.audit.entries import Entry
+from bridgehold.audit.events import EgressIntent
 from bridgehold.audit.usage import Used, fold
+from bridgehold.host.shares.budgets import Budgets
 
 
 def entry(kind: str, time: str, tenant: str, session: str, ref: str = "i.1", **fields: object) -> Entry:
@@ -32,7 +37,10 @@ ENTRIES = [
           input_tokens=1, estimated=True, intent="i.9", charged=700),
     entry("egress.intent", "2026-11-21T10:02", "acme", "s1", "i.9", provider="openai", reserved=900),
     entry("egress.outcome", "2026-11-21T10:02", "acme", "s1", provider="openai", model="m", intent="i.9", code=""),
-    entry("egress.intent", "2026-11-21T10:03", "umbra", "s2", "i.10", provider="openai", reserved=500),
+    entry("egress.intent", "2026-11-21T10:03", "umbra", "s2", "i.10", provider="openai", reserved=500, model="m"),
+    entry("egress.intent", "2026-11-21T10:03", "umbra", "s2", "i.12", provider="openai", reserved=500, model="n"),
+    entry("egress.outcome", "2026-11-21T10:03", "umbra", "s2", provider="openai", model="n", intent="i.12",
+          code="keeper.busy", charged=0, unsent=True),
     entry("egress.intent", "2026-11-21T10:03", "umbra", "s2", "i.11", provider="", reserved=0),
 ]  # fmt: skip
 
@@ -45,7 +53,8 @@ def test_rows_are_by_tenant_bridge_and_provider() -> None:
             output_tokens=5, charged=700, estimated=1, sent_bytes=100, received_bytes=200,
         ),
         Used(tenant="umbra", bridge="python", sessions=1, commands=1, failed=1, cpu_us=7),
-        Used(tenant="umbra", bridge="python", provider="openai", requests=1, charged=500),
+        Used(tenant="umbra", bridge="python", provider="openai", model="m", requests=1, charged=500),
+        Used(tenant="umbra", bridge="python", provider="openai", model="n", failed=1),
     ]  # fmt: skip
 
 
@@ -56,3 +65,30 @@ def test_a_time_and_a_tenant_bound_it_and_a_session_from_before_keeps_its_bridge
         ("dspy", "openai", 0, 2),
     ]
     assert fold(ENTRIES, until="2026-11-20") == []
+
+
+def test_usage_and_budgets_count_the_same() -> None:
+    """Whatever became of a request: whole, under way, never sent, announced and never begun."""
+    facts = {"provider": "openai", "host": "h", "method": "POST", "path": "/x"}
+    begun = EgressIntent(
+        tenant="acme", session="s1", rule="r", how="gateway", background=False, reserved=40, **facts
+    )
+    own = ("kind", "tenant", "session")
+    never = {
+        name: value for name, value in msgspec.to_builtins(undone(begun, "i.3")).items() if name not in own
+    }
+    day = "2026-11-21T10:00"
+    entries = [
+        entry("egress.intent", day, "acme", "s1", "i.1", **facts, reserved=100, model="m"),
+        entry("egress.outcome", day, "acme", "s1", **facts, intent="i.1", charged=7, model="m"),
+        entry("egress.intent", day, "acme", "s1", "i.2", **facts, reserved=50, model="m"),
+        entry("egress.intent", day, "acme", "s1", "i.3", **facts, reserved=40, model="m"),
+        entry("egress.outcome", day, "acme", "s1", **never),
+        entry("egress.intent", day, "acme", "s1", "i.4", **facts, reserved=30, model="m"),
+        entry("egress.outcome", day, "acme", "s1", **facts, intent="i.4", unsent=True, model="m"),
+    ]
+    budgets = Budgets()
+    budgets.fold(entries)
+    spent, rows = budgets.spent("acme", "openai"), fold(entries)
+    assert (spent.requests, spent.tokens) == (2, 57)
+    assert (sum(one.requests for one in rows), sum(one.charged for one in rows)) == (2, 57)

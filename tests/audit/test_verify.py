@@ -547,3 +547,29 @@ def test_a_report_is_a_value(closed: Path) -> None:
 
     report = verify_audit(closed)
     assert msgspec.json.decode(msgspec.json.encode(report), type=Report) == report
+
+
+@pytest.mark.parametrize(
+    ("streams", "sound", "status"),
+    [(">&-", True, 0), (">/dev/full", True, 22), ("2>/dev/full", False, 50), ("2>&- <&-", False, 50)],
+)
+def test_the_program_ends_with_a_status_of_its_own_wherever_its_streams_lead(
+    closed: Path, streams: str, sound: bool, status: int
+) -> None:
+    folder = closed if sound else closed / "absent"
+    command = [sys.executable, "-I", "-m", "bridgehold.audit.verify", str(folder)]
+    shell = ["sh", "-c", f'exec "$@" {streams}', "sh", *command]
+    done = subprocess.run(shell, capture_output=True, text=True, env={}, cwd="/", timeout=60, check=False)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == status
+
+
+def test_the_program_whose_reader_has_gone_says_so(closed: Path) -> None:
+    gone, pipe = os.pipe()
+    os.close(gone)
+    command = [sys.executable, "-I", "-m", "bridgehold.audit.verify", str(closed)]
+    done = subprocess.run(
+        command, stdout=pipe, stderr=subprocess.PIPE, env={}, cwd="/", timeout=60, check=False
+    )
+    os.close(pipe)
+    assert (done.returncode, done.stderr) == (141, b"")

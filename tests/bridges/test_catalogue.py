@@ -57,6 +57,19 @@ def test_shipped_bridges_are_complete() -> None:
     assert set(catalogue.get("python").operations) == {"execute", "reset"}
 
 
+def test_shipped_bridges_are_read_once_and_again_while_one_is_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Catalogue.load().get("python") is Catalogue.load([tmp_path]).get("python")
+    monkeypatch.setattr("bridgehold.bridges.catalogue.shipped_folder", lambda: tmp_path)
+    file = toy(tmp_path) / "bridge.toml"
+    file.write_text("broken")
+    with pytest.raises(ManifestError):
+        Catalogue.load().get("toy")
+    file.write_text(TOY.format(name="toy"))
+    assert Catalogue.load().get("toy").name == "toy"
+
+
 def test_an_operators_folder_adds_and_replaces(tmp_path: Path) -> None:
     toy(tmp_path)
     toy(tmp_path, "python")

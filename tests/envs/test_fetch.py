@@ -5,6 +5,7 @@ import functools
 import hashlib
 import http.server
 import os
+import shutil
 import socket
 import threading
 
@@ -14,6 +15,7 @@ from envs_kit import make_index, make_lock, make_sdist, make_wheel, sha256
 
 from bridgehold.errors import DependencyError, EnvironmentBuildError
 from bridgehold.sandbox.envs.fetcher import clean_environment, fetch
+from bridgehold.sandbox.envs.lock import parse_lock
 from bridgehold.sandbox.envs.values import FetchLimits, FetchRequest, Sources
 
 
@@ -242,3 +244,31 @@ def test_a_wheel_that_is_refused_ends_what_is_still_fetched(builder, dist, serve
     assert digest in caught.value.message
     assert (caught.value.where, "`pth` among the `weakenings`" in caught.value.hint) == (small.name, True)
     assert not list((tmp_path / "wheels").rglob(large.name))
+
+
+def test_a_bridge_chooses_no_wheel_that_others_take_too(dist, get, server, tmp_path, interpreter):
+    """It brings another platform's file of the same release, named as if it fitted."""
+    url, root, asked = server
+    fits, other = interpreter.tags[0], "cp311-cp311-macosx_11_0_arm64"
+    files = {tag: make_wheel(dist, files={"demo_pkg/__init__.py": tag}, tag=tag) for tag in (fits, other)}
+    publish(root, files[fits])
+    lines = "".join(f" --hash=sha256:{sha256(one)}" for one in files.values())
+    lock = parse_lock(f"demo_pkg==1.0{lines}\n", "requirements.lock")
+    own = tmp_path / "own"
+    own.mkdir()
+    for tag in ("py3-none-any", fits):
+        (own / f"demo_pkg-1.0-{tag}.whl").write_bytes(files[other].read_bytes())
+    sources = Sources(indexes=(f"{url}/simple/",), own=str(own))
+    for said in (sources, Sources(indexes=sources.indexes)):  # nor is anything of it remembered
+        (wheel,) = get(lock, said).wheels
+        assert (wheel.filename, wheel.sha256) == (files[fits].name, sha256(files[fits]))
+    shutil.rmtree(tmp_path / "wheels")
+    sole = parse_lock(f"demo_pkg==1.0 --hash=sha256:{sha256(files[other])}\n", "requirements.lock")
+    asked.clear()
+    (wheel,) = get(sole, sources).wheels  # what only it has
+    assert wheel.sha256 == sha256(files[other])
+    assert not asked
+    with pytest.raises(EnvironmentBuildError):
+        get(sole, Sources(indexes=sources.indexes))
+    (wheel,) = get(lock, Sources(indexes=("http://127.0.0.1:1/simple/",), own=str(own))).wheels
+    assert wheel.sha256 == sha256(files[other])  # where no index answers it is better than nothing

@@ -432,3 +432,12 @@ def test_folders_of_folders_are_refused_before_each_is_kept_in_memory(scan, tmp_
     names = [f"{number:05}" + "/a" * 29 + "/b" for number in range(3_000)]
     wide = scan(make_wheel(tmp_path, name="wide_pkg", files=dict.fromkeys(names, "")), name="wide-pkg")
     assert any("60000 folders" in finding.detail for finding in wide.findings)
+
+
+@pytest.mark.parametrize("named", ["py3-none-any", "py2.py3-none-any", "cp311-cp311-manylinux_2_35_x86_64"])
+def test_what_a_bridge_brings_is_named_by_what_it_says_that_it_fits(dist, scan, named):
+    made = make_wheel(dist, tag="cp311-cp311-macosx_11_0_arm64")
+    path = made.rename(dist / f"demo_pkg-1.0-{named}.whl")
+    assert rules(scan(path, own=True)) == {("metadata", f"{INFO}/WHEEL")}
+    sound = make_wheel(dist, tag=named)
+    assert not rules(scan(sound, own=True))

@@ -21,6 +21,7 @@ from bridgehold.config.load import load_config
 from bridgehold.errors import BudgetError, SuspendedError
 from bridgehold.host.cell.gateway.shapes import most_tokens
 from bridgehold.host.cell.gateway.usage import NOTHING, UsageTap, charge
+from bridgehold.host.shares import cell_wire
 from bridgehold.host.shares import spending as periods
 from bridgehold.host.shares.budgets import Budgets, Reservation
 from bridgehold.host.shares.spending import Used
@@ -339,7 +340,7 @@ def test_money_is_tokens_at_their_providers_price_and_no_price_is_no_licence() -
     budgets.reserve(OWNER, "openai", Rate(), 1, 0.0)
 
 
-def test_a_model_has_its_own_price_and_one_that_nobody_listed_its_providers(tmp_path: Path) -> None:
+def test_a_model_has_its_own_price_and_one_that_nobody_listed_the_dearest(tmp_path: Path) -> None:
     text = '[providers.openai]\nbase_url = "https://x.example"\nprice = 10\n[providers.openai.models."gpt-4.1"]\nprice = 1\n'
     (tmp_path / "config.toml").write_text(text)
     section = load_config(tmp_path / "config.toml", {}).providers["openai"]
@@ -362,9 +363,53 @@ def test_a_model_has_its_own_price_and_one_that_nobody_listed_its_providers(tmp_
             budgets.reserve(OWNER, "local", Rate(), 1, 0.0, model)
     budgets.reserve(OWNER, "local", Rate(), 1_000, 0.0, "dear")
     assert spending.used(OWNER[0]).money_per_day == 209_000
+    dear = periods.Prices({"openai": 1.0}, {("openai", "gpt-5-pro"): 120.0, ("openai", "gpt-5-nano"): 0.1})
+    for name in (
+        "gpt-5-pro",
+        "gpt-5-pro-2025-10-06",
+        "GPT-5-PRO",
+        "gpt-5-nano-2025-08-07",
+        "openai/gpt-5-pro",
+        "",
+    ):
+        assert dear.of("openai", name) == 120, "another name of a listed model makes it no cheaper"
+    assert (dear.of("openai", "gpt-5-nano"), dear.of("openai", None), dear.of("other", "gpt-5-pro")) == (
+        0.1,
+        1,
+        0,
+    )
     restarted = periods.Spending(prices=prices)
     day = restarted.today()
     cheap = at(day, intent("i.1", 900, model="gpt-4.1"))
     ended = entry("egress.outcome", provider="openai", intent="i.1", charged=500, model="gpt-4.1")
     Budgets(restarted).fold([cheap, at(day, ended), at(day, intent("i.2", 10, model="x"))])
     assert restarted.used(OWNER[0]).money_per_day == 500 + 100
+
+
+def test_no_part_of_a_millionth_is_lost_with_a_request() -> None:
+    """A body's length would say how each is rounded: many small requests are what one large one is."""
+    prices = periods.Prices({"emb": 0.02, "fine": 0.000_1})
+    spending = periods.Spending(prices=prices)
+    budgets = Budgets(spending)
+    for _ in range(2_000):
+        held = budgets.reserve(OWNER, "emb", Rate(provider_requests_per_minute=10**6), 70, 0.0)
+        assert spending.used(OWNER[0]).money_per_day > 0
+        held.settle(12)
+    assert spending.used(OWNER[0]).money_per_day == 480
+    budgets.reserve(OWNER, "fine", Rate(), 10, 0.0).settle(1)
+    assert spending.used(OWNER[0]).money_per_day == 481, "rounded up, once"
+    copied = periods.Spending(prices=prices)
+    told = cell_wire.Spent(periods=spending.of(OWNER[0]))
+    copied.restore(OWNER[0], msgspec.json.decode(msgspec.json.encode(told), type=cell_wire.Spent).periods)
+    assert copied.used(OWNER[0]) == spending.used(OWNER[0]), "a cell begins with the same"
+
+
+def test_a_request_is_settled_at_the_price_that_it_was_charged_at() -> None:
+    spending = periods.Spending(prices=periods.Prices({"openai": 10.0}))
+    budgets = Budgets(spending)
+    held = budgets.reserve(OWNER, "openai", Rate(), 1_000, 0.0)
+    spending.prices = periods.Prices({"openai": 1.0})  # a reload
+    held.settle(100)
+    assert spending.used(OWNER[0]).money_per_day == 1_000
+    budgets.reserve(OWNER, "openai", Rate(), 100, 0.0).give_back()
+    assert spending.used(OWNER[0]).money_per_day == 1_000

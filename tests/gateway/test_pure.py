@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import ssl
+import struct
 import time
+import zlib
 from typing import Any
 
 import pytest
@@ -19,9 +22,10 @@ from bridgehold.host.cell.gateway.clienthello import BOUND, ClientHello, NotTls
 from bridgehold.host.cell.gateway.credentials import presented
 from bridgehold.host.cell.gateway.redirects import led_within
 from bridgehold.host.cell.gateway.shapes import UNBOUND, Denial, denial_body, most_tokens, rules_of
-from bridgehold.host.cell.gateway.usage import UsageTap, charge
+from bridgehold.host.cell.gateway.usage import NOTHING, Unasked, UsageTap, charge
 from bridgehold.host.cell.gateway.values import ProviderFacts
 from bridgehold.host.shares.budgets import Buffers
+from bridgehold.policies.content import BodyFacts, ParsedRequest, body_facts
 from bridgehold.policies.model import Endpoint
 
 
@@ -298,6 +302,97 @@ def test_the_most_that_a_request_may_use() -> None:
         assert most("openai", {"max_tokens": silly}) == UNBOUND
     assert most("openai", None) == UNBOUND
     assert most_tokens("openai", None, 0) == 0
+    # A bound that a provider doesn't keep to: thoughts beyond it, pictures and sound, its own words on tools.
+    assert (
+        most(
+            "gemini", {"generationConfig": {"maxOutputTokens": 60, "thinkingConfig": {"thinkingBudget": 900}}}
+        )
+        == 960
+    )
+    assert (
+        most(
+            "gemini", {"generationConfig": {"maxOutputTokens": 900, "thinkingConfig": {"thinkingBudget": 60}}}
+        )
+        == 900
+    )
+    assert most("anthropic", {"max_tokens": 50, "thinking": {"type": "enabled", "budget_tokens": 90}}) == 140
+    assert most("gemini", {"generationConfig": {"maxOutputTokens": 60, "responseModalities": ["TEXT"]}}) == 60
+    assert (
+        most("gemini", {"generationConfig": {"maxOutputTokens": 60, "responseModalities": ["Image"]}})
+        == UNBOUND
+    )
+    assert most("anthropic", {"max_tokens": 50, "tools": [{"name": "f"}]}) == 1_050
+    draws = BodyFacts(model="gemini-2.5-flash-image")
+    assert most_tokens("gemini", {"generationConfig": {"maxOutputTokens": 60}}, 0, draws) == UNBOUND
+    assert most_tokens("openai", {"input": "x"}, 4_000, BodyFacts(each=6)) == 28_000
+    assert most_tokens("openai", {"input": "x"}, 40, BodyFacts(generates=False, media=7)) == 47
+
+
+def picture(side: int) -> str:
+    """A picture of one colour as base64: its bytes say nothing of its size."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        whole = kind + data
+        return struct.pack(">I", len(data)) + whole + struct.pack(">I", zlib.crc32(whole))
+
+    rows = zlib.compress(bytes(side // 8 + 1) * side, 9)
+    head = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    made = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return base64.b64encode(made).decode()
+
+
+PAGES = base64.b64encode(
+    b"%%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Count 100/Kids[%s]>>endobj\n"
+    b"3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 612 792]>>endobj\ntrailer<</Root 1 0 R>>"
+    % b" ".join([b"3 0 R"] * 100)
+).decode()
+
+
+@pytest.mark.parametrize(
+    ("shape", "part", "billed"),
+    [  # what the providers' own rules make of ten
+        ("openai", {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{picture(2_048)}"}}, 10 * (2_833 + 4 * 5_667)),
+        ("anthropic", {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": picture(2_048)}}, 10 * 4_784),
+        ("anthropic", {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": PAGES}}, 1_000_000),
+        ("gemini", {"inlineData": {"mimeType": "image/png", "data": picture(2_048)}}, 10 * 9 * 258),
+        ("gemini", {"inlineData": {"mimeType": "application/pdf", "data": PAGES}}, 1_000 * 258),
+    ],
+)  # fmt: skip
+def test_small_media_that_are_left_are_charged_what_the_provider_bills(
+    shape: str, part: dict[str, Any], billed: int
+) -> None:
+    path, body = {
+        "openai": ("/chat/completions", {"model": "gpt-4o-mini", "max_tokens": 16, "messages": [{"role": "user", "content": [part] * 10}]}),
+        "anthropic": ("/messages", {"model": "c", "max_tokens": 16, "messages": [{"role": "user", "content": [part] * 10}]}),
+        "gemini": ("/models/g:generateContent", {"contents": [{"parts": [part] * 10}], "generationConfig": {"maxOutputTokens": 16}}),
+    }[shape]  # fmt: skip
+    size = len(json.dumps(body))
+    assert size < 40_000
+    found = body_facts(shape, ParsedRequest(path=path, body=body))
+    assert found.first == ""
+    assert charge(most_tokens(shape, body, size, found), NOTHING, 0) >= billed
+
+
+def event(**more: object) -> bytes:
+    return b"data: " + json.dumps({"id": "c", "object": "chat.completion.chunk", **more}).encode() + b"\n\n"
+
+
+@pytest.mark.parametrize("step", [1, 3, 7, 10_000])
+def test_usage_that_a_guest_did_not_ask_for_is_left_out_of_its_stream(step: int) -> None:
+    word = event(choices=[{"index": 0, "delta": {"content": 'x "choices":[] "usage":{'}}], usage=None)
+    filtered = event(choices=[], prompt_filter_results=[{}])
+    usage = event(choices=[], usage={"prompt_tokens": 3, "completion_tokens": 2})
+    done, comment = b"data: [DONE]\n\n", b": keep-alive\n\n"
+    long = event(choices=[{"delta": {"content": "w" * 400_000}}]) if step > 100 else word
+    for given, wanted in (
+        (filtered + word + comment + usage + done, filtered + word + comment + done),
+        (long + usage.replace(b"\n", b"\r\n") + done + b"tail", long + done + b"tail"),
+        (usage.rstrip(), b""),
+        (b"\n\n" + word[:-20], b"\n\n" + word[:-20]),
+    ):
+        unasked = Unasked()
+        found = b"".join(unasked.feed(given[at : at + step]) for at in range(0, len(given), step))
+        assert found + unasked.end() == wanted
 
 
 def test_credentials_are_never_shown() -> None:

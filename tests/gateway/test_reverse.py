@@ -25,7 +25,7 @@ from bridgehold.audit.events import EgressIntent, EgressOutcome, EgressRefused, 
 from bridgehold.bridges.kit.provider import Behaviour, fingerprint
 from bridgehold.host.shares.budgets import Budgets, Buffers, Spent
 from bridgehold.keeper.values import KeeperConfig, UpstreamLimits
-from bridgehold.policies.model import Endpoint, Limits, Rate
+from bridgehold.policies.model import Endpoint, Limits, Rate, SecretGrant
 from waiting import eventually
 
 
@@ -125,6 +125,7 @@ def test_a_stream_arrives_event_by_event(tmp_path: Path) -> None:
 
 def test_a_stream_without_usage_is_charged_with_its_bound(tmp_path: Path) -> None:
     async def act(stand: Stand) -> None:
+        stand.provider.behave(Behaviour(usage=False))
         body = {**CHAT, "stream": True, "max_tokens": 300}
         await stand.ask(body=body)
         await eventually(lambda: stand.audit.of(EgressOutcome))
@@ -200,6 +201,24 @@ def test_a_document_that_is_left_before_its_last_byte_is_charged_for_what_passed
         assert open_ended.charged > 990_000
         assert bounded.charged > 990_000 // 8
         assert bounded.charged < 8_000_000 // 8
+
+    on_stand(tmp_path, act)
+
+
+def test_a_guest_that_asks_for_no_usage_is_charged_by_it_and_sees_none(tmp_path: Path) -> None:
+    """The client's first choice of each event is there, as if the gateway had asked for nothing."""
+
+    async def act(stand: Stand) -> None:
+        for options in ({}, {"stream_options": {"include_usage": False}}):
+            before = len(stand.audit.of(EgressOutcome))
+            reply = await stand.ask(body={**CHAT, "stream": True, "max_tokens": 300, **options})
+            events = [line[6:] for line in reply.body.decode().splitlines() if line.startswith("data: ")]
+            assert events[-1] == "[DONE]"
+            assert all(json.loads(event)["choices"][0] for event in events[:-1])
+            await eventually(lambda before=before: len(stand.audit.of(EgressOutcome)) > before)
+            outcome = stand.audit.of(EgressOutcome)[-1]
+            assert not outcome.estimated
+            assert outcome.charged == outcome.input_tokens + outcome.output_tokens < 300
 
     on_stand(tmp_path, act)
 
@@ -501,6 +520,75 @@ def test_whose_key_came_is_judged_before_a_byte_of_the_body_is_read(tmp_path: Pa
         assert parse(await stand.raw(declared.encode(), port=ports[1])).status == 401
         for writer in stalled:
             writer.close()
+
+    on_stand(tmp_path, act)
+
+
+BY_HEAD = {
+    "method": ("DELETE /openai/chat/completions", "", "network.endpoints.openai.methods"),
+    "path": ("POST /openai/files", "", "default-deny"),
+    "a path that is granted and unknown": ("POST /openai/threads", "", "network.endpoints.openai.fields"),
+    "a method that is granted and unknown": ("PUT /openai/chat/completions", "", "network.endpoints.openai.fields"),
+    "query": ("POST /openai/chat/completions?purpose=x", "", "network.endpoints.openai.fields"),
+    "header": ("POST /openai/chat/completions", "OpenAI-Beta: assistants=v2\r\n", "network.endpoints.openai.fields"),
+    "a model in the path": ("POST /openai/deployments/ft:x/chat/completions", "", "network.endpoints.openai.remote_content"),
+    "no secret": ("POST /other/chat/completions", "", "secrets"),
+    "a budget that is used up": ("POST /openai/chat/completions", "", "rate.provider_tokens_total"),
+}  # fmt: skip
+
+
+def test_what_a_head_decides_is_decided_before_a_byte_of_its_body(tmp_path: Path) -> None:
+    """The body never comes, and the answer does; a session that goes on so has none judged."""
+    paths = ("/chat/completions", "/threads", "/deployments/*/chat/completions")
+    grant = make_grant(
+        endpoints=(Endpoint(provider="openai", paths=paths, methods=("POST", "PUT")), Endpoint(provider="other", paths=paths)),
+        secrets=(SecretGrant(name="openai", provider="openai"),),
+        rate=Rate(provider_tokens_total=1),
+    )  # fmt: skip
+
+    async def act(stand: Stand) -> None:
+        for line, more, rule in BY_HEAD.values():
+            if rule == "rate.provider_tokens_total":
+                assert (await stand.ask()).status == 200
+                await eventually(lambda: stand.budgets.spent("acme", "openai").tokens)
+            key = OTHER_PLACEHOLDER if "/other/" in line else PLACEHOLDER
+            reader, writer = await asyncio.open_connection("127.0.0.1", stand.port)
+            writer.write(
+                f"{line} HTTP/1.1\r\nHost: 127.0.0.1:{stand.port}\r\nAuthorization: Bearer {key}\r\n{more}"
+                f"Content-Length: {8 << 20}\r\n\r\n".encode()
+            )
+            answer = parse(await asyncio.wait_for(reader.read(), 30))
+            writer.close()
+            assert answer.json["error"]["code"] == rule, line
+        assert stand.buffers.held == 0
+        assert len(stand.provider.log) == 1
+
+    on_stand(tmp_path, act, grant)
+
+
+def test_each_byte_that_is_judged_is_paid_for_by_its_session(tmp_path: Path) -> None:
+    """Whatever the body says, and whatever becomes of it: one text of a mebibyte has no brackets to count."""
+
+    async def act(stand: Stand) -> None:
+        parts, taken = stand.gateways[-1]._reverse._parts, list[float]()
+        asked = parts.take
+
+        def take(tokens: float, now: float) -> float:
+            taken.append(tokens)
+            return asked(tokens, now) * 0
+
+        parts.take = take  # type: ignore[method-assign]  # what it is asked for, and no wait
+        for body in (
+            {**CHAT, "user": "x" * (1 << 20)},
+            {**CHAT, "zz": "x" * (1 << 20)},
+            b"x" * (1 << 20),
+            CHAT,
+        ):
+            taken.clear()
+            await stand.ask(body=body)
+            size = len(body) if isinstance(body, bytes) else len(json.dumps(body))
+            assert sum(taken) >= size // 64
+        assert len(stand.provider.log) == 2
 
     on_stand(tmp_path, act)
 

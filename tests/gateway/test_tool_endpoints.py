@@ -6,10 +6,12 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from gateway_support import CHAT, Stand, make_grant, on_stand
 
-from bridgehold.audit.events import EgressIntent, EgressOutcome
+from bridgehold.audit.entries import Entry
+from bridgehold.audit.events import EgressIntent, EgressOutcome, Event, kind_of
 from bridgehold.bridges.kit.provider import Behaviour
 from bridgehold.errors import ApplicationError, BudgetError, DeniedError, ProviderError
 from bridgehold.host.cell.tools.http import HttpTools
@@ -24,6 +26,23 @@ from waiting import eventually
 ASK = ToolSpec(name="ask", how="http", parameters={"additionalProperties": True})
 KEY = SecretGrant(name="openai", provider="openai")
 CALLER = ToolContext(tenant="acme", principal="tester", session="s-acme", command="c-0000000000000001")
+
+
+def written(stand: Stand, event: Event) -> Entry:
+    """As the audit has it."""
+    ref = f"i-test.{next(at for at, one in enumerate(stand.audit.events, 1) if one is event)}"
+    fields = msgspec.to_builtins(event)
+    time = f"{stand.budgets.spending.today()}T10:00:00.000000Z"
+    return Entry(
+        ref=ref,
+        instance="i",
+        seq=1,
+        time=time,
+        kind=kind_of(type(event)),
+        place="",
+        tenant="acme",
+        fields=fields,
+    )
 
 
 def granted(**changes: Any) -> Any:
@@ -98,8 +117,10 @@ def test_where_the_address_says_which_model_answers_an_argument_makes_nothing_ch
             ("gpt-4o-mini", False, 9, ""),
             ("gpt-4o-mini", True, 2, "gpt-4o-mini"),
             ("dear", False, 20, "dear"),
-            ("unheard-of", False, 9, ""),
+            ("dear-2026-01-01", False, 20, "dear-2026-01-01"),
+            ("dear-2026-01-01", True, 20, "dear-2026-01-01"),
             (7, False, 9, ""),
+            (7, True, 9, ""),
         ):
             stand.budgets = Budgets(Spending(prices=Prices({"openai": 9.0}, prices)))
             arguments = {**CHAT, "model": named}
@@ -107,6 +128,9 @@ def test_where_the_address_says_which_model_answers_an_argument_makes_nothing_ch
             intent, outcome = stand.audit.of(EgressIntent)[-1], stand.audit.of(EgressOutcome)[-1]
             assert (intent.model, outcome.model) == (said, said)
             assert stand.budgets.spending.used("acme").money_per_day == outcome.charged * price > 0
+            again = Budgets(Spending(prices=stand.budgets.spending.prices))
+            again.fold([written(stand, intent), written(stand, outcome)])
+            assert again.spending.used("acme") == stand.budgets.spending.used("acme")
         bounded = Tenant(name="acme", limits=Ceilings(money_per_day=1_000_000))
         stand.budgets = Budgets(Spending(lambda _: bounded, Prices({}, prices)))
         with pytest.raises(BudgetError) as unknown:  # of the address's model nobody said what it costs

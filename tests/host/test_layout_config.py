@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import bridgehold
 from bridgehold.config.layout import find_layout
 from bridgehold.config.load import parse_config
 from bridgehold.errors import ConfigError, DeniedError
@@ -76,3 +80,30 @@ class TestPrincipals:
         assert self.principals.by_token("secret").name == "app"
         with pytest.raises(DeniedError):
             self.principals.by_token("secret2")
+
+
+def test_processes_find_what_their_supervisor_has_wherever_it_was_installed(tmp_path: Path) -> None:
+    """`pip install --user` and `--target`: the fetcher has no home, and nobody stands in the caller's folder."""
+    program = "from bridgehold.supervisor import plans; print(plans._environment().get('PYTHONPATH', '-'))"
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    own = tmp_path / "base/lib" / version / "site-packages"
+    own.mkdir(parents=True)
+    (tmp_path / "target").mkdir()
+    found = Path(bridgehold.__file__).parents[1]
+    base = os.path.realpath(Path(sys.base_prefix, "bin", version))  # one in an environment has no user's own
+    packages = os.pathsep.join(str(Path(entry)) for entry in sys.path if entry.endswith("-packages"))
+
+    def said(python: str, path: str) -> list[str]:
+        environ = {"PATH": "/usr/bin:/bin", "PYTHONUSERBASE": str(tmp_path / "base"), "PYTHONPATH": path}
+        argv = [python, "-P", "-c", program]
+        done = subprocess.run(argv, cwd=tmp_path, env=environ, capture_output=True, text=True, check=True)
+        return done.stdout.strip().split(os.pathsep)
+
+    assert said(base, os.pathsep.join(("target", str(found), packages))) == [
+        str(tmp_path / "target"),
+        str(found),
+        *packages.split(os.pathsep),
+        str(own),
+    ]
+    assert said(sys.executable, "target") == [str(tmp_path / "target")]
+    assert said(sys.executable, "") == ["-"]

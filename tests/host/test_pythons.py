@@ -12,7 +12,10 @@ import pytest
 
 from bridgehold import BridgeholdError
 from bridgehold.config.layout import Layout
+from bridgehold.config.load import parse_config
+from bridgehold.sandbox.doctor import Context
 from bridgehold.sandbox.envs.interpreter import minor_fitting
+from bridgehold.supervisor.checks import pythons_probe
 from bridges.conftest import interpreters
 from envs.envs_kit import make_index, make_wheel, sha256
 from hostile.stage import POLICY, stage
@@ -88,3 +91,11 @@ def test_each_bridge_has_the_python_that_it_asks_for(tmp_path_factory: pytest.Te
     assert refused.value.message.startswith(f"Python ==3.9.* is needed; this host has {OWN}.")
     assert ", and can't use /nowhere/bin/python3.12 (" in refused.value.message
     assert "[host] pythons" in refused.value.hint
+
+
+def test_doctor_names_a_python_that_no_bridge_can_have() -> None:
+    config = parse_config('[host]\npythons = ["/nowhere/bin/python3.12"]\n', "config.toml")
+    row = pythons_probe(config).run(Context())
+    assert (row.status, row.name) == ("FAIL", "pythons")
+    assert row.detail.startswith("can't be had by a bridge: /nowhere/bin/python3.12 (")
+    assert OWN not in row.detail

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import itertools
 import json
 import math
 import pathlib
@@ -18,7 +19,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridgehold.errors import UsageError
+from bridgehold.errors import ProtocolError, UsageError
+from bridgehold.host.front.connection import _request
 from bridgehold.protocol.plain import MAX_DEPTH, loads, to_plain
 
 
@@ -192,6 +194,21 @@ def test_what_is_wrong_in_json_is_told_by_its_place_whatever_stands_before_it(
         loads(text.encode(), name="arguments")
     assert caught.value.where == f"arguments{place}"[:200]
     assert f"{WRONG[wrong]}" in caught.value.message
+
+
+@pytest.mark.parametrize("size", [100, 40_000, 2_000_000])
+def test_a_frame_with_a_fault_is_its_callers_whichever_way_round_it_stands(size: int) -> None:
+    value = b'"params": {"x": ["%b", NaN, {"id": 9, "method": "no"}]}' % (b"a" * size)
+    said = [b'"id": 7', b'"method": "call"', value]
+    for order in itertools.permutations(said):
+        found = _request(b"{%b}" % b" , ".join(order))
+        assert (found.id, found.method) == (7, "call")
+        assert found.fault is not None
+        assert ("x[1]" in found.fault.message) == (size < 1_000_000), "a large one costs a look at its ends"
+    if size > 100:
+        for unclear in ([*said, b'"id": 8'], said[1:], [value, *said], [b'"id": -1', *said[1:]]):
+            with pytest.raises(ProtocolError):
+                _request(b"{%b}" % b",".join(unclear))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from bridgehold.config.effective import effective_settings
 from bridgehold.config.load import Config, load_config, overrides, parse_config
 from bridgehold.config.required import unmet
 from bridgehold.config.sections import BridgeSection
-from bridgehold.config.settings import Settings, merge
+from bridgehold.config.settings import Settings, digest_of_told, merge
 from bridgehold.errors import ConfigError, UnsupportedError
 from bridgehold.sandbox.envs.interpreter import host_interpreter
 from bridgehold.sandbox.envs.lock import parse_lock
@@ -87,11 +87,12 @@ def test_a_reload_takes_over_what_it_can_and_names_the_rest() -> None:
         '[bridges.x]\nscripts = "/b"\npool_size = 2\n[features]\ntools = ["acme"]\n'
     )
     merged, found = merge(old, new)
-    assert found.applied == ("bridges.x.pool_size", "features.tools", "host.max_sessions")
-    assert found.waiting[:2] == ("bridges.x.scripts", "host.cgroup")
-    assert all(key.startswith("providers.mine.") for key in found.waiting[2:])
-    assert (merged.host.max_sessions, merged.host.cgroup, merged.bridges["x"].scripts) == (6, "auto", "/a")
-    assert "mine" not in merged.providers
+    told = ("bridges.x.pool_size", "bridges.x.scripts", "features.tools", "host.max_sessions")
+    assert (*found.applied[:4], found.waiting) == (*told, ("host.cgroup",))
+    assert all(key.startswith("providers.mine.") for key in found.applied[4:])
+    assert (merged.host.max_sessions, merged.host.cgroup, merged.bridges["x"].scripts) == (6, "auto", "/b")
+    assert merged.providers["mine"].base_url == "https://x.example"
+    assert digest_of_told(merged) == digest_of_told(new) != digest_of_told(old)
     assert merge(merged, merged)[1].applied == ()
 
 

@@ -25,6 +25,7 @@ from bridgehold.errors import ConfigError, UsageError
 from bridgehold.faces.cli.border import guarded
 from bridgehold.faces.cli.commands import app
 from bridgehold.faces.http.listening import listen
+from bridgehold.keeper.admin import SecretAdmin
 from bridgehold.sandbox.doctor import Context
 from bridgehold.supervisor.checks import configuration_probe
 
@@ -251,14 +252,15 @@ def test_a_configuration_that_lies_where_it_is_not_read_is_named(
 
 def test_a_reload_names_one_line_for_one_key_and_what_holds_without_it(home: Layout, say: Say) -> None:
     provider = '[providers.mine]\nbase_url = "https://example.com/v1"\n'
+    waits = '[secrets]\nstore = "keyring"\n'
     old, new = (
         parse_config("", "x"),
-        parse_config(provider + "[bridges.dspy]\npool_size = 2\n[bridges.x]\n", "x"),
+        parse_config(provider + waits + "[bridges.dspy]\npool_size = 2\n[bridges.x]\n", "x"),
     )
     merged, found = merge(old, new)
-    assert found.applied == ("bridges.dspy.pool_size", "bridges.x")
-    assert found.waiting == ("providers.mine.base_url",)
-    assert merge(merged, old)[1].applied == ("bridges.dspy.pool_size", "bridges.x")
+    assert found.applied == ("bridges.dspy.pool_size", "bridges.x", "providers.mine.base_url")
+    assert found.waiting == ("secrets.store",)
+    assert merge(merged, old)[1].applied == found.applied
     assert merge(merged, merged)[1].applied == ()
     private = PrivateHost.start(home, dict(os.environ))
     try:
@@ -267,17 +269,18 @@ def test_a_reload_names_one_line_for_one_key_and_what_holds_without_it(home: Lay
             assert "nothing has changed, neither" in say("reload")[1]
             (home.policies / "dspy.toml").write_text('extends = "dspy"\n[limits]\nmemory = "600MiB"\n')
             (home.tenants / "acme.toml").write_text("[limits]\nmemry = 1\n")
-            home.config_file.write_text(provider)
+            home.config_file.write_text(provider + waits)
             _, out, err = say("reload")
             *lines, refused = out.splitlines()
             assert lines == [
-                "waits for a restart  providers.mine.base_url",
+                "taken over  providers.mine.base_url",
+                "waits for a restart  secrets.store",
                 "holds already  policies/dspy.toml",
             ], out
             assert refused.startswith("holds already  tenants/acme.toml (refused: ")
             assert refused.endswith(":2: limits.memry: unknown key (nearest: 'memory'))")
             assert "bridgehold restart" in err
-            assert say("reload")[1].startswith("waits for a restart  providers.mine.base_url\n")
+            assert say("reload")[1].startswith("waits for a restart  secrets.store\n")
     finally:
         private.stop()
 
@@ -379,3 +382,28 @@ def test_what_cannot_be_written_or_is_misspelt_is_told_before_anything_runs(
         assert "1 drained" in say("sessions", "resume", "--bridge", "python", "--tenant", "acme")[1]
     finally:
         private.stop()
+
+
+def test_a_misspelt_tenant_is_refused_wherever_one_is_typed_and_one_of_its_own_is_not(
+    home: Layout, say: Say
+) -> None:
+    home.tenants.mkdir(parents=True, exist_ok=True)
+    (home.tenants / "acme.toml").write_text("[tenant]\n")
+    home.config_file.write_text('[principals.app]\ntenants = ["globex"]\n')
+    typed = {
+        "run": ("python:execute",),
+        "shell": ("python",),
+        "stdio": (),
+        "artifacts list": (),
+        "secrets set": ("openai",),
+        "bridge show": ("python",),
+        "bridge check": ("python",),
+        "bridge submit": ("mine",),
+    }
+    for command, arguments in typed.items():
+        for wrong, near in (("acmee", "acme"), ("globx", "globex"), ("locl", "local")):
+            status, _, err = say(*command.split(), *arguments, "--tenant", wrong)
+            assert (status, f"there is no tenant '{wrong}' (nearest: '{near}')" in err) == (6, True), command
+    SecretAdmin.open_file(home.secrets).set("acme2", "openai", b"sk-of-acme2-0123456789")
+    for fine in ("acme", "globex", "local", "acme2", "newcomer"):
+        assert "no tenant" not in say("artifacts", "list", "--tenant", fine)[2]

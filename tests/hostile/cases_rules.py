@@ -96,7 +96,10 @@ def endpoints(keyed: Keyed) -> None:
     assert found["get"] == [403, "network.endpoints.openai.methods"]
     assert found["other"] == [403, "default-deny"]
     wider: dict[str, Any] = {"network.endpoints.openai.paths": ["/chat/completions", "/v1/chat/completions"]}
-    wider["network.endpoints.openai.fields"] = ["(no body)"]  # it would list what the account keeps
+    wider["network.endpoints.openai.fields"] = [
+        "(no body)",
+        "(method)=GET",
+    ]  # it would list what the account keeps
     found = keyed.act(code, wider)
     assert (found["get"][0] != 403, found["other"][0] != 403) == (True, True)
     nothing = keyed.act(

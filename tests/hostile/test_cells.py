@@ -5,8 +5,10 @@ Each host here has `[host] cells = true`; root's and an ordinary user's, cold an
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -17,6 +19,7 @@ import pytest
 
 from bridgehold import BridgeholdError, SyncClient
 from bridgehold.sandbox import procfs
+from hostile import told_anew
 from hostile.stage import KINDS_OF_HOSTS, Stage, stage
 from hostile.taken_over import act_in_cell, doors
 from waiting import until
@@ -237,6 +240,51 @@ def test_a_connection_of_one_tenant_is_its_cells_and_the_front_takes_no_part(hos
         assert error.value.code == "usage"
 
 
+def test_a_cell_has_its_tenants_part_of_the_processors_and_comes_first_in_it(host: Stage) -> None:
+    with host.session(tenant="weighed") as session:
+        session.run("act", {"code": "result = 1"})
+        worker, cell = (cpu_folder(pid) for pid in (pid_of(host, session.id), cell_in(host, "weighed")))
+        assert worker.parent == cell.parent
+        assert cell.parent.name == "tenant-weighed"
+        assert (
+            own_bytes(cell_in(host, "weighed")) < 14 << 20
+        )  # 12 MiB: what all cells do alike is done before
+        assert (
+            weight(cell) == 16 * weight(worker) == 16 * weight(cell.parent) == 16 * weight(cell.parent.parent)
+        )
+
+
+def own_bytes(pid: int) -> int:
+    """Memory that the process shares with no other."""
+    facts = procfs.lines(procfs.read(f"/proc/{pid}/smaps_rollup"))
+    return sum(1024 * int(line.split()[1]) for line in facts if line.startswith("Private_"))
+
+
+def cpu_folder(pid: int) -> Path:
+    """Its cgroup, of the controller of processors."""
+    for line in procfs.lines(procfs.read(f"/proc/{pid}/cgroup")):
+        _, controllers, path = line.split(":", 2)
+        mount = Path("/sys/fs/cgroup", controllers) if controllers else Path("/sys/fs/cgroup")
+        if "cpu" in controllers.split(",") or (not controllers and (mount / "cgroup.controllers").exists()):
+            return mount / path.lstrip("/")
+    raise AssertionError(pid)
+
+
+def weight(folder: Path) -> int:
+    shares = folder / "cpu.shares"
+    return int((shares if shares.exists() else folder / "cpu.weight").read_text())
+
+
+def cell_in(host: Stage, tenant: str) -> int:
+    """The pid of a cell by the cgroup that it is in."""
+    found = []
+    for pid in cells(host):
+        with contextlib.suppress(OSError):  # another one's, that has ended
+            found += [pid] if cpu_folder(pid).parent.name == f"tenant-{tenant}" else []
+    (only,) = found
+    return only
+
+
 def test_a_revoked_tenant_has_no_cell(host: Stage) -> None:
     host.client.request("tenant.create", {"name": "leaver", "limits": {}})
     pid = cell_of(host, "leaver")
@@ -454,3 +502,10 @@ launcher, journal = cell._parts.services.launcher, cell._parts.services.journal
         assert theirs.run("act", {"code": "import builtins; result['x'] = builtins.kept + 1"}) == {"x": 42}
         new = [one for one in host.events()[before:] if one["kind"] == "secret.changed"]
         assert new == []
+
+
+def test_cells_hear_of_providers_and_scripts_as_a_host_without_them(host: Stage) -> None:
+    told_anew.a_provider_comes_moves_and_goes(host, "moving")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        told_anew.a_folder_of_scripts_comes_and_goes(host, "moving", Path(folder) / "python")

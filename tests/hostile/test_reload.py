@@ -8,7 +8,9 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ import pytest
 from bridgehold import BridgeholdError, Client
 from bridgehold.config.load import load_config
 from bridgehold.keeper.admin import SecretAdmin
+from hostile import told_anew
 from hostile.stage import MANIFEST, POLICY, Stage, stage
 from waiting import eventually
 
@@ -198,52 +201,17 @@ def command(host: Stage, *arguments: str, **more: str) -> subprocess.CompletedPr
     )
 
 
-def test_what_waits_for_a_restart_says_so_where_it_is_missed(host: Stage) -> None:
-    policy = host.layout.policies / f"{host.plain}.toml"
-    before = policy.read_text()
-    policy.write_text(
-        before
-        + '[network.endpoints.fresh]\nmethods = ["POST"]\npaths = ["/v1/chat/completions"]\n[secrets.fresh]\nprovider = "fresh"\n'
-    )
-    manifest = host.layout.bridges / host.plain / "bridge.toml"
-    asked = manifest.read_text()
-    head, _, rest = asked.partition("[operations")
-    manifest.write_text(
-        f'{head}[[needs.endpoints]]\nprovider = "fresh"\n[[needs.secrets]]\nname = "fresh"\n'
-        f'provider = "fresh"\n[operations{rest}'
-    )
-    write(
-        host,
-        '[providers.fresh]\nbase_url = "https://fresh.example.org/v1"\n[bridges.mine]\nscripts = "/srv"\n',
-    )
-    done = command(host, "reload")
-    assert "waits for a restart  providers.fresh.base_url" in done.stdout
-    assert "waits for a restart  bridges.mine.scripts" in done.stdout
-    assert "`bridgehold restart` takes over what waits" in done.stderr
-    said = act(
-        host,
-        "import urllib.error, urllib.request as u\n"
-        "of = bridge.provider('fresh')\n"
-        "heads = {'Content-Type': 'application/json', 'Authorization': f'Bearer {of.placeholder}'}\n"
-        'ask = u.Request(f\'{of.base_url}/v1/chat/completions\', b\'{"model": "m", "messages": []}\', heads)\n'
-        "try: u.urlopen(ask)\n"
-        "except urllib.error.HTTPError as error: result['said'] = error.read().decode()\n",
-    )["said"]
-    assert "without a provider 'fresh'" in said
-    assert "waits for the host's next start" in said
-    key = subprocess.run(
-        [sys.executable, "-m", "bridgehold", "secrets", "set", "fresh"],
-        env={**os.environ, "BRIDGEHOLD_HOME": str(host.layout.config.parent)},
-        input="sk-fresh-0123456789abcdef\n",
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert key.returncode == 0, key.stderr  # it is stored for the next start
-    manifest.write_text(asked)
-    policy.write_text(before)
-    reload(host, "")
+def test_a_provider_comes_moves_and_goes(host: Stage) -> None:
+    write(host, "")
+    told_anew.a_provider_comes_moves_and_goes(host, "local")
+
+
+def test_a_folder_of_scripts_comes_and_goes(host: Stage) -> None:
+    """As root below one of the folders, of which the launcher's own stage covers one or another."""
+    write(host, "")
+    with tempfile.TemporaryDirectory(dir="/mnt" if KIND == "root" else None) as folder:
+        os.chmod(folder, 0o755)
+        told_anew.a_folder_of_scripts_comes_and_goes(host, "local", Path(folder) / "python")
 
 
 def test_a_misspelt_name_is_refused_before_anything_is_done_with_it(host: Stage) -> None:

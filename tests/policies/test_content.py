@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 
 from bridgehold.policies import fields, shipped
 from bridgehold.policies.compose import compose
-from bridgehold.policies.content import MAX_DEPTH, MAX_VALUES, BodyFacts, ParsedRequest, body_facts
+from bridgehold.policies.content import (
+    MAX_DEPTH,
+    MAX_VALUES,
+    BodyFacts,
+    ParsedRequest,
+    body_facts,
+    head_facts,
+)
 
 CHAT, RESPONSES, MESSAGES = "/chat/completions", "/responses", "/messages"
 GENERATE = "/models/gemini-3-pro:generateContent"
@@ -169,8 +176,6 @@ UNKNOWN: list[tuple[Case, str]] = [
     (generate({"text": "x", "partMetadata": {}}), "contents[].parts[].partMetadata"),
     (generate({"thought_signature": "a", "thoughtSignature": "b"}), "contents[].parts[].thoughtSignature"),
     (generate({"inline_Data": {}}), "contents[].parts[].inline_Data"),
-    (("custom", "/rerank", {"query": "x"}), "query"),
-    (("gemini", "/interactions", {"previous_interaction_id": "i"}), "previous_interaction_id"),
 ]  # fmt: skip
 
 
@@ -220,6 +225,111 @@ def test_a_grant_opens_what_it_names_and_nothing_beside_it() -> None:
     assert facts(dots, "model=gpt-4o-search").finding is not None
 
 
+PICTURE = {"type": "image_url", "image_url": {"url": PNG, "detail": "high"}}
+BYTES = {"type": "base64", "media_type": "application/pdf", "data": "JVBE"}
+COSTS: list[tuple[Case, tuple[str, ...], int, int]] = [  # images, and what may fill a window
+    (chat(), (), 0, 0),
+    (chat([PICTURE] * 10), (), 10, 0),
+    (chat([{"type": "image_url", "image_url": PNG}]), (), 1, 0),
+    (chat([{"type": "image_url", "image_url": {"url": "DATA:application/pdf;base64,AA"}}]), (), 0, 1),
+    (chat([{"type": "image_url", "image_url": {"url": "data:;base64,AA"}}]), (), 0, 1),
+    (chat([{"type": "file", "file": {"file_data": "AA"}}]), (), 0, 1),
+    (chat([{"type": "input_audio", "input_audio": {"data": "AA", "format": "mp3"}}]), (), 0, 1),
+    (chat(prediction={"type": "content", "content": [PICTURE]}), (), 1, 0),
+    (chat([{"type": "image_url", "image_url": {"url": "https://x"}}]), ("messages",), 1, 0),
+    (chat([{"type": "video_url", "video_url": {"url": "https://x"}}]), ("messages[].content[].type=video_url",), 0, 1),
+    (chat(web_search_options={}), ("*",), 0, 1),
+    (chat(store=None, frobnicate=1), ("frobnicate",), 0, 0),
+    (("openai", "/completions", {"model": "m", "prompt": "data:image/png;base64,AA"}), (), 0, 0),
+    (respond([{"role": "user", "content": [{"type": "input_image", "image_url": PNG}]}] * 3), (), 3, 0),
+    (respond([{"type": "function_call_output", "call_id": "c", "output": [{"type": "input_file", "file_data": "AA"}]}]), (), 0, 1),
+    (respond([], previous_response_id="resp_1"), ("previous_response_id",), 0, 1),
+    (("openai", "/moderations", {"model": "m", "input": [{"type": "image_url", "image_url": {"url": PNG}}]}), (), 0, 0),
+    (message([{"type": "image", "source": {**BYTES, "media_type": "image/png"}}] * 2), (), 2, 0),
+    (message([{"type": "document", "source": BYTES}]), (), 0, 1),
+    (message([{"type": "document", "source": {"type": "text", "data": "x", "media_type": "text/plain"}}]), (), 0, 0),
+    (message([{"type": "tool_result", "tool_use_id": "t", "content": [{"type": "document", "source": BYTES}]}]), (), 0, 1),
+    (message([{"type": "redacted_thinking", "data": "AAAA"}]), (), 0, 0),
+    (message(tools=[{"type": "web_search_20250305", "name": "web_search"}]), ("tools[].type",), 0, 1),
+    (("anthropic", "/messages/count_tokens", message([{"type": "document", "source": BYTES}])[2]), (), 0, 0),
+    (generate({"inlineData": {"mimeType": "image/png", "data": "AA"}}), (), 1, 0),
+    (generate({"inline_data": {"mime_type": "IMAGE/webp", "data": "AA"}}), (), 1, 0),
+    (generate({"inlineData": {"mimeType": "video/mp4", "data": "AA"}}, {"inlineData": {"data": "AA"}}), (), 0, 2),
+    (generate({"inlineData": {"mimeType": "text/csv", "data": "AA"}}), (), 0, 0),
+    (generate({"functionResponse": {"name": "f", "parts": [{"inlineData": {"mimeType": "audio/wav", "data": "AA"}}]}}), (), 0, 1),
+    (generate({"text": "x", "thoughtSignature": "AA"}), (), 0, 0),
+    (generate(cachedContent="cachedContents/x"), ("cachedContent",), 0, 1),
+    (("gemini", "/models/e:embedContent", {"content": {"parts": [{"inlineData": {"mimeType": "video/mp4", "data": "AA"}}]}}), (), 0, 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("case", "granted", "images", "windows"), COSTS)
+def test_what_is_no_text_costs_what_a_provider_may_bill_for_it(
+    case: Case, granted: tuple[str, ...], images: int, windows: int
+) -> None:
+    media = fields.shape_of(case[0]).media
+    found = facts(case, *granted)
+    assert found.first == ""
+    assert found.media == min(images * media.image + windows * media.window, media.window)
+    assert facts(("custom", *case[1:]), "*").media >= found.media
+    assert facts(case, "*").media >= found.media
+
+
+def test_no_place_of_the_tables_takes_bytes_of_unknown_cost() -> None:
+    """A type that lets bytes in says what they are, or the file can't be read."""
+    with pytest.raises(KeyError):
+        fields._Reader({"types": {}}).node("inline")
+    text = "".join(
+        resources.files("bridgehold.policies").joinpath("inference", f"{shape}.toml").read_text()
+        for shape in fields.SHAPES
+    )
+    assert set(re.findall(r"(?:data|inline)\((\w+)\)", text)) == {"image", "file", "typed", "sealed"}
+
+
+def test_a_stream_is_asked_for_its_usage_whatever_the_request_says() -> None:
+    asked = (("stream_options", {"include_usage": True}),)
+    for path, body in ((CHAT, chat()[2]), ("/completions", {"model": "m", "prompt": "x"})):
+
+        def of(*granted: str, own: dict[str, Any] = body, at: str = path, **more: Any) -> BodyFacts:
+            return facts(("openai", at, {**own, **more}), *granted)
+
+        assert not of().unasked
+        assert of(stream=False).forced == ()
+        assert (of(stream=True).forced, of(stream=True).unasked) == (asked, True)
+        assert of(stream=True, stream_options={"include_usage": False}).forced == asked
+        whole = of(stream=True, stream_options={"include_usage": True, "include_obfuscation": False})
+        assert (whole.forced, whole.unasked) == ((), False)
+        kept = of(stream=True, stream_options={"include_obfuscation": False}).forced[0][1]
+        assert kept == {"include_obfuscation": False, "include_usage": True}
+        for grant in ("stream_options", "stream_options.include_usage", "*"):
+            assert of(grant, stream=True).forced == (), "the provider's default stands"
+    assert facts(respond(stream=True)).forced == KEPT_NOT
+
+
+DEARER: list[tuple[Case, dict[str, str], str]] = [  # a price that nobody counts
+    (chat(service_tier="priority"), {}, "service_tier"),
+    (respond(service_tier="scale"), {}, "service_tier"),
+    (respond(reasoning={"mode": "pro"}), {}, "reasoning.mode"),
+    (message(service_tier="priority"), {}, "service_tier"),
+    (message(speed="fast"), {}, "speed=fast"),
+    (message(inference_geo="us"), {}, "inference_geo=us"),
+    (message(), {"anthropic-beta": "fast-mode-2026-02-01"}, "anthropic-beta=fast-mode-2026-02-01"),
+    (message(), {"anthropic-beta": "context-1m-2025-08-07"}, "anthropic-beta"),
+    (generate(service_tier="PRIORITY"), {}, "service_tier"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("case", "headers", "grant"), DEARER)
+def test_what_makes_a_token_dearer_needs_a_grant(case: Case, headers: dict[str, str], grant: str) -> None:
+    sent = tuple(headers.items())
+    assert facts(case, headers=sent).finding is not None
+    assert facts(case, grant, headers=sent).first == ""
+    assert facts(case, grant, headers=sent).media == 0
+    for same in ({"service_tier": "auto"}, {"service_tier": "default"}, {"service_tier": "flex"}):
+        assert facts(chat(**same)).first == ""
+    assert facts(message(service_tier="standard_only", speed="standard", inference_geo="global")).first == ""
+
+
 KEPT_NOT = (("store", False),)
 
 
@@ -256,12 +366,50 @@ def test_queries_and_headers_are_fields_too() -> None:
         assert facts(whole[shape], grant, query=query, headers=headers).first == ""
 
 
-def test_a_path_that_the_shape_does_not_have_takes_no_body() -> None:
-    assert body_facts("openai", ParsedRequest(path="/files")).first == ""
-    assert facts(("openai", "/files", {"purpose": "x"})).first == "no field that is known: purpose"
-    assert facts(("openai", "/models", {"a": 1})).finding is not None
-    for path in ("/chat/completions/x", "/chat", "/v1/v1/chat/completions"):
-        assert facts(("openai", path, chat()[2])).finding is not None
+KEPT = [  # what stands there is the account's: every holder of the key sees it, changes it or removes it
+    ("openai", "POST", "/threads"), ("openai", "POST", "/conversations"), ("openai", "GET", "/files"),
+    ("openai", "GET", "/files/x/content"), ("openai", "GET", "/conversations/c/items"), ("openai", "DELETE", "/models/ft:x"),
+    ("openai", "POST", "/responses/r/cancel"), ("openai", "GET", "/chat/completions"), ("openai", "HEAD", "/responses"),
+    ("openai", "GET", "/v1/responses/r"), ("openai", "PUT", "/chat/completions"), ("openai", "POST", "/models"),
+    ("openai", "POST", "/chat/completions/x"), ("openai", "POST", "/chat"), ("openai", "POST", "/v1/v1/chat/completions"),
+    ("anthropic", "GET", "/messages/batches"), ("anthropic", "POST", "/files"), ("gemini", "GET", "/cachedContents"),
+    ("gemini", "DELETE", "/files/f"), ("gemini", "POST", "/interactions"), ("custom", "POST", "/rerank"), ("custom", "GET", "/"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shape", "method", "path"), KEPT)
+@pytest.mark.parametrize("body", [None, {}, chat()[2]])
+def test_another_path_or_method_is_no_inference_with_or_without_a_body(
+    shape: str, method: str, path: str, body: dict[str, Any] | None
+) -> None:
+    asked = ParsedRequest(path=path, method=method, body=body)
+    found = body_facts(shape, asked).finding
+    assert found is not None
+    assert found == head_facts(shape, asked).finding, "its head alone says so"
+    assert found.place in ("(path)", "(method)")
+    narrow = found.grants[0]
+    for grant in found.grants:
+        assert head_facts(shape, asked, (grant,)).finding is None
+        assert body or not head_facts(shape, asked, (grant, "(body)", "(no body)")).first
+        text = f'extends = "dspy"\n[network.endpoints.openai]\nfields = ["{grant}"]\n'
+        compose("own", lambda name, text=text: (text, "own.toml") if name == "own" else shipped.read(name))
+    for other in (ParsedRequest(path="/other", method="POST"), ParsedRequest(path="/models", method="PATCH")):
+        assert head_facts(shape, other, (narrow,)).finding is not None
+
+
+def test_a_path_that_is_granted_has_no_field_that_is() -> None:
+    case = ("custom", "/rerank", {"query": "x"})
+    assert facts(case, "(path)").first == "no field that is known: query"
+    assert facts(case, "(path)=/rerank", "query").first == ""
+    interactions = ("gemini", "/interactions", {"previous_interaction_id": "i"})
+    assert facts(interactions, "(path)").first.endswith("stored object: previous_interaction_id")
+    assert facts(("openai", "/models", {"a": 1}), "(method)").finding is not None
+
+
+def test_a_model_is_listed_by_get_and_head_and_all_else_is_posted() -> None:
+    for shape in fields.SHAPES:
+        for row in fields.shape_of(shape).rows:
+            assert row.methods == (("POST",) if row.body is not None else ("GET", "HEAD"))
 
 
 def test_what_can_not_be_judged_is_said() -> None:
@@ -354,8 +502,6 @@ def test_every_type_of_the_tables_is_used(shape: str) -> None:
     [
         ("/chat/completions", None, "(no body)"),  # lists what the account keeps
         ("/responses", None, "(no body)"),
-        ("/threads", {}, "(body)"),
-        ("/responses/resp_1/cancel", {}, "(body)"),
     ],
 )
 def test_a_request_whose_body_says_nothing_is_judged_too(path: str, body: Any, place: str) -> None:

@@ -1,6 +1,7 @@
-"""A file system whose server is this program: ``far_files.py PID FOLDER`` mounts it where process PID sees FOLDER.
+"""A file system whose server is this program: ``far_files.py PID FOLDER far`` mounts it where PID sees FOLDER.
 
 It holds ``folder/hello``, and has the kernel ask for every name and fact each time. Stopped, it answers nothing.
+``… auto``: an automounter that mounts nothing, and never says so.
 """
 
 from __future__ import annotations
@@ -48,9 +49,24 @@ def answer(operation: int, node: int, data: bytes) -> bytes:
     raise OSError(errno.ENOSYS, "")
 
 
+def automount() -> None:
+    asked, told = os.pipe()
+    options = f"fd={told},pgrp={os.getpgrp()},minproto=5,maxproto=5,indirect"
+    syscalls.mount("far", str(Path(sys.argv[2])), "autofs", 0, options)
+    os.close(told)
+    print("ready", flush=True)
+    while os.read(asked, 4096):
+        pass
+
+
 def main() -> None:
-    device = os.open("/dev/fuse", os.O_RDWR)
     place = os.open(f"/proc/{int(sys.argv[1])}/ns/mnt", os.O_RDONLY)
+    if sys.argv[3:] == ["auto"]:
+        os.setpgrp()
+        syscalls.setns(place, syscalls.CLONE_NEWNS)
+        automount()
+        return
+    device = os.open("/dev/fuse", os.O_RDWR)
     syscalls.setns(place, syscalls.CLONE_NEWNS)
     options = f"fd={device},rootmode=40755,user_id=0,group_id=0,allow_other,default_permissions"
     syscalls.mount("far", str(Path(sys.argv[2])), "fuse", syscalls.MS_NOSUID | syscalls.MS_NODEV, options)

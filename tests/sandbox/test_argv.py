@@ -8,8 +8,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from bridgehold.errors import UnsupportedError
 from bridgehold.policies.model import Grant, Limits, Machine, Rate, Rules, SandboxRules
 from bridgehold.sandbox.launch.argv import bwrap_arguments
+from bridgehold.sandbox.launch.bwrap import DISABLE_USERNS, NEEDED, SIZE, read_bwrap
 from bridgehold.sandbox.spec import Paths, compiler_spec, python_inside, resources, spec_digest, worker_spec
 from bridgehold.sandbox.values import SandboxSpec
 
@@ -52,12 +54,21 @@ COMPILER = compiler_spec(
 )
 
 
-def arguments(spec: SandboxSpec, *, staged: bool) -> tuple[str, ...]:
+NEWEST = NEEDED | {SIZE, DISABLE_USERNS}
+
+
+def arguments(spec: SandboxSpec, *, staged: bool, known: frozenset[str] = NEWEST) -> tuple[str, ...]:
     files = {m.target: 20 + i for i, m in enumerate(m for m in spec.mounts if m.kind == "file")}
     kinds = ("ro_bind", "tmpfs")
     stage = {m.target: f"/mnt/w-1/{i}" for i, m in enumerate(spec.mounts) if m.kind in kinds}
     return bwrap_arguments(
-        spec, seccomp_fd=10, info_fd=11, block_fd=12, files=files, staged=stage if staged else None
+        spec,
+        known=known,
+        seccomp_fd=10,
+        info_fd=11,
+        block_fd=12,
+        files=files,
+        staged=stage if staged else None,
     )
 
 
@@ -87,6 +98,31 @@ def test_every_barrier_stands_in_the_arguments(spec: SandboxSpec) -> None:
     assert read_only == ["/dev", "/"]
     assert "--share-net" not in options
     assert "--dev-bind" not in options
+
+
+@pytest.mark.parametrize("spec", [WORKER, COMPILER])
+@pytest.mark.parametrize("known", [NEEDED, NEEDED | {SIZE}, NEWEST], ids=["0.5", "0.7", "0.8"])
+def test_an_older_bubblewrap_is_asked_for_nothing_that_it_lacks(
+    spec: SandboxSpec, known: frozenset[str]
+) -> None:
+    made = arguments(spec, staged=True, known=known)
+    options = {word[2:] for word in made[: made.index("--")] if word.startswith("--")}
+    assert options <= known
+    assert (DISABLE_USERNS in options) == (known == NEWEST)
+    if SIZE not in known:
+        with pytest.raises(UnsupportedError, match="can have no bound"):
+            arguments(spec, staged=False, known=known)
+
+
+def test_what_bubblewrap_says_of_itself_is_believed() -> None:
+    said = "usage: bwrap [OPTIONS...] [--] COMMAND\n\n    --help    Print this\n"
+    said += "".join(f"    --{name} FD      Does so (see --other)\n" for name in sorted(NEEDED))
+    found = read_bwrap("/usr/bin/bwrap", "bubblewrap 0.5.0\n", said)
+    assert (found.version, found.options - NEEDED) == ("0.5.0", {"help"})
+    for text in (said.replace("--perms", "--modes"), "", "Killed"):
+        with pytest.raises(UnsupportedError, match=r"has no --[a-z-]+$") as caught:
+            read_bwrap("/usr/bin/bwrap", "bubblewrap 0.4.1\n", text)
+        assert "0.5 or newer" in caught.value.hint
 
 
 def test_shm_is_mounted_after_dev_went_read_only() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridgehold.errors import UnsupportedError, UsageError
-from bridgehold.sandbox.cgroups import delegation, files, owned, places, v1, v2
+from bridgehold.sandbox.cgroups import delegation, files, owned, places, remedy, v1, v2
 
 HYBRID = """\
 31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
@@ -40,7 +40,10 @@ def test_a_container_that_sees_a_part_of_the_hierarchy_finds_its_own_folder() ->
     assert memory.folder("/docker/abcdef") is None
     assert memory.folder("/") is None
     assert memory.name(Path("/sys/fs/cgroup/memory/x")) == "/docker/abc/x"
-    assert v1.candidates(memory, "/elsewhere", "") == [Path("/sys/fs/cgroup/memory")]
+    assert v1.candidates(memory, "/elsewhere", "", 1000) == [
+        Path("/sys/fs/cgroup/memory/for-bridgehold-1000"),
+        Path("/sys/fs/cgroup/memory"),
+    ]
 
 
 @given(st.lists(st.text("abc-.", min_size=1).filter(lambda t: t not in (".", "..")), max_size=5))
@@ -60,9 +63,41 @@ def test_own_cgroups_reads_both_versions() -> None:
 
 def test_below_our_own_cgroup_comes_before_the_root_so_that_the_operator_s_limits_hold() -> None:
     memory = places.Hierarchy(mount=Path("/m"), root="/", controllers=frozenset({"memory"}))
-    assert v1.candidates(memory, "/system.slice/x", "") == [Path("/m/system.slice/x"), Path("/m")]
-    assert v1.candidates(memory, "/system.slice/x", "/given") == [Path("/m/given")]
-    assert v1.candidates(memory, "/", "") == [Path("/m")]
+    own, given = Path("/m/system.slice/x"), Path("/m/for-bridgehold-7")
+    assert v1.candidates(memory, "/system.slice/x", "", 7) == [own, given, Path("/m")]
+    assert v1.candidates(memory, "/system.slice/x", "/given", 7) == [Path("/m/given")]
+    assert v1.candidates(memory, "/", "", 7) == [Path("/m"), given]
+
+
+def test_without_a_cgroup_one_command_is_told_that_works_there() -> None:
+    def mounted(*controllers: str) -> tuple[places.Hierarchy, ...]:
+        return tuple(
+            places.Hierarchy(mount=Path("/c", name), root="/", controllers=frozenset(name.split(",")))
+            for name in controllers
+        )
+
+    v1_mounts = mounted("memory", "pids", "cpu,cpuacct")
+    told = remedy.remedy(remedy.Seen(uid=1000, v1=v1_mounts, v2=Path("/c/unified"), manager=True))
+    folders = [f"/c/{name}/for-bridgehold-1000" for name in ("cpu,cpuacct", "memory", "pids")]
+    assert f"sudo sh -c 'for d in {' '.join(folders)}; do mkdir -p $d && chown -R 1000 $d; done'" in told
+    scope = "systemd-run --user --scope --quiet -p Delegate=yes bridgehold …"
+    assert scope in remedy.remedy(remedy.Seen(uid=1000, v2=Path("/c"), manager=True))
+    told = remedy.remedy(remedy.Seen(uid=1000, v2=Path("/c")))
+    assert "echo $$ > /c/for-bridgehold-1000/cgroup.procs" in told
+    for seen in (
+        remedy.Seen(uid=0, container=True),
+        remedy.Seen(uid=1000, container=True, v1=v1_mounts, v2=Path("/c")),
+    ):
+        assert "--cgroupns=private" in remedy.remedy(seen)
+    assert "Mount cgroup2" in remedy.remedy(remedy.Seen(uid=0, v1=v1_mounts))
+    assert "on a machine with" in remedy.remedy(remedy.Seen(uid=1000, v1=mounted("memory")))
+
+
+def test_whose_account_a_uid_is_by_its_map() -> None:
+    assert remedy.account("0 1000 1\n1 300000 65536\n", 0) == 1000
+    assert remedy.account("0 1000 1\n1 300000 65536\n", 5) == 300004
+    assert remedy.account("0 0 4294967295\n", 7) == 7
+    assert remedy.account("", 7) == 7
 
 
 def test_a_limit_that_does_not_read_back_is_refused(tmp_path: Path) -> None:
@@ -162,16 +197,14 @@ def test_the_root_of_a_container_is_divided_only_where_it_is_one(tmp_path: Path)
     (mount / "cgroup.events").write_text("populated 1\n")
     assert delegation.choose(mount, mount, real_root=True) == mount
     own = _tree(mount / "someone", "cpu memory pids")
-    with pytest.raises(UnsupportedError, match="not delegated") as caught:
+    with pytest.raises(UnsupportedError, match="not delegated"):
         delegation.choose(own, mount, real_root=True)
-    assert "Delegate=yes" in caught.value.hint
 
 
 def test_a_missing_controller_is_named(tmp_path: Path) -> None:
     base = _tree(tmp_path / "base", "cpuset memory pids")
-    with pytest.raises(UnsupportedError, match="has no cpu controller") as caught:
+    with pytest.raises(UnsupportedError, match="has no cpu controller"):
         delegation.divide(base)
-    assert "Delegate=yes" in caught.value.hint
 
 
 def test_a_cgroup_that_can_not_be_emptied_is_refused(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_a_face_adds_checks_and_replaces_ours_by_name() -> None:
 def test_a_missing_bubblewrap_names_the_command_that_installs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("bridgehold.sandbox.launch.cold.shutil.which", lambda *_, **__: None)
+    monkeypatch.setattr("bridgehold.sandbox.launch.bwrap.shutil.which", lambda *_, **__: None)
     row = run_one(find("bubblewrap"), CONTEXT)
     assert row.status == "FAIL"
     assert "apt-get install bubblewrap" in row.remedy
@@ -228,7 +228,7 @@ def test_a_user_without_cgroups_is_told_how_to_get_them() -> None:
 
     row = with_loss("cgroup", lose)
     assert row.status == "FAIL"
-    assert "Delegate=yes" in row.remedy
+    assert re.search("Delegate=yes|sudo sh -c|--cgroupns=private", row.remedy)
     for name in ("pids", "cpu"):
         assert with_loss(name, lose).remedy == "See the row cgroup."
 

@@ -24,19 +24,23 @@ pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root mounts a fil
 
 @pytest.fixture(scope="module", params=KINDS)
 def far(request: pytest.FixtureRequest) -> Iterator[tuple[Machine, subprocess.Popen[bytes]]]:
-    """A launcher, and the server of what is mounted at ``far`` in its home."""
+    """A launcher, and the server of what is mounted at ``far`` in its home; at ``auto`` an automounter is."""
     with (
         machine(request.param, program=(str(narrow_launcher.__file__),)) as made,
         contextlib.ExitStack() as stack,
     ):
         made.drive(lambda client: client.machine())  # it has a namespace of its own by then
-        place = made.home / "far"
-        place.mkdir()
-        argv = [sys.executable, str(far_files.__file__), str(made.process.pid), str(place)]
-        server = stack.enter_context(subprocess.Popen(argv, stdout=subprocess.PIPE))
-        stack.callback(server.kill)
-        assert server.stdout is not None
-        assert server.stdout.readline() == b"ready\n"
+        servers = []
+        for name in ("far", "auto"):
+            place = made.home / name
+            place.mkdir()
+            argv = [sys.executable, str(far_files.__file__), str(made.process.pid), str(place), name]
+            server = stack.enter_context(subprocess.Popen(argv, stdout=subprocess.PIPE))
+            stack.callback(server.kill)
+            assert server.stdout is not None
+            assert server.stdout.readline() == b"ready\n"
+            servers.append(server)
+        server = servers[0]
         yield made, server
 
 
@@ -54,6 +58,8 @@ def test_a_file_system_that_stops_answering_keeps_nobody_else_waiting(
     box, server = far
     mount = Mount(kind="ro_bind", source=str(box.home / "far" / "folder"), target="/far")
     spec = python_spec("print(open('/far/hello').read())", mounts=(mount,))
+    never = Mount(kind="ro_bind", source=str(box.home / "auto" / "folder"), target="/far")
+    """Of an automounter: what the kernel doesn't know already is waited for aside, whoever's it is."""
 
     async def run(client: LauncherClient) -> None:
         said, _ = await run_inside(client, spec)
@@ -66,7 +72,8 @@ def test_a_file_system_that_stops_answering_keeps_nobody_else_waiting(
         await guest.end()
         server.send_signal(signal.SIGSTOP)
         try:
-            acts = [client.launch(spec), client.fork(zygote.launched.worker, nursery.spec(mounts=mounts))]
+            acts = [client.launch(spec), client.launch(python_spec("", mounts=(never,)))]
+            acts += [client.fork(zygote.launched.worker, nursery.spec(mounts=mounts))]
             begun = asyncio.gather(*acts, client.current(zygote.launched.worker), return_exceptions=True)
             await lives(client)
             ends = await asyncio.wait_for(begun, 60)

@@ -14,6 +14,7 @@ import pytest
 
 from bridgehold.errors import UnsupportedError
 from bridgehold.sandbox.cgroups import SessionCgroup, open_parent
+from bridgehold.sandbox.launch.bwrap import Bubblewrap
 from bridgehold.sandbox.launch.cold import LaunchPlan, Start
 from bridgehold.sandbox.launch.seccomp import compile_filter
 from bridgehold.sandbox.launch.staging import Staged
@@ -51,7 +52,7 @@ def marker(tmp_path: Path) -> Path:
 def begin(cgroup: SessionCgroup, bwrap: str) -> Start:
     plan = LaunchPlan(
         spec=python_spec("pass"),
-        bwrap=bwrap,
+        bwrap=Bubblewrap(bwrap),
         uid=UID,
         seccomp=compile_filter(),
         staged=NO_STAGE,

@@ -15,7 +15,7 @@ import pytest
 
 from audit.audit_support import LiveJournal, lines_of, segment_files
 from bridgehold.audit.client import JournalClient
-from bridgehold.audit.events import CommandOutcome, Event, HostDegraded, HostStopped
+from bridgehold.audit.events import CommandOutcome, Event, HostStopped
 from bridgehold.audit.journal import JournalConfig
 from bridgehold.audit.verify import verify_audit
 from bridgehold.audit.writer import Limits
@@ -220,31 +220,22 @@ def test_without_a_journal_nothing_starts_and_what_runs_is_ended_and_said(record
     recorded.box.drive(act)
 
 
-@pytest.mark.parametrize("degraded", [True, False])
-def test_starts_of_a_launcher_that_was_killed_are_interrupted_where_the_host_says_so(
-    recorded: Recorded, degraded: bool
-) -> None:
+def test_starts_of_a_launcher_that_was_killed_are_named_by_the_journal(recorded: Recorded) -> None:
     async def act(client: LauncherClient) -> None:
         _, ends = await client.launch(python_spec(HELD))
         recorded.box.process.kill()
         await eventually(lambda: not guests())
         close(ends)
 
-    async def say(reason: str) -> None:
-        host = await JournalClient.connect(recorded.journal.socket.dup())
-        await host.append(HostDegraded(reason=reason))
-        await host.close()
-
     recorded.box.drive(act)
     (started,) = recorded.events("worker.started")
-    if degraded:
-        asyncio.run(say("the launcher process is gone"))
     assert recorded.journal.end() == 0
     until(lambda: not guests())
-    completeness = verify_audit(recorded.audit).completeness
-    assert completeness.interrupted_count == 1
-    found = [(one.kind, one.seq) for one in completeness.findings]
-    assert found == ([] if degraded else [("start_unended", started["seq"])])
+    (ended,) = recorded.events("channel.ended", recorder="launcher")
+    assert ended["unfinished"] == [f"{started['instance']}.{started['seq']}"]
+    report = verify_audit(recorded.audit)
+    assert report.ok, report.completeness
+    assert report.completeness.interrupted_count == 1
 
 
 GONE = {

@@ -275,6 +275,40 @@ def test_a_launcher_without_descriptors_ends_nothing(bare: Machine, start: str) 
     box.drive(act, 120)
 
 
+MANY = """
+import os, time
+for _ in range(40):
+    if os.fork() == 0:
+        time.sleep(60)
+print("up", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_session_of_more_processes_than_the_launcher_has_descriptors_left_ends(bare: Machine) -> None:
+    pid = bare.process.pid
+
+    async def act(client: LauncherClient) -> None:
+        other = Guest(
+            *await client.launch(python_spec("import time; time.sleep(60)", tenant="other")), client
+        )
+        many = Guest(*await client.launch(python_spec(MANY)), client)
+        await read_line(many.ends[1])
+        usual = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        assert usual[0] == usual[1], "all that it may have"
+        held = len(os.listdir(f"/proc/{pid}/fd"))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit(pid, 4), usual[1]))
+        try:
+            await end(many)
+            assert (await client.usage(other.launched.worker)).processes == 3
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, usual)
+        assert len(os.listdir(f"/proc/{pid}/fd")) < held
+        await end(other)
+
+    bare.drive(act)
+
+
 def limit(pid: int, room: int) -> int:
     """The limit of open files below which `room` numbers are free."""
     used = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}

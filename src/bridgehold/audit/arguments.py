@@ -6,6 +6,7 @@ stops after `TURN` values, and what is shown is made of as much of them as can b
 
 from __future__ import annotations
 
+import binascii
 import contextlib
 import re
 import types
@@ -39,6 +40,8 @@ from bridgehold.ids import Digest, digest_bytes
 TURN = 500
 """Values, and 32 characters of a text beside them, after which a look lets others run: 1 to 3 ms."""
 
+CONTENTS = "base64"
+"""The argument that holds a file's bytes, of an operation whose manifest says ``contents = true``."""
 _DEEPEST = 128
 _MOST_VALUES = 16
 """Different keys of one request that are looked for in its other texts; with more, nothing of it is shown."""
@@ -82,9 +85,43 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
     """Nothing in them is a key, or looks like one or the name of one (`is_quiet`)."""
     hidden: tuple[str, ...] = ()
     """Keys that stand in `kept` all the same: they go on, and are not shown."""
+    contents: str | None = None
+    """A file's bytes, sent on as `CONTENTS` beside `kept`: not looked through for keys, and never shown."""
+
+    @property
+    def sent(self) -> dict[str, object]:
+        """What goes on to the guest: `kept`, and a file's bytes."""
+        return self.kept if self.contents is None else {**self.kept, CONTENTS: self.contents}
 
     def __repr__(self) -> str:
         return f"Arguments({len(self.kept)} kept, {len(self.keys)} inline keys)"
+
+
+def facts_of(contents: str) -> str:
+    """What the audit says of a file's bytes: how many, and their digest; of what is no base64, the text's."""
+    data = _bytes_of(contents)
+    data = contents.encode("utf-8", "backslashreplace") if data is None else data
+    return f"{len(data)} bytes, {digest_bytes(data)}"
+
+
+def without_contents(arguments: dict[str, object]) -> tuple[dict[str, object], str | None]:
+    """`arguments` without a file's bytes, and these; None where no base64 stands in their place (pure)."""
+    contents = arguments.get(CONTENTS)
+    if not isinstance(contents, str) or _bytes_of(contents) is None:
+        return arguments, None
+    return {name: item for name, item in arguments.items() if name != CONTENTS}, contents
+
+
+def with_contents(arguments: Arguments, contents: str) -> Arguments:
+    """The same, with a file's bytes beside them."""
+    return msgspec.structs.replace(arguments, contents=contents)
+
+
+def _bytes_of(contents: str) -> bytes | None:
+    try:
+        return binascii.a2b_base64(contents, strict_mode=True)
+    except ValueError:
+        return None
 
 
 def split_keys(arguments: dict[str, object]) -> Arguments:
@@ -349,6 +386,12 @@ def _pattern(keys: set[str]) -> tuple[re.Pattern[str] | None, int]:
 
 def preview_of(arguments: Arguments, cap_bytes: int) -> tuple[Digest, int, str]:
     """As `preview`: digest and size of all of it, and a text without keys, where they may pass too (pure)."""
+    if arguments.contents is not None:
+        kept = {**arguments.kept, CONTENTS: facts_of(arguments.contents)}
+        digest, size, text = preview_of(
+            msgspec.structs.replace(arguments, kept=kept, contents=None), cap_bytes
+        )
+        return digest, size + len(arguments.contents), text
     kept = arguments.kept
     if arguments.quiet:
         with contextlib.suppress(UnicodeEncodeError):  # lone surrogates

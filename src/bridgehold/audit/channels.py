@@ -7,7 +7,7 @@ its channel ends that channel.
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
 import select
 import socket
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from bridgehold import handed
 from bridgehold.audit.recorders import Recorder
 from bridgehold.errors import AuditError
 from bridgehold.records import wire
@@ -38,6 +39,8 @@ _TENANT_RATE = 8 * 1024 * 1024
 _MOST_CHANNELS = 4096
 _MAX_OPENING = 4096
 _MOST_TENANT = 256
+_PASSING = frozenset({errno.EAGAIN, errno.EINTR, errno.ENOMEM, errno.ENOBUFS})
+"""What says nothing of the peer: it is tried again."""
 
 
 class Opening(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,22 +65,23 @@ class Channel:
 
     def read(self) -> None:
         """What there is to read, up to a bound; its end included."""
-        with contextlib.suppress(BlockingIOError, InterruptedError):
-            try:
-                data = self.socket.recv(_READ)
-            except ConnectionError:
-                data = b""
-            self._incoming += data
-            self.ended = not data
+        try:
+            data = self.socket.recv(_READ)
+        except OSError as error:
+            if error.errno in _PASSING:
+                return
+            data = b""
+        self._incoming += data
+        self.ended = not data
 
     def write(self) -> None:
-        """As much of the answers as the socket takes."""
-        with contextlib.suppress(BlockingIOError, InterruptedError):
-            try:
-                del self.outgoing[: self.socket.send(self.outgoing)]
-            except ConnectionError:
+        """As much of the answers as the socket takes. Who hears none any more may still have said something:
+        that is read to its end."""
+        try:
+            del self.outgoing[: self.socket.send(self.outgoing)]
+        except OSError as error:
+            if error.errno not in _PASSING:
                 self.outgoing.clear()
-                self.ended = True
 
     @property
     def pending(self) -> bool:
@@ -136,11 +140,12 @@ class Intake:
         sock.setblocking(False)
         self.socket = sock
         self.ended = False
+        self._opened = 0
 
     def receive(self, open_now: int) -> Channel | None:
         """The next channel, where there is one and it is let in. `open_now`: how many there are."""
         try:
-            data, descriptors, flags, _ = socket.recv_fds(self.socket, _MAX_OPENING, 2)
+            data, descriptors, flags = handed.receive(self.socket, _MAX_OPENING, 2)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError:
@@ -148,6 +153,8 @@ class Intake:
         self.ended = not data
         try:
             return self._let_in(data, descriptors, flags, open_now) if data else None
+        except OSError:
+            return None  # for want of descriptors: its other end is told that it is closed
         except AuditError as error:
             sys.stderr.write(f"bridgehold journal: {error.message}; the intake is closed\n")
             self.ended = True
@@ -161,6 +168,8 @@ class Intake:
             opening = msgspec.json.decode(data, type=Opening)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise AuditError(f"no opening of a channel: {error}") from error
+        if flags & socket.MSG_CTRUNC and not descriptors:
+            return None  # there is no room for one here
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             raise AuditError("an opening of a channel that is too long")
         if len(descriptors) != 1 or len(opening.tenant) > _MOST_TENANT:
@@ -169,7 +178,9 @@ class Intake:
             raise AuditError("a channel that is no stream socket between two processes")
         if open_now >= _MOST_CHANNELS:
             return None  # closed again: its other end is told so
-        recorder = Recorder("tenant", opening.tenant) if opening.tenant else Recorder("host")
+        self._opened += 1
+        tenant = opening.tenant
+        recorder = Recorder("tenant", tenant, self._opened) if tenant else Recorder("host")
         return Channel(socket.socket(fileno=os.dup(descriptors[0])), recorder)
 
 

@@ -22,7 +22,8 @@ _MOST_MISSING = 10_000
 _INTENTS = frozenset(kind.encode("ascii") for kind in INTENT_KINDS)
 _OUTCOMES = frozenset(kind.encode("ascii") for kind in OUTCOME_KINDS)
 _PAIRS = {first.encode("ascii"): last.encode("ascii") for first, last in PAIRS.items()}
-_SPECIAL = _INTENTS | _OUTCOMES | JOINED | {b"journal.opened", b"journal.closed", b"anchor.signed"}
+_OWN = frozenset({b"journal.opened", b"journal.closed", b"anchor.signed", b"channel.ended"})
+_SPECIAL = _INTENTS | _OUTCOMES | JOINED | _OWN
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -45,6 +46,12 @@ class Closed(msgspec.Struct, frozen=True):
     unfinished_count: int = 0
 
 
+class Left(msgspec.Struct, frozen=True):
+    """What a recorder has left open whose channel has ended."""
+
+    unfinished: tuple[str, ...] = ()
+
+
 class Signed(msgspec.Struct, frozen=True):
     """That an anchor was stored beside the audit."""
 
@@ -55,6 +62,7 @@ class Signed(msgspec.Struct, frozen=True):
 
 _OPENED = msgspec.json.Decoder(Opened)
 _CLOSED = msgspec.json.Decoder(Closed)
+_LEFT = msgspec.json.Decoder(Left)
 _SIGNED = msgspec.json.Decoder(Signed)
 
 
@@ -84,6 +92,8 @@ class InstanceCheck:
         self.closed: Closed | None = None
         self.open: dict[int, bytes] = {}
         """Intents without an outcome: number → kind."""
+        self.left = 0
+        """Intents whose recorder has gone before their outcome, as the journal says."""
         self.joining: Joining | None = None
         """Of an instance whose launcher writes its own story."""
         self.orphans: list[Finding] = []
@@ -173,6 +183,8 @@ class InstanceCheck:
             signed = chain.decode(_SIGNED, line)
             if signed is not None:
                 self.signed[signed.count] = (signed, place)
+        elif kind == b"channel.ended":
+            self._left_open(chain.decode(_LEFT, line) or Left(), place)
         elif kind == b"journal.closed":
             self.closed = chain.decode(_CLOSED, line) or Closed(unfinished_count=-1)
         elif self.count == 1 and kind == b"journal.opened":
@@ -187,8 +199,21 @@ class InstanceCheck:
             del self.open[named[1]]
             if self.joining is not None:
                 self.joining.end(kind, line, named[1], self.count, place)
-        elif len(self.orphans) < _MOST_FINDINGS:
-            what = chain.reference(*named) if named is not None else "nothing that could be one"
+        else:
+            self._orphan(chain.reference(*named) if named is not None else "nothing that could be one", place)
+
+    def _left_open(self, left: Left, place: str) -> None:
+        for reference in left.unfinished:
+            named = chain.parse_reference(reference)
+            if named is None or named[0] != self.instance or self.open.pop(named[1], None) is None:
+                self._orphan(reference[:80], place)
+                continue
+            self.left += 1
+            if self.joining is not None:
+                self.joining.left(named[1])
+
+    def _orphan(self, what: str, place: str) -> None:
+        if len(self.orphans) < _MOST_FINDINGS:
             self.orphans.append(
                 Finding(
                     kind="orphan_outcome",

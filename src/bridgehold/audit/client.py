@@ -259,6 +259,7 @@ def undone(intent: CommandIntent | ToolIntent | EgressIntent, reference: str) ->
         request_bytes=0,
         response_bytes=0,
         ms=0,
+        unsent=True,
         **ties,
     )
 

@@ -163,6 +163,7 @@ class CommandIntent(Event, frozen=True, kw_only=True, tag="command.intent"):
     arguments_preview: str
     deadline_ms: int
     resource: str = ""
+    """The kind of resource that the operation works on."""
     parent: str = ""
     replays: str = ""
     """The command of a lost session that this one repeats."""
@@ -181,7 +182,6 @@ class CommandOutcome(Event, frozen=True, kw_only=True, tag="command.outcome"):
     ms: int = 0
     result_digest: str = ""
     result_bytes: int = 0
-    truncated: bool = False
     traceback: str = ""
     """Of the guest's code, where that failed: its own words, bounded."""
 
@@ -422,11 +422,15 @@ class CellEnded(Event, frozen=True, kw_only=True, tag="cell.ended"):
 
 
 class ChannelEnded(Event, frozen=True, kw_only=True, tag="channel.ended"):
-    """A recorder broke its channel's rules, and the journal takes nothing more from it."""
+    """A recorder broke its channel's rules, and the journal takes nothing more from it; or it is gone, and
+    what it has begun has no outcome: a cell, a launcher that was killed.
+    """
 
     recorder: str
     """``host``, ``launcher``, ``keeper`` or ``tenant``; `tenant` says which tenant's."""
     reason: str
+    unfinished: tuple[str, ...] = ()
+    """References of its intents whose outcome nobody knows; of many, several events name some each."""
 
 
 class JournalOpened(Event, frozen=True, kw_only=True, tag="journal.opened"):

@@ -99,6 +99,14 @@ class Joining:
             elif late:
                 self._find("after_end", place, seq, f"a command ran in {name}, which had ended before it")
 
+    def left(self, seq: int) -> None:
+        """Who began it is gone, and nobody knows how it ended."""
+        self._intents.pop(seq, None)
+        self._late.discard(seq)
+        key, _ = self._starts.pop(seq, ((b"", b""), ""))
+        if key in self._sessions:
+            self._sessions[key].running.discard(seq)
+
     def unended(self, *, closed: bool) -> list[Finding]:
         """Starts without an end, in a journal that was `closed` in order and tells of no crash."""
         if not closed or self._degraded:

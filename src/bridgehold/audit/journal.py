@@ -52,6 +52,9 @@ _BUFFERED_SYNC_S = 0.5
 _DRAIN_S = 5.0
 """How long the last clients may go on writing after SIGTERM."""
 _MOST_REASON = 500
+_LISTED = 256
+"""References in one event."""
+_LEFT_OPEN = "it is gone; the outcome of what it had begun is unknown"
 _HELD_MS = 10
 """Between looks at a channel that has had its part for now."""
 
@@ -115,6 +118,10 @@ class Journal:
                 code = wire.BREACH if recorder.broken else "invalid"
                 places.append(wire.Answer(request.id, code=code, message=error.message))
                 continue
+            except Exception as error:  # noqa: BLE001 - of one request: the journal is everybody's
+                text = f"an event that can't be taken: {type(error).__name__}"
+                places.append(wire.Answer(request.id, code="invalid", message=text))
+                continue
             if event is None:
                 places.append(-1)
                 durable = True
@@ -140,6 +147,22 @@ class Journal:
                 )
             ]
         )
+
+    def ended(self, recorder: Recorder) -> None:
+        """Its channel is gone: what a cell or the launcher has left open is named, and counts no longer.
+
+        The host's own is named at the end, by `close`, as is what there is no room to say now.
+        """
+        tally = self.writer.tally
+        left = tally.left_by(recorder.owner) if recorder.name in ("tenant", "launcher") else ()
+        for at in range(0, len(left), _LISTED):
+            part = left[at : at + _LISTED]
+            event = ChannelEnded(
+                tenant=recorder.tenant, recorder=recorder.name, reason=_LEFT_OPEN, unfinished=part
+            )
+            if isinstance(self.writer.write([event])[0], Refused):
+                return
+            tally.forget(part)
 
     def _answer(self, request: wire.Request, place: int, results: list[Result]) -> wire.Answer:
         writer = self.writer
@@ -201,7 +224,7 @@ class Journal:
         unfinished = self.writer.tally.unfinished()
         event = JournalClosed(
             reason=reason,
-            unfinished=unfinished[:256],
+            unfinished=unfinished[:_LISTED],
             unfinished_count=len(unfinished),
             earliest=self.writer.earliest,
             latest=self.writer.latest,
@@ -259,6 +282,7 @@ def _discard(folder: Path, audit: Path) -> None:
 
 def _opened(before: Recovered, recorders: tuple[str, ...]) -> JournalOpened:
     return JournalOpened(
+        version=1,
         quarantined_bytes=before.quarantined_bytes,
         quarantined=before.quarantined,
         recovered_from="" if before.closed else before.head.instance,
@@ -266,7 +290,7 @@ def _opened(before: Recovered, recorders: tuple[str, ...]) -> JournalOpened:
         recorders=recorders,
         previous_count=before.head.count,
         previous_head=before.head.head if before.head.instance else "",
-        unfinished=before.unfinished[:256],
+        unfinished=before.unfinished[:_LISTED],
         unfinished_count=len(before.unfinished),
     )
 
@@ -308,6 +332,7 @@ def serve(journal: Journal, channels: Sequence[Channel], intake: Intake | None =
             synced = time.monotonic()
     for channel in open_now.values():
         channel.socket.close()
+        journal.ended(channel.recorder)
     if intake is not None:
         intake.socket.close()
 
@@ -358,6 +383,7 @@ def _answer_all(journal: Journal, channels: dict[int, Channel]) -> bool:
         if channel.ended and not channel.outgoing and not channel.pending:
             channel.socket.close()
             del channels[descriptor]
+            journal.ended(channel.recorder)
     return bool(requests)
 
 

@@ -35,18 +35,19 @@ _KINDS: dict[Name, frozenset[str]] = {
 class Recorder:
     """Whose one channel is. `broken` says how it broke the rules: nothing more is taken from it."""
 
-    __slots__ = ("broken", "name", "tenant")
+    __slots__ = ("broken", "name", "number", "tenant")
 
-    def __init__(self, name: Name, tenant: str = "") -> None:
-        """`tenant`: of a ``tenant``'s channel."""
+    def __init__(self, name: Name, tenant: str = "", number: int = 0) -> None:
+        """`tenant`: of a ``tenant``'s channel; `number`: which of them it is."""
         self.name: Name = name
         self.tenant = tenant
+        self.number = number
         self.broken = ""
 
     @property
     def owner(self) -> str:
-        """By what its open intents are known: nobody else may end them."""
-        return f"tenant {self.tenant}" if self.tenant else self.name
+        """By what its open intents are known: nobody else may end them, nor its tenant's next channel."""
+        return f"tenant {self.tenant} {self.number}" if self.tenant else self.name
 
 
 HOST = Recorder("host")

@@ -168,3 +168,6 @@ def _note(line: bytes, instance: str, unfinished: dict[str, str]) -> None:
         unfinished[chain.reference(instance, tail.seq)] = tail.tenant
     elif tail.kind in OUTCOME_KINDS:
         unfinished.pop(tail.intent, None)
+    elif tail.kind == "channel.ended":
+        for reference in tail.unfinished:
+            unfinished.pop(reference, None)

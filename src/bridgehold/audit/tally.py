@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 
 from bridgehold.audit.events import INTENT_KINDS, OUTCOME_KINDS, Event, kind_of
 
@@ -45,6 +45,19 @@ class Tally:
     def unfinished(self) -> tuple[str, ...]:
         """References of intents that have no outcome yet, as `in_turns`."""
         return in_turns(self.open)
+
+    def left_by(self, owner: str) -> tuple[str, ...]:
+        """References of what `owner` has begun and not ended."""
+        return tuple(reference for reference, whose in self.open.items() if whose[0] == owner)
+
+    def forget(self, references: Iterable[str]) -> None:
+        """They are open no longer: each has its outcome, or it is written that nobody knows that."""
+        for reference in references:
+            if (ended := self.open.pop(reference, None)) is not None:
+                for whose in (ended, (ended[0], _OTHERS)):
+                    self.counts[whose] -= 1
+                    if not self.counts[whose]:
+                        del self.counts[whose]
 
     def begin(self) -> Changes:
         """Counts for a group that is about to be written."""
@@ -124,9 +137,4 @@ class Changes:
         tally.open |= self._opened
         for whose, count in self._begun.items():
             tally.counts[whose] = tally.counts.get(whose, 0) + count
-        for reference in self._ended:
-            if (ended := tally.open.pop(reference, None)) is not None:
-                for whose in (ended, (ended[0], _OTHERS)):
-                    tally.counts[whose] -= 1
-                    if not tally.counts[whose]:
-                        del tally.counts[whose]
+        tally.forget(self._ended)

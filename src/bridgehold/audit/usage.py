@@ -2,7 +2,8 @@
 
 By tenant and bridge, so that it can be charged to whom it belongs. Counts come from the kernel and the
 gateway, never from a guest; tokens that a provider did not name are estimates, and counted as such. A
-request whose end nobody wrote (it is under way, or its host was killed) counts with its reservation.
+request whose end nobody wrote (it is under way, or its host was killed) counts with its reservation; one that
+was never sent doesn't.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def fold(entries: Iterable[Entry], *, tenant: str = "", since: str = "", until: 
                 unfinished[entry.ref] = entry
             case "egress.outcome":
                 used = row(entry, entry.text("provider"), entry.text("model"))
-                used.requests += 1
+                used.requests += entry.fields.get("unsent") is not True
                 used.failed += bool(entry.text("code"))
                 used.input_tokens += entry.number("input_tokens")
                 used.output_tokens += entry.number("output_tokens")
@@ -79,7 +80,7 @@ def fold(entries: Iterable[Entry], *, tenant: str = "", since: str = "", until: 
             case _:
                 pass
     for entry in unfinished.values():
-        used = row(entry, entry.text("provider"))
+        used = row(entry, entry.text("provider"), entry.text("model"))
         used.requests += 1
         used.charged += entry.number("reserved")
     return [rows[key] for key in sorted(rows)]

@@ -25,7 +25,8 @@ from bridgehold.audit.check import Closed, InstanceCheck, Opened
 from bridgehold.audit.entries import printable, printable_json
 from bridgehold.audit.segments import InstanceFolder, Segment, digest_of, look, read_lines
 from bridgehold.audit.verdicts import Completeness, Finding, Integrity, Report
-from bridgehold.errors import AuditError, BridgeholdError
+from bridgehold.errors import AuditError, BridgeholdError, from_os
+from bridgehold.hardening import BROKEN_PIPE, drop_output, prepare_streams
 
 _MOST = 100
 _SETTLE_S = 0.02
@@ -220,6 +221,7 @@ def _completeness(
     interrupted = 0
     written = [check for check in checks if check.lines]
     for check, after in zip(written, [*written[1:], None], strict=True):
+        interrupted += check.left
         references = [chain.reference(check.instance, seq) for seq in check.open]
         told = after.opened if after is not None else check.closed
         if after is None and told is None:
@@ -232,8 +234,7 @@ def _completeness(
     found = [*gone, *missing, *(f for check in checks for f in check.orphans)]
     found += [finding for check in checks for finding in _joined(check)]
     return Completeness(
-        # A launcher that was killed leaves such starts, and its host may be ended before it can say so.
-        ok=all(finding.kind == "start_unended" for finding in found) and not unfinished,
+        ok=not found and not unfinished,
         findings=tuple(found[:_MOST]),
         unfinished=tuple(unfinished[:_MOST]),
         unfinished_count=len(unfinished),
@@ -330,7 +331,31 @@ def render_report(report: Report) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line ``python -m bridgehold.audit.verify``. Returns the exit status: 0, 2 or 50."""
+    """The command line ``python -m bridgehold.audit.verify``. Returns the exit status: 0, 2 or 50; of what
+    can't be told to anybody 141, or of what was in the way.
+    """
+    try:
+        prepare_streams()
+        status = _verified(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        drop_output()
+        return BROKEN_PIPE
+    except OSError as error:
+        known = from_os(error)
+        _complain(f"{known.message}. {known.hint}")
+        return known.exit_status
+    return status
+
+
+def _complain(text: str) -> None:
+    """To whoever listens; nothing more is written then."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{printable(text)}\n")
+    drop_output()
+
+
+def _verified(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bridgehold.audit.verify", description="Verify a folder of journals. Exit 0, 2 or 50."
     )
@@ -360,7 +385,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             fresh_s=options.fresh,
         )
     except BridgeholdError as error:
-        sys.stderr.write(printable(f"{error.message} ({error.where}). {error.hint}") + "\n")
+        _complain(f"{error.message} ({error.where}). {error.hint}")
         return error.exit_status
     encoded = printable_json(msgspec.json.encode(report)).decode("utf-8")
     text = encoded if options.json else render_report(report)

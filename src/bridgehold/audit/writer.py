@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Of opening a file: nothing has changed by that, and a later try may do."""
 _RETRY_RESERVE_NS = 2_000_000_000
 
 RefusalCode = Literal["full", "budget", "failed", "invalid"]
@@ -166,6 +168,9 @@ class Writer:
             except AuditError as error:
                 results.append(Refused("invalid", error.message))
                 continue
+            except Exception as error:  # noqa: BLE001 - of one event, which is refused: all others' are written
+                results.append(Refused("invalid", f"an event that can't be written: {type(error).__name__}"))
+                continue
             count, head = count + 1, digest
             changes.add(event, chain.reference(self.instance, count), len(line), owner)
             lines.append(line)
@@ -237,7 +242,12 @@ class Writer:
         previous, old, old_size = segment_name(self._number), self._descriptor, self._size
         unfinished = self.tally.unfinished()
         span = self.earliest, self.latest
-        self._descriptor, self._size, self._opened = self._create(self._number + 1)
+        try:
+            self._descriptor, self._size, self._opened = self._create(self._number + 1)
+        except OSError as error:
+            if error.errno in _PASSING:
+                return  # this one goes on until there is room for another
+            raise
         event = SegmentRotated(
             previous_segment=previous,
             previous_count=self.count,
@@ -263,7 +273,12 @@ class Writer:
         path = self._folder / segment_name(number)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(path, flags, 0o640)
-        sync_folder(self._folder)
+        try:
+            sync_folder(self._folder)
+        except OSError:
+            os.close(descriptor)
+            path.unlink()
+            raise
         return descriptor, 0, time.monotonic()
 
     def close(self) -> None:

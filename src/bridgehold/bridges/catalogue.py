@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 TENANTS_BRIDGES = "bridges"
 """The folder of a tenant's own bridges, in that tenant's folder."""
+_READ: dict[Path, tuple[Entry, ...]] = {}
+"""Shipped bridges as this process has read them: they come with the code that it runs."""
 _REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)")
 
 
@@ -70,7 +72,7 @@ class Catalogue:
 
         `tenants`: a folder with tenants' folders, whose ``bridges`` are theirs alone.
         """
-        entries = list(_entries(shipped_folder(), shipped=True))
+        entries = list(_shipped(shipped_folder()))
         for folder in folders:
             entries += _entries(folder, shipped=False)
         shared = {entry.name for entry in entries}
@@ -159,6 +161,14 @@ def check_ready(manifest: Manifest, ready: ReadyFrame) -> None:
             hint="Make the decorated operations and bridge.toml say the same.",
             where=str(manifest.file),
         )
+
+
+def _shipped(folder: Path) -> tuple[Entry, ...]:
+    """Read once, for this process and what is forked from it; again, while one can't be read."""
+    found = _READ.get(folder) or tuple(_entries(folder, shipped=True))
+    if not any(entry.fault for entry in found):
+        _READ[folder] = found
+    return found
 
 
 def _entries(folder: Path, *, shipped: bool, submitted: bool = False) -> Iterable[Entry]:

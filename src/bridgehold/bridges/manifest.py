@@ -53,6 +53,11 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     output: bool = False
     """Its result is an object to which the host adds ``stdout`` and ``stderr``, what the command wrote, and
     ``truncated`` where some of it was cut."""
+    input: bool = False
+    """Its caller's tool ``stdin`` gives its standard input, also where the policy grants no tool."""
+    contents: bool = False
+    """Its argument ``base64`` is a file's bytes: the audit has their number and digest alone, and nothing of
+    them is taken for a key."""
     timeout_ms: int = 0
     """0: the policy's `limits.command` alone."""
     idempotent: bool = False

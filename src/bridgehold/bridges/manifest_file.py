@@ -176,6 +176,8 @@ def _operation(name: str, table: Table, resources: Mapping[str, Resource]) -> Op
         result=_schema(table, "result"),
         stream=table.flag("stream"),
         output=table.flag("output"),
+        input=table.flag("input"),
+        contents=table.flag("contents"),
         timeout_ms=_timeout(table),
         idempotent=table.flag("idempotent"),
         replays_calls=table.flag("replays_calls"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -23,6 +23,7 @@ from bridgehold.client.once import token_of
 from bridgehold.client.private import PrivateHost
 from bridgehold.client.retry import with_retries
 from bridgehold.client.session import ClientSession
+from bridgehold.client.session_files import Content
 from bridgehold.client.tools import RUNNING_FOR, Tool, Tools, named
 from bridgehold.config.layout import Layout, default_layout
 from bridgehold.errors import (
@@ -189,14 +190,25 @@ class Client:
 
     @contextlib.asynccontextmanager
     async def session(
-        self, bridge: str, *, tenant: str = LOCAL_TENANT, name: str = "", tools: Tools = ()
+        self,
+        bridge: str,
+        *,
+        tenant: str = LOCAL_TENANT,
+        name: str = "",
+        tools: Tools = (),
+        files: Mapping[str, Content] | None = None,
     ) -> AsyncIterator[ClientSession]:
-        """A session of its own, ended with the block. `tools`: offered to each of its commands."""
+        """A session of its own, ended with the block. `tools`: offered to each of its commands.
+
+        `files`: put there before its first command, by their paths inside.
+        """
         offered = named(tools)
         opened = await self.request("session.open", {"bridge": bridge, "tenant": tenant, "name": name})
         session = ClientSession(self, bridge, tenant, opened["id"], tuple(offered.values()))
         session.anew = opened.get("anew", "")
         try:
+            if files:
+                await session.files.write_all(files)
             yield session
         finally:
             if self.alive:  # a host that is gone has closed it

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -37,6 +38,7 @@ class Once:
         self._socket = connection
         self._file = connection.makefile("rb")
         self._last = 0
+        self._sending = threading.Lock()
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -66,21 +68,45 @@ class Once:
         self, method: str, params: dict[str, Any], on_event: Callable[[dict[str, Any]], None] | None = None
     ) -> Any:
         """As `Client.request`. After a `HostLeavingError`, which begins nothing, no other host is tried."""
-        self._last += 1
+        number = self.send(method, params)
+        while True:
+            answer = self._answer(number)
+            if answer.event is msgspec.UNSET:
+                return msgspec.json.decode(answer.result) if answer.result is not msgspec.UNSET else None
+            if on_event is not None:
+                on_event(msgspec.json.decode(answer.event))
+
+    def hold(self, params: dict[str, Any], on_event: Callable[[dict[str, Any]], None]) -> str:
+        """The id of a session that ends with this block (`session.hold`); `on_event`: what is told before."""
+        number = self.send("session.hold", params)
+        while True:
+            answer = self._answer(number)
+            if answer.event is msgspec.UNSET:
+                raise _lost("the session ended as it began")
+            event = msgspec.json.decode(answer.event)
+            if event["type"] == "open":
+                return str(event["session"])
+            on_event(event)
+
+    def send(self, method: str, params: dict[str, Any]) -> int:
+        """Send a request, from any thread, whose answer nobody waits for; its number."""
         body = msgspec.Raw(msgspec.json.encode(params))
-        try:
+        with self._sending:
+            self._last += 1
             with contextlib.suppress(ConnectionError):  # why it closed the connection is still to be read
                 self._socket.sendall(pack(RequestFrame(id=self._last, method=method, params=body)))
+            return self._last
+
+    def _answer(self, number: int) -> AnswerFrame:
+        """The next answer, or event, of that request; others' are left out."""
+        try:
             while True:
                 answer = self._read()
-                if answer.id not in (self._last, WHOLE_CONNECTION):
+                if answer.id not in (number, WHOLE_CONNECTION):
                     continue
                 if answer.error is not None:
                     raise from_info(answer.error)
-                if answer.event is msgspec.UNSET:
-                    return msgspec.json.decode(answer.result) if answer.result is not msgspec.UNSET else None
-                if on_event is not None:
-                    on_event(msgspec.json.decode(answer.event))
+                return answer
         except OSError as error:
             raise _lost(f"the host went away: {error.strerror or error}") from error
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from bridgehold.client.connection import Progress
 from bridgehold.client.retry import with_retries
+from bridgehold.client.session_files import SessionFiles
 from bridgehold.client.tools import RUNNING_FOR, Tool, Tools
 from bridgehold.protocol.values import QUEUE_BOUND, Artifact, Reply
 
@@ -143,9 +144,14 @@ class ClientSession:
         """As `Client.get`, for the session's tenant."""
         return await self._client.get(digest, tenant=self.tenant, to=to)
 
-    async def files(self) -> list[Artifact]:
+    async def artifacts(self) -> list[Artifact]:
         """As `Client.files`, for the session's tenant."""
         return await self._client.files(tenant=self.tenant)
+
+    @property
+    def files(self) -> SessionFiles:
+        """The session's own files; called, the artifacts of its tenant."""
+        return SessionFiles(self)
 
     def _full(self, operation: str) -> str:
         return operation if ":" in operation else f"{self.bridge}:{operation}"

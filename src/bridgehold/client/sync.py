@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import functools
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
@@ -18,10 +18,13 @@ from bridgehold.client.adapter import Adapter
 from bridgehold.client.client import RECONNECT_SECONDS, Client, Host
 from bridgehold.client.connection import Progress
 from bridgehold.client.session import ClientSession
+from bridgehold.client.session_files import MOST_READ, Content, SessionFiles
 from bridgehold.client.tools import Tools
 from bridgehold.config.layout import Layout
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
+from bridgehold.protocol.values import Artifact
 
+Artifacts = list[Artifact]
 A = TypeVar("A")
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -156,10 +159,16 @@ class SyncClient(_Facade[Client]):
 
     @contextlib.contextmanager
     def session(
-        self, bridge: str, *, tenant: str = LOCAL_TENANT, name: str = "", tools: Tools = ()
+        self,
+        bridge: str,
+        *,
+        tenant: str = LOCAL_TENANT,
+        name: str = "",
+        tools: Tools = (),
+        files: Mapping[str, Content] | None = None,
     ) -> Iterator[SyncSession]:
-        """A session of its own, ended with the block. `tools`: offered to each of its commands."""
-        manager = self._awaited.session(bridge, tenant=tenant, name=name, tools=tools)
+        """As `Client.session`: one of its own, ended with the block."""
+        manager = self._awaited.session(bridge, tenant=tenant, name=name, tools=tools, files=files)
         session = self._loop.run(manager.__aenter__())
         try:
             yield SyncSession(self._loop, session)
@@ -229,7 +238,12 @@ class SyncSession(_Facade[ClientSession]):
     logs = _waited(ClientSession.logs)
     put = _waited(ClientSession.put)
     get = _waited(ClientSession.get)
-    files = _waited(ClientSession.files)
+    artifacts = _waited(ClientSession.artifacts)
+
+    @property
+    def files(self) -> SyncFiles:
+        """As `ClientSession.files`."""
+        return SyncFiles(self._loop, self._awaited.files)
 
     @property
     def id(self) -> str:
@@ -258,11 +272,45 @@ class SyncSession(_Facade[ClientSession]):
             self._loop.run(_closed(events))
 
 
-async def _next(events: AsyncIterator[dict[str, Any]]) -> dict[str, Any] | None:
+class SyncFiles(_Facade[SessionFiles]):
+    """`session.files`: `SessionFiles`, whose methods are waited for."""
+
+    stat = _waited(SessionFiles.stat)
+    list = _waited(SessionFiles.list)
+    read = _waited(SessionFiles.read)
+    write = _waited(SessionFiles.write)
+    write_all = _waited(SessionFiles.write_all)
+    mkdir = _waited(SessionFiles.mkdir)
+    rename = _waited(SessionFiles.rename)
+    remove = _waited(SessionFiles.remove)
+    put = _waited(SessionFiles.put)
+    get = _waited(SessionFiles.get)
+
+    def __call__(self) -> Artifacts:
+        """As `SessionFiles.__call__`."""
+        return self._loop.run(self._awaited())
+
+    def parts(self, path: str, *, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """As `SessionFiles.parts`."""
+        yield from self._each(self._awaited.parts(path, offset=offset, length=length))
+
+    def folder(self, path: str = "", *, most_bytes: int = MOST_READ) -> Iterator[tuple[str, bytes]]:
+        """As `SessionFiles.folder`."""
+        yield from self._each(self._awaited.folder(path, most_bytes=most_bytes))
+
+    def _each(self, items: AsyncIterator[T]) -> Iterator[T]:
+        try:
+            while (item := self._loop.run(_next(items))) is not None:
+                yield item
+        finally:
+            self._loop.run(_closed(items))
+
+
+async def _next(events: AsyncIterator[T]) -> T | None:
     return await anext(events, None)
 
 
-async def _closed(events: AsyncIterator[dict[str, Any]]) -> None:
+async def _closed(events: AsyncIterator[Any]) -> None:
     if isinstance(events, AsyncGenerator):
         await events.aclose()
 

@@ -38,9 +38,10 @@ def reference() -> str:
         "who said it.",
         "",
         "`bridgehold reload` has a running host read the file again, without dropping a session: it takes",
-        "over `[bridges]`, `[tools]`, `[principals]`, `[zygotes]`, `[features]`, `default_bridge`, and of",
-        "`[host]` `max_sessions` and `artifacts`. What else has changed waits for a restart, and is named. A",
-        "file with a fault changes nothing. Sessions that are open keep what they were started with.",
+        "over `[providers]`, `[bridges]`, `[tools]`, `[principals]`, `[zygotes]`, `[features]`,",
+        "`default_bridge`, and of `[host]` `max_sessions`, `artifacts` and `read_roots`. What else has",
+        "changed waits for a restart, and is named. A file with a fault changes nothing. Sessions that are",
+        "open keep the sandbox that they were started with.",
     ]
     for title, model in _SECTIONS:
         notes = _notes(model)

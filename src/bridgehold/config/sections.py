@@ -89,7 +89,7 @@ class ModelSection(Strict):
     """``[providers.NAME.models."MODEL"]``: what one model of the provider costs."""
 
     price: Annotated[float, Field(ge=0, le=1_000_000)]
-    """Of a million tokens."""
+    """Of a million tokens, of the dearest kind (what comes out, as a rule)."""
 
 
 class ProviderSection(Strict):
@@ -106,7 +106,9 @@ class ProviderSection(Strict):
     private: bool = False
     """Named weakening ``private_network``: it may live at a loopback or private address."""
     price: Annotated[float, Field(ge=0, le=1_000_000)] = 0
-    """Of a million tokens, of models not in `models`: a tenant's ``money_per_day`` counts by it."""
+    """Of a million tokens, of models not in `models`; where the dearest of those costs more, that: it may be
+    its other name. A tenant's ``money_per_day`` counts by it.
+    """
     models: dict[Annotated[str, Field(min_length=1, max_length=99)], ModelSection] = {}
     """``[providers.NAME.models."MODEL"] price``: of a million tokens of this model, as requests name it."""
     hosts: tuple[str, ...] = ()

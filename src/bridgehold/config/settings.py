@@ -17,6 +17,7 @@ from bridgehold.config.sections import (
     Strict,
     ToolSection,
 )
+from bridgehold.ids import Digest, digest_bytes
 from bridgehold.policies.units import parse_size
 
 _NO_SECTION = BridgeSection()
@@ -91,7 +92,7 @@ _TABLES: dict[str, type[Strict]] = {
     "providers": ProviderSection,
     "tools": ToolSection,
 }
-_LIVE_HOST = ("max_sessions", "artifacts")
+_LIVE_HOST = ("max_sessions", "artifacts", "read_roots")
 
 
 class Reload(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,18 +109,22 @@ class Reload(msgspec.Struct, frozen=True, kw_only=True):
 def merge(old: Config, new: Config) -> tuple[Config, Reload]:
     """The configuration to go on with, and what of `new` is in it.
 
-    What the other processes were told at their start stays: where keys are and may go, the machine's share,
-    where HTTP is served, and which folders of scripts the launcher may mount.
+    What stays: where keys are kept, the machine's share, and where HTTP is served.
     """
     host = old.host.model_copy(update={key: getattr(new.host, key) for key in _LIVE_HOST})
-    fixed = {name: section.scripts for name, section in old.bridges.items()}
-    bridges = {
-        name: section.model_copy(update={"scripts": fixed.get(name, "")})
-        for name, section in new.bridges.items()
-    }
-    told = {name: getattr(old, name) for name in ("secrets", "providers", "http")}
-    merged = new.model_copy(update={**told, "host": host, "bridges": bridges})
+    told = {name: getattr(old, name) for name in ("secrets", "http")}
+    merged = new.model_copy(update={**told, "host": host})
     return merged, Reload(applied=_differences(old, merged), waiting=_differences(merged, new))
+
+
+def digest_of_told(config: Config) -> Digest:
+    """Of what the supervisor tells keeper and launcher of `config`, which it reads for itself (pure)."""
+    told = (
+        {name: section.model_dump() for name, section in config.providers.items()},
+        {name: section.scripts for name, section in config.bridges.items() if section.scripts},
+        config.host.read_roots,
+    )
+    return digest_bytes(msgspec.json.encode(told, order="sorted"))
 
 
 def _differences(one: Config, other: Config) -> tuple[str, ...]:

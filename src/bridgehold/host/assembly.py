@@ -184,7 +184,8 @@ def _celled(given: Foundation, shared: Shared, orders: Orders, budgets: Budgets,
     shared.registry.files.on_instead = lambda kind, name: (
         cells.rules_changed(name) if kind == "tenant" else None
     )
-    return Celled(cells, Forwarding(cells), Entrances(cells, FORWARDED), shared.registry, shared.settings)
+    entrances = Entrances(cells, FORWARDED)
+    return Celled(cells, Forwarding(cells), entrances, shared.registry, shared.settings, budgets)
 
 
 def _intake(descriptor: int) -> socket.socket:
@@ -248,6 +249,7 @@ def _reloading(given: Foundation, parts: HostParts, principals: Principals) -> R
         parts.shared.registry,
         _Told(parts.serving, principals),
         given.ground.peers.journal,
+        given.supervisor.reread,
         follow,
     )
 

@@ -7,7 +7,6 @@ the host's own.
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -25,7 +24,7 @@ from bridgehold.host.cell.commands.dispatch import Dispatch, OrderMaker
 from bridgehold.host.cell.commands.inline_keys import KeyKeeper
 from bridgehold.host.cell.commands.recovery import Recovery
 from bridgehold.host.cell.commands.resources import Resources
-from bridgehold.host.cell.gateway.opener import GatewayOpener, provider_facts
+from bridgehold.host.cell.gateway.opener import GatewayOpener
 from bridgehold.host.cell.gateway.values import Attribution
 from bridgehold.host.cell.methods import Methods
 from bridgehold.host.cell.scripts.user_scripts import UserScripts
@@ -51,6 +50,7 @@ from bridgehold.host.shares.handed_files import HandedBridges, HandedFiles
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.openings import Openings
 from bridgehold.host.shares.refusals import Refusals
+from bridgehold.host.shares.spending import prices_of
 from bridgehold.host.shares.tool_starts import as_child, by_front
 from bridgehold.host.startup import FileChange
 from bridgehold.keeper.client import KeeperClient
@@ -97,7 +97,7 @@ def share(ground: Ground, write: Callable[[FileChange], Awaitable[None]], record
     layout, files, own = ground.layout, None, None
     if (openings := ground.openings) is not None:
         files = HandedFiles(layout.policies, layout.tenants, ground.tenant, openings.rules)
-        own = HandedBridges(ground.tenant, openings)
+        own = HandedBridges(layout.own_bridges(ground.tenant), ground.tenant, openings)
     registry = Registry(layout, ground.config, ground.machine, records, files, own)
     ground.peers.keeper.tenants_with = registry.tenants_with
     return Shared(
@@ -117,6 +117,7 @@ class CellParts(msgspec.Struct, frozen=True, kw_only=True):
     sessions: Sessions
     zygotes: Zygotes
     pool: WarmPool
+    gateways: GatewayOpener
     budgets: Budgets
     store: ArtifactStore
     http_tools: HttpTools
@@ -139,6 +140,8 @@ class CellParts(msgspec.Struct, frozen=True, kw_only=True):
         """Give each part what it keeps of `config`. `gone`: rules and bridges that nobody is to miss."""
         tools = config.tools
         self.shared.registry.replace(config, gone)
+        self.gateways.replace(config)
+        self.budgets.spending.prices = prices_of(config)
         self.sessions.admission.bound = config.host.max_sessions
         self.zygotes.replace(Settings(config).zygotes())
         self.store.quota = parse_size(config.host.artifacts)
@@ -234,7 +237,7 @@ def join_cell(
     )
     refusals = Refusals(peers.journal, shared.metrics, account)
     artifacts = Artifacts(store, peers.journal, settings, changes)
-    http_tools = HttpTools(peers.keeper, budgets, provider_facts(config))
+    http_tools = HttpTools(peers.keeper, budgets, gateways.providers)
     starts = as_child(ground.layout.tools) if ground.openings is None else by_front(ground.openings)
     process_tools = ProcessTools(starts)
     offers = Offers(settings, http_tools, process_tools, (inside_tools(), artifacts))
@@ -253,15 +256,11 @@ def join_cell(
         on_degraded=ground.degraded,
         redact=ground.redaction.text,
     )
-    scripts = {
-        name: os.path.realpath(section.scripts) for name, section in config.bridges.items() if section.scripts
-    }
     user_scripts = UserScripts(
         registry=shared.registry,
         sessions=sessions,
         journal=peers.journal,
         make_order=make_order,
-        scripts=scripts,
         settings=settings,
         metrics=shared.metrics,
         refusals=refusals,
@@ -287,6 +286,7 @@ def join_cell(
         sessions=sessions,
         zygotes=zygotes,
         pool=pool,
+        gateways=gateways,
         budgets=budgets,
         store=store,
         http_tools=http_tools,

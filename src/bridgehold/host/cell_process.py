@@ -27,7 +27,7 @@ from bridgehold.errors import BridgeholdError, DeniedError, UnsupportedError, Us
 from bridgehold.hardening import harden, open_descriptors
 from bridgehold.host.cell.entrance import Entrance
 from bridgehold.host.cell_parts import CellParts, Ground, Peers, Shared, join_cell, share
-from bridgehold.host.confinement import confine
+from bridgehold.host.confinement import confine, prepared
 from bridgehold.host.front.boots import StartOrder
 from bridgehold.host.front.callers import Callers, limits
 from bridgehold.host.front.environments import LISTENER
@@ -40,8 +40,10 @@ from bridgehold.host.shares.handed_files import HandedFiles
 from bridgehold.host.shares.link import Link, Waiting, decoded
 from bridgehold.host.shares.openings import Openings
 from bridgehold.host.shares.spending import Spending, prices_of
-from bridgehold.host.startup import FileChange
+from bridgehold.host.startup import FileChange, HostConfig
+from bridgehold.ids import LOCAL_TENANT
 from bridgehold.keeper.client import KeeperClient
+from bridgehold.policies.model import Machine
 from bridgehold.policies.units import parse_size
 from bridgehold.protocol.frames import read_params
 from bridgehold.sandbox.envs.values import BuildProgress
@@ -163,20 +165,7 @@ class CellProcess:
         await peers.launcher.enter()
         confine(self._given.uid, namespace, self._files())  # before anything of the tenant's is read
         harden(parent=template, last=signal.SIGKILL)
-        redaction = Redaction(peers.keeper)
-        peers.journal.redact = redaction.event
-        parts = self._join(
-            Ground(
-                config=self._config,
-                layout=self._layout,
-                peers=peers,
-                machine=self._given.machine,
-                redaction=redaction,
-                degraded=self._degraded,
-                openings=Openings(socket.socket(fileno=opens)),
-                tenant=self._given.tenant,
-            )
-        )
+        parts = self._join(peers, Openings(socket.socket(fileno=opens)))
         self._parts, self._table = parts, parts.table()
         await self._link.connect(socket.socket(fileno=link))
         self._entrance = self._open_entrance(parts, socket.socket(fileno=entrance))
@@ -210,7 +199,30 @@ class CellProcess:
             (layout.artifacts / tenant, CHANGE),
         ]
 
-    def _join(self, ground: Ground) -> CellParts:
+    async def warm(self, launcher: socket.socket, keeper: socket.socket) -> None:
+        """Join all of it on channels that nobody answers."""
+        peers = Peers(
+            journal=JournalClient(0.0),
+            launcher=await LauncherClient.connect(launcher),
+            keeper=await KeeperClient.connect(keeper),
+        )
+        self._join(peers).table()
+        prepared()
+        peers.launcher.close()
+
+    def _join(self, peers: Peers, openings: Openings | None = None) -> CellParts:
+        redaction = Redaction(peers.keeper)
+        peers.journal.redact = redaction.event
+        ground = Ground(
+            config=self._config,
+            layout=self._layout,
+            peers=peers,
+            machine=self._given.machine,
+            redaction=redaction,
+            degraded=self._degraded,
+            openings=openings,
+            tenant=self._given.tenant,
+        )
         shared = share(ground, _no_writing, _FrontRecords(self._link))
         orders = FrontOrders(self._link, shared)
         budgets = Budgets(Spending(shared.tenants.of, prices_of(self._config)))
@@ -354,6 +366,26 @@ def _same(manifest: Manifest, ordered: cell_wire.Ordered) -> None:
     """Raise where the bridge that was ordered isn't the one that is read here."""
     if manifest.digest != ordered.manifest:
         raise UsageError(f"the bridge {manifest.name} has just changed", retry="same")
+
+
+def warm() -> None:
+    """Join a cell that is nobody's, and let it go: in the template, once for all."""
+    prepared()
+    nowhere = "/proc/self/fdinfo"
+    given = cell_wire.CellConfig(
+        tenant=LOCAL_TENANT,
+        host=HostConfig(config=nowhere, state=nowhere, run=nowhere, owner_uid=-1, supervisor=0),
+        machine=Machine(cgroup="none", uids="shared", cpus=1),
+        config=Config().model_dump_json(),
+        spent=cell_wire.Spent(),
+    )
+    given = msgspec.json.decode(msgspec.json.encode(given), type=cell_wire.CellConfig)
+    ends = [end for _ in range(2) for end in socket.socketpair()]
+    try:
+        asyncio.run(CellProcess(given).warm(*ends[::2]))
+    finally:
+        for end in ends:
+            end.close()
 
 
 def run_cell(ends: list[int], template: int) -> int:

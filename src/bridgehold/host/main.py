@@ -20,13 +20,14 @@ import msgspec
 
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import HostDegraded, HostStarted, HostStopped
+from bridgehold.bridges.catalogue import Catalogue
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config, load_config
 from bridgehold.errors import BridgeholdError, to_log_text
 from bridgehold.hardening import harden, hear_no_more
 from bridgehold.host.assembly import assemble
 from bridgehold.host.cell_parts import Ground, Peers
-from bridgehold.host.cell_process import run_cell
+from bridgehold.host.cell_process import run_cell, warm
 from bridgehold.host.front.anchoring import Anchoring
 from bridgehold.host.front.redaction import Redaction
 from bridgehold.host.front.secret_events import SecretEvents
@@ -191,7 +192,10 @@ def main() -> int:
     try:
         harden(parent=given.supervisor)
         config = load_config(Path(given.config) / "config.toml", given.overrides)
-        template = begin(run_cell, msgspec.structs.astuple(ends)) if config.host.cells else None
+        template = None
+        if config.host.cells:
+            Catalogue.load()  # in all that is forked from here
+            template = begin(run_cell, warm, msgspec.structs.astuple(ends))
         return asyncio.run(HostProcess(given, config, ends, template).run())
     except BridgeholdError as error:
         sys.stderr.write(to_log_text(error))

@@ -1,13 +1,14 @@
 """``reload``: a running host takes over what has changed in its configuration, and drops no session.
 
-All or nothing: a file with a fault changes nothing. Who is connected is looked up again, so that a
-principal that went, or lost a tenant, loses its connections and what they hold.
+All or nothing: a file with a fault changes nothing. Where keys may go, and what sandboxes may be bound from,
+keeper and launcher are told by the supervisor, which reads the file itself. Who is connected is looked up
+again, so that a principal that went, or lost a tenant, loses its connections and what they hold.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -16,7 +17,8 @@ import msgspec
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import ConfigReloaded
 from bridgehold.config.load import Config, load_config
-from bridgehold.config.settings import Reload, Settings, merge
+from bridgehold.config.settings import Reload, Settings, digest_of_told, merge
+from bridgehold.errors import BusyError
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.front.registry import Registry
@@ -24,6 +26,9 @@ from bridgehold.host.front.server import SocketServer
 from bridgehold.ids import digest_bytes
 from bridgehold.protocol.frames import NoParams
 from bridgehold.protocol.values import Principal
+
+_TRIES = 3
+"""For the supervisor to read the same as the host."""
 
 
 class Parts(Protocol):
@@ -47,15 +52,18 @@ class Reloading:
         registry: Registry,
         parts: Parts,
         journal: JournalClient,
+        reread: Callable[[], Awaitable[str]],
         after: Callable[[], None],
     ) -> None:
-        """`overrides`: what the environment said at the start; `after` is called once all is in place."""
+        """`overrides`: what the environment said at the start. `reread`: has whoever may tell keeper and
+        launcher what the file says; the digest of it. `after` is called once all is in place."""
         self._settings = settings
         self._file = file
         self._overrides = overrides
         self._registry = registry
         self._parts = parts
         self._journal = journal
+        self._reread = reread
         self._after = after
         self._turn = asyncio.Lock()
         self._there = file.exists()
@@ -75,12 +83,9 @@ class Reloading:
     async def reload(self, principal: Principal, _params: NoParams, _emit: Emit) -> Reload:
         """Raises `ConfigError` or `UsageError`, and then nothing has changed."""
         async with self._turn:
-            new = await asyncio.to_thread(load_config, self._file, self._overrides, must_exist=self._there)
-            self._there = self._there or self._file.exists()
-            config, found = merge(self._settings.now, new)
+            config, found = await self._read()
             gone = self._registry.gone()
             found = msgspec.structs.replace(found, applied=(*found.applied, *map(_shown, gone)))
-            self._parts.check(config)
             event = ConfigReloaded(
                 principal=principal.name,
                 digest=digest_bytes(config.model_dump_json().encode()),
@@ -94,6 +99,17 @@ class Reloading:
             self._after()
             before, self._rules = self._rules, self._registry.rules()
             return msgspec.structs.replace(found, files=self._changed(before, self._rules))
+
+    async def _read(self) -> tuple[Config, Reload]:
+        """What holds from now on; keeper and launcher have been told their part of it."""
+        for _ in range(_TRIES):
+            new = await asyncio.to_thread(load_config, self._file, self._overrides, must_exist=self._there)
+            self._there = self._there or self._file.exists()
+            config, found = merge(self._settings.now, new)
+            self._parts.check(config)
+            if await self._reread() == digest_of_told(config):
+                return config, found
+        raise BusyError("config.toml changes while it is read", where=str(self._file), retry="same")
 
     def _changed(self, before: dict[str, str], after: dict[str, str]) -> tuple[str, ...]:
         """Files that say something else than before; of one that can't be used also why."""

@@ -20,8 +20,9 @@ from bridgehold.host.front.entrances import Entrances
 from bridgehold.host.front.forwarding import Forwarding
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.registry import Registry
+from bridgehold.host.shares.budgets import Budgets
 from bridgehold.host.shares.cell_wire import Ended
-from bridgehold.host.shares.spending import Used
+from bridgehold.host.shares.spending import Used, prices_of
 from bridgehold.host.tenancy import EndAll, Ending
 
 
@@ -138,6 +139,8 @@ class Celled(msgspec.Struct, frozen=True):
     entrances: Entrances
     registry: Registry
     settings: Settings
+    budgets: Budgets
+    """As counted when the host began: what a tenant's first cell begins with."""
 
     def table(self) -> dict[str, Method]:
         """See `Serving.table`."""
@@ -150,6 +153,7 @@ class Celled(msgspec.Struct, frozen=True):
     def tell(self, config: Config, gone: tuple[Path, ...]) -> None:
         """See `Serving.tell`."""
         self.registry.replace(config, gone)
+        self.budgets.spending.prices = prices_of(config)
         self.cells.places.bound = config.host.max_sessions
         self.cells.tell(config.model_dump_json(), map(str, gone))
 

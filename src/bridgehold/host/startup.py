@@ -58,6 +58,8 @@ WRITE = b"write"
 """With a `FileChange`: have the supervisor, which owns the configuration, write one file of it."""
 RELEASE = b"release"
 """With a `ReleaseChange`, and what it lays down in sealed memory, as a descriptor beside it."""
+REREAD = b"reread"
+"""Have the supervisor read config.toml, and tell keeper and launcher what it says. Nothing goes with it."""
 SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 MOST_CELLS = 512
 """At once: each is some ten MiB, and a caller that may act for any tenant may name any number."""
@@ -120,6 +122,17 @@ class SupervisorLink:
     async def write(self, change: FileChange) -> None:
         """Have the supervisor write it, durably. Raises its typed refusal: then nothing has changed."""
         _raise_refusal(await self._ask(WRITE, msgspec.json.encode(change), CHECK_SECONDS))
+
+    async def reread(self) -> str:
+        """Have keeper and launcher told what config.toml says now, as the supervisor reads it.
+
+        The digest of what they were told. Raises the typed refusal: then nothing has changed, or they do not
+        answer.
+        """
+        answer = await self._ask(REREAD, b"", 2 * CHECK_SECONDS)
+        if not answer.startswith(GO + b" "):
+            _raise_refusal(answer)
+        return answer.removeprefix(GO + b" ").decode(errors="replace")
 
     async def release(self, change: ReleaseChange, bundle: bytes | None) -> None:
         """As `write`. `bundle`: the files of a release that is not there yet, encoded."""

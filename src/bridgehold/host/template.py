@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from bridgehold import handed
 from bridgehold.errors import HostUnavailableError
 from bridgehold.hardening import harden
 
@@ -38,16 +39,15 @@ class Begun(msgspec.Struct, frozen=True, kw_only=True):
     pidfd: int
 
 
-def begin(run_cell: RunCell, close: Iterable[int]) -> Begun:
+def begin(run_cell: RunCell, warm: Callable[[], None], close: Iterable[int]) -> Begun:
     """Fork the template. Returns the host's end; the template itself, and its cells, never return.
 
     `run_cell`: given the descriptors of configuration, link, launcher, keeper, journal, entrance,
     what is opened for it, and namespace.
+    `warm`: does what each cell does, for none: what that leaves in memory no cell has to itself.
     `close`: descriptors of the host's that are no cell's.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    gc.collect()
-    gc.freeze()  # what a cell would otherwise copy by merely counting references
     host = os.getpid()
     if child := os.fork():
         theirs.close()
@@ -58,6 +58,9 @@ def begin(run_cell: RunCell, close: Iterable[int]) -> Begun:
         for descriptor in close:
             if descriptor >= 0:
                 os.close(descriptor)
+        warm()
+        gc.collect()
+        gc.freeze()  # what a cell would otherwise copy by merely counting references
         status = _serve(theirs, run_cell, host)
     finally:
         os._exit(status)
@@ -73,7 +76,7 @@ def _serve(sock: socket.socket, run_cell: RunCell, host: int) -> int:
         if not select.select([sock], [], [], _REAP_SECONDS)[0]:
             _reap()
             continue
-        said, given, _, _ = socket.recv_fds(sock, len(FORK), _ENDS + 1, socket.MSG_CMSG_CLOEXEC)
+        said, given, _ = handed.receive(sock, len(FORK), _ENDS + 1)
         if not said:
             return 0
         child = -1
@@ -136,7 +139,7 @@ class Template:
                 socket.send_fds(self._socket, [FORK], ends)
                 while True:
                     try:
-                        said, given, _, _ = socket.recv_fds(self._socket, 4_096, 1, socket.MSG_CMSG_CLOEXEC)
+                        said, given, _ = handed.receive(self._socket, 4_096, 1)
                         break
                     except BlockingIOError:
                         readable = asyncio.Event()

@@ -1,8 +1,10 @@
 """The keeper's process: ``python -m bridgehold.keeper.main --fd-host N --fd-config M``.
 
 It holds keys and talks to providers; it takes decided requests from the host over one socket, and
-checks against its own table where each key may go. It ends with the host's end of that socket. Cells have
-channels of their own, which the host hands in at the intake (``--fd-intake``): each is one tenant's.
+checks against its own table where each key may go. That table is the supervisor's to tell, at the start and
+over a socket of its own (``--fd-supervisor``), and nobody else's. It ends with the host's end of the host's
+socket. Cells have channels of their own, which the host hands in at the intake (``--fd-intake``): each is one
+tenant's.
 """
 
 from __future__ import annotations
@@ -44,10 +46,10 @@ from bridgehold.keeper.signer import Signer
 from bridgehold.keeper.upstream import Upstream, receive_body
 from bridgehold.keeper.values import KeeperConfig, parse_config
 from bridgehold.keeper.vault import CachedSecret, Vault
+from bridgehold.retold import LONGEST, hear
 
 _REFERENCES = 200
 """In one answer: each is a few hundred bytes at most."""
-_CONFIG_BOUND = 4 * 1024 * 1024
 _TEXTS_BOUND = 16 * 1024 * 1024
 """Of one question. Of all there are four times as many, each tenant's part kept."""
 _NOBODYS = Encodings(b"")
@@ -72,9 +74,9 @@ class Keeper:
     def __init__(self, config: KeeperConfig, lookup: Lookup = system_lookup) -> None:
         self._config = config
         self._providers = {entry.name: entry for entry in config.providers}
-        self._vault = Vault(config)
+        self._vault = Vault(config, self._providers)
         self._work = Turns()
-        self._upstream = Upstream(config.limits, lookup, self._work)
+        self._upstream = Upstream(config.limits, self._providers, lookup, self._work)
         self._signer = Signer(Path(config.secrets.folder))
         self._requests = Places(REQUESTS, self._vault.tenants_with)
         self._questions = Places(QUESTIONS, self._vault.tenants_with, each=QUESTIONS_EACH)
@@ -98,6 +100,18 @@ class Keeper:
             await asyncio.gather(*self._tasks, *self._cells, watching, return_exceptions=True)
             await self._upstream.close()
             self._vault.close()
+
+    def retake(self, said: bytes) -> None:
+        """From now on keys go where the supervisor tells, and nowhere else. Raises `ConfigError`.
+
+        What is under way to a provider that went, or is another one now, ends; sessions' own keys for it do.
+        """
+        told = {entry.name: entry for entry in parse_config(said).providers}
+        gone = {name for name, entry in self._providers.items() if told.get(name) != entry}
+        self._providers.clear()
+        self._providers.update(told)
+        self._vault.drop_providers(gone)
+        self._upstream.drop(gone)
 
     def _enter(self, tenant: str, sock: socket.socket) -> None:
         """A channel for a cell of `tenant`, which ends by itself."""
@@ -240,7 +254,7 @@ class Keeper:
             raise DeniedError(
                 f"the keeper knows no provider {provider[:64]!r}",
                 where="provider",
-                hint="Add `[providers.NAME]` to config.toml; a new one waits for the host's next start.",
+                hint="Add `[providers.NAME]` to config.toml, and `bridgehold reload`.",
             )
         return entry
 
@@ -279,6 +293,7 @@ def main() -> int:
     parser.add_argument("--fd-host", type=int, required=True)
     parser.add_argument("--fd-config", type=int, required=True)
     parser.add_argument("--fd-intake", type=int, default=-1)
+    parser.add_argument("--fd-supervisor", type=int, default=-1)
     args = parser.parse_args()
     os.umask(0o077)
     sys.excepthook = _hook
@@ -288,20 +303,36 @@ def main() -> int:
         sys.setswitchinterval(0.001)  # what threads compute keeps no stream waiting for longer
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the supervisor's to pass on
         with os.fdopen(args.fd_config, "rb") as file:
-            config = parse_config(file.read(_CONFIG_BOUND))
-        intake = socket.socket(fileno=args.fd_intake) if args.fd_intake >= 0 else None
-        asyncio.run(_run(config, socket.socket(fileno=args.fd_host), intake))
+            config = parse_config(file.read(LONGEST))
+        intake, supervisor = (
+            socket.socket(fileno=number) if number >= 0 else None
+            for number in (args.fd_intake, args.fd_supervisor)
+        )
+        asyncio.run(_run(config, socket.socket(fileno=args.fd_host), intake, supervisor))
     except BridgeholdError as error:
         sys.stderr.write(f"bridgehold keeper: {error.code}: {error.message}\n")
         return error.exit_status
     return 0
 
 
-async def _run(config: KeeperConfig, sock: socket.socket, intake: socket.socket | None) -> None:
+async def _run(
+    config: KeeperConfig,
+    sock: socket.socket,
+    intake: socket.socket | None,
+    supervisor: socket.socket | None,
+) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_loop_hook)
     keeper = Keeper(config)
     loop.add_signal_handler(signal.SIGTERM, keeper.stop)
+
+    def ready(told: socket.socket) -> None:
+        if not hear(told, keeper.retake):
+            loop.remove_reader(told)
+            told.close()
+
+    if supervisor is not None:
+        loop.add_reader(supervisor, ready, supervisor)
     try:
         await keeper.serve(sock, intake)
     finally:

@@ -12,7 +12,7 @@ import re
 import socket
 import ssl
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
@@ -89,15 +89,20 @@ class Upstream:
     """Connections to providers: a pool for each tenant and provider, so that no two tenants share one."""
 
     def __init__(
-        self, limits: UpstreamLimits, lookup: Lookup = system_lookup, turns: Turns | None = None
+        self,
+        limits: UpstreamLimits,
+        providers: Mapping[str, ProviderEntry],
+        lookup: Lookup = system_lookup,
+        turns: Turns | None = None,
     ) -> None:
-        """`turns`: in which answers are looked through."""
+        """`providers`: as they are now, by name. `turns`: in which answers are looked through."""
+        self._providers = providers
         self._turns = turns or Turns()
         self._limits = limits
         self._lookup = shared(lookup)
         self._pools: OrderedDict[tuple[str, str], aiohttp.ClientSession] = OrderedDict()
         self._reads: WeakValueDictionary[str, Reads] = WeakValueDictionary()
-        self._closing: asyncio.Future[None] | None = None
+        self._closing: set[asyncio.Future[None]] = set()
         self._tls = ssl.create_default_context()
         self._tls.minimum_version = ssl.TLSVersion.TLSv1_2
 
@@ -105,6 +110,11 @@ class Upstream:
         """End every connection to providers."""
         for pool in self._pools.values():
             await pool.close()
+
+    def drop(self, names: Collection[str]) -> None:
+        """End every connection to these, and what is under way over them."""
+        for key in [key for key in self._pools if key[1] in names]:
+            self._close(self._pools.pop(key))
 
     async def answer(
         self, stream: Stream, request: UpstreamRequest, entry: ProviderEntry, key: bytes, encodings: Encodings
@@ -243,6 +253,8 @@ class Upstream:
         await stream.end(msgspec.json.encode(Done(scrubbed=scrubber.count, response_bytes=total)))
 
     def _pool(self, tenant: str, entry: ProviderEntry) -> aiohttp.ClientSession:
+        if self._providers.get(entry.name) != entry:  # since the request began
+            raise ProviderError(f"{entry.name} was changed or removed", where=UNREACHED, retry="same")
         key = (tenant, entry.name)
         pool = self._pools.get(key)
         if pool is None:
@@ -283,9 +295,13 @@ class Upstream:
         for key, pool in list(self._pools.items()):
             connector = pool.connector
             if connector is not None and not connector._acquired:  # noqa: SLF001 - there is no public count
-                del self._pools[key]
-                self._closing = asyncio.ensure_future(pool.close())
+                self._close(self._pools.pop(key))
                 return
+
+    def _close(self, pool: aiohttp.ClientSession) -> None:
+        closing = asyncio.ensure_future(pool.close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
 
 def _watched() -> aiohttp.TraceConfig:

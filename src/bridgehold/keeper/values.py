@@ -1,7 +1,7 @@
 """The keeper's configuration, and where each provider's key goes. Read from an inherited descriptor.
 
 The keeper believes this table and nothing else: whatever the host asks, a key goes only to the
-base URL that stands here beside its provider.
+base URL that stands here beside its provider. Only the supervisor tells it another one.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -86,8 +86,10 @@ class CachedSecret:
 class Vault:
     """Tenants' secrets from the store, and sessions' own ones that exist only here."""
 
-    def __init__(self, config: KeeperConfig) -> None:
+    def __init__(self, config: KeeperConfig, providers: Mapping[str, ProviderEntry] | None = None) -> None:
+        """`providers`: as they are now, by name; those of `config`, if left out."""
         self._config = config
+        self._providers = {one.name: one for one in config.providers} if providers is None else providers
         self._folder = Path(config.secrets.folder)
         self._held: dict[tuple[str, str], CachedSecret] = {}
         self._fetching: dict[tuple[str, str], asyncio.Task[CachedSecret]] = {}
@@ -206,7 +208,7 @@ class Vault:
 
         Raises `SecretError` past the bound or without the provider.
         """
-        if provider not in {entry.name for entry in self._config.providers}:
+        if provider not in self._providers:
             raise SecretError(f"there is no provider {provider[:64]!r}")
         plain = bytearray(check_value(value.encode("utf-8", "replace")))
         older = self._session.get((session, provider))
@@ -222,6 +224,11 @@ class Vault:
         held = self._session.pop(key)
         self._places.give_back(held.tenant)
         held.revoke(reason)
+
+    def drop_providers(self, names: Collection[str]) -> None:
+        """Revoke sessions' own keys for these: they were meant for where these providers were."""
+        for key in [key for key in self._session if key[1] in names]:
+            self._drop(key, "its provider was changed or removed")
 
     def drop_session(self, session: str, tenant: str) -> None:
         """Revoke every secret of one session of the tenant's."""

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from bridgehold.policies import fields
-from bridgehold.policies.fields import Node, Row, Table, Union
+from bridgehold.policies.fields import Media, Node, Row, Table, Union
 
 MAX_DEPTH = 64
 MAX_VALUES = 200_000
@@ -27,6 +27,9 @@ _NAME = re.compile(r"[A-Za-z0-9_$-]{1,64}", re.ASCII)
 _SNAKE = re.compile(r"_([a-z0-9])")
 _DATED = re.compile(r"[0-9]+$")
 _NO_BODY = "no path that is known to take a body"
+_LONGEST_PATH = 80
+_NO_PATH = "no path that is known"
+_NO_METHOD = "no method that is known to go with its path"
 _LOOKED_UP = "without a body the provider would look up, or remove, what it keeps"
 PASSING = frozenset({"accept", "accept-language", "content-type", "user-agent"})
 """Headers of every request that switch nothing on."""
@@ -42,6 +45,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """The text that stands there, where that decided."""
     exit: bool = False
     """Whether it is known to lead out, or to what is kept."""
+    medium: str = ""
+    """Of a place for media: which, and it is counted already."""
 
     @property
     def grants(self) -> tuple[str, ...]:
@@ -53,7 +58,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     def granted(self, grants: frozenset[str]) -> bool:
         """Whether one of `grants` names it, or what it lies below."""
         names = self.grants
-        if not grants.isdisjoint(names):
+        if "*" in grants or not grants.isdisjoint(names):
             return True
         return any(names[-1][: end.start()] in grants for end in _BELOW.finditer(names[-1]))
 
@@ -66,9 +71,15 @@ class BodyFacts(msgspec.Struct, frozen=True, kw_only=True):
     finding: Finding | None = None
     """The first that isn't granted."""
     forced: tuple[tuple[str, object], ...] = ()
-    """Fields to send beside the request's own: what it left to the provider's default."""
+    """Fields to send beside the request's own, or for them."""
+    unasked: bool = False
+    """Whether the answer will name its usage though the request doesn't ask for that."""
+    media: int = 0
+    """Tokens at most of what is no text in it, and of what a grant has the provider read."""
     generates: bool = True
     """Whether tokens come out of it."""
+    each: int = 0
+    """Tokens that may come out for each byte of it, where it can't name a bound."""
     model: str = ""
     """That the request names, in its body or its path."""
 
@@ -89,6 +100,7 @@ class ParsedRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     """Normalised, below the provider's base."""
+    method: str = "POST"
     body: dict[str, object] | None = None
     query: tuple[tuple[str, str], ...] = ()
     """Without slots of keys."""
@@ -97,27 +109,41 @@ class ParsedRequest(msgspec.Struct, frozen=True, kw_only=True):
     host: str = ""
 
 
+def head_facts(shape: str, asked: ParsedRequest, granted: Iterable[str] = ()) -> BodyFacts:
+    """As `body_facts`, of what is known before a body is read: path, method, query and headers."""
+    table = fields.shape_of(shape)
+    row, model = fields.row_of(table, asked.path)
+    found = next(_Findings(frozenset(granted)).of_head(row, model, asked, table.headers), None)
+    return BodyFacts(finding=found)
+
+
 def body_facts(shape: str, asked: ParsedRequest, granted: Iterable[str] = ()) -> BodyFacts:
     """The facts of a request. Never raises; what can't be judged is `unreadable`.
 
-    `granted`: the endpoint's ``fields``; each lets in the place that it names and all below.
+    `granted`: the endpoint's ``fields``; each lets in the place that it names and all below, ``*`` all.
     """
     table = fields.shape_of(shape)
     row, model = fields.row_of(table, asked.path)
     grants = frozenset(granted)
+    streamed = () if row is None or asked.body is None else _streamed(row, asked.body, grants)
     facts = BodyFacts(
-        forced=() if row is None or asked.body is None else _forced(row, asked, grants),
+        forced=(() if row is None or asked.body is None else _forced(row, asked, grants)) + streamed,
+        unasked=bool(streamed),
         generates=row is None or row.generates,
+        each=row.each if row is not None else 0,
         model=model or _text(asked.body, "model"),
     )
-    if "*" in grants:
-        return facts
+    findings = _Findings(grants)
     try:
-        for found in _Findings(grants).of(row, model, asked, table.headers):
+        for found in findings.of(row, model, asked, table.headers):
             return msgspec.structs.replace(facts, finding=found)
     except _TooMuchError as error:
-        return msgspec.structs.replace(facts, unreadable=str(error))
-    return facts
+        if "*" not in grants:
+            return msgspec.structs.replace(facts, unreadable=str(error))
+        findings.windows += 1
+    if row is None or not row.media:
+        return facts
+    return msgspec.structs.replace(facts, media=findings.cost(table.media))
 
 
 def _forced(row: Row, asked: ParsedRequest, grants: frozenset[str]) -> tuple[tuple[str, object], ...]:
@@ -126,6 +152,20 @@ def _forced(row: Row, asked: ParsedRequest, grants: frozenset[str]) -> tuple[tup
     return tuple(
         (name, value) for name, value in silent if body.get(name) is None and grants.isdisjoint((name, "*"))
     )
+
+
+def _streamed(row: Row, body: dict[str, object], grants: frozenset[str]) -> tuple[tuple[str, object], ...]:
+    """Tables of a streaming request as they are sent, where that isn't as they came."""
+    if body.get("stream") is not True:
+        return ()
+    made = []
+    for name, wanted in row.streamed.items():
+        said = body.get(name)
+        own = said if isinstance(said, dict) else {}
+        places = {name, *(f"{name}.{inner}" for inner in wanted), "*"}
+        if grants.isdisjoint(places) and any(own.get(inner) is not value for inner, value in wanted.items()):
+            made.append((name, {**own, **wanted}))
+    return tuple(made)
 
 
 def _text(body: dict[str, object] | None, name: str) -> str:
@@ -138,29 +178,50 @@ class _TooMuchError(Exception):
 
 
 class _Findings:
-    """One walk. What is granted is not gone into."""
+    """One walk. What is granted is not gone into; where it leads out, it may fill a model's window."""
 
     def __init__(self, grants: frozenset[str]) -> None:
         self._grants = grants
         self._seen = 0
         self._stack: list[tuple[str, Node, object, int]] = []
+        self.images = 0
+        self.windows = 0
+
+    def cost(self, media: Media) -> int:
+        """Tokens at most of the media that were met: together no more than fills a window."""
+        return min(self.images * media.image + self.windows * media.window, media.window)
 
     def of(
         self, row: Row | None, model: str, asked: ParsedRequest, switches: dict[str, tuple[str, ...]]
     ) -> Iterator[Finding]:
-        """Those that aren't granted, in the order of headers, query, path, body."""
+        """Those that aren't granted, those of the head first."""
+        yield from self.of_head(row, model, asked, switches)
+        yield from self._left(self._body_or_none(row, asked))
+
+    def of_head(
+        self, row: Row | None, model: str, asked: ParsedRequest, switches: dict[str, tuple[str, ...]]
+    ) -> Iterator[Finding]:
+        """Those of them that no body changes: of path, method, headers, query, and a model in the path."""
         named = model if row is not None and row.body is not None else ""
-        for found in (*_headers(asked, switches), *self._query(row, asked), *_path(named)):
+        found = (*_path(row, asked), *_headers(asked, switches), *self._query(row, asked), *_model(named))
+        return self._left(found)
+
+    def _left(self, findings: Iterable[Finding]) -> Iterator[Finding]:
+        for found in findings:
             if not found.granted(self._grants):
                 yield found
-        if asked.body is None and row is not None and row.body is not None:
-            found = Finding(place="(no body)", why=_LOOKED_UP, exit=True)
-            if not found.granted(self._grants):
-                yield found
+            elif found.exit and not found.medium:
+                self.windows += 1
+
+    def _body_or_none(self, row: Row | None, asked: ParsedRequest) -> Iterator[Finding]:
         if asked.body is not None:
-            for found in self._body(row, asked.body):
-                if not found.granted(self._grants):
-                    yield found
+            yield from self._body(row, asked.body)
+        elif row is not None and row.body is not None:
+            yield Finding(place="(no body)", why=_LOOKED_UP, exit=True)
+
+    def _met(self, medium: str) -> None:
+        self.images += medium == "image"
+        self.windows += medium == "file"
 
     def _query(self, row: Row | None, asked: ParsedRequest) -> Iterator[Finding]:
         known = row.query if row is not None else {}
@@ -193,7 +254,8 @@ class _Findings:
                 yield Finding(place=place, why=why, exit=True)
         elif isinstance(value, str):
             if why := fields.why_not_text(node, value):
-                yield _wrong(place, why, value[:80] if node.literals or "model" in node.kinds else "")
+                shown = value[:80] if node.literals or "model" in node.kinds else ""
+                yield msgspec.structs.replace(_wrong(place, why, shown), medium=node.medium)
         elif isinstance(value, list) and node.items is not None:
             self._items(place, node.items, value, depth)
         elif isinstance(value, dict) and node.values is not None:
@@ -226,6 +288,8 @@ class _Findings:
             if known in met:
                 yield Finding(place=_below(place, name), why="two spellings of one field")
             elif node is not None:
+                if node.medium and isinstance(item, str):
+                    self._met(_medium(node.medium, item, value))
                 self._push([(_below(place, name), node, item, depth + 1)])
             elif name != tag and item is not None:
                 found = _unknown(_below(place, name), name)
@@ -249,6 +313,18 @@ class _Findings:
         yield _wrong(_below(place, union.by), f"{shown[:60]!r} is none of {known}", shown[:80])
 
 
+def _medium(medium: str, item: str, beside: dict[str, object]) -> str:
+    """What `item` is, by its place; what says of itself that it is no image is one nowhere."""
+    said = item[5:64] if item[:5].lower() == "data:" else ""
+    if medium == "typed":
+        own = beside.get("mimeType") or beside.get("mime_type")
+        said = said or (own if isinstance(own, str) else "")
+        if said.lower().startswith("text/"):
+            return "sealed"
+        medium = "image" if said.lower().startswith("image/") else "file"
+    return "file" if medium == "image" and said and not said.lower().startswith("image/") else medium
+
+
 def _headers(asked: ParsedRequest, switches: dict[str, tuple[str, ...]]) -> Iterator[Finding]:
     """Of a header that switches something on, each of its values is looked at."""
     for name, value in asked.headers:
@@ -260,7 +336,16 @@ def _headers(asked: ParsedRequest, switches: dict[str, tuple[str, ...]]) -> Iter
                 yield Finding(place=name, value=part[:80], why="no header's value that is known")
 
 
-def _path(model: str) -> Iterator[Finding]:
+def _path(row: Row | None, asked: ParsedRequest) -> Iterator[Finding]:
+    """What stands behind another path, or another method, is the account's: for everybody who has the key."""
+    if row is None:
+        path = fields.bare(asked.path)
+        yield Finding(place="(path)", value=path if len(path) <= _LONGEST_PATH else "", why=_NO_PATH)
+    elif asked.method not in row.methods:
+        yield Finding(place="(method)", value=asked.method[:20], why=_NO_METHOD)
+
+
+def _model(model: str) -> Iterator[Finding]:
     if model and (why := fields.why_not_plain(model)):
         yield Finding(place="model", value=model[:80], why=why, exit=True)
 

@@ -3,8 +3,10 @@
 A type is written as alternatives, separated by ``|``:
 
 - ``text``, ``int``, ``number``, ``bool``, and ``=VALUE``, exactly that value (``='true'`` is a text);
-- ``data``: text that begins with ``data:``, so that the content stands in the body; ``inline``: that, or
-  text that begins as base64 does;
+- ``data(MEDIUM)``: text that begins with ``data:``, so that the content stands in the body;
+  ``inline(MEDIUM)``: that, or text that begins as base64 does. Its MEDIUM says what it may cost (`Media`):
+  ``image``; ``file``, which may be anything; ``typed``, what the MIME type beside it says; ``sealed``, the
+  provider's own, and no more than its bytes;
 - ``model``: the name of a model that answers by itself (`why_not_plain`);
 - ``schema``: a JSON Schema that refers to itself alone; ``json``: the caller's own, unread by a provider;
 - ``[T]``, a list; ``{T}``, a table with names of the caller's; ``Name``, a type or union of the file.
@@ -29,13 +31,12 @@ from bridgehold.policies.names import path_matches
 SHAPES = ("openai", "anthropic", "gemini")
 _SCALARS = {
     "text": (str,),
-    "data": (str,),
-    "inline": (str,),
     "model": (str,),
     "int": (int,),
     "number": (int, float),
     "bool": (bool,),
 }
+_MEDIUM = re.compile(r"(data|inline)\((image|file|typed|sealed)\)")
 _LITERALS: dict[str, object] = {"true": True, "false": False}
 _VERSION = re.compile(r"/v[0-9][a-z0-9]*(?=/)")
 _SEARCHING = re.compile(
@@ -68,6 +69,8 @@ class Node(msgspec.Struct, kw_only=True):
     values: Node | None = None
     table: Table | None = None
     union: Union | None = None
+    medium: str = ""
+    """Of ``data`` and ``inline``: what stands there, and costs as many tokens as `Media` has it."""
     opaque: str = ""
     """``json`` or ``schema``: a table, or anything below one, is not looked at field by field."""
 
@@ -95,6 +98,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """What may be sent to some paths."""
 
     paths: tuple[str, ...]
+    methods: tuple[str, ...]
     query: dict[str, Node]
     body: Node | None = None
     """None: no body may be sent."""
@@ -104,6 +108,20 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Fields that are sent with this value where the request says nothing of them."""
     forced_at: tuple[str, ...] = ()
     """Only to these hosts; empty: to all."""
+    streamed: dict[str, dict[str, object]] = {}
+    """Of a request whose answer streams: tables, and what is set in them whatever it says itself."""
+    media: bool = True
+    """Whether media in it are billed."""
+    each: int = 0
+    """Tokens that may come out for each byte of it, where it can't name a bound."""
+
+
+class Media(msgspec.Struct, frozen=True):
+    """The most tokens that a provider bills for what is no text: no number of bytes bounds that."""
+
+    image: int
+    window: int
+    """For all of a request's input: the largest window of the shape's models, filled with what is dearest."""
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,6 +130,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     rows: tuple[Row, ...]
     headers: dict[str, tuple[str, ...]]
     """Of the headers that switch something on: patterns of the values that may go on."""
+    media: Media
 
 
 @cache
@@ -121,7 +140,11 @@ def shape_of(name: str) -> Shape:
         shapes = [shape_of(each) for each in SHAPES]
         headers = {header: values for shape in shapes for header, values in shape.headers.items()}
         rows = sorted((row for shape in shapes for row in shape.rows), key=lambda row: row.body is None)
-        return Shape(rows=tuple(rows), headers=headers)
+        return Shape(
+            rows=tuple(rows),
+            headers=headers,
+            media=Media(max(one.media.image for one in shapes), max(one.media.window for one in shapes)),
+        )
     return _Reader(source(name)).shape()
 
 
@@ -134,12 +157,17 @@ def words() -> dict[str, str]:
 
 def row_of(shape: Shape, path: str) -> tuple[Row | None, str]:
     """(row for a normalised `path`, the model that the path names). Versions in front don't matter."""
-    bare = _VERSION.sub("", path, count=1) if path.startswith("/v") else path
+    plain = bare(path)
     for row in shape.rows:
         for pattern in row.paths:
-            if path_matches(pattern, bare):
-                return row, _starred(pattern, bare)
+            if path_matches(pattern, plain):
+                return row, _starred(pattern, plain)
     return None, ""
+
+
+def bare(path: str) -> str:
+    """A normalised path without a version in front."""
+    return _VERSION.sub("", path, count=1) if path.startswith("/v") else path
 
 
 def _starred(pattern: str, path: str) -> str:
@@ -213,16 +241,20 @@ class _Reader:
         rows = tuple(
             Row(
                 paths=tuple(row["paths"]),
+                methods=tuple(row.get("methods", ("POST",) if "body" in row else ("GET", "HEAD"))),
                 query={name: self.node(text) for name, text in row.get("query", {}).items()},
                 body=self.node(row["body"]) if "body" in row else None,
                 generates=row.get("generates", True),
                 forced=row.get("forced", {}),
                 forced_at=tuple(row.get("forced_at", ())),
+                streamed=row.get("streamed", {}),
+                media=row.get("media", True),
+                each=row.get("each", 0),
             )
             for row in self._file["rows"]
         )
         headers = {name: tuple(values) for name, values in self._file["headers"].items()}
-        return Shape(rows=rows, headers=headers)
+        return Shape(rows=rows, headers=headers, media=Media(**self._file["media"]))
 
     def node(self, given: str | dict[str, Any]) -> Node:
         if isinstance(given, dict):
@@ -241,13 +273,16 @@ class _Reader:
             node.values = self.node(text[1:-1])
         elif text in ("json", "schema"):
             node.opaque = text
+        elif (found := _MEDIUM.fullmatch(text)) is not None:
+            node.kinds |= {found[1]}
+            node.medium = found[2]
         elif text in _SCALARS:
             node.kinds |= {text}
-            if text not in ("data", "inline", "model"):
+            if text != "model":
                 node.types |= frozenset(_SCALARS[text])
         else:
-            found = self._of_name(text)
-            node.table, node.union = found.table, found.union
+            named = self._of_name(text)
+            node.table, node.union = named.table, named.union
 
     def _of_name(self, name: str) -> Node:
         if name in self._named:

@@ -24,7 +24,7 @@ DEVICE = re.compile(r"/dev/nvidia(?:[0-9]{1,3}|ctl|-modeset|-uvm|-uvm-tools)", r
 """Device files that may be granted at all: a disk or /dev/kvm is none, whoever names it."""
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _FIELD = re.compile(
-    r"\*|\((?:no )?body\)"
+    r"\*|\((?:no )?body\)|\(path\)(?:=/[\x21-\x7e]{0,79})?|\(method\)(?:=[A-Z]{1,20})?"
     r"|\??[A-Za-z0-9_$-]{1,64}(?:\[\])*(?:\.[A-Za-z0-9_$-]{1,64}(?:\[\])*)*(?:=[\x20-\x7e]{1,80})?",
     re.ASCII,
 )
@@ -145,7 +145,7 @@ def _fields(_key: Key, value: object) -> tuple[str, ...]:
         if not _FIELD.fullmatch(text):
             raise ValueError(
                 f"{text[:80]!r} is no field: `a.b[].c`, `a.type=value`, `?query`, `header=value`, "
-                "`(body)`, `(no body)`, `*`"
+                "`(path)=/x`, `(method)=GET`, `(body)`, `(no body)`, `*`"
             )
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -171,6 +171,21 @@ class ResourceRef(msgspec.Struct, frozen=True, kw_only=True):
     session: str
     session_name: str
     tenant: str
+
+
+class FileFact(msgspec.Struct, frozen=True, kw_only=True):
+    """What lies at a path inside a session: the sandbox's own word."""
+
+    path: str
+    kind: Literal["file", "folder", "link", "other"]
+    size_bytes: int
+    mode: int = 0
+    modified: float = 0.0
+    """Seconds since the epoch."""
+    target: str = ""
+    """Of a link."""
+    raw: str = ""
+    """The path in base64, where it is no text."""
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):

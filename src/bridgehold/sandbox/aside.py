@@ -64,7 +64,9 @@ class Aside:
     def reap(self, seconds: float) -> None:
         """`close`, and wait for the child's end, but no longer: one that doesn't die is left as an orphan."""
         self._kill()
-        select.select([self._pidfd], [], [], seconds)
+        poller = select.poll()
+        poller.register(self._pidfd, select.POLLIN)
+        poller.poll(seconds * 1000)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.close(), os.WNOHANG)
 

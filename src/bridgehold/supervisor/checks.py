@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import sys
 from collections.abc import Callable
 
 from bridgehold.config.http import listen_address
 from bridgehold.config.layout import HOME_VARIABLE, Layout, unread
 from bridgehold.config.load import Config
+from bridgehold.config.machine import system_paths
 from bridgehold.errors import EnvironmentChangedError
 from bridgehold.host.cold_starts import remedy
 from bridgehold.sandbox.doctor import Check, Context, run_checks
+from bridgehold.sandbox.doctor.launcher import own_launcher
 from bridgehold.sandbox.doctor.model import Probe, caution, failed, passed
 from bridgehold.sandbox.envs.store import EnvironmentStore
+from bridgehold.sandbox.spec import prefix_of
 from bridgehold.supervisor.plans import launcher_config
 
 
@@ -29,6 +34,7 @@ def run_all(layout: Layout, config: Config, *, on_check: Callable[[str], None] |
         configuration_probe(layout),
         _secrets_probe(layout, config),
         _anchors_probe(layout),
+        pythons_probe(config),
         environments_probe(layout),
         cold_starts_probe(layout),
         http_probe(layout, config),
@@ -75,6 +81,35 @@ def _anchors_probe(layout: Layout) -> Probe:
         )
 
     return Probe(name="anchors", proves="Where the audit's signed anchors are kept", run=act)
+
+
+def pythons_probe(config: Config) -> Probe:
+    """Runs each Python that a bridge may have in a sandbox, where it imports what has its own libraries."""
+
+    def act(context: Context) -> Check:
+        from bridgehold.sandbox.envs.interpreter import Interpreters, seen_inside
+        from bridgehold.sandbox.envs.launcher_runner import LauncherRunner
+
+        own = os.path.realpath(sys.executable)
+        named = (own, *config.host.pythons)
+
+        async def run() -> Interpreters:
+            async with own_launcher(context, tuple(map(prefix_of, named))) as client:
+                return await seen_inside(named, LauncherRunner(client, system_paths()))
+
+        found = asyncio.run(run())
+        if found.lost:
+            hint = "Name one that runs whole from its own folder: `[host] pythons` in config.toml."
+            return failed("pythons", f"can't be had by a bridge: {'; '.join(found.lost)}", hint)
+        known = ", ".join(f"{one.version} at {one.prefix}" for one in found.known)
+        return passed("pythons", f"{known}: each runs in a sandbox with ssl, sqlite3, ctypes and lzma")
+
+    return Probe(
+        name="pythons",
+        proves="Each Python that bridges may have runs in a sandbox, whole",
+        run=act,
+        seconds=60,
+    )
 
 
 def environments_probe(layout: Layout) -> Probe:

@@ -27,7 +27,7 @@ from typing import NoReturn
 
 import msgspec
 
-from bridgehold import writes
+from bridgehold import handed, writes
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
 from bridgehold.errors import ConfigError, HostUnavailableError, UnsupportedError
@@ -39,6 +39,7 @@ from bridgehold.host.startup import (
     LONGEST_REASON,
     READY,
     RELEASE,
+    REREAD,
     WRITE,
 )
 from bridgehold.sandbox import syscalls
@@ -275,9 +276,11 @@ class Replacing:
         leave: Callable[[], None],
         write: Callable[[bytes], bytes],
         release: Callable[[bytes, int], bytes] = lambda _said, _descriptor: b"",
+        reread: Callable[[], bytes] = lambda: b"",
     ) -> None:
         """`ready`: called once the host listens; `leave`: as soon as it is to leave. `write`: a file that the
-        host asks for; its answer. `release`: likewise of a bridge, with the descriptor that came, or -1."""
+        host asks for; its answer. `release`: likewise of a bridge, with the descriptor that came, or -1.
+        `reread`: the configuration, which the host says nothing of."""
         self.agreed = False
         """The host leaves, and another takes its place."""
         self._channel = channel
@@ -287,6 +290,7 @@ class Replacing:
         self._leave = leave
         self._write = write
         self._release = release
+        self._reread = reread
         self._check: Check | None = None
         self._asked = b""
         """The number of the question that is being checked."""
@@ -321,8 +325,7 @@ class Replacing:
     def _hear(self, poller: select.poll) -> None:
         given: list[int] = []
         try:
-            flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-            said, given, _, _ = socket.recv_fds(self._channel, 4 * LONGEST_FILE, 1, flags)
+            said, given, _ = handed.receive(self._channel, 4 * LONGEST_FILE, 1, handed.NOW)
         except BlockingIOError:
             return
         except OSError:  # it died with an answer unread
@@ -342,6 +345,8 @@ class Replacing:
             self._answer(number, self._write(rest), poller)
         elif verb == RELEASE:
             self._answer(number, self._release(rest, descriptor), poller)
+        elif verb == REREAD:
+            self._answer(number, self._reread(), poller)
         elif verb == READY and self._ready is not None:
             self._ready()
         elif verb == ANOTHER and not self._command:
@@ -375,9 +380,9 @@ def could_start(layout: Layout, config: Config) -> None:
 
     Raises what a start by this user would.
     """
-    from bridgehold.sandbox.launch.cold import find_bwrap  # of no use to a supervisor
+    from bridgehold.sandbox.launch.bwrap import met_bwrap  # of no use to a supervisor
 
     check_folders(layout, config)
-    find_bwrap()
+    met_bwrap()
     for module in plans.MODULES.values():
         importlib.import_module(module)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import site
 import sys
 from pathlib import Path
 
@@ -196,18 +197,26 @@ def launcher_config(layout: Layout, config: Config) -> LauncherConfig:
 
 
 def _environment() -> dict[str, str]:
-    """An allow-list: nothing of the caller's environment reaches a process but what Python needs."""
+    """An allow-list: nothing of the caller's environment reaches a process but what Python needs.
+
+    Where our packages are a user's own (``pip --user``) or in a folder that PYTHONPATH names, PYTHONPATH says
+    so in full: some of our processes have no home, or stand elsewhere.
+    """
     kept = (
         "PATH",
         "LANG",
         "LC_ALL",
         "TZ",
         "HOME",
-        "PYTHONPATH",
         "XDG_RUNTIME_DIR",
         "PYTHONDONTWRITEBYTECODE",
     )
-    return {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", **_kept(kept)}
+    named = {
+        str(Path(entry).absolute()) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry
+    }
+    places = [entry for entry in sys.path if entry in named | {site.USER_SITE}]
+    path = {"PYTHONPATH": os.pathsep.join(places)} if places else {}
+    return {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", **_kept(kept), **path}
 
 
 _FETCH_VARIABLES = (

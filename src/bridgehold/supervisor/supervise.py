@@ -15,12 +15,10 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
 
 import msgspec
 
@@ -29,6 +27,7 @@ from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config, load_config
 from bridgehold.errors import InternalError, error_classes
 from bridgehold.host.startup import LEAVE
+from bridgehold.retold import Teller, configuration_file
 from bridgehold.sandbox.attest.view import open_view
 from bridgehold.sandbox.limits import slices
 from bridgehold.supervisor import files, plans, releases
@@ -42,6 +41,7 @@ from bridgehold.supervisor.handover import (
     host_listener,
     listen_at,
 )
+from bridgehold.supervisor.rereading import Rereading
 
 _END_SECONDS = 10.0
 """How long the others may take after the first one ended, before they are killed."""
@@ -93,7 +93,7 @@ def run(
     slices.shorten(reset_on_fork=False)  # for all of them; the launcher keeps it from the sandboxes
     with held_lock(layout, given.lock) as lock:
         listener = host_listener(layout, given)
-        children, channel = _start(layout, config, listener, http, lasting=given.lasting)
+        children, channel, rereading = _start(layout, config, listener, http, lasting=given.lasting)
         patience = config.host.drain_s + _END_SECONDS
         replacing = Replacing(
             channel,
@@ -103,6 +103,7 @@ def run(
             leave=lambda: _leave(children),
             write=lambda said: files.answer(layout, said),
             release=lambda said, descriptor: releases.answer(layout, said, descriptor),
+            reread=rereading.answer,
         )
         again = False
         signals: list[int] = []
@@ -111,6 +112,7 @@ def run(
             again = status == _AGAIN
         finally:
             replacing.close()
+            rereading.close()
             kept_open = given.lasting or again
             rest = _END_SECONDS if again else patience  # a host that is replaced has had its own time
             _end(children, rest, signals, leaving=kept_open, listener=None if kept_open else listener)
@@ -154,7 +156,7 @@ def hand_over_credentials(layout: Layout) -> str:
 
 def _start(
     layout: Layout, config: Config, listener: socket.socket, http: socket.socket | None, *, lasting: bool
-) -> tuple[list[Child], socket.socket]:
+) -> tuple[list[Child], socket.socket, Rereading]:
     launcher_host, launcher_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     keeper_host, keeper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     journal_host, journal_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -164,7 +166,12 @@ def _start(
     sockets = [launcher_host, launcher_end, keeper_host, keeper_end, journal_host, journal_end, parent]
     keeper_intake, keeper_inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     journal_intake, journal_inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    keeper_teller, keeper_told = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    launcher_teller, launcher_told = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    rereading = Rereading(layout, Teller("keeper", keeper_teller), Teller("launcher", launcher_teller))
     sockets += [
+        keeper_told,
+        launcher_told,
         launcher_journal,
         journal_launcher,
         keeper_intake,
@@ -183,9 +190,17 @@ def _start(
             "intake": journal_inner.fileno(),
         }
         children.append(_spawn("journal", plan.journal, plan.roles.journal, given))
-        given = {"host": keeper_end.fileno(), "intake": keeper_inner.fileno()}
+        given = {
+            "host": keeper_end.fileno(),
+            "intake": keeper_inner.fileno(),
+            "supervisor": keeper_told.fileno(),
+        }
         children.append(_spawn("keeper", plan.keeper, plan.roles.keeper, given))
-        given = {"control": launcher_end.fileno(), "journal": launcher_journal.fileno()}
+        given = {
+            "control": launcher_end.fileno(),
+            "journal": launcher_journal.fileno(),
+            "supervisor": launcher_told.fileno(),
+        }
         children.append(_spawn("launcher", plan.launcher, os.getuid(), given))
         ends = {
             "launcher": launcher_host.fileno(),
@@ -209,11 +224,11 @@ def _start(
     finally:
         for end in sockets:
             end.close()
-    return children, channel
+    return children, channel, rereading
 
 
 def _spawn(name: str, plan: plans.ProcessPlan, uid: int, sockets: dict[str, int]) -> Child:
-    with _config_file(plan.config) as config:
+    with configuration_file(plan.config) as config:
         descriptors = {**sockets, "config": config.fileno()}
         argv = [sys.executable, *plans.INTERPRETER_FLAGS, "-m", plan.module]
         for key, descriptor in descriptors.items():
@@ -229,16 +244,6 @@ def _spawn(name: str, plan: plans.ProcessPlan, uid: int, sockets: dict[str, int]
             **role,
         )
     return Child(name, process)
-
-
-@contextlib.contextmanager
-def _config_file(config: bytes) -> Iterator[IO[bytes]]:
-    """A process's configuration travels in an unnamed file, so that argv shows nothing."""
-    with tempfile.TemporaryFile() as file:
-        file.write(config)
-        file.flush()
-        file.seek(0)
-        yield file
 
 
 def _watch(

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from bridgehold.client.client import connect
+from bridgehold.faces.cli.known import typed_tenant
 from bridgehold.faces.layout import dim, number
 from bridgehold.faces.render import print_json, table
 from bridgehold.faces.screen import err, out
@@ -17,7 +18,7 @@ from bridgehold.ids import LOCAL_TENANT
 from bridgehold.policies.units import format_size
 from bridgehold.protocol.values import Artifact
 
-Tenant = Annotated[str, typer.Option(help="Whose.")]
+Tenant = Annotated[str, typer.Option(help="Whose.", callback=typed_tenant)]
 Digest = Annotated[str, typer.Argument(help="sha256:…, as `artifacts list` shows it.")]
 
 

@@ -19,6 +19,7 @@ from bridgehold.errors import BridgeholdError, ConfigError, UsageError
 from bridgehold.faces.authoring.check import Verdict, check
 from bridgehold.faces.authoring.scripts import read_script
 from bridgehold.faces.authoring.templates import bridge_from, new_bridge
+from bridgehold.faces.cli.known import typed_tenant
 from bridgehold.faces.cli.policy import offline_registry
 from bridgehold.faces.cli.run import read_arguments
 from bridgehold.faces.layout import Column
@@ -30,7 +31,11 @@ from bridgehold.policies.files import of_tenant
 
 Name = Annotated[str, typer.Argument(help="The bridge.")]
 Tenant = Annotated[
-    str, typer.Option(help="Under whose policy, and who sees it: a tenant may have bridges of its own.")
+    str,
+    typer.Option(
+        help="Whose policy, and who sees it: tenants may have bridges of their own.",
+        callback=typed_tenant,
+    ),
 ]
 Provider = Annotated[
     bool, typer.Option("--provider", help="On a private host, with the provider played on this machine.")

@@ -5,16 +5,16 @@ Every failure leaves with its code, where it was and the remedy; no traceback do
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from bridgehold.hardening import BROKEN_PIPE, drop_output, prepare_streams
+
 if TYPE_CHECKING:
     from bridgehold.errors import BridgeholdError
 
-_INTERRUPTED, _BROKEN_PIPE = 130, 141
+_INTERRUPTED = 130
 
 
 def guarded(command: Callable[[], object]) -> int:
@@ -31,8 +31,8 @@ def guarded(command: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         return _report(_say_stopped, _INTERRUPTED)
     except BrokenPipeError:
-        _drop_output()
-        return _BROKEN_PIPE
+        drop_output()
+        return BROKEN_PIPE
     except Exception as error:  # noqa: BLE001 - the last border: people get a sentence, not a traceback
         return _ended(error, as_json=as_json)
 
@@ -54,19 +54,6 @@ def _ended(error: Exception, *, as_json: bool) -> int:
 
 def _say_stopped() -> None:
     sys.stderr.write("stopped\n")
-
-
-def prepare_streams() -> None:
-    """The three streams are there, and take any text."""
-    from bridgehold.hardening import open_standard
-
-    open_standard()
-    sys.stdin = sys.stdin or os.fdopen(0, encoding="utf-8", closefd=False)
-    sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False)
-    sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8", closefd=False)
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def check_arguments(arguments: list[str]) -> None:
@@ -114,14 +101,5 @@ def _report(tell: Callable[[], object], status: int) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
     except (OSError, ValueError):
-        _drop_output()
+        drop_output()
     return status
-
-
-def _drop_output() -> None:
-    """What is still buffered reaches nobody: the interpreter's end must not try it again."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    for number in (1, 2):
-        with contextlib.suppress(OSError):
-            os.dup2(null, number)
-    os.close(null)

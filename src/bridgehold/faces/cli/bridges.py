@@ -11,6 +11,7 @@ import typer
 from bridgehold.bridges.adapters import adapter_source
 from bridgehold.client.client import Client, Host
 from bridgehold.errors import BridgeholdError, EnvironmentBuildError, EnvironmentChangedError
+from bridgehold.faces.cli.known import typed_tenant
 from bridgehold.faces.cli.policy import offline_registry
 from bridgehold.faces.layout import Column, number
 from bridgehold.faces.progress import build_progress, show_progress, waiting
@@ -20,7 +21,9 @@ from bridgehold.ids import LOCAL_TENANT, parse_name
 from bridgehold.policies.units import format_size
 
 Bridge = Annotated[str, typer.Argument(help="The bridge.")]
-Tenant = Annotated[str, typer.Option(help="Who sees it: a tenant may have bridges of its own.")]
+Tenant = Annotated[
+    str, typer.Option(help="Who sees it: tenants may have bridges of their own.", callback=typed_tenant)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _CHANGED = {"CHANGED": "bold red"}
 

@@ -42,10 +42,10 @@ class _AsItIs:
 
 
 def _unvalidated(params: list[Any]) -> list[Any]:
-    """The same parameters. Texts and flags need no validator: they are what they are."""
+    """The same parameters. Texts and flags need no validator: they are what they are; lists of texts, too."""
     for one in params:
-        plain = one.type_descriptor.annotation in (str, bool)
-        if plain and one.nargs == 1 and not getattr(one, "multiple", False):
+        many = one.nargs != 1 or getattr(one, "multiple", False)
+        if one.type_descriptor.annotation in ((str, list[str]) if many else (str, bool)):
             one.get_runtime_param = _AsItIs
     return params
 
@@ -99,7 +99,8 @@ def settings(**more: Any) -> dict[str, Any]:
 def _made(entry: Command | Group) -> Any:
     if isinstance(entry, Command):
         app = typer.Typer(**settings(add_completion=False))
-        app.command(entry.name, cls=_Single)(_function(entry.place))
+        loose = {"ignore_unknown_options": True, "allow_interspersed_args": False} if entry.loose else {}
+        app.command(entry.name, cls=_Single, context_settings=loose or None)(_function(entry.place))
         return typer.main.get_command(app)
     app = typer.Typer(
         **settings(cls=LazyGroup, name=entry.name, help=entry.line, add_completion=False),

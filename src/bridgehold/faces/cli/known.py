@@ -5,10 +5,70 @@ A misspelt one would open, close and bound nothing, and nobody would notice.
 
 from __future__ import annotations
 
-from bridgehold.client.client import Client
-from bridgehold.errors import NotFoundError
-from bridgehold.ids import nearest, parse_name
+import contextlib
+from typing import TYPE_CHECKING
+
+from bridgehold.config.layout import Layout, default_layout
+from bridgehold.errors import BridgeholdError, NotFoundError
+from bridgehold.ids import LOCAL_TENANT, nearest, parse_name
 from bridgehold.policies import globs
+
+if TYPE_CHECKING:
+    from bridgehold.client.client import Client
+
+
+_SLIP = 0.75
+"""As near as ``acmee`` and ``acem`` are to ``acme``."""
+_WITHOUT_DIGITS = str.maketrans("", "", "0123456789")
+
+
+def typed_tenant(name: str) -> str:
+    """`name`, as somebody typed it.
+
+    Raises `UsageError` for what is no name, `NotFoundError` for one that looks like a slip for another's, and
+    of which nobody has said anything: no file, key or token, nor config.toml. A tenant needs no file: any
+    other is made by its first session. Of what this user can't read nothing is known; whoever is no operator
+    acts for own tenants alone.
+    """
+    from bridgehold.config.load import load_config
+
+    layout = default_layout()
+    if parse_name(name, "tenant") == LOCAL_TENANT or (layout.tenants / f"{name}.toml").exists():
+        return name
+    known: set[str] = {LOCAL_TENANT}
+    with contextlib.suppress(OSError, BridgeholdError):
+        known |= {path.stem for path in layout.tenants.glob("*.toml")}
+        known |= {path.name for path in layout.tenants.iterdir() if path.is_dir()}
+    with contextlib.suppress(OSError, BridgeholdError):
+        for section in load_config(layout.config_file).principals.values():
+            known.update(section.tenants)
+    if name in known or not (near := _slip(name, known)):
+        return name
+    if name not in _of_tokens_and_keys(layout):
+        raise NotFoundError(
+            f"there is no tenant {name!r}{near}", hint=f"`bridgehold tenant create {name}` makes it."
+        )
+    return name
+
+
+def _slip(name: str, known: set[str]) -> str:
+    """As `nearest`. Names that differ in their numbers are those of a row, and no slips."""
+    plain = name.translate(_WITHOUT_DIGITS)
+    return nearest(name, [one for one in known if one.translate(_WITHOUT_DIGITS) != plain], _SLIP)
+
+
+def _of_tokens_and_keys(layout: Layout) -> set[str]:
+    from bridgehold.keeper.index import read_index
+    from bridgehold.policies import tokens
+
+    known: set[str] = set()
+    with contextlib.suppress(OSError):
+        for path in layout.tokens.glob("*.toml"):
+            with contextlib.suppress(OSError, BridgeholdError):
+                known.update(tokens.parse(path.stem, path.read_text(), str(path)).scope.tenants)
+    with contextlib.suppress(OSError, BridgeholdError):
+        known.update(one.tenant for one in read_index(layout.secrets).secrets)
+    return known
 
 
 async def check_bridge(client: Client, bridge: str) -> None:
@@ -24,13 +84,13 @@ async def check_bridge(client: Client, bridge: str) -> None:
 
 
 async def check_tenant(client: Client, tenant: str) -> None:
-    """Raises `NotFoundError` for one that comes near to another's name and that nothing bears; empty is any.
+    """Raises `NotFoundError` for what looks like a slip for another's and nothing bears; empty is any.
 
-    What comes near to none may be a tenant without a file, of which nobody has said anything yet.
+    Any other may be a tenant without a file, of which nobody has said anything yet.
     """
     if tenant:
         known = {str(one["name"]) for one in await client.request("tenant.list", {})}
-        if parse_name(tenant, "tenant") not in known and (near := nearest(tenant, known)):
+        if parse_name(tenant, "tenant") not in known and (near := _slip(tenant, known)):
             raise NotFoundError(
                 f"there is no tenant {tenant!r}{near}",
                 hint="`bridgehold tenant list` shows all; `bridgehold tenant create` makes one.",

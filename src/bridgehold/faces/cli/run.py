@@ -15,6 +15,7 @@ from bridgehold import reads, strict
 from bridgehold.client.once import Once
 from bridgehold.config.layout import default_layout
 from bridgehold.errors import BridgeholdError, DeniedError, HostLeavingError, HostUnavailableError, UsageError
+from bridgehold.faces.cli.known import typed_tenant
 from bridgehold.faces.render import print_cold, print_json, print_text
 from bridgehold.faces.screen import err, out
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT, nearest, parse_command, parse_name
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from bridgehold.client.sync import SyncClient
 
 Operation = Annotated[str, typer.Argument(help="BRIDGE:OPERATION, such as python:execute.")]
-Tenant = Annotated[str, typer.Option(help="Whose data, keys and quotas.")]
+Tenant = Annotated[str, typer.Option(help="Whose data, keys and quotas.", callback=typed_tenant)]
 
 
 _EXAMPLE = """Quote it for the shell: --args '{"code": "1+1"}'"""

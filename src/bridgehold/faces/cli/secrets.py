@@ -12,6 +12,7 @@ import typer
 from bridgehold.config.layout import default_layout
 from bridgehold.config.load import load_config
 from bridgehold.errors import UsageError
+from bridgehold.faces.cli.known import typed_tenant
 from bridgehold.faces.layout import dim
 from bridgehold.faces.render import print_json, table
 from bridgehold.faces.screen import err, out
@@ -19,7 +20,7 @@ from bridgehold.ids import LOCAL_TENANT, parse_name
 from bridgehold.keeper.admin import SecretAdmin
 
 Name = Annotated[str, typer.Argument(help="The secret's name, usually its provider's: openai.")]
-Tenant = Annotated[str, typer.Option(help="Whose key it is.")]
+Tenant = Annotated[str, typer.Option(help="Whose key it is.", callback=typed_tenant)]
 _MAX_BYTES = 64 * 1024
 
 
@@ -44,7 +45,10 @@ def set_secret(
 
 def _read_value(name: str) -> bytes:
     if sys.stdin.isatty():
-        value = getpass.getpass(f"{name} (not shown): ").encode()
+        try:
+            value = getpass.getpass(f"{name} (not shown): ").encode()
+        except UnicodeError:
+            raise UsageError("a secret is printable text in UTF-8", hint="Look at the locale.") from None
     else:
         value = sys.stdin.buffer.read(_MAX_BYTES + 1).removesuffix(b"\n")
     if not value or len(value) > _MAX_BYTES:

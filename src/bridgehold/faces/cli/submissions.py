@@ -11,6 +11,7 @@ import typer
 
 from bridgehold.client.client import connect
 from bridgehold.errors import UsageError
+from bridgehold.faces.cli.known import typed_tenant
 from bridgehold.faces.layout import Column, dim, number
 from bridgehold.faces.progress import waiting
 from bridgehold.faces.render import STATUS_STYLE, print_json, table
@@ -21,7 +22,7 @@ from bridgehold.protocol.submissions import Release, Shown, Submission
 
 Name = Annotated[str, typer.Argument(help="The submission, as `bridge submissions` lists it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Whose = Annotated[str, typer.Option("--tenant", help="Whose bridge it is.")]
+Whose = Annotated[str, typer.Option("--tenant", help="Whose bridge it is.", callback=typed_tenant)]
 _STYLES = {"gains": "yellow", "new": "bold yellow", "loses": "green"}
 
 

@@ -16,6 +16,8 @@ class Command(NamedTuple):
     place: str
     """``module:function`` of `bridgehold.faces.cli`."""
     line: str
+    loose: bool = False
+    """Its arguments begin with the first that is no option of ours."""
 
 
 class Group(NamedTuple):
@@ -108,8 +110,10 @@ TREE: Tree = {
     ),
     "Work": (
         Command("run", "run:run", "Run one command in a sandbox."),
+        Command("python", "python:python", "Run a program as `python` would, in a sandbox.", loose=True),
         Command("shell", "shell:shell", "Talk to one session."),
         Group("sessions", "List sessions, or end some.", _SESSIONS, "sessions:sessions"),
+        Command("files", "files:files", "Files of a session: see, get, put, move, remove."),
         Command("resources", "sessions:resources", "What sessions hold: programs, chains, models."),
         Command("logs", "sessions:logs", "What a session's bridge wrote."),
         Group("artifacts", "Bytes of tenants, by digest: what outlives a session.", _ARTIFACTS),

@@ -10,6 +10,7 @@ from functools import partial
 
 import msgspec
 
+from bridgehold import handed
 from bridgehold.errors import UsageError
 from bridgehold.host.front.callers import Callers
 from bridgehold.host.front.connection import Connection
@@ -73,7 +74,7 @@ class Entrance:
 
     def _take(self) -> None:
         try:
-            said, given, _, _ = socket.recv_fds(self._socket, _LARGEST, 2, socket.MSG_CMSG_CLOEXEC)
+            said, given, _ = handed.receive(self._socket, _LARGEST, 2)
         except BlockingIOError:
             return
         if not said:  # the front is gone; the link says so too

@@ -57,6 +57,8 @@ from bridgehold.sandbox.launcher.control import LauncherClient
 
 _LONGEST_PROFILE, _PROFILE_GRACE = 60.0, 5.0
 """Seconds."""
+_BEHIND = 1 << 20
+"""Bytes that wait for a caller before the frames of the command that it watches do."""
 
 
 def _end_reason(principal: Principal, reason: str) -> str:
@@ -84,6 +86,10 @@ class _Watching:
     def __init__(self, emit: Emit) -> None:
         self._emit = emit
         self.full = emit.full
+
+    def behind(self) -> bool:
+        """As of a `Stream`."""
+        return self._emit.full(_BEHIND)
 
     def __call__(self, item: ChunkFrame | ProgressFrame | OutputPiece, /) -> None:
         self._emit(stream_event(item))

@@ -65,9 +65,13 @@ _HEAD_BYTES = 4 * 1024
 """Of a frame, beside its parameters."""
 _REPAIRED_BYTES = 32 * 1024
 """Of a frame that is repaired, which takes some fifty times as long, to learn whose answer its refusal is."""
-_HEAD = re.compile(
-    rb'\s*\{\s*"id"\s*:\s*(\d{1,18})\s*,\s*"method"\s*:\s*"([a-z._]{1,64})"\s*,\s*"params"\s*:'
-)
+_EXPLAINED_BYTES = 1024 * 1024
+"""Of a frame whose fault is looked for: everybody waits meanwhile."""
+_MEMBER = rb'\s*"(?:id"\s*:\s*(?P<id>\d{1,18})|method"\s*:\s*"(?P<method>[a-z._]{1,64})")\s*'
+_BEFORE = re.compile(rb'\s*\{(?:%b,){0,2}\s*"params"\s*:' % _MEMBER)
+_AFTER = re.compile(rb"(?:,%b){0,2}\}\s*\Z" % _MEMBER)
+"""What stands beside a frame's parameters, whichever way round: a few bytes, however large those are."""
+_BESIDE_BYTES = 512
 """How a larger one has to begin for that."""
 _SAY_WHO = "Send `hello` with a token first, or have an operator add your uid to a [principals.NAME] section."
 
@@ -441,19 +445,35 @@ def _request(body: bytes) -> _Request:
     return _Request(id=frame.id, method=frame.method, params=frame.params, fault=fault)
 
 
+def _explain(body: bytes, error: Exception) -> None:
+    """Raises `UsageError`: what can't arrive as it was sent, and its place, where that is soon found."""
+    if len(body) > _EXPLAINED_BYTES:
+        raise UsageError(f"not JSON that is taken: {error}", where="params")
+    loads(body, above=_AROUND, below="params")
+
+
+def _beside(body: bytes) -> tuple[int, str] | None:
+    """`id` and `method` of a frame whose parameters can't be read, wherever they stand; each there once."""
+    before, after = _BEFORE.match(body), _AFTER.search(body, len(body) - _BESIDE_BYTES)
+    if before is None or after is None:
+        return None
+    number, method = (
+        [said for said in (before[name], after[name]) if said is not None] for name in ("id", "method")
+    )
+    return (int(number[0]), method[0].decode()) if len(number) == len(method) == 1 else None
+
+
 def _faulty(body: bytes, error: Exception) -> _Request:
     """The request that a frame is but for a value that JSON hasn't. Raises `ProtocolError`."""
     try:
-        loads(body, above=_AROUND, below="params")
+        _explain(body, error)
     except UsageError as fault:
         if len(body) <= _REPAIRED_BYTES:
             with contextlib.suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
                 frame = msgspec.json.decode(plain_json(body), type=RequestFrame)
                 return _Request(id=frame.id, method=frame.method, fault=fault)
-        elif (
-            not isinstance(error, RecursionError) and fault.where and (head := _HEAD.match(body)) is not None
-        ):
-            return _Request(id=int(head[1]), method=head[2].decode(), fault=fault)
+        elif fault.where and not isinstance(error, RecursionError) and (whose := _beside(body)) is not None:
+            return _Request(id=whose[0], method=whose[1], fault=fault)
     said = "nested deeper than anything that is taken" if isinstance(error, RecursionError) else str(error)
     said = said if isinstance(error, msgspec.ValidationError) else f"not JSON that is taken: {said}"
     raise ProtocolError(f"not a request frame: {said}") from error

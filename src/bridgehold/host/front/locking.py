@@ -91,4 +91,4 @@ class Locking:
             sha256=hashlib.sha256(data).hexdigest(),
             size=len(data),
         )
-        refuse_findings([scan_wheel(path, wheel, python)])
+        refuse_findings([scan_wheel(path, wheel, python, own=True)])

@@ -20,7 +20,7 @@ from bridgehold.audit.events import EgressIntent, EgressOutcome, kind_of
 from bridgehold.errors import BudgetError, BusyError
 from bridgehold.host.shares.buckets import TokenBucket
 from bridgehold.host.shares.fair import Shares
-from bridgehold.host.shares.spending import Spending
+from bridgehold.host.shares.spending import Period, Spending
 from bridgehold.policies.model import Rate
 
 __all__ = ["Budgets", "Buffers", "Reservation", "Spent", "TokenBucket"]
@@ -43,9 +43,9 @@ class Spent(msgspec.Struct, frozen=True):
 class Reservation:
     """The charge of a running request; `settle` it once with what it did use."""
 
-    def __init__(self, budgets: Budgets, key: Key, tokens: int, day: str = "", model: str = "") -> None:
+    def __init__(self, budgets: Budgets, key: Key, tokens: int, price: float, day: str) -> None:
         self._budgets = budgets
-        self._model = model
+        self._price = price
         self._day = day
         """When it was charged."""
         self._key = key
@@ -57,13 +57,13 @@ class Reservation:
         """The request has ended and cost `tokens`; a second call changes nothing."""
         if self._open:
             self._open = False
-            self._budgets.add(self._key, 0, tokens - self.tokens, self._day, self._model)
+            self._budgets.add(self._key, 0, tokens - self.tokens, self._price, self._day)
 
     def give_back(self) -> None:
         """The request was never sent: there is no intent, or its outcome says so."""
         if self._open:
             self._open = False
-            self._budgets.add(self._key, -1, -self.tokens, self._day, self._model)
+            self._budgets.add(self._key, -1, -self.tokens, self._price, self._day)
 
 
 class Budgets:
@@ -78,20 +78,26 @@ class Budgets:
 
     def fold(self, entries: Iterable[Entry]) -> None:
         """Add what the audit's `entries` say was charged and settled, oldest first. Others are skipped."""
-        charged: dict[str, tuple[Key, int, str, str]] = {}
+        charged: dict[str, tuple[Key, int, float, str]] = {}
         for entry in entries:
             key = (entry.tenant, entry.text("provider"))
             if not key[1]:
                 continue
             if entry.kind == _INTENT:
-                tokens = _whole(entry, "reserved")
-                charged[entry.ref] = (key, tokens, entry.time[:10], entry.text("model"))
-                self.add(key, 1, tokens, entry.time[:10], entry.text("model"))
+                tokens, price, day = _whole(entry, "reserved"), self._price_of(entry), entry.time[:10]
+                charged[entry.ref] = (key, tokens, price, day)
+                self.add(key, 1, tokens, price, day)
             elif entry.kind == _OUTCOME:
-                alone = (key, 0, entry.time[:10], entry.text("model"))
-                first, tokens, day, model = charged.pop(entry.text("intent"), alone)
+                known = charged.pop(entry.text("intent"), None)
+                first, tokens, price, day = known or (key, 0, self._price_of(entry), entry.time[:10])
                 unsent = entry.fields.get("unsent") is True
-                self.add(first, -unsent, (0 if unsent else _settled(entry)) - tokens, day, model)
+                self.add(first, -unsent, (0 if unsent else _settled(entry)) - tokens, price, day)
+
+    def _price_of(self, entry: Entry) -> float:
+        """As it was charged: an operator's tool that names no model has its provider's own price."""
+        model = entry.text("model")
+        own = entry.text("how") == "tool" and not model
+        return self.spending.prices.of(entry.text("provider"), None if own else model)
 
     def of(self, tenant: str) -> dict[str, tuple[int, int]]:
         """Requests and tokens of the tenant's, by provider."""
@@ -105,7 +111,7 @@ class Budgets:
         self,
         tenant: str,
         providers: Mapping[str, tuple[int, int]],
-        periods: Mapping[str, tuple[int, int, int]],
+        periods: Mapping[str, Period],
     ) -> None:
         """Begin with what another one has counted for the tenant (`of`, and its spending's)."""
         for provider, (requests, tokens) in providers.items():
@@ -118,35 +124,48 @@ class Budgets:
         key = (tenant, provider)
         return Spent(self._requests.get(key, 0), self._tokens.get(key, 0))
 
+    def demand(self, tenant: str, provider: str, rate: Rate) -> None:
+        """Raise `BudgetError` where nothing is left for a request, `SuspendedError` where none begins."""
+        self.spending.demand(tenant)
+        most = rate.provider_requests_total
+        if most is not None and self._requests.get((tenant, provider), 0) >= most:
+            raise _used_up("rate.provider_requests_total", f"{most} requests")
+        most = rate.provider_tokens_total
+        if most is not None and self._tokens.get((tenant, provider), 0) >= most:
+            raise _used_up("rate.provider_tokens_total", f"{most} tokens")
+
     def reserve(
-        self, owner: tuple[str, str], provider: str, rate: Rate, tokens: int, now: float, model: str = ""
+        self,
+        owner: tuple[str, str],
+        provider: str,
+        rate: Rate,
+        tokens: int,
+        now: float,
+        model: str | None = "",
     ) -> Reservation:
-        """Charge one request of at most `tokens` tokens. `owner` is (tenant, bridge), `model` what it is for.
+        """Charge one request of at most `tokens` tokens. `owner` is (tenant, bridge), `model` what it names;
+        None: no guest could have named one.
 
         Raises `BudgetError` (where: the rule), `SuspendedError` where nothing begins. A request goes out as
         long as anything of the budget is left, so a tenant overdraws by one request at most, and by what
         requests use beyond their charge.
         """
         key = (owner[0], provider)
-        self.spending.demand(owner[0], provider, tokens, model)
-        most = rate.provider_requests_total
-        if most is not None and self._requests.get(key, 0) >= most:
-            raise _used_up("rate.provider_requests_total", f"{most} requests")
-        most = rate.provider_tokens_total
-        if most is not None and self._tokens.get(key, 0) >= most:
-            raise _used_up("rate.provider_tokens_total", f"{most} tokens")
+        self.demand(owner[0], provider, rate)
+        self.spending.demand_price(owner[0], provider, tokens, model)
         if not self._bucket((*owner, provider), rate.provider_requests_per_minute, now).try_take(1, now):
             raise BudgetError(
                 f"more than {rate.provider_requests_per_minute} requests a minute to {provider}",
                 where="rate.provider_requests_per_minute",
                 hint="Slow down, or raise `[rate] provider_requests_per_minute` in the policy.",
             )
-        self.add(key, 1, tokens, model=model)
-        return Reservation(self, key, tokens, self.spending.today(), model)
+        price = self.spending.prices.of(provider, model)
+        self.add(key, 1, tokens, price)
+        return Reservation(self, key, tokens, price, self.spending.today())
 
-    def add(self, key: Key, requests: int, tokens: int, day: str = "", model: str = "") -> None:
-        """Count more, or less where a charge is settled below it. `day`: when it was charged, if not now."""
-        self.spending.add(*key, requests, tokens, day, model)
+    def add(self, key: Key, requests: int, tokens: int, price: float, day: str = "") -> None:
+        """Count more, or less where a charge is settled below it (`Spending.add`)."""
+        self.spending.add(key[0], requests, tokens, price, day)
         self._requests[key] = max(0, self._requests.get(key, 0) + requests)
         self._tokens[key] = max(0, self._tokens.get(key, 0) + tokens)
 

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import msgspec
 
-from bridgehold.host.shares.spending import Used
+from bridgehold.host.shares.spending import Period, Used
 from bridgehold.host.startup import HostConfig
 from bridgehold.policies.model import Grant, Machine
 from bridgehold.protocol.values import Principal
@@ -23,8 +23,8 @@ class Spent(msgspec.Struct, frozen=True, kw_only=True):
 
     providers: dict[str, tuple[int, int]] = {}
     """Requests and tokens of each, over the audit's life."""
-    periods: dict[str, tuple[int, int, int]] = {}
-    """Requests, tokens and millionths of money, by day and month."""
+    periods: dict[str, Period] = {}
+    """By day and month."""
 
 
 class CellConfig(msgspec.Struct, frozen=True, kw_only=True):

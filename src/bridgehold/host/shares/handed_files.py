@@ -14,12 +14,15 @@ import msgspec
 
 from bridgehold.bridges.catalogue import Entry
 from bridgehold.bridges.manifest_file import parse_manifest
+from bridgehold.bridges.releases import CURRENT
 from bridgehold.errors import BridgeholdError, PolicyError
 from bridgehold.host.shares.openings import Openings, OwnBridge
 from bridgehold.policies.files import TICK_NS, Kind, PolicyFiles, Text
 
 Ask = Callable[[], tuple[str | None, int]]
 """What the front has of the tenant's file now, and how many tenants there are. Raises what it refuses."""
+_SETTLED_NS = 2_000_000_000
+"""What changed within this time may change again under the same time stamp."""
 _Stamp = tuple[int, int, int, int] | None
 
 
@@ -78,20 +81,35 @@ def _stamp(file: Path) -> tuple[_Stamp, bool]:
 
 
 class HandedBridges:
-    """The bridges that are one tenant's alone, of whose folder its cell sees nothing."""
+    """The bridges that are one tenant's alone: of their folder a cell sees only that it has changed."""
 
-    def __init__(self, tenant: str, openings: Openings) -> None:
+    def __init__(self, folder: Path, tenant: str, openings: Openings) -> None:
+        """`folder`: where they lie."""
+        self._folder = folder
         self._tenant = tenant
         self._openings = openings
         self._digest = ""
         self._entries: tuple[Entry, ...] = ()
+        self._stamps: list[tuple[_Stamp, bool]] = []
+        self._settled = False
 
     def __call__(self, anew: bool) -> tuple[Entry, ...]:
         """As the front has them, which looks `anew`: the same value for as long as they are the same."""
-        digest, found = self._openings.bridges(self._digest, anew)
-        if digest != self._digest:
-            self._entries, self._digest = tuple(map(self._entry, found)), digest
+        stamps = self._look()
+        if anew or not self._settled or stamps != self._stamps:
+            digest, found = self._openings.bridges(self._digest, anew or stamps != self._stamps)
+            if digest != self._digest:
+                self._entries, self._digest = tuple(map(self._entry, found)), digest
+                stamps = self._look()
+            newest = max((one for stamp, _ in stamps if stamp for one in stamp[2:]), default=0)
+            self._stamps, self._settled = stamps, time.time_ns() - newest > _SETTLED_NS
         return self._entries
+
+    def _look(self) -> list[tuple[_Stamp, bool]]:
+        """Facts of all that they are read from, and may come to be."""
+        own = [(self._folder / entry.name, entry.folder) for entry in self._entries]
+        files = [path for place, folder in own for path in (place, place / CURRENT, folder / "bridge.toml")]
+        return [_stamp(path) for path in (self._folder.parent, self._folder, *files)]
 
     def _entry(self, own: OwnBridge) -> Entry:
         folder, manifest, fault = Path(own.folder), None, own.fault

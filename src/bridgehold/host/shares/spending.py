@@ -6,6 +6,7 @@ nobody saw keeps its charge. A day's or a month's counts are gone with it.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 
@@ -16,7 +17,6 @@ from bridgehold.errors import BudgetError
 from bridgehold.policies.tables import format_time
 from bridgehold.policies.tenants import Tenant, amount
 
-_NOTHING = [0, 0, 0]
 TenantOf = Callable[[str], Tenant]
 _DAY, _MONTH = 10, 7
 """Characters of ``2026-12-31`` and of ``2026-12``."""
@@ -34,17 +34,47 @@ class Used(msgspec.Struct, frozen=True, kw_only=True):
     money_per_month: int = 0
 
 
+class Period(msgspec.Struct, frozen=True):
+    """What was counted in a day or a month."""
+
+    requests: int = 0
+    tokens: tuple[tuple[float, int], ...] = ()
+    """By price: money is what they come to together, and no part of a millionth is lost with each request."""
+
+    def plus(self, requests: int, tokens: int, price: float) -> Period:
+        """With so many more, or less, of each."""
+        held = dict(self.tokens)
+        held[price] = max(0, held.get(price, 0) + tokens)
+        return Period(max(0, self.requests + requests), tuple(held.items()))
+
+    @property
+    def all_tokens(self) -> int:
+        """At all prices."""
+        return sum(tokens for _, tokens in self.tokens)
+
+    @property
+    def money(self) -> int:
+        """Millionths, and one for a part of one."""
+        return math.ceil(round(sum(price * tokens for price, tokens in self.tokens), 6))
+
+
 class Prices(msgspec.Struct, frozen=True):
-    """Of a million tokens. A request says which model it is for; one that isn't listed has its provider's."""
+    """Of a million tokens. A request says which model it is for; a name that isn't listed may be another one
+    of the dearest model that is.
+    """
 
     providers: Mapping[str, float] = {}
     models: Mapping[tuple[str, str], float] = {}
     """By provider and model, as the request names it."""
 
-    def of(self, provider: str, model: str) -> float:
-        """0 where none is known."""
-        known = self.models.get((provider, model)) if model else None
-        return self.providers.get(provider, 0) if known is None else known
+    def of(self, provider: str, model: str | None) -> float:
+        """0 where none is known. `model`: as a guest names it; None: the provider's own price."""
+        own = self.providers.get(provider, 0)
+        if model is None or not own:
+            return self.models.get((provider, model), 0) if model is not None else own
+        listed = (price for (name, _), price in self.models.items() if name == provider)
+        known = self.models.get((provider, model))
+        return max(own, *listed, 0) if known is None else known
 
 
 def prices_of(config: Config) -> Prices:
@@ -70,10 +100,11 @@ class Spending:
     ) -> None:
         """`tenant_of`: as its file says it now; raises where that can't be told. `clock`: since the epoch."""
         self._tenant_of = tenant_of
-        self._prices = prices or Prices()
+        self.prices = prices or Prices()
+        """What is counted from now on costs this."""
         self._clock = clock
-        self._counts: dict[tuple[str, str], list[int]] = {}
-        """By tenant and period: requests, tokens, millionths of money."""
+        self._counts: dict[tuple[str, str], Period] = {}
+        """By tenant, and day or month."""
         self._today = ""
 
     def today(self) -> str:
@@ -88,77 +119,73 @@ class Spending:
             self._counts = {key: count for key, count in self._counts.items() if key[1] in kept}
         return day
 
-    def add(
-        self, tenant: str, provider: str, requests: int, tokens: int, day: str = "", model: str = ""
-    ) -> None:
-        """Count more, or less where a charge is settled below it. `day`: when it was charged, if not now."""
+    def add(self, tenant: str, requests: int, tokens: int, price: float, day: str = "") -> None:
+        """Count more, or less where a charge is settled below it: at the `price` and of the `day` that it was
+        charged at.
+        """
         if day and day[:_MONTH] < self._today[:_MONTH]:
             return  # of an audit's many lines few are this month's
         today = self.today()
         day = day or today
-        more = (requests, tokens, round(tokens * self._prices.of(provider, model)))
         for period in (day, day[:_MONTH]):
             if period in (today, today[:_MONTH]):
-                before = self._counts.get((tenant, period), _NOTHING)
-                self._counts[tenant, period] = [
-                    max(0, one + two) for one, two in zip(before, more, strict=True)
-                ]
+                before = self._counts.get((tenant, period), Period())
+                self._counts[tenant, period] = before.plus(requests, tokens, price)
 
     def priced(self, provider: str) -> bool:
         """Whether what the provider makes has a price."""
-        return bool(self._prices.of(provider, "")) or any(name == provider for name, _ in self._prices.models)
+        return bool(self.prices.of(provider, None)) or any(name == provider for name, _ in self.prices.models)
 
     def dearer(self, provider: str, model: str) -> bool:
-        """Whether the model costs more than one that nobody listed, whose price is known."""
-        return 0 < self._prices.of(provider, "") < self._prices.of(provider, model)
+        """Whether the model, where one is named, costs more than the provider's own price, which is known."""
+        return bool(model) and 0 < self.prices.of(provider, None) < self.prices.of(provider, model)
 
-    def of(self, tenant: str) -> dict[str, tuple[int, int, int]]:
-        """Requests, tokens and millionths of money of the tenant's, by day and month."""
-        return {
-            period: (count[0], count[1], count[2])
-            for (owner, period), count in self._counts.items()
-            if owner == tenant
-        }
+    def of(self, tenant: str) -> dict[str, Period]:
+        """What was counted of the tenant's, by day and month."""
+        return {period: count for (owner, period), count in self._counts.items() if owner == tenant}
 
-    def restore(self, tenant: str, periods: Mapping[str, tuple[int, int, int]]) -> None:
+    def restore(self, tenant: str, periods: Mapping[str, Period]) -> None:
         """Begin with what another one has counted for the tenant."""
         self.today()
-        self._counts |= {(tenant, period): list(count) for period, count in periods.items()}
+        self._counts |= {(tenant, period): count for period, count in periods.items()}
 
     def used(self, tenant: str) -> Used:
         """What `tenant` has used today and this month."""
         day = self.today()
-        of_day = self._counts.get((tenant, day), _NOTHING)
-        of_month = self._counts.get((tenant, day[:_MONTH]), _NOTHING)
+        of_day = self._counts.get((tenant, day), Period())
+        of_month = self._counts.get((tenant, day[:_MONTH]), Period())
         return Used(
-            requests_per_day=of_day[0],
-            requests_per_month=of_month[0],
-            tokens_per_day=of_day[1],
-            tokens_per_month=of_month[1],
-            money_per_day=of_day[2],
-            money_per_month=of_month[2],
+            requests_per_day=of_day.requests,
+            requests_per_month=of_month.requests,
+            tokens_per_day=of_day.all_tokens,
+            tokens_per_month=of_month.all_tokens,
+            money_per_day=of_day.money,
+            money_per_month=of_month.money,
         )
 
     def demand_active(self, tenant: str) -> None:
         """Raise `SuspendedError` where nothing begins for the tenant."""
         self._tenant_of(tenant).demand()
 
-    def demand(self, tenant: str, provider: str, tokens: int, model: str = "") -> None:
+    def demand_price(self, tenant: str, provider: str, tokens: int, model: str | None) -> None:
+        """Raise `BudgetError` where the tenant's money is bounded, and what costs it has no price."""
+        found = self._tenant_of(tenant)
+        bounded = found.limits.money_per_day is not None or found.limits.money_per_month is not None
+        if bounded and tokens and not self.prices.of(provider, model):
+            raise BudgetError(
+                f"what {provider} costs is not known, and the money of tenant {tenant} is bounded",
+                where=f"providers.{provider}.price",
+                hint=f"Set `[providers.{provider}] price` in config.toml, and `bridgehold reload`.",
+                retry="no",
+            )
+
+    def demand(self, tenant: str) -> None:
         """Raise `BudgetError` once a ceiling is used up, `SuspendedError` where nothing begins.
 
-        Of a provider without a price a tenant whose money is bounded gets nothing.
         As with a policy's budgets, a request goes out while anything is left.
         """
         found = self._tenant_of(tenant)
         found.demand()
-        bounded = found.limits.money_per_day is not None or found.limits.money_per_month is not None
-        if bounded and tokens and not self._prices.of(provider, model):
-            raise BudgetError(
-                f"what {provider} costs is not known, and the money of tenant {tenant} is bounded",
-                where=f"providers.{provider}.price",
-                hint=f"Set `[providers.{provider}] price` in config.toml, and restart the host.",
-                retry="no",
-            )
         used = self.used(tenant)
         for key in Used.__struct_fields__:
             most = getattr(found.limits, key)

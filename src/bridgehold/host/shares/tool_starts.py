@@ -16,7 +16,7 @@ from bridgehold.errors import CrashError
 from bridgehold.host.shares.openings import Openings
 
 _WORKER = "bridgehold.host.cell.tools.worker"
-_KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE")
+_KEPT = ("PATH", "PYTHONPATH", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE")
 
 
 class Running(Protocol):

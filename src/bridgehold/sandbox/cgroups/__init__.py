@@ -8,6 +8,7 @@ is made is locked by its owner; `CgroupParent.sweep` ends and removes what owner
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Literal, Protocol
 
@@ -32,6 +33,9 @@ class SessionCgroup(Protocol):
 
     def take(self, pid: int) -> None:
         """Move a process in, from another cgroup of ours. Raises on any failure."""
+
+    def weigh(self, times: int) -> None:
+        """So many times the processors of what stands beside it. Raises `UnsupportedError`."""
 
     def limit_processes(self, count: int) -> None:
         """Another limit of processes and threads than `Resources` gave."""
@@ -59,7 +63,8 @@ class SessionCgroup(Protocol):
         """Lift the cpu quota and thaw, so that dying is quick."""
 
     def kill(self) -> None:
-        """Forbid forks, then SIGKILL every process. Doesn't wait for them to be gone."""
+        """Forbid forks, then SIGKILL every process, or of thousands some: until none is left, it is called
+        again. Doesn't wait for them to be gone. Raises `OSError` where it can't be done now."""
 
     def processes(self) -> list[int]:
         """The pids in it, in any controller. Raises `OSError` where it can't tell."""
@@ -99,6 +104,9 @@ class CgroupParent(Protocol):
     def share_out(self, tenant: str, share: TenantShare) -> None:
         """`share` for a tenant that has a session. Raises as `create`."""
 
+    def carry_cells(self) -> None:
+        """What answers tenants stands below it too: all of it weighs as one of the host's own processes."""
+
     def tidy(self) -> None:
         """Remove what stayed busy when it was to be removed, and the folders of tenants without a leaf."""
 
@@ -107,6 +115,10 @@ class CgroupParent(Protocol):
 
     def close(self) -> None:
         """End every session that is left and remove the parent."""
+
+
+SETTING = "[host] cgroup"
+"""Where an error is that says that there can be no cgroup."""
 
 
 def open_parent(choice: str = "auto", *, reserve_bytes: int, instance: str) -> CgroupParent:
@@ -130,19 +142,26 @@ def open_parent(choice: str = "auto", *, reserve_bytes: int, instance: str) -> C
         raise UnsupportedError(
             f"{choice[:200]!r} is no choice of cgroup",
             hint="Use auto, v2, v1, v2:/NAME, v1:/NAME or none.",
-            where="[host] cgroup",
+            where=SETTING,
         )
-    failures: list[tuple[str, str, str]] = []
+    failures: list[str] = []
     for version in makers if kind == "auto" else (kind,):
         try:
             return makers[version](base, reserve_bytes=reserve_bytes, instance=instance)
         except UnsupportedError as error:
-            failures.append((version, error.message, error.hint))
+            failures.append(f"{version}: {error.message}")
         except OSError as error:
-            failures.append((version, str(error), ""))
-    hints = dict.fromkeys(hint for _, _, hint in failures if hint)
-    raise UnsupportedError(
-        "no cgroup can be had: " + "; ".join(f"{version}: {message}" for version, message, _ in failures),
-        hint=" ".join(hints) + ' Or name the weakening: `[host] cgroup = "none"`.',
-        where="[host] cgroup",
-    )
+            failures.append(f"{version}: {error}")
+    raise _none_to_be_had(kind, failures)
+
+
+def _none_to_be_had(kind: str, failures: list[str]) -> UnsupportedError:
+    """What was tried is a note: where nothing was named, the remedy alone is of use."""
+    from bridgehold.sandbox.cgroups.remedy import look, remedy
+
+    tried = "; ".join(failures)
+    named = f": {tried}" if kind != "auto" else " here"
+    weaker = f'{remedy(look(os.environ))} (Weaker, and named so in the audit: `[host] cgroup = "none"`.)'
+    error = UnsupportedError(f"sessions can have no cgroup{named}", hint=weaker, where=SETTING)
+    error.add_note(tried)
+    return error

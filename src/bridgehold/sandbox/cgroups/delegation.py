@@ -19,10 +19,6 @@ CONTROLLERS = ("cpu", "memory", "pids")
 _WELCOME = "io"
 """Given on where it is there: systemd's Delegate=yes has it, and a user's own manager may not."""
 HOST_LEAF = "host"
-HINT = (
-    "Run as a systemd service with Delegate=yes, or from a shell with "
-    "`systemd-run --user --scope -p Delegate=yes bridgehold …`."
-)
 _PASSES = 50
 _MARKS = ("user.delegate", "trusted.delegate")
 
@@ -40,7 +36,7 @@ def choose(own: Path, mount: Path, *, real_root: bool) -> Path:
         return own
     if real_root and not (mount / "cgroup.events").exists():
         return mount  # the machine's root: the one cgroup that may hold processes and divide itself
-    raise UnsupportedError(f"{own} is not delegated to this user", hint=HINT, where=str(own))
+    raise UnsupportedError(f"{own} is not delegated to this user", where=str(own))
 
 
 def delegated(folder: Path, mount: Path, *, real_root: bool) -> bool:
@@ -69,7 +65,6 @@ def divide(base: Path) -> None:
     if missing:
         raise UnsupportedError(
             f"{base} has no {', '.join(missing)} controller (it has {', '.join(available) or 'none'})",
-            hint=HINT,
             where=str(base),
         )
     if (base / "cgroup.events").exists():  # not the machine's root
@@ -93,7 +88,7 @@ def vacate(base: Path) -> None:
                 continue
             except OSError as error:
                 reason = f": pid {pid}: {error.strerror}"
-    raise UnsupportedError(f"{base} can't be emptied into {HOST_LEAF}{reason}", hint=HINT, where=str(base))
+    raise UnsupportedError(f"{base} can't be emptied into {HOST_LEAF}{reason}", where=str(base))
 
 
 def enable(folder: Path) -> None:
@@ -107,9 +102,8 @@ def enable(folder: Path) -> None:
     except OSError as error:
         raise UnsupportedError(
             f"controllers can't be given to the children of {folder}: {error.strerror}",
-            hint=HINT,
             where=str(control),
         ) from error
     missing = [name for name in CONTROLLERS if name not in enabled]
     if missing:
-        raise UnsupportedError(f"{control} lacks {', '.join(missing)}", hint=HINT, where=str(control))
+        raise UnsupportedError(f"{control} lacks {', '.join(missing)}", where=str(control))

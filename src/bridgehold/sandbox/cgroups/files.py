@@ -16,6 +16,8 @@ from bridgehold.sandbox import procfs
 PAGE = os.sysconf("SC_PAGE_SIZE")
 _KILL_PASSES = 50
 _STEP_SECONDS = 0.002
+AT_HAND, AT_ONCE = 64, 512
+"""Processes that are open while they are killed; and that a step of somebody's loop kills."""
 _NOT_THERE = (errno.ENOENT, errno.ENODEV, errno.ESRCH)
 
 
@@ -106,31 +108,67 @@ def lowest(folder: Path, top: Path, name: str) -> int | None:
     return min(found, default=None)
 
 
-def kill_all(procs: Iterable[Path]) -> None:
+def kill_all(procs: Iterable[Path], *, most: int | None = None) -> None:
     """SIGKILL to every process of these ``cgroup.procs``, by pidfd, until a look finds none unkilled.
 
     The caller has forbidden further forks, so the number of passes is small; it is bounded anyway. A
     fork that is under way while its parent is killed may show only after the last look: callers repeat this
-    until nobody is left.
-    A pid is opened first and looked up again after that: a recycled number is never hit.
+    until nobody is left. `most`: of those, about so many now, for who can't wait for a session of thousands.
+    A pid is opened first and looked up again after that: a recycled number is never hit. `AT_HAND` are open
+    at once, and fewer where there is no room for so many. Raises `OSError` where there is for none, or a
+    process is not ours to kill; the others are killed by then.
     """
     files = tuple(procs)
     killed: set[int] = set()
+    refused: OSError | None = None
     for _ in range(_KILL_PASSES):
-        found = {pid for path in files for pid in pids(path)} - killed
-        if not found:
-            return
-        opened: dict[int, int] = {}
-        for pid in found:
-            with contextlib.suppress(OSError):
-                opened[pid] = os.pidfd_open(pid)
-        members = {pid for path in files for pid in pids(path)}
-        for pid, descriptor in opened.items():
-            if pid in members:
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        waiting = sorted(_members(files) - killed)
+        if not waiting or (most is not None and len(killed) >= most):
+            break
+        while waiting and (most is None or len(killed) < most):
+            opened, waiting = _open_some(waiting, killed)
+            try:
+                members = _members(files)
+                for pid, descriptor in opened.items():
+                    try:
+                        if pid in members:
+                            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                    except ProcessLookupError:
+                        pass
+                    except OSError as error:
+                        refused = error
+            finally:
+                for descriptor in opened.values():
+                    os.close(descriptor)
+            killed |= opened.keys()
+    if refused is not None:
+        raise refused
+
+
+def _members(files: Iterable[Path]) -> set[int]:
+    return {pid for path in files for pid in pids(path)}
+
+
+def _open_some(waiting: list[int], gone: set[int]) -> tuple[dict[int, int], list[int]]:
+    """The first of them, and who is left; who has ended is added to `gone`. One descriptor stays free: a look
+    takes one."""
+    opened: dict[int, int] = {}
+    for place, pid in enumerate(waiting):
+        if len(opened) == AT_HAND:
+            return opened, waiting[place:]
+        try:
+            opened[pid] = os.pidfd_open(pid)
+        except ProcessLookupError:
+            gone.add(pid)
+        except OSError:
+            if len(opened) < 2:
+                for descriptor in opened.values():
+                    os.close(descriptor)
+                raise
+            last, descriptor = opened.popitem()
             os.close(descriptor)
-        killed |= found
+            return opened, [last, *waiting[place:]]
+    return opened, []
 
 
 def remove(folder: Path, seconds: float = 0.5) -> bool:

@@ -88,6 +88,9 @@ class Parent:
     def share_out(self, tenant: str, share: TenantShare) -> None:
         """As `create` says."""
 
+    def carry_cells(self) -> None:
+        """Nothing weighs anything here."""
+
     def tidy(self) -> None:
         """Nothing is made, so nothing stays."""
 
@@ -127,6 +130,10 @@ class Leaf:
     def take(self, pid: int) -> None:
         """Always raises `UnsupportedError`."""
         raise UnsupportedError("without a cgroup nothing can be forked from a zygote")
+
+    def weigh(self, times: int) -> None:
+        """Always raises `UnsupportedError`."""
+        raise UnsupportedError("without a cgroup nothing weighs more than another")
 
     def limit_processes(self, count: int) -> None:
         """Always raises `UnsupportedError`."""

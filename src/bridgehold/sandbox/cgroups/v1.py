@@ -2,7 +2,7 @@
 
 The parent goes below the cgroup that this process is in, so that whatever the operator set there
 still holds, or at the hierarchy's root where that can't be. An ordinary user needs a sub-tree that
-root has given away (chown) in all of memory, pids, cpu and cpuacct: ``v1:/NAME``.
+root has given away (chown) in all of memory, pids, cpu and cpuacct: `remedy.given_to`, or ``v1:/NAME``.
 
 A v1 cgroup takes a process only from a writer who is root or has the process's uid: the child
 enters by itself, before its uid changes. Kernel memory, tmpfs and memfd pages are charged to
@@ -23,20 +23,15 @@ from bridgehold.sandbox import procfs
 from bridgehold.sandbox.cgroups import files, owned, tenants
 from bridgehold.sandbox.cgroups.admission import Capacity, machine_capacity
 from bridgehold.sandbox.cgroups.places import Hierarchy, hierarchies, own_cgroups
+from bridgehold.sandbox.cgroups.remedy import V1 as CONTROLLERS
+from bridgehold.sandbox.cgroups.remedy import given_to, own_account
 from bridgehold.sandbox.values import Resources, TenantShare, Usage
 
-CONTROLLERS = ("memory", "pids", "cpu", "cpuacct")
-"""Each is needed. ``memory`` comes first: its folder carries the owner's lock."""
 _PERIOD_US = 100_000
 _TCP_MEM = Path("/proc/sys/net/ipv4/tcp_mem")
 _SOCKET_PART, _LEAST_SOCKETS, _MOST_SOCKETS = 8, 4 * MIB, 32 * MIB
 _TENANT_SOCKETS = 2
 """One tenant may have this part of what all have, and no more: a second finds as much."""
-_HINT = (
-    "Run as root, or as a service with Delegate=yes on cgroup v2, or let root make and chown one "
-    "folder of the same name in the memory, pids, cpu and cpuacct hierarchies and name it: "
-    '`[host] cgroup = "v1:/NAME"`.'
-)
 
 
 def open_parent(base: str, *, reserve_bytes: int, instance: str) -> Parent:
@@ -46,7 +41,7 @@ def open_parent(base: str, *, reserve_bytes: int, instance: str) -> Parent:
     mounted = {name: h for h in hierarchies(mountinfo, "v1") for name in h.controllers}
     missing = [name for name in CONTROLLERS if name not in mounted]
     if missing:
-        raise UnsupportedError(f"no v1 hierarchy for {', '.join(missing)}", hint=_HINT)
+        raise UnsupportedError(f"no v1 hierarchy for {', '.join(missing)}")
     name = owned.folder_name(instance)
     made: dict[str, Path] = {}
     locks: list[int] = []
@@ -57,7 +52,8 @@ def open_parent(base: str, *, reserve_bytes: int, instance: str) -> Parent:
             if shared is not None:
                 made[controller] = made[shared]
                 continue
-            made[controller], lock = _make(candidates(hierarchy, own.get(controller, "/"), base), name)
+            places = candidates(hierarchy, own.get(controller, "/"), base, own_account())
+            made[controller], lock = _make(places, name)
             locks.append(lock)
         return Parent(made, mounted, locks=locks, reserve_bytes=reserve_bytes)
     except BaseException:
@@ -68,12 +64,13 @@ def open_parent(base: str, *, reserve_bytes: int, instance: str) -> Parent:
         raise
 
 
-def candidates(hierarchy: Hierarchy, own: str, base: str) -> list[Path]:
+def candidates(hierarchy: Hierarchy, own: str, base: str, uid: int) -> list[Path]:
     """Where the parent may go, best first (pure)."""
     if base:
         return [hierarchy.mount / base.lstrip("/")]
     below_own = hierarchy.folder(own)
-    return list(dict.fromkeys(([below_own] if below_own is not None else []) + [hierarchy.mount]))
+    given = hierarchy.mount / given_to(uid)
+    return list(dict.fromkeys(([below_own] if below_own is not None else []) + [given, hierarchy.mount]))
 
 
 def _make(places: list[Path], name: str) -> tuple[Path, int]:
@@ -83,10 +80,10 @@ def _make(places: list[Path], name: str) -> tuple[Path, int]:
             return place / name, owned.claim(place / name)
         except OSError as error:
             reasons.append(f"{place}: {error.strerror}")
-    raise UnsupportedError(f"no folder can be made: {'; '.join(reasons)}", hint=_HINT, where=str(places[0]))
+    raise UnsupportedError(f"no folder can be made: {'; '.join(reasons)}", where=str(places[0]))
 
 
-_SESSIONS_SHARES = 256
+_SESSIONS_SHARES, _EQUAL_SHARES = 256, 1024
 """All sessions together against 1024 for each process beside them: the host answers under load."""
 
 
@@ -153,7 +150,8 @@ class Parent:
         for leaf in self._leaves:
             if not leaf.gone:
                 leaf.lift()
-                leaf.kill()
+                with contextlib.suppress(OSError):  # the others are ended all the same
+                    leaf.kill(most=None)
                 leaf.remove(seconds=0.5)
         self._tenants.keep(set())
         for folder in reversed(dict.fromkeys(self._folders.values())):  # the locked one last
@@ -163,6 +161,10 @@ class Parent:
     def share_out(self, tenant: str, share: TenantShare) -> None:
         """As `CgroupParent.share_out`."""
         self._tenants.enter(tenant, share)
+
+    def carry_cells(self) -> None:
+        """As `CgroupParent.carry_cells`."""
+        files.limit(self._folders["cpu"] / "cpu.shares", _EQUAL_SHARES)
 
     def tidy(self) -> None:
         """As `CgroupParent.tidy`."""
@@ -280,6 +282,10 @@ class Leaf:
             stack.pop_all()
             return found
 
+    def weigh(self, times: int) -> None:
+        """As `SessionCgroup.weigh`."""
+        files.limit(self._folders["cpu"] / "cpu.shares", times * _EQUAL_SHARES)
+
     def limit_processes(self, count: int) -> None:
         """As `SessionCgroup.limit_processes`."""
         files.limit(self._folders["pids"] / "pids.max", count)
@@ -320,11 +326,12 @@ class Leaf:
         with contextlib.suppress(OSError):
             files.write(self._folders["cpu"] / "cpu.cfs_quota_us", "-1")
 
-    def kill(self) -> None:
-        """As `SessionCgroup.kill`: v1 has no file for it, so each process is killed until none is left."""
+    def kill(self, *, most: int | None = files.AT_ONCE) -> None:
+        """As `SessionCgroup.kill`: v1 has no file for it, so each process is killed, `most` by one call."""
         for folder in dict.fromkeys(self._folders.values()):
             owned.let_die(folder)
-        files.kill_all(folder / "cgroup.procs" for folder in self._folders.values())
+        procs = dict.fromkeys(folder / "cgroup.procs" for folder in self._folders.values())
+        files.kill_all(procs, most=most)
 
     def processes(self) -> list[int]:
         """As `SessionCgroup.processes`."""

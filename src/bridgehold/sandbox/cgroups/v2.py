@@ -22,7 +22,7 @@ from bridgehold.sandbox.cgroups.places import Hierarchy, hierarchies, own_cgroup
 from bridgehold.sandbox.values import Resources, TenantShare, Usage
 
 _PERIOD_US = 100_000
-_SESSIONS_WEIGHT = 25
+_SESSIONS_WEIGHT, _EQUAL_WEIGHT = 25, 100
 """All sessions together against 100 for the host's own leaf: the host answers under load."""
 
 
@@ -30,7 +30,7 @@ def open_parent(base: str, *, reserve_bytes: int, instance: str) -> Parent:
     """Divide `base` (relative to the mount, or absolute below it), or the cgroup this process is in."""
     mounts = hierarchies(Path("/proc/self/mountinfo").read_text(encoding="utf-8"), "v2")
     if not mounts:
-        raise UnsupportedError("cgroup2 is not mounted", hint=delegation.HINT)
+        raise UnsupportedError("cgroup2 is not mounted")
     hierarchy = mounts[0]
     if base:
         folder = named(base, hierarchy.mount)
@@ -71,9 +71,7 @@ class Parent:
         try:
             self._locks = owned.Locks([owned.claim(self._folder)])
         except OSError as error:
-            raise UnsupportedError(
-                f"{self._folder} can't be made: {error.strerror}", hint=delegation.HINT
-            ) from error
+            raise UnsupportedError(f"{self._folder} can't be made: {error.strerror}") from error
         try:
             _limit_memory(self._folder, self.capacity_bytes)
             files.limit(self._folder / "pids.max", self.capacity.processes)
@@ -124,7 +122,8 @@ class Parent:
         for leaf in self._leaves:
             if not leaf.gone:
                 leaf.lift()
-                leaf.kill()
+                with contextlib.suppress(OSError):  # the others are ended all the same
+                    leaf.kill(most=None)
                 leaf.remove(seconds=0.5)
         self._tenants.keep(set())
         files.remove(self._folder)
@@ -138,6 +137,10 @@ class Parent:
     def share_out(self, tenant: str, share: TenantShare) -> None:
         """As `CgroupParent.share_out`."""
         self._tenants.enter(tenant, share)
+
+    def carry_cells(self) -> None:
+        """As `CgroupParent.carry_cells`."""
+        files.limit(self._folder / "cpu.weight", _EQUAL_WEIGHT)
 
     def tidy(self) -> None:
         """As `CgroupParent.tidy`."""
@@ -202,6 +205,10 @@ class Leaf:
         """As `SessionCgroup.take`."""
         files.write(self._folder / "cgroup.procs", str(pid))
 
+    def weigh(self, times: int) -> None:
+        """As `SessionCgroup.weigh`."""
+        files.limit(self._folder / "cpu.weight", times * _EQUAL_WEIGHT)
+
     def limit_processes(self, count: int) -> None:
         """As `SessionCgroup.limit_processes`."""
         files.limit(self._folder / "pids.max", count)
@@ -244,13 +251,13 @@ class Leaf:
             with contextlib.suppress(OSError):
                 files.write(self._folder / name, value)
 
-    def kill(self) -> None:
+    def kill(self, *, most: int | None = files.AT_ONCE) -> None:
         """As `SessionCgroup.kill`, by ``cgroup.kill`` where the kernel has it."""
         owned.let_die(self._folder)
         try:
             files.write(self._folder / "cgroup.kill", "1")
         except OSError:  # before kernel 5.14
-            files.kill_all([self._folder / "cgroup.procs"])
+            files.kill_all([self._folder / "cgroup.procs"], most=most)
 
     def processes(self) -> list[int]:
         """As `SessionCgroup.processes`."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from bridgehold.errors import UnsupportedError
 from bridgehold.sandbox.doctor.model import Context
 from bridgehold.sandbox.launch import userns
-from bridgehold.sandbox.launch.cold import find_bwrap
+from bridgehold.sandbox.launch.bwrap import find_bwrap
 
 _BARE = (
     *("--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"),

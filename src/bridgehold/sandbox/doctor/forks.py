@@ -14,6 +14,7 @@ import msgspec
 import bridgehold_sdk
 from bridgehold.errors import AttestationError, BridgeholdError, UnsupportedError, ZygoteError
 from bridgehold.sandbox import inner
+from bridgehold.sandbox.cgroups import SETTING
 from bridgehold.sandbox.doctor.launcher import own_launcher, usr_links
 from bridgehold.sandbox.doctor.model import Check, Context, Probe, caution, failed, passed
 from bridgehold.sandbox.launcher.control import LauncherClient
@@ -37,6 +38,8 @@ def fork_start(context: Context) -> Check:
             "fork-start", f"forked, but not as it should be: {error.message}", "Please report this."
         )
     except BridgeholdError as error:
+        if error.where == SETTING:
+            raise
         return caution(
             "fork-start",
             f"sessions start cold here, in seconds: {error.message}",

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from bridgehold.errors import AttestationError, BridgeholdError, HostUnavailableError, UnsupportedError
+from bridgehold.sandbox.cgroups import SETTING
 from bridgehold.sandbox.doctor.model import Check, Context, Probe, failed, passed
 from bridgehold.sandbox.launcher.control import LauncherClient
 from bridgehold.sandbox.launcher.main import LauncherConfig
@@ -192,6 +193,8 @@ def _refusal(process: subprocess.Popen[bytes]) -> BridgeholdError:
     except subprocess.TimeoutExpired:
         said = b"it does not end"
     text = said.decode("utf-8", "replace").strip()[-1000:]
+    if SETTING in text:
+        return UnsupportedError("sessions can have no cgroup here", where=SETTING)
     return UnsupportedError(
         f"the launcher does not start: {text}", hint="The rows above name what is missing."
     )

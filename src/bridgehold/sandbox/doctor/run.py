@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from bridgehold.errors import BridgeholdError
+from bridgehold.sandbox.cgroups import SETTING
 from bridgehold.sandbox.doctor.model import Check, Context, Probe, failed
 
 _MAX_REPORT = 64 * 1024
@@ -42,6 +43,14 @@ def run_probes(
             on_check(probe.name)
         rows.append(run_one(probe, context))
     return rows
+
+
+def _refused(name: str, error: BridgeholdError) -> Check:
+    """Without a cgroup many fail: its own row tells the story, once, with what was tried."""
+    if error.where == SETTING and name != "cgroup":
+        return failed(name, "sessions can have no cgroup here", "See the row cgroup.")
+    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+    return failed(name, error.message + notes, error.hint)
 
 
 def run_one(probe: Probe, context: Context) -> Check:
@@ -82,7 +91,7 @@ def _child(probe: Probe, context: Context, write: int) -> None:
         try:
             check = probe.run(context)
         except BridgeholdError as error:
-            check = failed(probe.name, error.message, error.hint)
+            check = _refused(probe.name, error)
         except Exception as error:  # noqa: BLE001 - a check that fails in any way is a row, not an abort
             check = failed(
                 probe.name, f"{type(error).__name__}: {error}", "The error says what this machine refused."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import pwd
-import re
 import socket
 import tempfile
 from pathlib import Path
@@ -17,10 +16,9 @@ from bridgehold.sandbox.doctor.acts import (
     session_uid,
 )
 from bridgehold.sandbox.doctor.model import Check, Context, Probe, caution, failed, passed
-from bridgehold.sandbox.launch.cold import INSTALL_BWRAP, find_bwrap
+from bridgehold.sandbox.launch.bwrap import DISABLE_USERNS, INSTALL_BWRAP, SIZE, met_bwrap
 from bridgehold.sandbox.launch.seccomp import compile_filter
 
-_OLDEST_BWRAP = (0, 8)
 _TRUE = "/usr/bin/true"
 
 
@@ -79,35 +77,26 @@ def _has_owner(uid: int) -> bool:
 
 def bubblewrap(context: Context) -> Check:
     """Whether bubblewrap is there, and new enough."""
-    path = find_bwrap()
-    version = bare_version(path)
-    if version < _OLDEST_BWRAP:
-        return failed(
-            "bubblewrap",
-            f"{path} is version {'.'.join(map(str, version))}; --disable-userns came with 0.8",
-            f"{INSTALL_BWRAP} (Debian 12, Ubuntu 24.04 or newer have it)",
-        )
+    found = met_bwrap()
     uid = context.uid_first if os.getuid() == 0 else None
-    ran = bare_bwrap([_TRUE], uid=uid, options=["--disable-userns", "--size", "4096", "--tmpfs", "/mnt"])
+    known = f"--{DISABLE_USERNS}" if DISABLE_USERNS in found.options else ""
+    sized = ["--size", "4096"] if SIZE in found.options else []
+    ran = bare_bwrap([_TRUE], uid=uid, options=[*filter(None, [known]), *sized, "--tmpfs", "/mnt"])
     if ran.returncode != 0:
         return failed(
             "bubblewrap", f"a sandbox with nothing in it fails: {_last(ran.stderr)}", _NESTED_REMEDY
         )
-    again = bare_bwrap(["/usr/bin/unshare", "-U", _TRUE], uid=uid, options=["--disable-userns"])
+    what = f"{found.path} {found.version}: all namespaces, no capability"
+    if not known:
+        return caution(
+            "bubblewrap",
+            f"{what}; no --{DISABLE_USERNS}: the filter alone refuses further user namespaces (row seccomp)",
+            f"{INSTALL_BWRAP}: 0.8 or newer refuses it twice (Debian 12, Ubuntu 24.04).",
+        )
+    again = bare_bwrap(["/usr/bin/unshare", "-U", _TRUE], uid=uid, options=[known])
     if again.returncode == 0:
-        return failed("bubblewrap", "--disable-userns did not stop a further namespace", INSTALL_BWRAP)
-    return passed(
-        "bubblewrap",
-        f"{path} {'.'.join(map(str, version))}: all namespaces, no capability, and no further user namespace",
-    )
-
-
-def bare_version(path: str) -> tuple[int, ...]:
-    """``bubblewrap 0.8.0`` → (0, 8, 0)."""
-    import subprocess
-
-    text = subprocess.run([path, "--version"], check=True, capture_output=True, text=True, timeout=5).stdout
-    return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
+        return failed("bubblewrap", f"{known} did not stop a further namespace", INSTALL_BWRAP)
+    return passed("bubblewrap", f"{what}, and no further user namespace")
 
 
 def seccomp(context: Context) -> Check:

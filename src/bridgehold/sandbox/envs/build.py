@@ -114,7 +114,7 @@ class EnvironmentBuilder:
     ) -> Environment:
         """The environment of `lock`, built if it is not there; `allow_pth` is the weakening ``pth``.
 
-        `wheels`: a folder that is asked first for what the lock names; empty: none. `tenant`: whose own
+        `wheels`: a folder of the bridge's own, for what only it has; empty: none. `tenant`: whose own
         bridge it is, in whose share it is compiled, a wheel at a time; empty: everybody's.
 
         Raises `DependencyError` (refused: lock, wheel or tree, the file named) or
@@ -270,12 +270,10 @@ class EnvironmentBuilder:
 
     def _request(self, pins: Sequence[Pin], folder: str) -> FetchRequest:
         sources = self._sources()
-        if folder:
-            sources = msgspec.structs.replace(sources, folders=(folder, *sources.folders))
         return FetchRequest(
             pins=tuple(pins),
             tags=self.interpreter.tags,
-            sources=sources,
+            sources=msgspec.structs.replace(sources, own=folder),
             folder=str(self._wheels.root),
             limits=self._fetch_limits,
         )

@@ -128,7 +128,8 @@ class Fetcher:
         if cached is not None:
             return cached
         chosen, allowed = resolve(pin, self._request.sources, self._request.tags, self._network.page)
-        self._folder.remember(pin, allowed)
+        if allowed:
+            self._folder.remember(pin, allowed)
         return self._folder.present(pin, chosen) or chosen
 
     def _bring(self, pin: Pin, candidate: Candidate) -> Wheel:

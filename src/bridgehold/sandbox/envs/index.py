@@ -2,6 +2,8 @@
 
 Folders and ``file://`` indexes are asked first and together, then each remote index in its order,
 until one has a file that fits. Source distributions are never looked at: building one runs its code.
+A bridge's own folder is asked for what has one file alone, and last for all else: an environment is
+everybody's who has the same lock, and a bridge chooses nothing for others.
 """
 
 from __future__ import annotations
@@ -69,8 +71,23 @@ def resolve(
 ) -> tuple[Candidate, tuple[Candidate, ...]]:
     """The wheel to take for `pin`, and all that the lock would have allowed, for other Pythons.
 
-    Raises `EnvironmentBuildError` that tells what was looked for, and where.
+    None are allowed beside one of a bridge's own. Raises `EnvironmentBuildError` that tells what was looked
+    for, and where.
     """
+    own = choose(pin, _in_folder(pin, Path(sources.own)), tags) if sources.own else None
+    if own is not None and len(pin.hashes) == 1:
+        return own, ()
+    try:
+        return _offered(pin, sources, tags, get_page)
+    except EnvironmentBuildError:
+        if own is None:
+            raise
+        return own, ()
+
+
+def _offered(
+    pin: Pin, sources: Sources, tags: Sequence[str], get_page: PageGetter
+) -> tuple[Candidate, tuple[Candidate, ...]]:
     asked: list[str] = []
     seen: list[Candidate] = []
     local = [url for url in sources.indexes if url.startswith("file://")]

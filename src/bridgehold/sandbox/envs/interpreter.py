@@ -19,7 +19,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.tags import compatible_tags, cpython_tags, sys_tags
 from packaging.version import Version
 
-from bridgehold.errors import BridgeholdError, EnvironmentBuildError
+from bridgehold.errors import DeniedError, EnvironmentBuildError
 from bridgehold.sandbox.envs.compile import BuildRunner, CompileOrder
 from bridgehold.sandbox.envs.values import Interpreter
 from bridgehold.sandbox.spec import prefix_of, python_inside
@@ -100,16 +100,22 @@ def minor_fitting(specifier: str, named: Sequence[str], *, where: str) -> str:
 
 async def interpreters(named: Sequence[str], runner: BuildRunner) -> Interpreters:
     """The host's own and those of `named`, executables by path. Each runs once, in a sandbox."""
-    own = host_interpreter()
-    known, lost = [own], []
+    own, found = host_interpreter(), await seen_inside(named, runner)
+    others = tuple(one for one in found.known if one.inside != own.inside)
+    return Interpreters((own, *others), found.lost)
+
+
+async def seen_inside(named: Sequence[str], runner: BuildRunner) -> Interpreters:
+    """Those of `named` alone, as they say themselves in a sandbox; each once."""
+    known, lost = dict[str, Interpreter](), list[str]()
     for path in named:
         try:
             found = await _probe(path, runner)
-        except BridgeholdError as error:
+        except (EnvironmentBuildError, DeniedError) as error:
             lost.append(f"{path} ({error.message})")
         else:
-            known += [found] if all(found.inside != one.inside for one in known) else []
-    return Interpreters(tuple(known), tuple(lost))
+            known.setdefault(found.inside, found)
+    return Interpreters(tuple(known.values()), tuple(lost))
 
 
 def host_interpreter() -> Interpreter:

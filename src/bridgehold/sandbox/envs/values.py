@@ -85,6 +85,8 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
 
     folders: tuple[str, ...] = ()
     """Folders with wheels in them."""
+    own: str = ""
+    """A folder that a bridge brings, for what only it has: what others take too is never its choice."""
     indexes: tuple[str, ...] = ()
     """Simple indexes: ``file://`` ones are asked first, then the others in this order."""
     certificates: str = ""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
+from packaging.tags import parse_tag
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
@@ -30,6 +31,7 @@ from bridgehold.sandbox.envs.archive import (
     size_faults,
 )
 from bridgehold.sandbox.envs.commands import MAX_SCRIPT, command, with_interpreter
+from bridgehold.sandbox.envs.index import wheel_tags
 from bridgehold.sandbox.envs.landing import HARMLESS_PTH, Landing, WheelLayout, land, script_faults
 from bridgehold.sandbox.envs.values import Finding, Interpreter, ScanReport, Wheel, WheelFile
 
@@ -47,6 +49,7 @@ _UNREADABLE = (
 """What zlib, csv and the parsers of metadata raise at hostile bytes."""
 _MAX_FINDINGS = 50
 _MAX_ENTRY_POINTS = 256 * 1024
+_MAX_TAGS = 500
 
 
 def scan_wheel(
@@ -55,10 +58,14 @@ def scan_wheel(
     interpreter: Interpreter,
     *,
     allow_pth: bool = False,
+    own: bool = False,
     limits: ScanLimits | None = None,
 ) -> ScanReport:
-    """Read `path`, which must have `wheel`'s bytes. A file that can't be read as a wheel is a finding too."""
-    scan = _Scan(wheel, interpreter, limits or ScanLimits(), allow_pth=allow_pth)
+    """Read `path`, which must have `wheel`'s bytes. A file that can't be read as a wheel is a finding too.
+
+    `own`: a bridge brings it, and says by its name alone what it fits: the file must say the same.
+    """
+    scan = _Scan(wheel, interpreter, limits or ScanLimits(), allow_pth=allow_pth, own=own)
     try:
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != wheel.sha256:
@@ -98,12 +105,13 @@ class _Scan:
     """The findings and files of one wheel while it is read."""
 
     def __init__(
-        self, wheel: Wheel, interpreter: Interpreter, limits: ScanLimits, *, allow_pth: bool
+        self, wheel: Wheel, interpreter: Interpreter, limits: ScanLimits, *, allow_pth: bool, own: bool
     ) -> None:
         self._wheel = wheel
         self._interpreter = interpreter
         self._limits = limits
         self._allow_pth = allow_pth
+        self._own = own
         self._findings: list[Finding] = []
         self._files: list[WheelFile] = []
 
@@ -190,9 +198,22 @@ class _Scan:
         if not self._is_named(str(headers.get("Name", "")), str(headers.get("Version", ""))):
             self.add("metadata", f"{folder}/METADATA", "its name or version is not the file's")
         wheel = self._small(archive, members, f"{folder}/WHEEL", self._limits.metadata_bytes)
-        version = str(HeaderParser().parsestr(wheel or "").get("Wheel-Version", ""))
-        if wheel is not None and not version.startswith("1."):
+        if wheel is None:
+            return
+        headers = HeaderParser().parsestr(wheel)
+        version = str(headers.get("Wheel-Version", ""))
+        if not version.startswith("1."):
             self.add("metadata", f"{folder}/WHEEL", f"wheel version {version[:20]!r} is unknown")
+        if self._own and not self._is_tagged([str(one) for one in headers.get_all("Tag", [])]):
+            self.add("metadata", f"{folder}/WHEEL", "its tags are not those of the file's name")
+
+    def _is_tagged(self, said: Sequence[str]) -> bool:
+        """Whether the file is named by what it says that it fits."""
+        named = set(wheel_tags(self._wheel.filename))
+        words = [one.strip() for one in said]
+        return len(words) <= _MAX_TAGS and named == {
+            str(tag) for one in words if one.count("-") == 2 for tag in parse_tag(one)
+        }
 
     def _entry_points(self, archive: Archive, members: Mapping[str, Member], folder: str) -> None:
         where = f"{folder}/entry_points.txt"

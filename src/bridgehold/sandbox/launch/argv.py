@@ -6,10 +6,12 @@ bubblewrap reads them from a descriptor, so that no process list shows them; its
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import PurePosixPath
 
+from bridgehold.errors import UnsupportedError
 from bridgehold.sandbox.guest_files import HELD, held_place, is_proc_file
+from bridgehold.sandbox.launch.bwrap import DISABLE_USERNS, SIZE
 from bridgehold.sandbox.launch.staging import PTS
 from bridgehold.sandbox.values import GUEST_UID, Mount, SandboxSpec
 
@@ -17,6 +19,7 @@ from bridgehold.sandbox.values import GUEST_UID, Mount, SandboxSpec
 def bwrap_arguments(
     spec: SandboxSpec,
     *,
+    known: Collection[str],
     seccomp_fd: int,
     info_fd: int,
     block_fd: int,
@@ -26,6 +29,8 @@ def bwrap_arguments(
     extra: tuple[str, ...] = (),
 ) -> tuple[str, ...]:
     """Everything after ``bwrap``, the command included.
+
+    `known`: bubblewrap's own options. Raises `UnsupportedError` where a bound needs one that it lacks.
 
     `files`: target of a ``file`` or ``text`` → descriptor. `staged`: target → where the launcher has put that
     mount's source already, in its own mount namespace (binds, and tmpfs with their inodes
@@ -38,7 +43,16 @@ def bwrap_arguments(
     it, by the launcher alone, since its seccomp filter refuses them to the zygote. `extra` goes behind the
     command.
     """
-    user = ["--disable-userns"] if userns_block_fd is None else ["--userns-block-fd", str(userns_block_fd)]
+    if userns_block_fd is not None:
+        user = ["--userns-block-fd", str(userns_block_fd)]
+    else:
+        user = [f"--{DISABLE_USERNS}"] if DISABLE_USERNS in known else []
+    unbound = [m.target for m in spec.mounts if m.kind == "tmpfs" and m.target not in (staged or {})]
+    if unbound and SIZE not in known:
+        raise UnsupportedError(
+            f"{unbound[0]} can have no bound: this bubblewrap has no --{SIZE}",
+            hint="Install bubblewrap 0.7 or newer, or give this user a range of subordinate ids.",
+        )
     arguments = [
         "--unshare-user",
         *user,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import time
@@ -24,6 +23,7 @@ from bridgehold.sandbox import procfs, syscalls
 from bridgehold.sandbox.cgroups import SessionCgroup
 from bridgehold.sandbox.launch import mounts, network
 from bridgehold.sandbox.launch.argv import bwrap_arguments
+from bridgehold.sandbox.launch.bwrap import Bubblewrap
 from bridgehold.sandbox.launch.running import Descriptors, Running
 from bridgehold.sandbox.launch.staging import Staged
 from bridgehold.sandbox.limits import shortage
@@ -39,22 +39,12 @@ _NOT_ENTERED = "the sandbox's process could not enter its cgroup, limits or uid"
 _MOST_FILES = 500_000
 """In folders that are looked through before they are bound."""
 
-INSTALL_BWRAP = "apt-get install bubblewrap"
-
-
-def find_bwrap() -> str:
-    """bubblewrap's path in the system's own folders. Raises `UnsupportedError` where it is missing."""
-    found = shutil.which("bwrap", path="/usr/bin:/bin:/usr/local/bin")
-    if found is None:
-        raise UnsupportedError("bubblewrap is missing", hint=f"Install it: {INSTALL_BWRAP}")
-    return found
-
 
 class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     """All that one cold start needs."""
 
     spec: SandboxSpec
-    bwrap: str
+    bwrap: Bubblewrap
     uid: int
     seccomp: bytes
     """Compiled filter; never empty."""
@@ -96,6 +86,7 @@ class Start:
         }
         arguments = bwrap_arguments(
             plan.spec,
+            known=plan.bwrap.options,
             seccomp_fd=seccomp,
             info_fd=pipes.info_out,
             block_fd=pipes.block,
@@ -362,7 +353,7 @@ def _child(plan: LaunchPlan, cgroup: SessionCgroup, ends: _Ends) -> None:
         for descriptor in ends.keep:
             os.set_inheritable(descriptor, True)
         argv = ["bwrap", "--args", str(ends.options), *ends.command]
-        os.execve(plan.bwrap, argv, {})  # noqa: S606 - no shell is wanted
+        os.execve(plan.bwrap.path, argv, {})  # noqa: S606 - no shell is wanted
     except BaseException as error:  # noqa: BLE001 - a forked child must end here, whatever it was
         with contextlib.suppress(OSError):
             os.write(ends.entered, shortage.encode_failure(error, _NOT_ENTERED))

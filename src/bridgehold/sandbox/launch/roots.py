@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 
+from bridgehold import handed
 from bridgehold.errors import DeniedError, InternalError, UnsupportedError
 from bridgehold.sandbox import syscalls
 from bridgehold.sandbox.aside import Aside
@@ -43,10 +44,29 @@ class Roots:
 
     def __init__(self, read_roots: Iterable[str], build_root: str) -> None:
         self._held: dict[str, int] = {}
+        self._covered = ("", -1)
         self.build_root = build_root
         self._paths = tuple(dict.fromkeys([*read_roots, build_root]))
         self._real = {path: _real(path) for path in self._paths}
         self._at_hand: dict[str, int] = {}
+        for path in self._paths:
+            with contextlib.suppress(OSError):
+                self._root(path, syscalls.RESOLVE_CACHED)
+
+    def cover(self, folder: str) -> None:
+        """`folder` is about to be mounted over: what lies below stays within reach. Raises `OSError`."""
+        self._covered = (folder, os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+
+    def replace(self, real: Mapping[str, str]) -> None:
+        """From now on these are the folders, beside the build root. `real`: each without links.
+
+        One that stays is what it was: a link that leads elsewhere since changes nothing.
+        """
+        known = {path: self._real.get(path, real[path]) for path in real}
+        self._real = {**known, self.build_root: self._real[self.build_root]}
+        self._paths = tuple(self._real)
+        for path in [path for path in self._held if path not in self._real]:
+            os.close(self._held.pop(path))
         for path in self._paths:
             with contextlib.suppress(OSError):
                 self._root(path, syscalls.RESOLVE_CACHED)
@@ -137,8 +157,13 @@ class Roots:
 
     def _root(self, path: str, resolve: int) -> int:
         if path not in self._held:
-            real = self._real[path]
-            self._held[path] = syscalls.openat2(-100, real, os.O_PATH, syscalls.RESOLVE_NO_SYMLINKS | resolve)
+            real, (place, below_it) = self._real[path], self._covered
+            resolve |= syscalls.RESOLVE_NO_SYMLINKS
+            if below_it >= 0 and real != place and below(real, place):
+                beneath = os.path.relpath(real, place)
+                self._held[path] = syscalls.openat2(below_it, beneath, os.O_PATH, _BENEATH | resolve)
+            else:
+                self._held[path] = syscalls.openat2(-100, real, os.O_PATH, resolve)
         return self._held[path]
 
 
@@ -161,7 +186,7 @@ class OpenedAside(Aside):
         self._theirs.setblocking(False)
         for source, number in found.items():
             if not number:
-                _, [found[source]], _, _ = socket.recv_fds(self._theirs, 1, 1)
+                _, [found[source]], _ = handed.receive(self._theirs, 1, 1)
         return found
 
     def close(self) -> int:

@@ -87,6 +87,7 @@ class Stage:
             if self._made:
                 Path(self._made).chmod(0o711)
             flags = _TMPFS_FLAGS | syscalls.MS_NOEXEC
+            roots.cover(self._folder)
             syscalls.mount("bridgehold-stage", self._folder, "tmpfs", flags, "mode=0711,size=4m")
             self._seal = mounts.sealing_namespace() if seals else -1
         except OSError as error:

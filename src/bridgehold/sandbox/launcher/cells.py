@@ -18,6 +18,8 @@ from bridgehold.sandbox.values import Resources
 
 _RESOURCES = Resources(memory_bytes=1 << 30, cpu_millis=2_000, processes=128, open_files=0, file_size_bytes=0)
 """Of a cell's own process, within its tenant's share."""
+_WEIGHT = 16
+"""Times a session's: of its tenant's part, what answers callers comes before what they have asked for."""
 _QUICK_LOOKS, _QUICK_SECONDS, _SLOW_SECONDS = 50, 0.005, 0.2
 
 OfCells = (
@@ -144,8 +146,10 @@ class Cells:
         if self._parts.parent.version == "none":
             return
         name = next(name for name, one in self._cells.items() if one is channel)
+        self._parts.parent.carry_cells()
         leaf = self._parts.parent.create(name, _RESOURCES, tenant=channel.tenant, share=channel.share)
         channel.leaf = leaf
+        leaf.weigh(_WEIGHT)
         try:
             leaf.take(channel.sender)
         except OSError as error:

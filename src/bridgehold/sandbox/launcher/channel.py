@@ -12,6 +12,7 @@ from collections import deque
 
 import msgspec
 
+from bridgehold import handed
 from bridgehold.errors import DeniedError, UsageError
 from bridgehold.sandbox.cgroups import SessionCgroup
 from bridgehold.sandbox.launcher import requests
@@ -120,6 +121,9 @@ class Channel:
         except BlockingIOError:
             return None
         except OSError as error:
+            if shortage(error):  # it is asked for again; the peer has done nothing
+                time.sleep(_PAUSE_SECONDS)
+                return None
             raise ChannelClosedError from error
         if not data:
             raise ChannelClosedError
@@ -139,8 +143,7 @@ class Channel:
             data, beside, _, _ = self._socket.recvmsg(requests.MAX_DATAGRAM, room)
             self.sender = sum(_CREDENTIALS.unpack(said)[0] for _, kind, said in beside if kind == _FROM)
             return data
-        flags = socket.MSG_CMSG_CLOEXEC
-        data, self._given, _, _ = socket.recv_fds(self._socket, requests.MAX_DATAGRAM, 1, flags)
+        data, self._given, _ = handed.receive(self._socket, requests.MAX_DATAGRAM, 1)
         return data
 
     def send(self, answer: requests.Answer, descriptors: list[int] | None = None) -> None:
@@ -148,7 +151,12 @@ class Channel:
         if self.closed:
             _close(descriptors or [])
             return
-        self._queue.append((encode(answer), descriptors or []))
+        try:
+            said = encode(answer)
+        except BaseException:
+            _close(descriptors or [])
+            raise
+        self._queue.append((said, descriptors or []))
         self.flush()
 
     def flush(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from bridgehold import handed
 from bridgehold.errors import HostUnavailableError, InternalError, NotFoundError, UsageError, from_info
 from bridgehold.policies.model import Machine
 from bridgehold.sandbox.launcher import requests
@@ -237,7 +238,7 @@ class LauncherClient:
 
     def _read(self) -> None:
         try:
-            data, descriptors, _, _ = socket.recv_fds(self._socket, requests.MAX_DATAGRAM, _MAX_DESCRIPTORS)
+            data, descriptors, _ = handed.receive(self._socket, requests.MAX_DATAGRAM, _MAX_DESCRIPTORS)
         except BlockingIOError:
             return
         except OSError:

@@ -7,8 +7,10 @@ waits, one *spare* stands ready beyond that, like the last session: only the for
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from bridgehold.errors import ZygoteError
@@ -38,6 +40,9 @@ class Owner(Protocol):
 
     def add(self, worker: Worker) -> None:
         """See `Launcher.add`."""
+
+    def guard(self, worker: Worker, act: Callable[[], None]) -> None:
+        """See `Launcher.guard`."""
 
     def admit(self, spec: SandboxSpec, share: TenantShare | None) -> None:
         """See `Launcher.admit`."""
@@ -78,14 +83,14 @@ class Forking:
         worker = self._take_spare(parent.zygote, request.spec)
         if worker is None:
             worker = self._begin(request.spec, parent, parent.zygote)
-        worker.request, worker.note = request.id, request.note
-        try:
-            if isinstance(worker.start, Fork):
-                worker.start.want()
-            self._owner.recording.start(worker)
-            self.ready(worker)
-        except FAULTS as error:  # answered once: by its end
-            self._owner.fail(worker, error)
+        worker.request, worker.note = request.id, request.note  # its end answers from here on
+        self._owner.guard(worker, functools.partial(self._set_out, worker))
+
+    def _set_out(self, worker: Worker) -> None:
+        if isinstance(worker.start, Fork):
+            worker.start.want()
+        self._owner.recording.start(worker)
+        self.ready(worker)
 
     def ready(self, worker: Worker) -> None:
         """Its namespaces may stand: if somebody waits for it, its turn at the zygote will come."""
@@ -98,12 +103,15 @@ class Forking:
         parent = worker.parent
         if parent is not None and parent.zygote is not None and parent.zygote.busy == worker.name:
             parent.zygote.busy = ""
-            if parent.running and isinstance(worker.start, Fork) and worker.start.under_way:
-                parent.zygote.unclear = True
-                parent.zygote.stop()
-                self._owner.add(parent)
-            elif parent.running:
-                self._take_turns(parent.zygote)
+            self._owner.guard(parent, functools.partial(self._free, parent, parent.zygote, worker))
+
+    def _free(self, parent: Worker, zygote: Zygote, worker: Worker) -> None:
+        if parent.running and isinstance(worker.start, Fork) and worker.start.under_way:
+            zygote.unclear = True
+            self._owner.add(parent)
+            zygote.stop()
+        elif parent.running:
+            self._take_turns(zygote)
 
     def clear(self, parent: Worker, zygote: Zygote) -> None:
         """One look at what a failed fork has left. What can't be told now is looked at again: until then
@@ -132,11 +140,11 @@ class Forking:
     def end_sessions(self, worker: Worker, reason: str) -> None:
         """A zygote takes its sessions along: the kernel kills them with its namespace."""
         self._due.pop(worker.name, None)
-        for name in worker.zygote.sessions if worker.zygote else ():
-            session = self._owner.workers[name]
-            if session.failure is None:
-                session.failure = ZygoteError(reason).fact()
-            self._owner.end(session, by="zygote", reason=reason)
+        for name in list(worker.zygote.sessions) if worker.zygote else ():
+            if (session := self._owner.workers.get(name)) is not None:
+                session.failure = session.failure or ZygoteError(reason).fact()
+                ended = functools.partial(self._owner.end, session, by="zygote", reason=reason)
+                self._owner.guard(session, ended)
 
     @property
     def patience(self) -> float:
@@ -187,11 +195,11 @@ class Forking:
             if worker is None or worker.ending is not None or not isinstance(worker.start, Fork):
                 continue
             zygote.busy = worker.name
-            try:
-                worker.start.ask()
-                self._owner.watch(worker, worker.start.waits_for)
-            except FAULTS as error:
-                self._owner.fail(worker, error)
+            self._owner.guard(worker, functools.partial(self._ask, worker, worker.start))
+
+    def _ask(self, worker: Worker, start: Fork) -> None:
+        start.ask()
+        self._owner.watch(worker, start.waits_for)
 
 
 def hold_pause(worker: Worker) -> float:

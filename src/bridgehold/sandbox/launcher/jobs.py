@@ -15,8 +15,9 @@ from bridgehold.sandbox.attest.seal import SealJob, empty_tree, seal_tree
 from bridgehold.sandbox.launch.roots import OpenedAside
 from bridgehold.sandbox.launcher import requests
 from bridgehold.sandbox.launcher.channel import Channel
+from bridgehold.sandbox.launcher.poll import Fails, nobodys
 from bridgehold.sandbox.launcher.worker import Parts
-from bridgehold.sandbox.limits.shortage import FAULTS, typed
+from bridgehold.sandbox.limits.shortage import typed
 from bridgehold.sandbox.values import SandboxSpec
 
 MOST_OPENING = 8
@@ -35,7 +36,7 @@ class Owner(Protocol):
     def respond(self, channel: Channel, request: requests.Request, opened: Mapping[str, int]) -> None:
         """See `Launcher.respond`."""
 
-    def listen(self, descriptor: int, ready: Callable[[int], None] | None) -> None:
+    def listen(self, descriptor: int, ready: Callable[[int], None] | None, fails: Fails = nobodys) -> None:
         """See `Launcher.listen`."""
 
 
@@ -70,8 +71,8 @@ class Jobs:
         """Raises `DeniedError`, `OSError`. The answer comes later."""
         top = self._owner.parts.roots.open_build(request.path, flags=os.O_RDONLY)
         job = SealJob(top, request.path, seal_tree if not request.empty else empty_tree)
-        self._listen(job, self._sealed)
         self._seals[job.descriptor] = (channel, request.id, job)
+        self._listen(job.descriptor, self._sealed, self._drop_seal)
 
     def open(self, channel: Channel, request: requests.Request, spec: SandboxSpec) -> None:
         """Have all that `spec` is bound from opened, and then respond to `request` once more.
@@ -81,17 +82,17 @@ class Jobs:
         if sum(one.tenant == spec.tenant for one in self._openings.values()) >= MOST_OPENING:
             raise BusyError("what is granted can't be opened: a file system has not answered others yet")
         job = self._owner.parts.roots.aside(spec)
-        self._listen(job, self._opened)
         self._openings[job.descriptor] = _Opening(
             channel=channel, request=request, tenant=spec.tenant, job=job
         )
+        self._listen(job.descriptor, self._opened, self._drop)
 
-    def _listen(self, job: SealJob | OpenedAside, ready: Callable[[int], None]) -> None:
-        """Have `ready` called; a job that can't be listened to is none."""
+    def _listen(self, descriptor: int, ready: Callable[[int], None], drop: Callable[[int], None]) -> None:
+        """One that can't be polled, or fails in some other way, is given up."""
         try:
-            self._owner.listen(job.descriptor, ready)
+            self._owner.listen(descriptor, ready, lambda _: drop(descriptor))
         except BaseException:
-            self._owner.left.add(job.close())
+            drop(descriptor)
             raise
 
     def expire(self, now: float) -> None:
@@ -117,7 +118,7 @@ class Jobs:
             if answer is None:
                 return
             opened = opening.job.take(answer)
-        except FAULTS as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this request's
             self._drop(descriptor)
             answered = requests.Answer(id=opening.request.id, error=typed(error).info())
             self._owner.tell(opening.channel, answered)
@@ -126,8 +127,14 @@ class Jobs:
         self._owner.respond(opening.channel, opening.request, opened)
 
     def _drop(self, descriptor: int) -> None:
-        self._owner.listen(descriptor, None)
-        self._owner.left.add(self._openings.pop(descriptor).job.close())
+        if (opening := self._openings.pop(descriptor, None)) is not None:
+            self._owner.listen(descriptor, None)
+            self._owner.left.add(opening.job.close())
+
+    def _drop_seal(self, descriptor: int) -> None:
+        if (sealing := self._seals.pop(descriptor, None)) is not None:
+            self._owner.listen(descriptor, None)
+            self._owner.left.add(sealing[2].close())
 
     def _sealed(self, descriptor: int) -> None:
         channel, request, job = self._seals[descriptor]
@@ -136,9 +143,7 @@ class Jobs:
             if found is None:
                 return
             answer = requests.Answer(id=request, sealed=job.report(found))
-        except FAULTS as error:
+        except Exception as error:  # noqa: BLE001 - as above
             answer = requests.Answer(id=request, error=typed(error).info())
-        del self._seals[descriptor]
-        self._owner.listen(descriptor, None)
-        self._owner.left.add(job.close())
+        self._drop_seal(descriptor)
         self._owner.tell(channel, answer)

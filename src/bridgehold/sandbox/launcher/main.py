@@ -9,6 +9,7 @@ removed, and the launcher ends.
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import os
 import signal
@@ -19,10 +20,12 @@ from pathlib import Path
 import msgspec
 
 from bridgehold.errors import BridgeholdError, UnsupportedError, UsageError, to_log_text
+from bridgehold.hardening import open_descriptors
+from bridgehold.retold import hear
 from bridgehold.sandbox import procfs, syscalls
 from bridgehold.sandbox.cgroups import open_parent
 from bridgehold.sandbox.launch import userns
-from bridgehold.sandbox.launch.cold import find_bwrap
+from bridgehold.sandbox.launch.bwrap import met_bwrap
 from bridgehold.sandbox.launch.mounts import own_mounts
 from bridgehold.sandbox.launch.roots import Roots
 from bridgehold.sandbox.launch.seccomp import ZYGOTE_RULES, compile_filter
@@ -39,9 +42,11 @@ _STANDARD = (0, 1, 2)
 
 
 class LauncherConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What the launcher is started with. The host can't change it."""
+    """What the launcher is started with. The host can't change it; the supervisor can, `read_roots` alone."""
 
     read_roots: tuple[str, ...]
+    real: dict[str, str] = {}
+    """Of each of `read_roots`, once it is told anew: where its links lead."""
     build_root: str
     uid_folder: str
     uid_first: int
@@ -98,7 +103,7 @@ def set_up(config: LauncherConfig) -> Parts:
         stage=stage,
         seccomp=compile_filter(),
         zygote_seccomp=compile_filter(ZYGOTE_RULES),
-        bwrap=find_bwrap(),
+        bwrap=met_bwrap(),
     )
 
 
@@ -110,6 +115,13 @@ def _set_up(config: LauncherConfig) -> Parts:
         raise UnsupportedError(
             f"the launcher can't be set up: {error.strerror or error}", where=str(error.filename or "")
         ) from error
+
+
+def retake(parts: Parts, said: bytes) -> None:
+    """From now on binds may come from the roots that the supervisor tells; what runs stays as it is."""
+    told = msgspec.json.decode(said, type=LauncherConfig)
+    parts.roots.replace({path: told.real[path] for path in told.read_roots})
+    parts.bounds = msgspec.structs.replace(parts.bounds, read_roots=told.read_roots)
 
 
 def take_down(parts: Parts) -> None:
@@ -154,16 +166,29 @@ def _hold_standard() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
 
 
+def _listen_to(supervisor: socket.socket, launcher: Launcher, parts: Parts) -> None:
+    supervisor.set_inheritable(False)
+
+    def ready(descriptor: int) -> None:
+        if not hear(supervisor, functools.partial(retake, parts)):
+            launcher.listen(descriptor, None)
+            supervisor.close()
+
+    launcher.listen(supervisor.fileno(), ready)
+
+
 def main() -> int:
     """The process. Exits 0 after an orderly end, the error's status where it can't start."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--fd-control", type=int, required=True)
     parser.add_argument("--fd-config", type=int, required=True)
     parser.add_argument("--fd-journal", type=int, default=-1)
+    parser.add_argument("--fd-supervisor", type=int, default=-1)
     arguments = parser.parse_args()
     _hold_standard()
     os.umask(0o022)  # a service's UMask=0077 would hide the stage from every session's uid
     forbid_cores()
+    open_descriptors()  # each sandbox holds some: a soft limit of 1,024 is a few hundred of them
     slices.shorten(reset_on_fork=True)
     with os.fdopen(arguments.fd_config, "rb") as file:
         config = msgspec.json.decode(file.read(), type=LauncherConfig)
@@ -172,6 +197,7 @@ def main() -> int:
     journal = socket.socket(fileno=arguments.fd_journal) if arguments.fd_journal >= 0 else None
     if journal is not None:
         journal.set_inheritable(False)
+    supervisor = socket.socket(fileno=arguments.fd_supervisor) if arguments.fd_supervisor >= 0 else None
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the end is EOF, after the host has said why
     # A namespace's init outlives its killed monitor for a moment; then it is ours to reap.
@@ -185,7 +211,10 @@ def main() -> int:
 
         channel = Channel(control)
         try:
-            Launcher(parts, channel, journal).serve()
+            launcher = Launcher(parts, channel, journal)
+            if supervisor is not None:
+                _listen_to(supervisor, launcher, parts)
+            launcher.serve()
         finally:
             channel.close()
             take_down(parts)

@@ -6,12 +6,13 @@ when the journal has it on the disk, and fails where the journal takes it not, o
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import math
 import os
 import select
 import socket
 import time
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 from bridgehold.errors import AuditError, BridgeholdError, BudgetError
@@ -27,7 +28,7 @@ from bridgehold.records.workers import (
 from bridgehold.sandbox.launcher import requests
 from bridgehold.sandbox.launcher.channel import encode
 from bridgehold.sandbox.launcher.worker import Worker
-from bridgehold.sandbox.limits.shortage import FAULTS
+from bridgehold.sandbox.limits.shortage import shortage
 from bridgehold.sandbox.values import Attestation, ExitReport
 
 _SECONDS = 5.0
@@ -44,6 +45,9 @@ _What = Literal["head", "start", "proof", "end", "refusal"]
 
 class Owner(Protocol):
     """What `Recording` needs of the launcher's loop."""
+
+    def guard(self, worker: Worker, act: Callable[[], None]) -> None:
+        """See `Launcher.guard`."""
 
     def recorded(self, worker: Worker) -> None:
         """Its start is on the disk: it may go on."""
@@ -201,16 +205,20 @@ class Recording:
         except (BlockingIOError, InterruptedError):
             return
         except AuditError as error:
-            self._lose(error.message)
+            self.lose(error.message)
             return
         except OSError as error:
-            self._lose(os.strerror(error.errno or 0))
+            self._stumble(error)
             return
         for answer in answers:
-            with contextlib.suppress(*FAULTS):  # of one worker: its deadline ends it, and nothing else
-                self._answered(answer)
+            self._answered(answer)
         if readable and not data:
-            self._lose("its end of the socket closed")
+            self.lose("its end of the socket closed")
+
+    def _stumble(self, error: OSError) -> None:
+        """The socket could not be used: it is gone, but where the machine is short of something."""
+        if not shortage(error):
+            self.lose(os.strerror(error.errno or 0))
 
     def close(self) -> None:
         """Say what is still to be said, within a few seconds, and go."""
@@ -242,9 +250,11 @@ class Recording:
         error = wire.refusal(answer)
         if what == "head":
             self._instance = answer.instance
-        elif worker is None:
-            return
-        elif what == "start":
+        elif worker is not None:
+            self._owner.guard(worker, functools.partial(self._heard, what, worker, answer, error))
+
+    def _heard(self, what: _What, worker: Worker, answer: wire.Answer, error: BridgeholdError | None) -> None:
+        if what == "start":
             self._started(worker, answer, error)
         elif what == "proof":
             self._tell(worker, _told(worker, error))
@@ -288,7 +298,7 @@ class Recording:
         try:
             self._flush()
         except OSError as error:
-            self._lose(os.strerror(error.errno or 0))
+            self._stumble(error)
 
     def _flush(self) -> None:
         sock = self.channel
@@ -301,14 +311,14 @@ class Recording:
     def _gone_error(self) -> AuditError:
         return AuditError(f"the journal is gone: {self._gone}", where="journal:gone")
 
-    def _lose(self, reason: str) -> None:
+    def lose(self, reason: str) -> None:
         """The channel has ended: nothing that waits is confirmed any more."""
         self._gone = reason
         self._outgoing.clear()
         waiting, self._waiting = self._waiting, {}
         for what, worker in waiting.values():
             if worker is not None and what in ("start", "proof", "end"):
-                self._answer_lost(what, worker)
+                self._owner.guard(worker, functools.partial(self._answer_lost, what, worker))
 
     def _answer_lost(self, what: _What, worker: Worker) -> None:
         if what == "start" and worker.ending is None and worker.ended is None:

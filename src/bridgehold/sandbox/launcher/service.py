@@ -13,7 +13,6 @@ import functools
 import math
 import os
 import resource
-import selectors
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -43,6 +42,7 @@ from bridgehold.sandbox.launcher.cells import Cells, OfCells
 from bridgehold.sandbox.launcher.channel import Channel, ChannelClosedError
 from bridgehold.sandbox.launcher.forking import Forking, hold_pause
 from bridgehold.sandbox.launcher.jobs import Jobs
+from bridgehold.sandbox.launcher.poll import READ, WRITE, Fails, Poll, apart, nobodys
 from bridgehold.sandbox.launcher.proving import Proving, own_limit
 from bridgehold.sandbox.launcher.reap import By, Ending
 from bridgehold.sandbox.launcher.recording import Recording
@@ -58,8 +58,9 @@ _SUSPECT_SECONDS, _SUSPECT_PAUSE = 2.0, 0.01
 """After a notice of memory trouble: how long, and how often, to look whether something was killed.
 On v1 the notice comes before the kill."""
 _FILTER_PAUSE = 0.002
-_FAULT_PAUSE = 0.001
 _STOP_SECONDS = 10.0
+_AGAIN_SECONDS, _DEAF_SECONDS = 0.01, 0.01
+"""Before what could not be polled for want of room is tried again; and where nothing can be."""
 _ZYGOTE_ENDED = "the zygote has ended"
 _Start = TypeVar("_Start", requests.LaunchRequest, requests.ForkRequest)
 
@@ -82,87 +83,92 @@ class Launcher:
         """Children that only have to end, and are reaped when they have."""
         self._proving = Proving(self)
         self.recording = Recording(self, journal)
-        self._selector = selectors.DefaultSelector()
-        self._journal: socket.socket | None = None
+        self._poll = Poll()
+        self._journal = -1
         """What is polled of `recording`."""
-        self._listen(channel)
+        self._unheard = False
+        """Something could not be polled for want of room: it is tried again."""
+        self._over = False
+        """The host's own channel has ended. Nothing else ends the loop."""
         self._children = child_signals()
-        self._selector.register(self._children, selectors.EVENT_READ, self._child_ready)
+        self._poll.want(channel.fileno(), READ, self._ready(channel), nobodys)
+        self._poll.want(self._children, READ, self._child_ready, nobodys)
 
     def serve(self) -> None:
         """Until the host is gone; then everything is ended."""
         try:
-            with contextlib.suppress(ChannelClosedError):
-                while True:
-                    self._turn()
+            while not self._over:
+                self._turn()
         finally:
             self._end_all()
             self._cells.close()
             self.recording.close()
 
     def _turn(self) -> None:
+        """Each call of somebody's is `apart`: one that raises ends whom it concerns."""
+        self._unheard = False
         for channel in (self._channel, *self._cells.channels()):
-            self._guard_channel(channel, functools.partial(self._listen, channel))
-        with contextlib.suppress(*FAULTS):  # what can't be polled now can be in a next turn
-            self._listen_to_journal()
-        for key, events in self._selector.select(self._patience()):
-            ready: Callable[[int, int], None] = key.data
-            ready(key.fd, events)
+            apart(functools.partial(self._listen, channel), functools.partial(self._mute, channel))
+        apart(self._listen_to_journal, self._mute_journal)
+        apart(self._wait, self._deaf)
         now = time.monotonic()
-        self._watch_trees()
+        apart(self._watch_trees, nobodys)
         watched = self.workers.values() if self.parts.parent.version == "none" else self._restless
+        for worker in [one for one in self._restless if one.wanted != one.watched]:
+            self.guard(worker, functools.partial(self.watch, worker, *worker.wanted))
         for worker in list(watched):
-            self._guard(worker, functools.partial(self._visit, worker, now))
+            self.guard(worker, functools.partial(self._visit, worker, now))
+        apart(functools.partial(self._look_at_uncounted, now), nobodys)
+        apart(functools.partial(self._jobs.expire, now), nobodys)
+        apart(self._cells.step, nobodys)
+        apart(self._reap_left, nobodys)
+        apart(self._forking.make_spares, nobodys)
+
+    def _wait(self) -> None:
+        self._poll.turn(self._patience())
+
+    def _deaf(self, _: Exception) -> None:
+        """It can't be told now what is ready: after a pause, the host is asked all the same."""
+        time.sleep(_DEAF_SECONDS)
+        self._channel_ready(self._channel, self._channel.fileno(), READ | WRITE)
+
+    def guard(self, worker: Worker, act: Callable[[], None]) -> None:
+        """What goes wrong with one worker ends that one, or its start, and no other.
+
+        Not where the machine is short of something: then the next look tells more. One that is ending goes on
+        with that.
+        """
+        apart(act, functools.partial(self._faulty, worker))
+
+    def _faulty(self, worker: Worker, error: Exception) -> None:
+        if worker.ending is not None or (worker.started and shortage(error)):
+            return
+        worker.fault = error  # until that has ended it
+        self._restless.add(worker)
+        if worker.started:
+            self.end(worker, by="launcher", reason=typed(error).message)
+        else:
+            self.fail(worker, error)
+
+    def _watch_trees(self) -> None:
+        parent = self.parts.parent
+        if isinstance(parent, WatchedTrees):
+            try:
+                parent.look()
+            finally:
+                self.left |= parent.left
+                parent.left.clear()
+
+    def _look_at_uncounted(self, now: float) -> None:
         if self.workers and now >= self._uncounted.due:
             self._end_uncounted(now)
         elif not self.workers:
             self._uncounted.close()  # nobody is left to look at
             self.left |= self._uncounted.left
             self._uncounted.left.clear()
-        self._jobs.expire(now)
-        self._cells.step()
-        self._reap_left()
-        self._forking.make_spares()
-
-    def _guard(self, worker: Worker, act: Callable[[], None]) -> None:
-        """What goes wrong with one worker ends that one, or its start, and no other.
-
-        Not where the machine is short of something: then the next look tells more. One that is ending goes on
-        with that.
-        """
-        try:
-            act()
-        except FAULTS as error:
-            if worker.ending is not None or (worker.started and shortage(error)):
-                return
-            if worker.started:
-                self.end(worker, by="launcher", reason=typed(error).message)
-            else:
-                self.fail(worker, error)
-
-    def _guard_channel(self, channel: Channel, act: Callable[[], None]) -> None:
-        """What goes wrong with a cell's channel ends that cell. The host's is tried again: all need it."""
-        try:
-            act()
-        except FAULTS:
-            if channel.whole:
-                time.sleep(_FAULT_PAUSE)
-            else:
-                self._lost(channel)
-
-    def _watch_trees(self) -> None:
-        parent = self.parts.parent
-        if isinstance(parent, WatchedTrees):
-            with contextlib.suppress(*FAULTS):
-                parent.look()
-            self.left |= parent.left
-            parent.left.clear()
 
     def _end_uncounted(self, now: float) -> None:
-        try:
-            over = self._uncounted.over(self.workers.values(), now)
-        except FAULTS:
-            return  # nobody's: the next look may find more
+        over = self._uncounted.over(self.workers.values(), now)
         self.left |= self._uncounted.left
         self._uncounted.left.clear()
         for worker, what in over:
@@ -179,6 +185,10 @@ class Launcher:
         waits += [_FILTER_PAUSE for w in self._restless if w.running and w.proof_due]
         if self.parts.parent.version == "none" and self.workers:
             waits.append(_WATCHDOG_SECONDS)
+        waits += [
+            _AGAIN_SECONDS for w in self._restless if w.wanted != w.watched or (w.fault and not w.ending)
+        ]
+        waits += [_AGAIN_SECONDS] if self._unheard else []
         if self.workers:
             waits.append(max(0.0, self._uncounted.due - now))
         soonest = min([*waits, self._forking.patience, self._jobs.patience, self._cells.patience])
@@ -187,6 +197,8 @@ class Launcher:
     def _visit(self, worker: Worker, now: float) -> None:
         if worker.ending is not None:
             self._step(worker, worker.ending)
+        elif worker.fault is not None:
+            self._faulty(worker, worker.fault)
         elif not worker.started and now > worker.record_until:
             self.recording.expire(worker)
         elif not worker.started and now > worker.start.deadline:
@@ -205,7 +217,7 @@ class Launcher:
         elif worker.running and worker.proof_due is not None:
             request, worker.proof_wanted = worker.proof_due, None
             self.respond(worker.channel, request)
-        elif worker.running and worker.suspect_until <= now:
+        elif worker.running and worker.suspect_until <= now and worker.wanted == worker.watched:
             self._restless.discard(worker)
 
     def _out_of_memory(self, worker: Worker, now: float) -> bool:
@@ -215,46 +227,53 @@ class Launcher:
 
     def _listen(self, channel: Channel) -> None:
         """Poll `channel` for what can be done with it now."""
-        wanted = 0 if channel.full else selectors.EVENT_READ
-        wanted |= selectors.EVENT_WRITE if channel.unsent else 0
-        known = self._selector.get_map().get(channel.fileno())
-        if known is None:
+        wanted = 0 if channel.full else READ
+        wanted = (wanted | WRITE if channel.unsent else wanted) or WRITE
+        if not self._poll.wants(channel.fileno(), wanted):
+            ready = self._ready(channel)
+            self._poll.want(channel.fileno(), wanted, ready, functools.partial(self._mute, channel))
 
-            def ready(_: int, events: int) -> None:
-                self._guard_channel(channel, functools.partial(self._channel_ready, channel, events))
+    def _ready(self, channel: Channel) -> Callable[[int, int], None]:
+        return functools.partial(self._channel_ready, channel)
 
-            self._selector.register(channel, wanted, ready)
-        elif known.events != (wanted or selectors.EVENT_WRITE):
-            self._selector.modify(channel, wanted or selectors.EVENT_WRITE, known.data)
+    def _mute(self, channel: Channel, error: Exception) -> None:
+        """A channel can't be polled, or read: where the machine is short of something, it is tried again."""
+        if shortage(error):
+            self._unheard = True
+        elif not channel.whole:  # of the host's own nothing but its end is one
+            self._lost(channel)
 
     def _listen_to_journal(self) -> None:
-        journal = self.recording.channel
-        if journal is None and self._journal is not None:
-            self._selector.unregister(self._journal)
-        elif journal is not None:
-            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self.recording.unsent else 0)
-            if self._journal is None:
-                self._selector.register(journal, wanted, self._journal_ready)
-            elif self._selector.get_key(journal).events != wanted:
-                self._selector.modify(journal, wanted, self._journal_ready)
+        journal = self.recording.channel.fileno() if self.recording.channel is not None else -1
+        if journal != self._journal and self._journal >= 0:
+            self._poll.drop(self._journal)
         self._journal = journal
+        wanted = READ | (WRITE if self.recording.unsent else 0)
+        if journal >= 0 and not self._poll.wants(journal, wanted):
+            self._poll.want(journal, wanted, self._journal_ready, self._mute_journal)
 
     def _journal_ready(self, _: int, events: int) -> None:
-        self.recording.ready(readable=bool(events & selectors.EVENT_READ))
+        self.recording.ready(readable=bool(events & READ))
+
+    def _mute_journal(self, error: Exception) -> None:
+        if shortage(error):
+            self._unheard = True
+        else:
+            self.recording.lose(typed(error).message)
 
     def recorded(self, worker: Worker) -> None:
         """A worker's start is in the audit: its guest may begin."""
-        self._guard(worker, functools.partial(self._let_begin, worker))
+        self.guard(worker, functools.partial(self._let_begin, worker))
 
     def _let_begin(self, worker: Worker) -> None:
         if worker.start.allow():
             self._advance(worker)
 
-    def _channel_ready(self, channel: Channel, events: int) -> None:
+    def _channel_ready(self, channel: Channel, _: int, events: int) -> None:
         try:
-            if events & selectors.EVENT_WRITE:
+            if events & WRITE:
                 channel.flush()
-            request = channel.receive() if events & selectors.EVENT_READ else None
+            request = channel.receive() if events & READ else None
         except ChannelClosedError:
             self._lost(channel)
             return
@@ -262,21 +281,22 @@ class Launcher:
             self.respond(channel, request)
 
     def _lost(self, channel: Channel) -> None:
-        """Its peer is gone, or broke its rules: what a cell started ends with it, and nothing else does.
-
-        Raises `ChannelClosedError` where it is the host's own.
-        """
+        """Its peer is gone, or broke its rules: what a cell started ends with it, and nothing else does. With
+        the host's own the launcher ends."""
         if channel.whole:
-            raise ChannelClosedError
+            self._over = True
+            return
         if channel.closed:
             return
-        self._selector.unregister(channel)
+        self._poll.drop(channel.fileno())
         channel.close()
-        self._jobs.lost(channel)
         self._cells.forget(channel)
-        for worker in self.workers.values():
+        apart(functools.partial(self._jobs.lost, channel), nobodys)
+        for worker in list(self.workers.values()):
             if worker.channel is channel:
-                self.end(worker, by="killed", reason="its cell is gone")
+                self.guard(
+                    worker, functools.partial(self.end, worker, by="killed", reason="its cell is gone")
+                )
 
     def tell(self, channel: Channel, answer: requests.Answer, descriptors: list[int] | None = None) -> None:
         """Queue an answer; a cell that is gone hears nothing."""
@@ -292,13 +312,13 @@ class Launcher:
         for worker in list(self.workers.values()):
             if worker.zygote is not None and worker.start.running.reaper is not None:
                 # A zygote's init goes on, whoever it has reaped.
-                self._guard(worker, worker.start.running.reaper.attend)
+                self.guard(worker, worker.start.running.reaper.attend)
 
     def respond(
         self, channel: Channel, request: requests.Request, opened: Mapping[str, int] | None = None
     ) -> None:
-        """Answer, now or later. `opened`: what a child has opened for it, which could not be had without a
-        wait; closed here."""
+        """Answer, now or later; raises nothing. `opened`: what a child has opened for it, which could not be
+        had without a wait; closed here."""
         answer: requests.Answer | None = None
         try:
             try:
@@ -306,7 +326,7 @@ class Launcher:
                     answer = self._handle(channel, request)
             except NotAtHandError as wait:
                 self._jobs.open(channel, request, wait.spec)
-        except FAULTS as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this request's
             answer = requests.Answer(id=request.id, error=typed(error).info())
         if answer is not None:
             self.tell(channel, answer)
@@ -364,12 +384,15 @@ class Launcher:
         """Queue an answer for whoever started `worker`."""
         self.tell(worker.channel, answer)
 
-    def listen(self, descriptor: int, ready: Callable[[int], None] | None) -> None:
-        """Have `ready` called when `descriptor` is readable; None: no more. Before it is closed."""
+    def listen(self, descriptor: int, ready: Callable[[int], None] | None, fails: Fails = nobodys) -> None:
+        """Have `ready` called when `descriptor` is readable; None: no more. Before it is closed.
+
+        `fails` is told what that raises. Raises `OSError` where it can't be polled.
+        """
         if ready is None:
-            self._selector.unregister(descriptor)
-            return
-        self._selector.register(descriptor, selectors.EVENT_READ, lambda found, _: ready(found))
+            self._poll.drop(descriptor)
+        else:
+            self._poll.want(descriptor, READ, lambda found, _: ready(found), fails)
 
     def attested(self, worker: Worker) -> None:
         """A worker has passed: a fork's zygote may be forked again."""
@@ -402,11 +425,11 @@ class Launcher:
         self.admit(request.spec, request.share)
         worker = begin_launch(self.parts, request, channel)
         self.add(worker)
-        try:
-            self.watch(worker, worker.start.waits_for)
-            self.recording.start(worker)
-        except FAULTS as error:
-            self.fail(worker, error)
+        self.guard(worker, functools.partial(self._set_out, worker))
+
+    def _set_out(self, worker: Worker) -> None:
+        self.watch(worker, worker.start.waits_for)
+        self.recording.start(worker)
 
     def add(self, worker: Worker) -> None:
         """Take `worker` into the loop, from its first step on."""
@@ -430,18 +453,25 @@ class Launcher:
         )
 
     def watch(self, worker: Worker, *wanted: int | None) -> None:
-        """Poll these for `worker`, and nothing else."""
-        descriptors = {descriptor for descriptor in wanted if descriptor is not None}
-
-        def ready(descriptor: int, _: int) -> None:
-            if descriptor in worker.watched:
-                self._guard(worker, functools.partial(self._noticed, worker, descriptor))
-
-        for descriptor in worker.watched - descriptors:
-            self._selector.unregister(descriptor)
-        for descriptor in descriptors - worker.watched:
-            self._selector.register(descriptor, selectors.EVENT_READ, ready)
-        worker.watched = descriptors
+        """Poll these for `worker`, and nothing else. Raises `OSError` where a start's can't be polled; of one
+        that runs, it is tried again."""
+        worker.wanted = {descriptor for descriptor in wanted if descriptor is not None}
+        for descriptor in worker.watched - worker.wanted:
+            self._poll.drop(descriptor)
+        worker.watched &= worker.wanted
+        try:
+            for descriptor in worker.wanted - worker.watched:
+                self._poll.want(
+                    descriptor,
+                    READ,
+                    lambda found, _: self._noticed(worker, found),
+                    functools.partial(self._faulty, worker),
+                )
+                worker.watched.add(descriptor)
+        except OSError as error:
+            if not worker.running or not shortage(error):
+                raise
+            self._restless.add(worker)
 
     def _noticed(self, worker: Worker, descriptor: int) -> None:
         if not worker.started:
@@ -480,12 +510,12 @@ class Launcher:
             if worker.spec.kind == "zygote":
                 worker.zygote = Zygote(worker.spec, start.running, worker.cgroup, worker.uid)
             self.watch_running(worker)
+            if worker.staged is not None:
+                self.parts.stage.release(worker.staged)
         except FAULTS as error:
             self.fail(worker, error)
             return
         worker.started = True
-        if worker.staged is not None:
-            self.parts.stage.release(worker.staged)
         ends = list(start.running.host_ends)
         start.running.host_ends = ()
         launched = Launched(
@@ -550,13 +580,13 @@ class Launcher:
     def _step(self, worker: Worker, ending: Ending) -> None:
         try:
             report = ending.step()
-        except FAULTS:
-            report = None  # what can't be told now is asked again: nothing counts as gone before
+        except Exception:  # noqa: BLE001 - what can't be told now is asked again: nothing counts as gone before
+            report = None
             ending.failed()
         if report is not None:
-            self._forget(worker)
-            self.recording.ended(worker, report)
-            self._report(worker, report)
+            apart(functools.partial(self._forget, worker), nobodys)
+            apart(functools.partial(self.recording.ended, worker, report), nobodys)
+            apart(functools.partial(self._report, worker, report), nobodys)
         elif ending.slow:
             self._reap_orphans()
         if report is None and ending.overdue and worker.killers:
@@ -593,17 +623,17 @@ class Launcher:
         """Nothing is left of it: its uid and folders are free."""
         del self.workers[worker.name]
         self._restless.discard(worker)
-        if worker.staged is not None:
-            with contextlib.suppress(*FAULTS):  # an empty folder may stay, until the launcher ends
-                self.parts.stage.discard(worker.staged)
-        if worker.zygote is not None:
-            worker.zygote.close()
-            self.left |= worker.zygote.left
-        if worker.parent is not None and worker.parent.zygote is not None:
-            worker.parent.zygote.sessions.discard(worker.name)
         for uid in (worker.uid, worker.root_uid):
             if uid is not None:
                 self.parts.uids.give_back(uid)
+        if worker.parent is not None and worker.parent.zygote is not None:
+            worker.parent.zygote.sessions.discard(worker.name)
+        if worker.zygote is not None:
+            worker.zygote.close()
+            self.left |= worker.zygote.left
+        if worker.staged is not None:
+            with contextlib.suppress(*FAULTS):  # an empty folder may stay, until the launcher ends
+                self.parts.stage.discard(worker.staged)
         with contextlib.suppress(*FAULTS):  # the next one tidies again
             self.parts.parent.tidy()
 
@@ -622,13 +652,11 @@ class Launcher:
 
     def _end_all(self) -> None:
         for worker in list(self.workers.values()):
-            self.end(worker, by="killed")
+            self.guard(worker, functools.partial(self.end, worker, by="killed"))
         deadline = time.monotonic() + _STOP_SECONDS
         while self.workers and time.monotonic() < deadline:
             for worker in list(self.workers.values()):
-                if worker.ending is not None:
-                    with contextlib.suppress(ChannelClosedError):
-                        self._step(worker, worker.ending)
+                self.guard(worker, functools.partial(self._visit, worker, time.monotonic()))
             time.sleep(min((w.ending.pause for w in self.workers.values() if w.ending), default=0.0))
 
 

@@ -12,6 +12,7 @@ from bridgehold.records.workers import WorkerExited
 from bridgehold.sandbox.cgroups import CgroupParent, SessionCgroup
 from bridgehold.sandbox.fork.forks import Fork
 from bridgehold.sandbox.fork.zygote import Zygote
+from bridgehold.sandbox.launch.bwrap import Bubblewrap
 from bridgehold.sandbox.launch.cold import Start
 from bridgehold.sandbox.launch.roots import Roots
 from bridgehold.sandbox.launch.staging import NoStage, Stage, Staged
@@ -38,7 +39,7 @@ class Parts(msgspec.Struct, kw_only=True):
     stage: Stage | NoStage
     seccomp: bytes
     zygote_seccomp: bytes
-    bwrap: str
+    bwrap: Bubblewrap
 
     @property
     def forks(self) -> bool:
@@ -94,7 +95,11 @@ class Worker:
         """Monotonic time by which that has to be; none where it is, or was not asked for."""
         self.ended: WorkerExited | None = None
         """Nothing is left of it."""
+        self.wanted: set[int] = set()
+        """Descriptors that are to be polled, and below those that are."""
         self.watched: set[int] = set()
+        self.fault: Exception | None = None
+        """What has gone wrong with it, and ends it as soon as that can be done."""
         self.suspect_until = 0.0
         """Monotonic time up to which a kill for memory may still show."""
 

@@ -20,7 +20,7 @@ from bridgehold.audit.events import CommandIntent, CommandOutcome
 from bridgehold.bridges.frames import ChunkFrame, FaultFrame, ProgressFrame, ResultFrame
 from bridgehold.bridges.manifest import Operation
 from bridgehold.errors import AuditError, BridgeholdError, BudgetError, CancelledError, Output
-from bridgehold.host.cell.workers.calls import Stream, Watcher
+from bridgehold.host.cell.workers.calls import Watcher
 from bridgehold.host.cell.workers.translate import fault_error, middle
 from bridgehold.host.shares.buckets import CommandRates
 from bridgehold.host.shares.logs import OUTPUT_BYTES, CommandOutput
@@ -124,6 +124,7 @@ class CommandLog:
             arguments_bytes=size,
             arguments_preview=text,
             deadline_ms=plan.deadline_ms,
+            resource=plan.operation.resource if plan.operation is not None else "",
             parent=parent,
             replays=plan.replays,
         )
@@ -263,11 +264,15 @@ def output_of(plan: Plan, watcher: Watcher | None) -> CommandOutput:
     return CommandOutput(most, watcher, watcher.full) if watcher and shown else CommandOutput(most)
 
 
-def in_order(output: CommandOutput, watcher: Watcher) -> Stream:
+class InOrder:
     """Frames to `watcher`, each after what was written before it."""
 
-    def stream(frame: ChunkFrame | ProgressFrame) -> None:
-        output.flush()
-        watcher(frame)
+    def __init__(self, output: CommandOutput, watcher: Watcher) -> None:
+        self._output = output
+        self._watcher = watcher
+        self.behind = watcher.behind
 
-    return stream
+    def __call__(self, frame: ChunkFrame | ProgressFrame, /) -> None:
+        """Pass it on."""
+        self._output.flush()
+        self._watcher(frame)

@@ -14,7 +14,7 @@ from functools import partial
 
 import msgspec
 
-from bridgehold.audit.arguments import at_once, split_in_turns
+from bridgehold.audit.arguments import at_once, split_in_turns, with_contents, without_contents
 from bridgehold.audit.client import JournalClient
 from bridgehold.bridges.frames import ResultFrame
 from bridgehold.bridges.manifest import COMMON_TAKES, common_misfit
@@ -36,10 +36,10 @@ from bridgehold.host.cell.commands.command_log import (
     CommandLog,
     Counted,
     GoneError,
+    InOrder,
     Plan,
     came_of,
     ending_of,
-    in_order,
     output_of,
     used,
     with_output,
@@ -51,7 +51,7 @@ from bridgehold.host.cell.commands.replays import CompletedCommand, Step
 from bridgehold.host.cell.commands.resources import Resources
 from bridgehold.host.cell.sessions.session import Session, SessionKey
 from bridgehold.host.cell.sessions.sessions import Sessions
-from bridgehold.host.cell.tools.calls import ToolCalls, told
+from bridgehold.host.cell.tools.calls import INPUT, ToolCalls, told
 from bridgehold.host.cell.tools.offers import CallersOffer, Offers
 from bridgehold.host.cell.tools.records import ToolRecords
 from bridgehold.host.cell.tools.values import Offered, ToolContext
@@ -182,10 +182,13 @@ class Dispatch:
                 session=session.id,
                 command=plan.command,
             )
+            takes_input = INPUT in offered and plan.operation is not None and plan.operation.input
+            any_told = takes_input or plan.grant.tools.allow
             tools = ToolCalls(
                 grant=plan.grant,
                 offered=offered,
-                facts=told(plan.grant, offered) if plan.grant.tools.allow else (),
+                facts=told(plan.grant, offered, takes_input=takes_input) if any_told else (),
+                takes_input=takes_input,
                 records=ToolRecords(context, session.worker.events),
                 metrics=self._metrics,
             )
@@ -252,12 +255,18 @@ class Dispatch:
                 if not decision.allowed:
                     raise await refuse(decision, DeniedError)
         try:
-            arguments = at_once(request.arguments) or await split_in_turns(request.arguments)
+            has_contents = declared is not None and declared.contents
+            given, contents = (
+                without_contents(request.arguments) if has_contents else (request.arguments, None)
+            )
+            arguments = at_once(given) or await split_in_turns(given)
             looked = looked or not arguments.quiet
             if arguments.keys:
-                arguments = take_inline_keys(request.arguments, arguments, grant)
+                arguments = take_inline_keys(given, arguments, grant)
+            arguments = with_contents(arguments, contents) if contents is not None else arguments
             takes = declared.arguments if declared is not None else COMMON_TAKES
-            wrong, waited = await problems_in_turns(takes, arguments.kept)
+            sent = arguments.kept if contents is None else arguments.sent
+            wrong, waited = await problems_in_turns(takes, sent)
             if wrong:
                 raise manifest.misfit(declared, wrong) if declared else common_misfit(operation, wrong)
         except BridgeholdError as error:
@@ -332,11 +341,13 @@ class Dispatch:
         started = time.monotonic()
         session.called_out = False
         arguments, output = plan.arguments.kept, output_of(plan, watcher)
+        if plan.arguments.contents is not None:
+            arguments = plan.arguments.sent
         call = session.call(
             plan.request.operation,
             arguments,
             deadline_ms=plan.deadline_ms,
-            stream=in_order(output, watcher) if watcher else None,
+            stream=InOrder(output, watcher) if watcher else None,
             tools=tools,
             output=output,
         )

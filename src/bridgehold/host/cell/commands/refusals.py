@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
-from bridgehold.audit.arguments import Arguments, preview_of, split_in_turns
+from bridgehold.audit.arguments import (
+    Arguments,
+    preview_of,
+    split_in_turns,
+    with_contents,
+    without_contents,
+)
 from bridgehold.audit.events import CommandRefused
 from bridgehold.errors import (
     BridgeholdError,
@@ -37,7 +43,10 @@ class Refusal(msgspec.Struct, frozen=True):
     """Where it was known already."""
 
     async def _event(self, decision: Decision) -> CommandRefused:
-        digest, _, text = preview_of(await _told(self.request.arguments), PREVIEW_BYTES)
+        given, contents = without_contents(self.request.arguments)
+        told = await _told(given)
+        told = told if contents is None else with_contents(told, contents)
+        digest, _, text = preview_of(told, PREVIEW_BYTES)
         tenant = self.request.tenant
         return CommandRefused(
             tenant=tenant

@@ -12,7 +12,7 @@ from bridgehold.host.cell.gateway.replies import Refusal
 from bridgehold.host.cell.gateway.shapes import most_tokens, names_bound
 from bridgehold.host.cell.gateway.values import ProviderFacts, SessionFacts
 from bridgehold.keeper.slots import AUTH_QUERY, forwarded_headers
-from bridgehold.policies.content import UNREADABLE, BodyFacts, ParsedRequest, body_facts
+from bridgehold.policies.content import UNREADABLE, BodyFacts, ParsedRequest, body_facts, head_facts
 from bridgehold.policies.decide import decide_egress, secret_of
 from bridgehold.policies.model import Grant
 from bridgehold.policies.names import normalise_path
@@ -80,6 +80,8 @@ class Admitted(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     tokens: int
     """The most that it may use."""
+    unasked: bool = False
+    """Whether its answer names usage that the guest didn't ask for: that event is left out."""
     open_ended: bool
     """Whether it names no bound of its own, so that `tokens` is a guess."""
 
@@ -87,75 +89,105 @@ class Admitted(msgspec.Struct, frozen=True, kw_only=True):
         return f"Admitted({self.method} {self.provider.name}{self.path})"
 
 
-def admit(
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request's head has decided: nothing of its body can make that another."""
+
+    provider: ProviderFacts
+    method: str
+    path: str
+    """Normalised, below the provider's base."""
+    query: tuple[tuple[str, str], ...]
+    headers: tuple[tuple[str, str], ...]
+    """Those that would go on."""
+    granted: tuple[str, ...]
+    """As of `body_facts`."""
+    secret: str
+    credential: str
+
+    def __repr__(self) -> str:
+        return f"Head({self.method} {self.provider.name}{self.path})"
+
+
+def judge_head(
     grant: Grant,
     session: SessionFacts,
     request: h11.Request,
     target: Target,
-    provider: tuple[str, ProviderFacts | None],
-    body: bytes,
-) -> Admitted:
-    """`provider` is its name in the path, and what is configured under it. Raises `Refused`, and
+    named: tuple[str, ProviderFacts | None],
+) -> Head:
+    """All that a head decides before its body is read: key, provider, method, path, query, headers.
+
+    `named`: the provider's name in the path, and what is configured under it. Raises `Refused`, and
     `BadRequest` for a query that can be read in two ways.
     """
-    name, known = provider
+    name, known = named
     endpoint = next((item for item in grant.endpoints if item.provider == name), None)
-    if known is None and endpoint is not None:  # nothing else that is wrong with it matters before that
-        hint = "Add `[providers.NAME]` to config.toml; a new one waits for the host's next start."
-        raise _refused("providers", f"the host was started without a provider {name[:63]!r}", hint)
     headers = [(key.decode("latin-1"), value.decode("latin-1")) for key, value in request.headers]
     query = parse_query(target.query)
     credential = check_credential(grant, session, name, headers, query)
+    if known is None and endpoint is not None:  # nothing else that is wrong with it matters before that
+        hint = "Add `[providers.NAME]` to config.toml, and `bridgehold reload`."
+        raise _refused("providers", f"the host knows no provider {name[:63]!r}", hint)
     path = _path(target)
-    value, unreadable = _parse(body)
     asked = ParsedRequest(
         path=path,
-        body=value,
+        method=target.method,
         query=tuple((key, text) for key, text in query if key.lower() not in AUTH_QUERY),
-        headers=_kept_headers(headers, is_json=value is not None),
+        headers=forwarded_headers(headers),
         host=known.host if known else "",
     )
-    facts = unreadable or body_facts(
-        known.shape if known else "openai", asked, endpoint.fields if endpoint is not None else ()
-    )
-    rule = _decide(grant, name, target.method, path, facts)
+    granted = () if endpoint is None else ("*",) if endpoint.remote_content else endpoint.fields
+    _decide(grant, name, target.method, path, head_facts(known.shape if known else "openai", asked, granted))
     if known is None:
         raise _refused("providers", f"the host has no provider {name[:63]!r}", "Grant one that it has.")
     secret = secret_of(grant, name)
     if secret is None and not credential:
         hint = f"Name it in the policy: [secrets.{name}] provider = {name!r}."
         raise _refused("secrets", f"no secret is granted for {name}", hint)
-    if value is not None and endpoint is not None and not endpoint.remote_content:
+    return Head(
+        provider=known,
+        method=target.method,
+        path=path,
+        query=asked.query,
+        headers=asked.headers,
+        granted=granted,
+        secret=secret.name if secret else "",
+        credential=credential,
+    )
+
+
+def admit(grant: Grant, head: Head, body: bytes, parts: int) -> Admitted:
+    """Decide on a body of so many `parts` (`parts_of`) behind `head`. Raises `Refused`."""
+    known = head.provider
+    value, unreadable = _parse(body, parts)
+    asked = ParsedRequest(
+        path=head.path,
+        method=head.method,
+        body=value,
+        query=head.query,
+        headers=head.headers,
+        host=known.host,
+    )
+    facts = unreadable or body_facts(known.shape, asked, head.granted)
+    rule = _decide(grant, known.name, head.method, head.path, facts)
+    if value is not None:
         value |= dict(facts.forced)
     sent = body if value is None else msgspec.json.encode(value)
     return Admitted(
         provider=known,
-        method=target.method,
-        path=_without_version(path, known.version),
-        query=asked.query,
-        headers=asked.headers,
+        method=head.method,
+        path=_without_version(head.path, known.version),
+        query=head.query,
+        headers=_typed(head.headers) if value is not None else head.headers,
         body=sent,
         rule=rule,
-        secret=secret.name if secret else "",
-        credential=credential,
+        secret=head.secret,
+        credential=head.credential,
         model=facts.model[:100],
-        tokens=most_tokens(known.shape, value, len(sent)) if facts.generates else len(sent),
+        tokens=most_tokens(known.shape, value, len(sent), facts),
+        unasked=facts.unasked,
         open_ended=facts.generates and not names_bound(known.shape, value),
     )
-
-
-def judge_head(
-    grant: Grant, session: SessionFacts, request: h11.Request, target: Target, provider: ProviderFacts | None
-) -> None:
-    """What a request's head alone decides, before its body is read: whose key came, and which path is meant.
-
-    Raises `Refused`, and `BadRequest` for a query that can be read in two ways.
-    """
-    name = target.path.removeprefix("/").partition("/")[0]
-    headers = [(key.decode("latin-1"), value.decode("latin-1")) for key, value in request.headers]
-    check_credential(grant, session, name, headers, parse_query(target.query))
-    if provider is None or provider.shape != "hub":  # a hub's paths are its own
-        _path(target)
 
 
 def _path(target: Target) -> str:
@@ -188,11 +220,8 @@ def _refused(rule: str, reason: str, hint: str = "") -> Refused:
     return Refused(Refusal(status=403, rule=rule, reason=reason, hint=hint))
 
 
-def _kept_headers(headers: Pairs, *, is_json: bool) -> tuple[tuple[str, str], ...]:
-    kept = forwarded_headers(headers)
-    if not is_json:
-        return kept
-    return (*(pair for pair in kept if pair[0] != "content-type"), ("content-type", "application/json"))
+def _typed(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    return (*(pair for pair in headers if pair[0] != "content-type"), ("content-type", "application/json"))
 
 
 def parts_of(body: bytes) -> int:
@@ -200,7 +229,7 @@ def parts_of(body: bytes) -> int:
     return sum(body.count(mark) for mark in (b"[", b"{", b",", b":"))
 
 
-def _parse(body: bytes) -> tuple[dict[str, object] | None, BodyFacts | None]:
+def _parse(body: bytes, parts: int) -> tuple[dict[str, object] | None, BodyFacts | None]:
     """(the JSON object that is decided on and sent on, why there is none that can be) (pure).
 
     What goes out is encoded anew from what was decided on: a key that stands twice, or anything
@@ -208,7 +237,7 @@ def _parse(body: bytes) -> tuple[dict[str, object] | None, BodyFacts | None]:
     """
     if not body:
         return None, None
-    if parts_of(body) > _PARTS:
+    if parts > _PARTS:
         return None, BodyFacts(unreadable="more values than are judged")
     try:
         value = msgspec.json.decode(body)

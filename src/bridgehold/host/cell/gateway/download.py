@@ -10,7 +10,7 @@ import msgspec
 
 from bridgehold.errors import DeniedError
 from bridgehold.host.cell.gateway.admit import Refused, check_credential
-from bridgehold.host.cell.gateway.parse import Target, parse_query
+from bridgehold.host.cell.gateway.parse import Target, declared, parse_query
 from bridgehold.host.cell.gateway.replies import Refusal
 from bridgehold.host.cell.gateway.values import ProviderFacts
 from bridgehold.policies.decide import secret_of
@@ -53,7 +53,6 @@ def admit_download(
     request: h11.Request,
     target: Target,
     hub: ProviderFacts,
-    body: bytes,
 ) -> DownloadRequest:
     """Raises `Refused`, and `BadRequest` for a query that can be read in two ways."""
     headers = [(key.decode("latin-1"), value.decode("latin-1")) for key, value in request.headers]
@@ -62,7 +61,7 @@ def admit_download(
         raise Refused(
             Refusal(status=401, rule="placeholder.own-key", reason="a hub takes no key of a guest's")
         )
-    if target.method not in ("GET", "HEAD") or body:
+    if target.method not in ("GET", "HEAD") or declared(request, 1):
         raise Refused(Refusal(status=403, rule="hub.method", reason="a hub is only read: GET and HEAD"))
     if [pair for pair in query if pair != ("blobs", "true")]:
         raise Refused(Refusal(status=403, rule="gateway.query", reason="a hub takes no query but blobs=true"))

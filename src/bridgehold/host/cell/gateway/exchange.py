@@ -13,7 +13,7 @@ from bridgehold.host.cell.gateway.records import Announced
 from bridgehold.host.cell.gateway.redirects import led_within
 from bridgehold.host.cell.gateway.replies import Refusal, Replies
 from bridgehold.host.cell.gateway.shapes import Usage
-from bridgehold.host.cell.gateway.usage import NOTHING, UsageTap, charge
+from bridgehold.host.cell.gateway.usage import NOTHING, Unasked, UsageTap, charge, is_stream
 from bridgehold.host.cell.gateway.wire import GuestGone, Wire
 from bridgehold.keeper.protocol import REDIRECT, UNREACHED, UpstreamRequest
 
@@ -153,12 +153,18 @@ class Exchange:
         self._status = self._answered = response.status
         content_type = next((v for n, v in response.headers if n == "content-type"), "")
         self._tap = UsageTap(self._admitted.provider.shape, content_type)
+        headers = self._followable(response)
+        left_out = Unasked() if self._admitted.unasked and is_stream(content_type) else None
+        if left_out is not None:
+            headers = [(name, value) for name, value in headers if name != "content-length"]
         try:
-            await self._replies.head(response.status, self._followable(response))
+            await self._replies.head(response.status, headers)
             async for chunk in response.body():
                 self._tap.feed(chunk)
-                await self._replies.data(chunk)
+                await self._replies.data(chunk if left_out is None else left_out.feed(chunk))
             self._tap.end()
+            if left_out is not None:
+                await self._replies.data(left_out.end())
             await self._replies.end()
         finally:
             self._scrubbed = response.done.scrubbed

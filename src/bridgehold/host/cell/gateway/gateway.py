@@ -26,7 +26,7 @@ from bridgehold.host.cell.gateway.values import Attribution, GatewayLimits, Prov
 from bridgehold.host.cell.gateway.wire import GuestGone, Wire
 from bridgehold.host.cell.store.downloads import Downloads
 from bridgehold.host.shares.budgets import Budgets, Buffers, TokenBucket
-from bridgehold.host.shares.dialling import Dial, apart, dial
+from bridgehold.host.shares.dialling import Dial, dial
 from bridgehold.host.shares.session_events import SessionEvents
 from bridgehold.keeper.resolve import Lookup, system_lookup
 from bridgehold.policies.decide import secret_of
@@ -63,8 +63,7 @@ class Gateway:
         records = Records(facts, attribution, events)
         self._served = Served(grant, facts, records, buffers, self._limits)
         self._upstream = Upstream(keeper, budgets, downloads, providers)
-        hosts, addresses = apart({name: (one.host, one.port) for name, one in providers.items()})
-        self._places = Places(lookup, dial, hosts=hosts, addresses=addresses)
+        self._places = Places(lookup, dial, providers)
         rate = grant.rate.connections_per_second
         self._connections = TokenBucket(rate, rate)
         self._requests = TokenBucket(self._limits.requests_per_second, self._limits.requests_per_second * 2)

@@ -45,8 +45,15 @@ class GatewayOpener:
         self._attribution = attribution
         self._limits = limits or GatewayLimits()
         self._openings = openings
-        self._providers = provider_facts(config)
+        self.providers = provider_facts(config)
+        """As they are now: every gateway looks here."""
         self._buffers = Buffers(parse_size(config.host.buffered_bytes))
+
+    def replace(self, config: Config) -> None:
+        """Other providers hold from now on, for sessions that are open too."""
+        now = provider_facts(config)
+        self.providers.clear()
+        self.providers.update(now)
 
     @property
     def buffers(self) -> Buffers:
@@ -71,7 +78,7 @@ class GatewayOpener:
             events=events,
             budgets=self._budgets,
             buffers=self._buffers,
-            providers=self._providers,
+            providers=self.providers,
             downloads=self._downloads,
             attribution=lambda: self._attribution(session),
             limits=self._limits,

@@ -22,16 +22,17 @@ from bridgehold.host.cell.gateway.credentials import holds_placeholder
 from bridgehold.host.cell.gateway.parse import Target, declared
 from bridgehold.host.cell.gateway.replies import Refusal, Replies
 from bridgehold.host.cell.gateway.wire import GuestGone, Wire
-from bridgehold.host.shares.dialling import Dial
+from bridgehold.host.shares.dialling import Apart, Dial, apart
 from bridgehold.keeper.resolve import Lookup, resolve
 from bridgehold.keeper.slots import HOP_HEADERS
 from bridgehold.policies.decide import decide_address, decide_connect
 from bridgehold.policies.names import normalise_host
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from bridgehold.host.cell.gateway.served import Served, Slow
+    from bridgehold.host.cell.gateway.values import ProviderFacts
 
 _CHUNK = 64 * 1024
 _HELLO_SECONDS = 10.0
@@ -43,8 +44,20 @@ class Places:
 
     lookup: Lookup
     dial: Dial
-    hosts: frozenset[str]
-    addresses: frozenset[tuple[str, int]]
+    providers: Mapping[str, ProviderFacts]
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """Names of providers' hosts."""
+        return self._apart()[0]
+
+    @property
+    def addresses(self) -> frozenset[tuple[str, int]]:
+        """Of providers that have no name."""
+        return self._apart()[1]
+
+    def _apart(self) -> Apart:
+        return apart({name: (one.host, one.port) for name, one in self.providers.items()})
 
 
 class Outbound:

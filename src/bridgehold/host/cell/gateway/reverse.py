@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import h11
 
 from bridgehold.errors import BridgeholdError, BudgetError, SuspendedError
-from bridgehold.host.cell.gateway.admit import Admitted, Refused, admit, judge_head, parts_of
+from bridgehold.host.cell.gateway.admit import Admitted, Head, Refused, admit, judge_head, parts_of
 from bridgehold.host.cell.gateway.download import admit_download
 from bridgehold.host.cell.gateway.exchange import Exchange
 from bridgehold.host.cell.gateway.hub import HubProxy
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 
 _FEW = 5_000
+_SMALL = 256 * 1024
+_PART_BYTES = 64
+"""Bytes that cost as much to judge as a bracket or separator."""
 _BESIDE = ThreadPoolExecutor(max_workers=2, thread_name_prefix="judge")
 """For large bodies only: hostile ones wait behind each other, and small ones behind none."""
 
@@ -34,7 +37,7 @@ class ReverseProxy:
     """Serves the reverse-proxy requests of one gateway."""
 
     def __init__(self, served: Served, upstream: Upstream, parts: TokenBucket, slow: Slow) -> None:
-        """`parts`: how many parts of large bodies are judged a second; `slow`: before each refusal."""
+        """`parts`: how many parts of bodies are judged a second; `slow`: before each refusal."""
         self._served = served
         self._upstream = upstream
         self._parts = parts
@@ -69,25 +72,16 @@ class ReverseProxy:
         named: tuple[str, ProviderFacts | None],
     ) -> Refusal | None:
         """Why not, before anything was answered; of the body all, some or nothing is read then."""
-        provider = named[1]
+        grant, facts, provider = self._served.grant, self._served.facts, named[1]
         try:
-            judge_head(self._served.grant, self._served.facts, request, target, provider)
-            bound = self._served.grant.limits.request_bytes
-            async with self._served.buffers.hold(
-                self._served.facts.owner, declared(request, bound)
-            ) as holding:
-                body = await wire.read_body(connection, bound)
-                if body is None:
-                    reason = f"a body of more than {bound} bytes"
-                    return Refusal(status=413, rule="limits.request", reason=reason)
-                holding.shrink(len(body))
-                if provider is not None and provider.shape == "hub":
-                    asked = admit_download(
-                        self._served.grant, self._served.facts, request, target, provider, body
-                    )
-                    await self._hub.serve(wire, replies, asked)
-                else:
-                    await self._forward(wire, replies, await self._admit(request, target, named, body))
+            if provider is not None and provider.shape == "hub":
+                wanted = admit_download(grant, facts, request, target, provider)
+                await wire.read_body(connection, 0)  # it has none
+                await self._hub.serve(wire, replies, wanted)
+            else:
+                head = judge_head(grant, facts, request, target, named)
+                self._upstream.budgets.demand(facts.tenant, head.provider.name, grant.rate)
+                await self._with_body(wire, replies, connection, request, head)
         except Refused as refused:
             return refused.refusal
         except SuspendedError as error:
@@ -97,6 +91,18 @@ class ReverseProxy:
         except BridgeholdError as error:
             return Refusal(status=503, rule=f"gateway.{error.code}", reason=error.message, hint=error.hint)
         return None
+
+    async def _with_body(
+        self, wire: Wire, replies: Replies, connection: h11.Connection, request: h11.Request, head: Head
+    ) -> None:
+        bound = self._served.grant.limits.request_bytes
+        async with self._served.buffers.hold(self._served.facts.owner, declared(request, bound)) as holding:
+            body = await wire.read_body(connection, bound)
+            if body is None:
+                reason = f"a body of more than {bound} bytes"
+                raise Refused(Refusal(status=413, rule="limits.request", reason=reason))
+            holding.shrink(len(body))
+            await self._forward(wire, replies, await self._admit(head, body))
 
     async def _refuse(
         self,
@@ -120,18 +126,21 @@ class ReverseProxy:
         await self._slow()
         await replies.refuse(refusal, event, close=close)
 
-    async def _admit(
-        self, request: h11.Request, target: Target, provider: tuple[str, ProviderFacts | None], body: bytes
-    ) -> Admitted:
-        """Judge the request; a body of many parts waits its turn, and is judged beside the loop."""
-        parts = parts_of(body)
-        if parts <= _FEW:
-            return admit(self._served.grant, self._served.facts, request, target, provider, body)
-        await asyncio.sleep(self._parts.take(parts, time.monotonic()))
-        judge = functools.partial(
-            admit, self._served.grant, self._served.facts, request, target, provider, body
-        )
-        return await asyncio.get_running_loop().run_in_executor(_BESIDE, judge)
+    async def _admit(self, head: Head, body: bytes) -> Admitted:
+        """Judge the body once its session's bucket allows for it; a large one beside the loop."""
+        beside = functools.partial(asyncio.get_running_loop().run_in_executor, _BESIDE)
+        await self._take(len(body) // _PART_BYTES)
+        small = len(body) <= _SMALL
+        parts = parts_of(body) if small else await beside(parts_of, body)
+        await self._take(parts)
+        if small and parts <= _FEW:
+            return admit(self._served.grant, head, body, parts)
+        return await beside(admit, self._served.grant, head, body, parts)
+
+    async def _take(self, parts: int) -> None:
+        wait = self._parts.take(parts, time.monotonic())
+        if wait:
+            await asyncio.sleep(wait)
 
     async def _forward(self, wire: Wire, replies: Replies, admitted: Admitted) -> None:
         reservation = self._upstream.budgets.reserve(

@@ -6,16 +6,19 @@ A shape is a row of this table; the rest of the gateway knows none by name.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 
 import msgspec
 
 from bridgehold.config.providers import Shape
-from bridgehold.policies.content import fold
+from bridgehold.policies.content import NO_BODY, BodyFacts, fold
 
 UNBOUND = 8_192
 """What a request that names no bound of its own is taken to want."""
 _LONGEST = 1_000_000
+_BESIDE = 1_000
+_MAKING = re.compile(r"image|tts|audio|speech|video", re.IGNORECASE)
 _ANSWERS = 128
 """No provider makes an answer of more tokens, or more answers of one prompt."""
 
@@ -58,6 +61,13 @@ class ShapeRules(msgspec.Struct, frozen=True, kw_only=True):
     """Where it says how many answers it wants."""
     inside: str = ""
     """The table of the body that holds these; empty: the body itself."""
+    thinking: tuple[str, str] = ("", "")
+    """A table in the same place, and where it says how many tokens of thought it wants: a bound below that
+    may not hold for them."""
+    kinds: str = ""
+    """Where it says what kinds of answer it wants: a bound of few tokens may not hold for what is no text."""
+    beside: tuple[str, ...] = ()
+    """Fields on which the provider says something of its own to the model, which is billed as input."""
 
 
 def _own(denial: Denial) -> dict[str, object]:
@@ -192,6 +202,8 @@ _SHAPES: dict[str, ShapeRules] = {
         denial=_anthropic_denial,
         usage=_anthropic_usage,
         last=_anthropic_last,
+        thinking=("thinking", "budget_tokens"),
+        beside=("tools", "output_config", "output_format"),
     ),
     "gemini": ShapeRules(
         denial=_gemini_denial,
@@ -199,7 +211,9 @@ _SHAPES: dict[str, ShapeRules] = {
         last=_never,
         most=("maxoutputtokens",),
         times=("candidatecount",),
-        inside="generationconfig",
+        inside="generationConfig",
+        thinking=("thinkingConfig", "thinkingBudget"),
+        kinds="responseModalities",
     ),
     "hub": ShapeRules(
         denial=_hub_denial,
@@ -224,8 +238,9 @@ def denial_body(shape: Shape | str, denial: Denial) -> bytes:
     return msgspec.json.encode(rules_of(shape).denial(denial))
 
 
-def most_tokens(shape: Shape | str, body: object, body_bytes: int) -> int:
-    """The most tokens that a request may use: one for each byte of it, and its own bound for each answer.
+def most_tokens(shape: Shape | str, body: object, body_bytes: int, facts: BodyFacts = NO_BODY) -> int:
+    """The most tokens that a request may use: one for each byte of it, what its media may cost, and its own
+    bound for each answer.
 
     A request without a bound, or one that can't be read, is taken to want `UNBOUND` tokens; one without a
     body has nothing generated. What no provider gives is not taken at its word, so that one request that
@@ -233,21 +248,29 @@ def most_tokens(shape: Shape | str, body: object, body_bytes: int) -> int:
     """
     if not isinstance(body, dict):
         return body_bytes + UNBOUND if body_bytes else 0
+    if not facts.generates:
+        return body_bytes + facts.media
     if rules_of(shape) is _SHAPES["custom"]:  # its requests may have any shape
-        return max(most_tokens(one, body, body_bytes) for one in ("openai", "anthropic", "gemini"))
+        return max(most_tokens(one, body, body_bytes, facts) for one in ("openai", "anthropic", "gemini"))
     rules = rules_of(shape)
-    held = _folded(body).get(rules.inside) if rules.inside else body
-    named = _folded(held) if isinstance(held, dict) else {}
-    bound = max(_bounded(named.get(fold(name)), _LONGEST) for name in rules.most) or UNBOUND
+    named = _folded(_folded(body).get(fold(rules.inside)) if rules.inside else body)
+    bound = max(_bounded(named.get(fold(name)), _LONGEST) for name in rules.most)
+    bound = bound or max(UNBOUND, facts.each * body_bytes)
+    table, field = rules.thinking
+    thoughts = _bounded(_folded(named.get(fold(table))).get(fold(field)), _LONGEST)
+    bound += thoughts if thoughts >= bound else 0
+    if _makes_more_than_text(named.get(fold(rules.kinds)), facts.model):
+        bound = max(bound, UNBOUND)
     answers = max(1, *(_bounded(named.get(fold(name)), _ANSWERS) for name in rules.times))
-    return body_bytes + bound * answers * _prompts(body.get("prompt"))
+    given = body_bytes + facts.media + (_BESIDE if any(named.get(fold(name)) for name in rules.beside) else 0)
+    return given + bound * answers * _prompts(body.get("prompt"))
 
 
 def names_bound(shape: Shape | str, body: object) -> bool:
     """Whether a request says itself how many tokens it wants at most; for ``custom`` nobody knows where."""
     rules = rules_of(shape)
-    held = _folded(body).get(rules.inside) if rules.inside and isinstance(body, dict) else body
-    named = _folded(held) if isinstance(held, dict) and rules is not _SHAPES["custom"] else {}
+    held = _folded(body).get(fold(rules.inside)) if rules.inside else body
+    named = _folded(held) if rules is not _SHAPES["custom"] else {}
     return any(_bounded(named.get(fold(name)), _LONGEST) for name in rules.most)
 
 
@@ -262,5 +285,12 @@ def _prompts(prompt: object) -> int:
     return len(prompt)
 
 
-def _folded(table: dict[str, object]) -> dict[str, object]:
-    return {fold(name): value for name, value in table.items()}
+def _makes_more_than_text(kinds: object, model: str) -> bool:
+    """Whether it asks for pictures or sound, or a model whose name says that it makes them."""
+    wanted = [kind for kind in kinds if isinstance(kind, str)] if isinstance(kinds, list) else []
+    return any(kind.lower() != "text" for kind in wanted) or _MAKING.search(model) is not None
+
+
+def _folded(table: object) -> dict[str, object]:
+    """Empty for what is no table."""
+    return {fold(name): value for name, value in table.items()} if isinstance(table, dict) else {}

@@ -31,7 +31,13 @@ _LONGEST_USAGE, _MOST_LOOKS = 8 * 1024, 4
 """Of the name of a usage, as many as are looked at from the end: a model may have written more of them."""
 _LONGEST_NAME = 32
 _WITHIN = re.compile(rb'[^"\\\n]*(?:\\[^\n][^"\\\n]*)*')
+_NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 _SPACES = re.compile(rb"[ \t\r\n]*")
+
+
+def is_stream(content_type: str) -> bool:
+    """Whether an answer of this type is a stream of events."""
+    return content_type.partition(";")[0].strip().lower() == "text/event-stream"
 
 
 class Counted(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,12 +73,62 @@ def charge(reserved: int, counted: Counted, status: int, *, open_ended: int = 0)
     return max(reserved, known, open_ended and max(open_ended, said.input_tokens) + counted.text)
 
 
+class Unasked:
+    """Leaves the event that names the usage out of a stream of chat completions: a client that didn't ask
+    for it takes the first choice of each event. All else passes as it came, line by line."""
+
+    def __init__(self) -> None:
+        self._line = bytearray()
+        self._passing = False
+        """Within a line that is too long to be held back."""
+        self._dropped = False
+
+    def feed(self, chunk: bytes) -> bytes:
+        """What goes on to the guest."""
+        made = bytearray()
+        *lines, rest = chunk.split(b"\n")
+        for line in lines:
+            self._line += line + b"\n"
+            made += self._passed()
+            self._passing = False
+        self._line += rest
+        if self._passing or len(self._line) > _LINE:
+            made += self._line
+            self._line, self._passing = bytearray(), True
+        return bytes(made)
+
+    def end(self) -> bytes:
+        """The rest of it."""
+        return self._passed()
+
+    def _passed(self) -> bytes:
+        line, self._line = bytes(self._line), bytearray()
+        if self._passing:
+            return line
+        empty = not line.strip()
+        if (empty and self._dropped) or _says_usage_alone(line):
+            self._dropped = not empty  # and the empty line that ends the event
+            return b""
+        self._dropped = False
+        return line
+
+
+def _says_usage_alone(line: bytes) -> bool:
+    if not line.startswith(b"data:") or b'"usage"' not in line or _NO_CHOICES.search(line) is None:
+        return False
+    try:
+        value = msgspec.json.decode(line[5:])
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        return False
+    return isinstance(value, dict) and value.get("choices") == [] and isinstance(value.get("usage"), dict)
+
+
 class UsageTap:
     """Feed it every chunk, say `end` at the answer's end, ask for `counted` whenever."""
 
     def __init__(self, shape: str, content_type: str) -> None:
         self._rules = rules_of(shape)
-        self._stream = content_type.partition(";")[0].strip().lower() == "text/event-stream"
+        self._stream = is_stream(content_type)
         self._buffer = bytearray()
         self._skipping = False
         self._said: Usage | None = None

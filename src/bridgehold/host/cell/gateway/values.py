@@ -65,7 +65,7 @@ class GatewayLimits(msgspec.Struct, frozen=True, kw_only=True):
     requests_per_second: int = 100
     reads_per_second: int = 1_000
     parts_per_second: int = 100_000
-    """Brackets and separators of large JSON bodies: what judging them costs."""
+    """Brackets and separators of bodies, and every 64 bytes: what judging them costs."""
     refusals_per_second: int = 20
     """Past these, the session's connections are read more slowly, all together."""
     tunnel_idle_ms: int = 300_000

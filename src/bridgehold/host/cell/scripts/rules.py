@@ -98,7 +98,7 @@ def script_inside(
         raise ConfigError(
             f"{bridge} is a foreign bridge whose scripts are nowhere",
             where="config.toml",
-            hint=f'Name their folder: [bridges.{bridge}] scripts = "/srv/app/python"; start the host anew.',
+            hint=f'Name it: [bridges.{bridge}] scripts = "/srv/app/python", and `bridgehold reload`.',
         )
     given = tuple(args)
     if len(text) + sum(map(len, given)) > MAX_TEXT or len(given) > 256:
@@ -110,8 +110,7 @@ def script_inside(
             raise DeniedError(
                 f"the script is not below {bridge}'s folder of scripts",
                 where=f"[bridges.{bridge}] scripts",
-                hint="An operator names the one folder whose scripts this profile may run; another one waits "
-                "for the host's next start.",
+                hint="An operator names the one folder whose scripts this profile may run, and reloads.",
             )
         inside = found
     further = (_inside(folder, scripts) for folder in path)

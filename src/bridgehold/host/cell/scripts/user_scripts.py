@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable
 
 import msgspec
 
@@ -39,19 +40,16 @@ class UserScripts:
         sessions: Sessions,
         journal: JournalClient,
         make_order: OrderMaker,
-        scripts: Mapping[str, str],
         settings: Settings,
         metrics: Metrics,
         refusals: Refusals,
         rates: CommandRates,
         on_degraded: Callable[[str], None],
     ) -> None:
-        """`scripts`: by bridge, the one folder that its scripts lie in."""
         self._registry = registry
         self._sessions = sessions
         self._journal = journal
         self._make_order = make_order
-        self._scripts = scripts
         self._settings = settings
         self._metrics = metrics
         self._refusals = refusals
@@ -73,7 +71,7 @@ class UserScripts:
             params.text,
             params.args,
             params.path,
-            scripts=self._scripts.get(bridge, ""),
+            scripts=await self._folder(bridge),
             bridge=bridge,
         )
         key = SessionKey(parse_name(params.tenant, "tenant"), bridge, random_id("n", 10))
@@ -114,6 +112,11 @@ class UserScripts:
             return told
         finally:
             opening.add_done_callback(self._forget)
+
+    async def _folder(self, bridge: str) -> str:
+        """The one that its scripts lie in, without links; empty where none is named."""
+        named = self._settings.bridge(bridge).scripts
+        return await asyncio.to_thread(os.path.realpath, named) if named else ""
 
     def _forget(self, opening: asyncio.Future[Session]) -> None:
         """Also where the caller left before its session was open."""

@@ -28,7 +28,7 @@ from bridgehold.host.cell.tools.records import ToolRecords
 from bridgehold.host.cell.tools.values import Offered, ToolMeans, ToolSource, ToolSpec
 from bridgehold.host.cell.workers.pipes import GuestPipes
 from bridgehold.host.shares.observe import Metrics
-from bridgehold.policies.decide import decide_tool
+from bridgehold.policies.decide import DEFAULT_DENY, decide_tool
 from bridgehold.policies.model import Decision, Grant
 from bridgehold.policies.units import format_ms
 
@@ -37,9 +37,26 @@ MOST_PER_COMMAND = 1_000
 _MESSAGE = 2_000
 
 
-def told(grant: Grant, offered: Offered) -> tuple[ToolFact, ...]:
+INPUT = "stdin"
+"""The tool by which a caller gives a command its standard input, where the manifest says so."""
+
+
+def told(grant: Grant, offered: Offered, *, takes_input: bool = False) -> tuple[ToolFact, ...]:
     """What a bridge is told of: what it is granted of what is offered (pure)."""
-    return tuple(tool.fact for name, (tool, _) in offered.items() if decide_tool(grant, name).allowed)
+    return tuple(
+        tool.fact
+        for name, (tool, _) in offered.items()
+        if _decide(grant, name, tool, takes_input=takes_input).allowed
+    )
+
+
+def _decide(grant: Grant, name: str, tool: ToolSpec | None, *, takes_input: bool) -> Decision:
+    """By the policy. What a caller types into its own command needs no grant; a policy may deny it."""
+    decision = decide_tool(grant, name)
+    asked = takes_input and name == INPUT and tool is not None and tool.how == "caller"
+    if asked and decision.rule == DEFAULT_DENY:
+        return Decision(allowed=True, rule="input", reason="the command's own caller gives its input")
+    return decision
 
 
 class ToolCalls(msgspec.Struct, kw_only=True):
@@ -49,6 +66,8 @@ class ToolCalls(msgspec.Struct, kw_only=True):
     offered: Offered
     facts: tuple[ToolFact, ...] = ()
     """What the bridge is told of (`told`)."""
+    takes_input: bool = False
+    """Whether the command takes what its caller's tool `INPUT` gives."""
     records: ToolRecords
     metrics: Metrics
     running: set[asyncio.Task[None]] = msgspec.field(default_factory=set)
@@ -113,7 +132,7 @@ class ToolCalls(msgspec.Struct, kw_only=True):
 
     async def _decided(self, frame: ToolCallFrame) -> tuple[ToolSpec, ToolSource, Decision]:
         found = self.offered.get(frame.tool)
-        decision = decide_tool(self.grant, frame.tool)
+        decision = _decide(self.grant, frame.tool, found[0] if found else None, takes_input=self.takes_input)
         if found is None or not decision.allowed:
             if decision.allowed:
                 reason = f"the tool {frame.tool[:80]!r} is not offered to this command"

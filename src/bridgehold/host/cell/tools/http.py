@@ -31,6 +31,7 @@ from bridgehold.host.cell.tools.values import ToolContext, ToolMeans, ToolSpec
 from bridgehold.host.shares.budgets import Budgets, Reservation
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.keeper.protocol import UpstreamRequest
+from bridgehold.policies.content import ParsedRequest, body_facts
 from bridgehold.policies.decide import decide_tool, tool_secret_of
 
 _MOST_BYTES = 4 * 1024 * 1024
@@ -75,9 +76,15 @@ class HttpTools:
         if not names_model and not self._budgets.spending.dearer(name, model):
             model = ""  # the address says which: the guest's word makes nothing cheaper
         generates = provider.shape != "custom" or self._budgets.spending.priced(name)
-        reserved = most_tokens(provider.shape, arguments, len(body)) if generates else 0
+        facts = body_facts(provider.shape, ParsedRequest(path=path, body=arguments), ("*",))
+        reserved = most_tokens(provider.shape, arguments, len(body), facts) if generates else 0
         reservation = self._budgets.reserve(
-            (context.tenant, grant.bridge), name, grant.rate, reserved, time.monotonic(), model
+            (context.tenant, grant.bridge),
+            name,
+            grant.rate,
+            reserved,
+            time.monotonic(),
+            model or None,
         )
         records = Records(
             SessionFacts(tenant=context.tenant, session=context.session),

@@ -29,7 +29,16 @@ from bridgehold.host.shares.logs import OutputPiece
 from bridgehold.protocol.values import QUEUE_BOUND
 
 T = TypeVar("T")
-Stream = Callable[[ChunkFrame | ProgressFrame], None]
+
+
+class Stream(Protocol):
+    """Who gets a call's chunks and progress."""
+
+    def __call__(self, frame: ChunkFrame | ProgressFrame, /) -> None:
+        """Take one."""
+
+    def behind(self) -> bool:
+        """Whether so much waits there that its guest's next frames had better wait inside."""
 
 
 class Watcher(Protocol):
@@ -40,6 +49,9 @@ class Watcher(Protocol):
 
     def full(self) -> bool:
         """Whether it has not taken in what it was shown: output is left out then, and counted."""
+
+    def behind(self) -> bool:
+        """As of a `Stream`."""
 
 
 class ToolHandler(Protocol):
@@ -151,6 +163,7 @@ class GuestCalls:
             self._aside.add(call_id)
         if stream is not None:
             self._streams[call_id] = stream
+            pipes.wait_while(stream.behind)
         if tools is not None:
             self._tools[call_id] = (tools, pipes)
         facts = tools.facts if tools is not None else ()
@@ -162,9 +175,11 @@ class GuestCalls:
             if stop is not None:
                 await asyncio.wait((future, stop), return_when=asyncio.FIRST_COMPLETED)
                 if not future.done():
+                    pipes.wait_while(None)
                     await pipes.send(CancelFrame(id=call_id))
             return await asyncio.shield(future)
         except asyncio.CancelledError:
+            pipes.wait_while(None)
             with contextlib.suppress(BridgeholdError, TimeoutError):
                 await asyncio.wait_for(pipes.send(CancelFrame(id=call_id)), 1.0)
             raise
@@ -172,7 +187,8 @@ class GuestCalls:
             self._forget(call_id)  # it was never sent: nobody will answer it
             raise
         finally:
-            self._streams.pop(call_id, None)
+            if self._streams.pop(call_id, None) is not None:
+                pipes.wait_while(None)
             self._tools.pop(call_id, None)
             if future.done() and call_id in self._waiting:
                 self._forget(call_id)

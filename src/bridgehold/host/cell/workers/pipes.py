@@ -149,6 +149,10 @@ class GuestPipes:
         """
         self._source, self._deliver, self._full = reader, on_body, full
 
+    def wait_while(self, full: Callable[[], bool] | None) -> None:
+        """Frames are not read while `full` says so: whoever gets a stream of them sets the guest's pace."""
+        self._full = full
+
     def charge(self, size: int) -> None:
         """Count `size` bytes more than were read."""
         now = time.monotonic()

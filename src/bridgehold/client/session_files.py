@@ -1,0 +1,231 @@
+"""A session's files, from the caller's side. Names and sizes come out of a sandbox, and aren't believed."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import os
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+import msgspec
+
+from bridgehold.errors import LimitError, ProtocolError, UsageError
+from bridgehold.protocol.values import Artifact, FileFact
+
+PART_BYTES = 2 * 1024 * 1024
+MOST_READ = 1024 * 1024 * 1024
+"""Bytes of one file that are read where its caller says nothing: a sandbox's file may grow as it is read."""
+MOST_FILES = 10_000
+"""Of one folder that is taken out."""
+Facts = list[FileFact]
+Content = bytes | str | Path
+"""What goes into a file: bytes, text, or the path of a file here."""
+
+
+class Runs(Protocol):
+    """What is needed of a session."""
+
+    tenant: str
+
+    async def run(self, operation: str, arguments: dict[str, Any] | None = None) -> Any:
+        """Run an operation; its value."""
+
+    async def artifacts(self) -> list[Artifact]:
+        """The tenant's artifacts."""
+
+
+class SessionFiles:
+    """`session.files`: the files of one session, by the operations that its bridge has for them."""
+
+    def __init__(self, session: Runs) -> None:
+        self._session = session
+
+    async def __call__(self) -> list[Artifact]:
+        """The artifacts of the session's tenant: as `session.artifacts`."""
+        return await self._session.artifacts()
+
+    async def stat(self, path: str) -> FileFact:
+        """What lies at `path`. Raises `NotFoundError`."""
+        return _fact(await self._session.run("files_stat", {"path": path}))
+
+    async def list(self, path: str = "", *, depth: int = 1) -> Facts:
+        """What lies in the folder, and `depth` levels below, by name; no link is followed.
+
+        Raises `LimitError` where it is more than `MOST_FILES`.
+        """
+        asked = {"path": path, "depth": depth, "most": MOST_FILES}
+        said = _table(await self._session.run("files_list", asked))
+        if said.get("truncated"):
+            raise LimitError(f"there are more than {MOST_FILES} entries below {path or '.'!r}")
+        listed = said.get("entries")
+        if not isinstance(listed, list):
+            raise ProtocolError("the session's listing is none")
+        return [_fact(one) for one in listed]
+
+    async def parts(self, path: str, *, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        """A file's bytes from `offset` on, a part at a time; at most `length`, else at most `MOST_READ`."""
+        async for data in self._parts({"path": path}, offset, length):
+            yield data
+
+    async def _parts(self, place: dict[str, Any], offset: int, length: int | None) -> AsyncIterator[bytes]:
+        left = MOST_READ if length is None else length
+        while left > 0:
+            asked = {**place, "offset": offset, "length": min(left, PART_BYTES)}
+            said = _table(await self._session.run("files_read", asked))
+            data = _bytes(said)[:left]
+            left -= len(data)
+            offset += len(data)
+            if data:
+                yield data
+            if said.get("end") or not data:
+                return
+        if length is None:
+            raise LimitError(f"the file has more than {MOST_READ} bytes; read a range of it (`length=`)")
+
+    async def read(self, path: str, *, offset: int = 0, length: int | None = None) -> bytes:
+        """A file's bytes, or a range of them."""
+        found = bytearray()
+        async for data in self.parts(path, offset=offset, length=length):
+            found += data
+        return bytes(found)
+
+    async def write(self, path: str, data: Content, *, mode: int = 0o644) -> FileFact:
+        """Write a file, and the folders that it lies in; it appears when it is whole."""
+        offset = 0
+        with _source(data) as source:
+            part = source.read(PART_BYTES)
+            while True:
+                following = source.read(PART_BYTES)
+                text = base64.b64encode(part).decode("ascii")
+                asked = {"path": path, "base64": text, "offset": offset, "last": not following, "mode": mode}
+                await self._session.run("files_write", asked)
+                offset += len(part)
+                if not following:
+                    return await self.stat(path)
+                part = following
+
+    async def write_all(self, files: Mapping[str, Content]) -> None:
+        """Write several: paths with what goes into them."""
+        for path, data in files.items():
+            await self.write(path, data)
+
+    async def mkdir(self, path: str) -> FileFact:
+        """Make a folder, and those that it lies in."""
+        return _fact(await self._session.run("files_mkdir", {"path": path}))
+
+    async def rename(self, path: str, to: str) -> FileFact:
+        """Give a file or a folder another path."""
+        return _fact(await self._session.run("files_rename", {"path": path, "to": to}))
+
+    async def remove(self, path: str, *, recursive: bool = False) -> None:
+        """Remove a file, a link or an empty folder; with `recursive` all that is in it, too."""
+        await self._session.run("files_remove", {"path": path, "recursive": recursive})
+
+    async def folder(
+        self, path: str = "", *, most_bytes: int = MOST_READ
+    ) -> AsyncIterator[tuple[str, bytes]]:
+        """Every regular file below a folder as (its path within that, its bytes), one after the other.
+
+        Links and special files are left out, and names that are no text. Raises `LimitError` past
+        `most_bytes` in all.
+        """
+        top, left = PurePosixPath(path or "."), most_bytes
+        for fact in await self.list(path, depth=32):
+            if fact.kind != "file" or fact.raw:
+                continue
+            data = await self.read(fact.path, length=left + 1)
+            left -= len(data)
+            if left < 0:
+                raise LimitError(f"the files below {path or '.'!r} have more than {most_bytes} bytes")
+            yield str(PurePosixPath(fact.path).relative_to(top)), data
+
+    async def put(self, source: Path, path: str = "") -> int:
+        """Write a file of this machine's, or a folder with all regular files in it; how many."""
+        found = await asyncio.to_thread(_regular, source)
+        for one in found:
+            inside = PurePosixPath(path or source.name)
+            await self.write(str(inside if one == source else inside / one.relative_to(source)), one)
+        return len(found)
+
+    async def get(self, path: str, to: Path) -> int:
+        """Take a file, or a folder's regular files, out into a new file or folder; how many.
+
+        Whatever the sandbox calls its files, all of them lie in `to`: a name that leads elsewhere is refused.
+        """
+        fact = await self.stat(path)
+        if fact.kind != "folder":
+            await self._get(path, to)
+            return 1
+        await asyncio.to_thread(to.mkdir)
+        count = 0
+        for one in await self.list(path, depth=32):
+            if one.raw or one.kind not in ("file", "folder"):
+                continue
+            place = to / _within(one.path, path)
+            if one.kind == "folder":
+                await asyncio.to_thread(place.mkdir)
+            else:
+                await self._get(one.path, place)
+                count += 1
+        return count
+
+    async def _get(self, path: str, to: Path) -> None:
+        from bridgehold import writes
+
+        with writes.create(to, mode=0o644) as file:
+            async for data in self.parts(path):
+                file.write(data)
+
+
+def _regular(source: Path) -> list[Path]:
+    """A file, or those in a folder that no link leads to."""
+    if not source.is_dir():
+        return [source]
+    return sorted(one for one in source.rglob("*") if one.is_file() and not one.is_symlink())
+
+
+def _within(path: str, top: str) -> str:
+    """`path` below `top`, as one that stays below. Raises `ProtocolError`."""
+    inside = path[len(top.rstrip("/")) + 1 :] if top not in ("", ".") else path
+    names = inside.split("/")
+    if not path.startswith("" if top in ("", ".") else top.rstrip("/") + "/") or not inside:
+        raise ProtocolError("a listing holds what is not below its folder")
+    if any(name in ("", ".", "..") or "\0" in name or os.sep != "/" for name in names):
+        raise ProtocolError("a listing holds a name that leads elsewhere")
+    return inside
+
+
+def _source(data: Content) -> Any:
+    import io
+
+    if isinstance(data, str):
+        return io.BytesIO(data.encode("utf-8"))
+    if not isinstance(data, Path):
+        return io.BytesIO(data)
+    try:
+        return data.open("rb")
+    except OSError as error:
+        raise UsageError(f"can't be read: {error.strerror}", where=str(data)) from error
+
+
+def _table(said: object) -> dict[str, Any]:
+    if not isinstance(said, dict):
+        raise ProtocolError("the session answered with no object")
+    return said
+
+
+def _fact(said: object) -> FileFact:
+    try:
+        return msgspec.convert(said, type=FileFact)
+    except msgspec.ValidationError as error:
+        raise ProtocolError(f"the session's word on a file is none: {error}") from None
+
+
+def _bytes(said: dict[str, Any]) -> bytes:
+    try:
+        return base64.b64decode(said.get("base64", ""), validate=True)
+    except (binascii.Error, ValueError, TypeError):
+        raise ProtocolError("the session's bytes are no base64") from None

@@ -1,0 +1,384 @@
+"""Code as people run it, through a whole host: one program, files in and out; and what hostile sides do with it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridgehold import BridgeholdError, Client
+from bridgehold.client.sync import SyncSession
+from bridgehold.errors import LimitError, NotFoundError, UsageError
+from bridgehold.faces.cli.border import guarded
+from bridgehold.faces.cli.commands import app
+from hostile.stage import Stage, stage
+from waiting import until
+
+KINDS = [("root", "fork"), ("user", "cold")] if os.getuid() == 0 else [("self", "fork"), ("self", "cold")]
+PATIENCE = 60
+OWN = """
+extends = "python"
+[limits]
+memory = "256MiB"
+scratch = "64MiB"
+file_size = "48MiB"
+[sandbox]
+start = "{start}"
+"""
+NARROW = """
+extends = "baseline"
+[operations]
+allow = ["python:execute"]
+"""
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=[f"{kind}-{start}" for kind, start in KINDS])
+def host(request: pytest.FixtureRequest) -> Iterator[Stage]:
+    kind, start = request.param
+    with stage(kind, start) as ready:
+        ready.layout.policies.joinpath("python.toml").write_text(OWN.format(start=start))
+        yield ready
+        assert ready.events("start.fell_back") == []
+
+
+@pytest.fixture
+def session(host: Stage) -> Iterator[SyncSession]:
+    with host.client.session("python") as session:
+        yield session
+
+
+def typed(
+    host: Stage, *arguments: str, cwd: Path | None = None, **more: Any
+) -> subprocess.CompletedProcess[bytes]:
+    """`bridgehold ARGUMENTS`, of that host."""
+    return subprocess.run(
+        [sys.executable, "-m", "bridgehold", *arguments],
+        env={**os.environ, "BRIDGEHOLD_HOME": str(host.layout.config.parent)},
+        capture_output=True,
+        check=False,
+        timeout=PATIENCE,
+        cwd=cwd or "/",
+        **({"stdin": subprocess.DEVNULL} if "input" not in more else {}),
+        **more,
+    )
+
+
+def test_a_program_runs_as_python_would_run_it(host: Stage, tmp_path: Path) -> None:
+    tmp_path.joinpath("script.py").write_text(
+        "import sys\nprint(__file__, sys.argv, file=sys.stderr)\n"
+        "sys.stdout.buffer.write(sys.stdin.buffer.read()[::-1])\nopen('out', 'w').write('kept')\nsys.exit(7)\n"
+    )
+    given = bytes(range(256)) * 3000  # more than one pipe, and no text
+    done = typed(host, "python", "--read", "out:copy", "script.py", "--x", "-c", cwd=tmp_path, input=given)
+    assert (done.returncode, done.stdout) == (7, given[::-1]), done.stderr
+    assert done.stderr.endswith(  # after what is said of a build, at a host's first use
+        b"/scratch/script.py ['script.py', '--x', '-c']\n"
+    )
+    assert tmp_path.joinpath("copy").read_text() == "kept"
+    done = typed(host, "python", "--file", f"{tmp_path}/script.py:d/m.py", "--env", "A=b", "-c",
+                 "import os; print(os.environ['A'], os.listdir('d')); def_ = 1/0")  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, b"b ['m.py']\n")
+    assert done.stderr.decode().splitlines()[:2] == [
+        "Traceback (most recent call last):",
+        '  File "<string>", line 1, in <module>',
+    ]
+    assert b"bridgehold" not in done.stderr
+    done = typed(host, "python", "-", "a", input=b"import sys; print(sys.argv, repr(sys.stdin.read()))")
+    assert done.stdout == b"['-', 'a'] ''\n", done.stderr
+    done = typed(host, "python", "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    assert done.returncode == 128 + signal.SIGKILL
+    done = typed(host, "python", "--limit", "time=300ms", "-c", "while True: pass")
+    assert done.returncode == 30  # `timeout`
+    for wrong in (["--limit", "memory"], ["--env", "NOT_HERE"], ["--file", ":x"], ["no-such-file.py"]):
+        done = typed(host, "python", *wrong, "-c", "pass")
+        assert done.returncode == UsageError.exit_status, done
+    until(lambda: not host.client.sessions(), 30)
+
+
+def test_a_programs_output_comes_as_it_is_written_and_an_interrupt_reaches_it(host: Stage) -> None:
+    code = (
+        "import time\nprint('first')\nprint(input('? '))\n"
+        "try:\n  while True: time.sleep(1)\nexcept KeyboardInterrupt: print('asked to stop'); raise SystemExit(5)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bridgehold", "python", "-c", code],
+        env={**os.environ, "BRIDGEHOLD_HOME": str(host.layout.config.parent)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd="/",
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == b"first\n"  # while it waits for its input
+        process.stdin.write(b"typed later\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"? typed later\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == b"asked to stop\n"
+        assert process.wait(PATIENCE) == 5
+    finally:
+        process.kill()
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
+
+
+def test_a_program_by_the_interface(session: SyncSession) -> None:
+    def run(code: str, **more: Any) -> Any:
+        return session.run("program", {"kind": "code", "text": code, **more})
+
+    session.run("execute", {"code": "kept = 1"})
+    assert run("import sys; print(sys.stdin.read(), len(sys.argv)); print('e', file=sys.stderr)",
+               stdin="given", args=["a"]) == {
+        "status": 0, "signal": 0, "stdout": "given 2\n", "stderr": "e\n", "truncated": False,
+    }  # fmt: skip
+    assert "EOFError" in run("input()")["stderr"]
+    assert "NameError" in run("kept")["stderr"]  # a `__main__` of its own
+    flood = run("print('x' * 10_000_000)")
+    assert flood["truncated"]
+    assert len(flood["stdout"]) < 200_000
+    assert run("import os; os._exit(9)")["status"] == 9
+    assert (
+        run("import os, time\nif not os.fork(): time.sleep(600)")["status"] == 0
+    )  # its child is not waited for
+    for env in ({"MY_TOKEN": "x"}, {"DB_PASSWORD": "x"}, {"A=B": "x"}, {"": "x"}):
+        with pytest.raises(BridgeholdError) as refused:
+            run("pass", env=env)
+        assert refused.value.code in ("usage", "denied")
+    with pytest.raises(BridgeholdError) as late:
+        session.call("program", {"kind": "code", "text": "while True: pass"}, deadline_ms=300)
+    assert (late.value.code, late.value.traceback) == ("timeout", "") or "pump" not in late.value.traceback
+    assert session.run("execute", {"code": "kept"})["value"] == 1
+    assert session.run("execute", {"code": "import os; os.listdir('/proc/self/fd')"})["value"] is not None
+
+
+def test_a_stream_keeps_the_pace_of_who_reads_it_and_loses_nothing(host: Stage, session: SyncSession) -> None:
+    code = (
+        "import hashlib, sys\nd = b'0123456789abcdef' * 4096\nfor _ in range(320): sys.stdout.buffer.write(d)"
+    )
+    found = hashlib.sha256()
+    read = 0
+    for event in session.stream("program", {"kind": "code", "text": code}):
+        if event["type"] == "chunk":
+            found.update(event["data"]["text"].encode())
+            read += len(event["data"]["text"])
+    assert read == 320 * 65536
+    assert found.hexdigest() == hashlib.sha256(b"0123456789abcdef" * 4096 * 320).hexdigest()
+    assert host.client.alive
+
+
+def test_files_go_in_and_out(host: Stage, session: SyncSession, tmp_path: Path) -> None:
+    files = session.files
+    fact = files.write("in/a.txt", "hällo")
+    assert (fact.kind, fact.size_bytes, fact.mode) == ("file", 6, 0o644)
+    big = os.urandom(5_000_000)
+    files.write("in/deep/er/big", big, mode=0o600)
+    assert files.read("in/deep/er/big") == big
+    assert files.read("in/deep/er/big", offset=4_999_990, length=100) == big[-10:]
+    assert sum(map(len, files.parts("in/deep/er/big"))) == len(big)
+    assert [one.path for one in files.list(depth=4)] == [
+        "in", "in/a.txt", "in/deep", "in/deep/er", "in/deep/er/big"
+    ]  # fmt: skip
+    assert [one.path for one in files.list("in")] == ["in/a.txt", "in/deep"]
+    assert dict(files.folder("in")) == {"a.txt": "hällo".encode(), "deep/er/big": big}
+    assert session.run("execute", {"code": "open('in/a.txt').read()"})["value"] == "hällo"
+    assert files.get("in", tmp_path / "out") == 2
+    assert tmp_path.joinpath("out/deep/er/big").read_bytes() == big
+    assert files.put(tmp_path / "out", "again") == 2
+    assert files.rename("again/a.txt", "moved").size_bytes == 6
+    assert files.mkdir("x/y").kind == "folder"
+    files.remove("x/y")
+    files.remove("again", recursive=True)
+    with pytest.raises(NotFoundError):
+        files.stat("again")
+    with pytest.raises(BridgeholdError):
+        files.remove("in")  # it isn't empty
+    with host.client.session("python", files={"data/x.csv": "1,2\n", "y": tmp_path / "out/a.txt"}) as given:
+        said = given.run("execute", {"code": "open('data/x.csv').read(), open('y').read()"})
+        assert said["value"] == ["1,2\n", "hällo"]
+
+
+def test_files_by_the_asynchronous_interface(host: Stage) -> None:
+    async def act() -> None:
+        async with (
+            Client.connect(host.layout.socket) as client,
+            client.session("python", files={"a": b"1"}) as session,
+        ):
+            assert await session.files.read("a") == b"1"
+            assert [data async for data in session.files.parts("a")] == [b"1"]
+            assert [one async for one in session.files.folder()] == [("a", b"1")]
+            assert await session.files() == await session.artifacts() == []
+
+    asyncio.run(act())
+
+
+def test_files_by_the_command_line(
+    host: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BRIDGEHOLD_HOME", str(host.layout.config.parent))
+
+    def run(words: str) -> list[str] | None:
+        """The paths that it shows; None where it fails."""
+        monkeypatch.setattr(sys, "argv", ["bridgehold", "files", "shown", *words.split()])
+        failed = guarded(lambda: app(prog_name="bridgehold", standalone_mode=False))
+        out = capfd.readouterr().out
+        return None if failed else [one["path"] for one in json.loads(out or "[]")]
+
+    with host.client.session("python", name="shown", files={"a": b"1", "f/b": b"22"}):
+        assert run("ls --depth 2 --json") == ["a", "f", "f/b"]
+        for words in ("get f/b", "get f copy", "put copy/b c", "rm a", "mv c d", "mkdir g"):
+            assert run(words) == [], words
+        assert run("ls --json") == ["d", "f", "g"]
+        assert [run(words) for words in ("rm f", "rm --recursive f", "get nothing", "frob", "get")] == [
+            None, [], None, None, None
+        ]  # fmt: skip
+        assert tmp_path.joinpath("copy/b").read_bytes() == tmp_path.joinpath("b").read_bytes() == b"22"
+
+
+def test_the_audit_has_size_and_digest_of_what_passed_and_nothing_of_it(
+    host: Stage, session: SyncSession
+) -> None:
+    secret = b"the merger closes on friday " * 40 + b"sk-proj-" + os.urandom(24).hex().encode()
+    session.files.write("memo", secret)
+    assert session.files.read("memo") == secret  # nor is anything in it taken for a key of the caller's
+    with pytest.raises(BridgeholdError):
+        session.run("files_write", {"path": "memo", "base64": "c2VjcmV0IG1lbW8=", "offset": -1})
+    digest = hashlib.sha256(secret).hexdigest()
+    intents = [event for event in host.events("command.") if event["session"] == session.id]
+    written = next(event for event in intents if "files_write" in str(event.get("operation")))
+    assert f"{len(secret)} bytes, sha256:{digest}" in str(written["arguments_preview"])
+    text = b"".join(file.read_bytes() for file in host.layout.audit.rglob("*") if file.is_file())
+    for part in (b"merger", b"c2VjcmV0IG1lbW8", b"bWVyZ2Vy"):
+        assert part not in text
+
+
+def test_what_a_policy_does_not_grant_is_refused(host: Stage) -> None:
+    file = host.layout.policies / "python@narrow.toml"
+    file.write_text(NARROW)
+    with host.client.session("python", tenant="narrow") as session:
+        assert session.run("execute", {"code": "1"})["value"] == 1
+        for operation, arguments in (
+            ("files_list", {}),
+            ("files_read", {"path": "x"}),
+            ("files_write", {"path": "x", "base64": ""}),
+            ("program", {"kind": "code", "text": "pass"}),
+        ):
+            with pytest.raises(BridgeholdError) as refused:
+                session.run(operation, arguments)
+            assert (refused.value.code, "default-deny" in refused.value.message) == ("denied", True)
+
+
+def test_hostile_files_reach_nobody_outside(session: SyncSession, tmp_path: Path) -> None:
+    session.run(
+        "execute",
+        {
+            "code": "import os, socket\n"
+            "os.makedirs('d/e'); os.symlink('/etc/passwd', 'd/link'); os.symlink('.', 'd/loop'); os.mkfifo('d/pipe')\n"
+            "socket.socket(socket.AF_UNIX).bind('d/sock')\n"
+            "os.makedirs(b'd/\\xff\\xfe'); open(b'd/\\xff\\xfe/in', 'w').close(); open('d/new\\nline', 'w').write('n')\n"
+            "os.truncate(os.open('d/sparse', os.O_CREAT | os.O_RDWR), 40 << 20)\n"
+            "os.utime('d/e', (2**40, 2**40))"
+        },
+    )
+    files = session.files
+    kinds = {one.path: one.kind for one in files.list("d", depth=32)}
+    assert kinds["d/link"] == kinds["d/loop"] == "link"
+    assert kinds["d/pipe"] == kinds["d/sock"] == "other"
+    assert not any(path.startswith("d/loop/") for path in kinds)  # no link is followed
+    [odd] = [one for one in files.list("d") if one.raw]
+    assert odd.path == "d/\\xff\\xfe"
+    inside = session.run("files_list", {"path": odd.raw, "raw": True})["entries"]
+    assert session.run("files_read", {"path": inside[0]["raw"], "raw": True})["base64"] == ""
+    for path in ("d/pipe", "d/sock", "/dev/zero", "/dev/stdin", "d"):
+        with pytest.raises(BridgeholdError) as refused:
+            files.read(path)
+        assert refused.value.code == "usage"
+    assert files.get("d", tmp_path / "out") == 2  # no link, no pipe, no odd name
+    assert sorted(one.name for one in tmp_path.joinpath("out").rglob("*")) == ["e", "new\nline", "sparse"]
+    assert len(files.read("d/sparse", length=1000)) == 1000
+    with pytest.raises(LimitError):
+        list(files.folder("d", most_bytes=1 << 20))
+    with pytest.raises(BridgeholdError):
+        files.write("/etc/x", b"1")
+    with pytest.raises(BridgeholdError):
+        files.write("a\0b", b"1")
+    files.write("d/link", b"own")  # in the link's place, not through it
+    assert files.stat("d/link").kind == "file"
+    session.run("execute", {"code": "for n in range(10_100): open(f'm{n}', 'w').close()"})
+    with pytest.raises(LimitError):
+        files.list()
+    assert session.run("files_list", {"most": 5})["truncated"]
+
+
+def test_a_listing_that_lies_writes_nothing_elsewhere(session: SyncSession, tmp_path: Path) -> None:
+    """The guest's own code may answer in the place of ours: what it says is believed by nobody outside."""
+    lie = (
+        "import bridgehold_sdk.files as f\n"
+        "def fact(path, kind='file', **more): return dict(path=path, kind=kind, size_bytes=1, **more)\n"
+        "f._fact = lambda place: fact('d', 'folder')\n"
+        "import python_bridge\n"
+        "python_bridge.PythonBridge.files_list = lambda self, **_: dict(entries=[fact({path!r}, {kind!r})], truncated=False)\n"
+        "python_bridge.PythonBridge.files_read = lambda self, **_: dict(base64='eA==', offset=0, size_bytes=1, end=True)\n"
+    )
+    for number, (path, kind) in enumerate(
+        [
+            ("d/../../evil", "file"),
+            ("/etc/evil", "file"),
+            ("d/..", "folder"),
+            ("d//x", "file"),
+            ("e", "file"),
+            ("d", "no"),
+        ]
+    ):
+        session.run("execute", {"code": lie.replace("{path!r}", repr(path)).replace("{kind!r}", repr(kind))})
+        with pytest.raises(BridgeholdError) as refused:
+            session.files.get("d", tmp_path / f"out{number}")
+        assert refused.value.code == "protocol", refused.value
+    growing = "python_bridge.PythonBridge.files_read = lambda self, **a: dict(base64='eHh4eA==', offset=0, size_bytes=1, end=False)"
+    session.run("execute", {"code": growing})
+    assert session.files.read("grows", length=10) == b"xxxxxxxxxx"
+    session.run("execute", {"code": growing.replace("eHh4eA==", "no base64")})
+    with pytest.raises(BridgeholdError):
+        session.files.read("x")
+    assert sorted(one.name for one in tmp_path.rglob("*")) == [f"out{number}" for number in range(6)]
+
+
+def test_a_program_that_reads_no_input_takes_none_from_its_caller(host: Stage) -> None:
+    bash = f'{sys.executable} -m bridgehold python -c "print(6 * 7)"; cat'
+    done = subprocess.run(
+        ["bash", "-c", bash],
+        input=b"the next one's\n",
+        capture_output=True,
+        env={**os.environ, "BRIDGEHOLD_HOME": str(host.layout.config.parent)},
+        timeout=PATIENCE,
+        check=True,
+    )
+    assert done.stdout == b"42\nthe next one's\n"
+    code = "import os, subprocess\nprint(os.read(0, 3)); subprocess.run(['cat'])"
+    assert typed(host, "python", "-c", code, input=b"12345").stdout == b"b'123'\n45"
+
+
+def test_a_program_ends_with_its_caller(host: Stage) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bridgehold", "python", "-c", "print('up'); import time; time.sleep(600)"],
+        env={**os.environ, "BRIDGEHOLD_HOME": str(host.layout.config.parent)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"up\n"
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    until(lambda: not host.client.sessions(), 30)
