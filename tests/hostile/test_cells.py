@@ -509,3 +509,45 @@ def test_cells_hear_of_providers_and_scripts_as_a_host_without_them(host: Stage)
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         told_anew.a_folder_of_scripts_comes_and_goes(host, "moving", Path(folder) / "python")
+
+
+HELD = """
+import asyncio
+from bridgehold.errors import BridgeholdError
+tenants = cell._parts.shared.tenants
+tenants.demand("held")
+cell._parts.store.begin("held")  # the sign that it has begun
+while "code" not in result:
+    try:
+        tenants.demand("held")
+    except BridgeholdError as error:
+        if error.code == "suspended":
+            result["code"] = error.code
+    await asyncio.sleep(0.01)
+"""
+
+
+def test_a_suspension_that_no_file_can_say_holds_in_its_cell(host: Stage) -> None:
+    host.client.request("tenant.create", {"name": "held", "limits": {}})
+    file = host.layout.tenants / "held.toml"
+    found: list[dict[str, Any]] = []
+
+    def ask() -> None:
+        with SyncClient.connect(host.layout.socket) as client:
+            found.append(act_in_cell(host, "held", HELD, client))
+
+    cell_of(host, "held")
+    thread = threading.Thread(target=ask, daemon=True)
+    kept = file.read_text()
+    try:
+        thread.start()
+        until(lambda: list((host.layout.artifacts / "held").glob("*.part")))
+        file.unlink()
+        file.mkdir()  # nobody writes this, and nobody reads it
+        with contextlib.suppress(BridgeholdError):
+            host.client.request("tenant.suspend", {"name": "held"})
+        thread.join(60)
+        assert found == [{"code": "suspended"}]
+    finally:
+        file.rmdir()
+        file.write_text(kept)
