@@ -36,7 +36,8 @@ def landlock(_: Context) -> Check:
     return passed(
         "landlock",
         f"version {version}: a rule for /usr lets it be read and /etc not. Zygotes and cells enter a domain, "
-        "which keeps them from others' memory, and cells from others' files and (version 6) signals; files are the mount namespace's and the uid's matter",
+        "which keeps them from others' memory, and cells from files that are not their tenant's and, from "
+        "version 6 on, from signals; a zygote's files are the mount namespace's and the uid's matter",
     )
 
 
