@@ -1,13 +1,17 @@
 """A process for each tenant beside one for all: what it costs, and what a tenant does to another.
 
-Both hosts run side by side, and are measured in turns. It takes about two minutes and 4 GiB.
+Both hosts run side by side, each in a home of its own, and are measured in turns. It takes about two minutes
+and 4 GiB; with ``--short`` half a minute and 1 GiB, with ``--commands N`` it also looks how memory grows.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
+import os
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -16,7 +20,7 @@ from pathlib import Path
 from common import Row, row, show
 
 from bridgehold import BridgeholdError, SyncClient
-from bridgehold.client.client import Host
+from bridgehold.client.client import Client, Host
 from bridgehold.client.session import ClientSession
 from bridgehold.faces.bench.starts import available_bytes, bench_home, prepare
 from bridgehold.sandbox import procfs
@@ -24,6 +28,7 @@ from bridgehold.sandbox import procfs
 MIB = 1 << 20
 ROUNDS, COMMANDS = 5, 60
 TENANTS, EACH = 100, 3
+STARTS = 10
 CODE = {"code": "1 + 1"}
 HEAVY = {"code": "list(range(600_000))"}
 SOCKETS: dict[int, Path] = {}
@@ -32,7 +37,10 @@ HOMES = {cells: bench_home() / f"cells-{cells}" for cells in (False, True)}
 
 def flood(socket: str) -> None:
     """A hostile tenant's client, in a process of its own: until it is killed."""
-    with SyncClient.connect(socket) as client, client.session("python", tenant="hostile") as session:
+    with (
+        SyncClient.connect(socket, tenant="hostile") as client,
+        client.session("python", tenant="hostile") as session,
+    ):
         while True:
             with contextlib.suppress(BridgeholdError):
                 session.run("execute", HEAVY)
@@ -54,7 +62,7 @@ async def host(*, cells: bool) -> AsyncIterator[Host]:
         yield opened
 
 
-async def opened(at: Host, tenant: str) -> ClientSession:
+async def opened(at: Client, tenant: str) -> ClientSession:
     one = await at.request("session.open", {"bridge": "python", "tenant": tenant})
     return ClientSession(at, "python", tenant, one["id"])
 
@@ -81,16 +89,18 @@ async def commands(one: Host, many: Host) -> list[Row]:
         for name, session in warm.items():
             spans[name] += await timed(session)
     first: dict[str, list[float]] = {"without": [], "with": []}
-    for number in range(10):
-        for name, tenant in (("without", f"new{number}"), ("with", "warm")):
+    for number in range(STARTS):
+        await many.request("describe", {"bridge": "python", "tenant": f"with{number}"})  # its cell begins
+        for name, spent in first.items():
             begun = time.perf_counter()
-            await (await opened(many, tenant)).run("common:ping")
-            first[name].append(time.perf_counter() - begun)
+            await (await opened(many, f"{name}{number}")).run("common:ping")
+            spent.append(time.perf_counter() - begun)
     cost = statistics.median(spans["many"]) / statistics.median(spans["one"])
-    begin = statistics.median(first["without"]) - statistics.median(first["with"])
+    with_cell, without = (statistics.median(first[name]) for name in ("with", "without"))
     return [
         row("a warm command, cells / one process for all", cost, "×"),
-        row("what a tenant's first session waits for its cell and zygote", begin * 1000, "ms"),
+        row("a tenant's first command: without a cell / with one", without / with_cell, "×", most=1.5),
+        row("what of that is the cell", (without - with_cell) * 1000, "ms"),
     ]
 
 
@@ -98,7 +108,8 @@ async def beside(one: Host, many: Host) -> list[Row]:
     """Another tenant's p99 while two sessions of a hostile one give results of 600,000 numbers."""
     rows = []
     for name, at, most in (("one process for all", one, None), ("cells", many, 2.0)):
-        victim = await opened(at, "victim")
+        client = await Client.connect(SOCKETS[id(at)], tenant="victim")
+        victim = await opened(client, "victim")
         quiet = [span for _ in range(3) for span in await timed(victim)]
         argv = [sys.executable, __file__, "--flood", str(SOCKETS[id(at)])]
         floods = [await asyncio.create_subprocess_exec(*argv) for _ in range(2)]
@@ -107,6 +118,7 @@ async def beside(one: Host, many: Host) -> list[Row]:
         for flood in floods:
             flood.kill()
             await flood.wait()
+        await client.aclose()
         rows.append(
             row(
                 f"another tenant's p99 beside it / its own quiet p99, {name}",
@@ -122,10 +134,15 @@ async def throughput(one: Host, many: Host) -> list[Row]:
     """Durable commands a second of 16 sessions: of four tenants with cells, of one tenant without."""
 
     async def rate(at: Host, tenants: tuple[str, ...]) -> float:
-        sessions = [await opened(at, tenants[number % len(tenants)]) for number in range(16)]
+        clients = [await Client.connect(SOCKETS[id(at)], tenant=tenant) for tenant in tenants]
+        turns = [number % len(tenants) for number in range(16)]
+        sessions = [await opened(clients[turn], tenants[turn]) for turn in turns]
         begun = time.perf_counter()
         await asyncio.gather(*(timed(session) for session in sessions))
-        return 16 * COMMANDS / (time.perf_counter() - begun)
+        spent = time.perf_counter() - begun
+        for client in clients:
+            await client.aclose()
+        return 16 * COMMANDS / spent
 
     four = tuple(f"four{number}" for number in range(4))
     rates: dict[str, list[float]] = {"one": [], "many": []}
@@ -151,16 +168,21 @@ def pss(pid: int) -> int:
     return 0
 
 
-def cell_pids() -> list[int]:
-    """Of every cell on this machine that is a grandchild of a host's: its template's children."""
-    mains = []
+def own_pids(of: bytes = b"bridgehold.") -> list[int]:
+    """Of each process of `of` below this one, and in no sandbox."""
+    found = []
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
+        if entry.name.isdigit() and os.getpid() in _parents(int(entry.name)):
             with contextlib.suppress(OSError):
-                if b"bridgehold.host.main" in (entry / "cmdline").read_bytes():
-                    mains.append(int(entry.name))
-    own = set(mains)
-    return [pid for pid in mains if sum(_parents(pid) & {one} == {one} for one in own) == 2]
+                if of in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+    return found
+
+
+def cell_pids() -> list[int]:
+    """Of every cell: a grandchild of a host's process, its template's child."""
+    mains = set(own_pids(b"bridgehold.host.main"))
+    return [pid for pid in mains if len(_parents(pid) & mains) == 2]
 
 
 def _parents(pid: int) -> set[int]:
@@ -172,8 +194,45 @@ def _parents(pid: int) -> set[int]:
     return found
 
 
-async def density() -> list[Row]:
-    """100 tenants, each with a cell, a zygote and three sessions."""
+async def alone() -> list[Row]:
+    """`bridgehold run` without a service: a host begins for it."""
+    command = [str(Path(sys.executable).with_name("bridgehold")), "run", "python:execute"]
+    command += ["--args", '{"code": "1"}']
+    spans: dict[bool, list[float]] = {False: [], True: []}
+    for cells in (False, True) * STARTS:
+        prepare(HOMES[cells], "python", "cold")
+        environment = {"BRIDGEHOLD_HOME": str(HOMES[cells]), "BRIDGEHOLD__HOST__CELLS": str(cells).lower()}
+        begun = time.perf_counter()
+        process = await asyncio.create_subprocess_exec(
+            *command, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        assert await process.wait() == 0
+        spans[cells].append(time.perf_counter() - begun)
+    ratio = statistics.median(spans[True]) / statistics.median(spans[False])
+    return [row("`bridgehold run` without a service, cells / one process for all", ratio, "×", most=1.1)]
+
+
+async def growth(commands: int) -> list[Row]:
+    """So many commands over 50 tenants: the host's memory at the end, and after a fifth of them."""
+    async with host(cells=True) as at, contextlib.AsyncExitStack() as stack:
+        names = [f"grows{number}" for number in range(50)]
+        clients = [
+            await stack.enter_async_context(Client.connect(SOCKETS[id(at)], tenant=name)) for name in names
+        ]
+        sessions = [await opened(client, name) for client, name in zip(clients, names, strict=True)]
+        seen = []
+        for part in range(5):
+            for start in range(0, 50, 10):
+                some = sessions[start : start + 10]
+                await asyncio.gather(*(timed(session, commands // 250) for session in some))
+            if part in (0, 4):
+                seen.append(sum(map(pss, own_pids())) / MIB)
+    name = f"memory of the host's processes after {commands} commands of 50 tenants / after a fifth of them"
+    return [row(name, seen[1] / seen[0], "×", most=1.05)]
+
+
+async def density(tenants: int) -> list[Row]:
+    """So many tenants, each with a cell, a zygote and three sessions."""
     async with host(cells=True) as at:
         before = available_bytes()
 
@@ -181,30 +240,36 @@ async def density() -> list[Row]:
             for _ in range(EACH):
                 await (await opened(at, f"tenant{number}")).run("common:ping")
 
-        for start in range(0, TENANTS, 4):
-            await asyncio.gather(*(go(number) for number in range(start, min(start + 4, TENANTS))))
+        for start in range(0, tenants, 4):
+            await asyncio.gather(*(go(number) for number in range(start, min(start + 4, tenants))))
         forked = [session for session in await at.sessions() if session.start == "fork"]
         used = (before - available_bytes()) / MIB
         each = [pss(pid) / MIB for pid in cell_pids()]
     return [
-        row("forked sessions of 100 tenants in cells, open at once", len(forked), "", least=TENANTS * EACH),
-        row("memory of it all", used, "MiB", most=3 * 1024),
+        row(f"forked sessions of {tenants} tenants, open at once", len(forked), "", least=tenants * EACH),
+        row("memory of it all, for a tenant", used / tenants, "MiB", most=3 * 1024 / TENANTS),
         row(
             "a cell with three sessions, shared pages by their share", statistics.median(each), "MiB", most=12
         ),
     ]
 
 
-async def measure() -> list[Row]:
+async def measure(tenants: int, grown: int) -> list[Row]:
     async with host(cells=False) as one, host(cells=True) as many:
         rows = [*await commands(one, many), *await throughput(one, many), *await beside(one, many)]
-    return [*rows, *await density()]
+    return [*rows, *await alone(), *await density(tenants), *(await growth(grown) if grown else ())]
 
 
 def main() -> None:
-    if "--flood" in sys.argv:
-        flood(sys.argv[-1])
-    show(asyncio.run(measure()))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--short", action="store_true", help="20 tenants instead of 100")
+    parser.add_argument("--commands", type=int, default=0, help="also run so many, over 50 tenants")
+    parser.add_argument("--flood", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.flood:
+        flood(given.flood)
+    show(asyncio.run(measure(20 if given.short else TENANTS, given.commands)))
 
 
 if __name__ == "__main__":

@@ -27,9 +27,10 @@ LAST = [f"tests/hostile/test_{name}.py" for name in ("acts", "import_floods", "p
 FIRST = [
     f"tests/{file}.py"
     for file in (
-        *("host/test_handover", "test_guides", "sandbox/test_fork_hostile", "hostile/test_policy_keys"),
+        *("test_guides", "host/test_handover", "sandbox/test_recorded", "hostile/test_submissions"),
+        *("hostile/test_egress", "sandbox/test_fork_hostile", "hostile/test_policy_keys"),
         *("host/test_langchain_host", "hostile/test_forks", "legacy/test_shim", "hostile/test_forks_torch"),
-        *("hostile/test_egress", "hostile/test_policy_limits", "bridges/test_dspy_bridge"),
+        *("hostile/test_cells", "hostile/test_policy_limits", "bridges/test_dspy_bridge"),
         *("bridges/test_transformers_bridge", "sandbox/test_shortage", "hostile/test_tools", "test_demo"),
         *("hostile/test_given_up", "bridges/test_langchain_agents", "hostile/test_authoring"),
         *("legacy/test_stdio", "bridges/test_langchain_bridge", "host/test_manners", "hostile/test_at_home"),
@@ -89,11 +90,14 @@ def stages() -> tuple[Stage, ...]:
     named = {*SMALL, *FIRST, *LAST}
     others = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py"))
     others = [file for file in others if file not in named]
+    # Rewritten and compiled once, where each of the workers would do that for itself otherwise.
+    collects = (sys.executable, "-m", "pytest", "-qqq", "--collect-only", "-p", "no:cacheprovider")
     many = ("--dist", "loadfile", "--no-loadscope-reorder", *HANGING)
     return (
         Stage("lint", (str(BIN / "ruff"), "check", ".")),
         Stage("format", (str(BIN / "ruff"), "format", "--check", ".")),
         Stage("types", (str(BIN / "mypy"),), beside=True),  # one core's work
+        Stage("collection", ("env", "-u", "PYTHONDONTWRITEBYTECODE", *collects), beside=True),
         Stage("documents", (sys.executable, "scripts/generate_docs.py", "--check")),
         pytest("small", *SMALL),
         Stage("differences", (sys.executable, "compat/run.py", "--part")),

@@ -93,7 +93,17 @@ def test_every_test_file_belongs_to_one_stage(suite: ModuleType) -> None:
     for file in named:
         assert (ROOT / file).is_file(), file
     named = [stage.name for stage in suite.stages()]
-    assert named == ["lint", "format", "types", "documents", "small", "differences", "main", "floods"]
+    assert named == [
+        "lint",
+        "format",
+        "types",
+        "collection",
+        "documents",
+        "small",
+        "differences",
+        "main",
+        "floods",
+    ]
 
 
 HUNG = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import resource
 import signal
@@ -64,6 +65,7 @@ def harden(
     With None it is not looked whether the parent has ended already: for who notices by other means.
     Raises `UnsupportedError` where the kernel refuses, so that nothing runs half-protected.
     """
+    gc.freeze()  # a full collection looks at what is there from the start, and all callers wait for it
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:

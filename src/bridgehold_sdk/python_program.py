@@ -89,7 +89,8 @@ def _fresh_main() -> dict[str, Any]:
     names.update(__builtins__=builtins, __loader__=BuiltinImporter)
     if sys.version_info < (3, 14):
         names["__annotations__"] = {}
-    builtins.__dict__.pop("_", None)
+    for name in ("_", "In", "Out", "artifacts", "display", "final"):  # a session's, and no program's
+        builtins.__dict__.pop(name, None)
     return names
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from bridgehold.bridges import manifest_file
 from bridgehold.bridges.catalogue import Catalogue, check_ready, shipped_folder
 from bridgehold.bridges.frames import ReadyFrame
+from bridgehold.bridges.manifest import Manifest
 from bridgehold.errors import ManifestError, NotFoundError
 
 TOY = """\
@@ -54,7 +57,43 @@ def test_shipped_bridges_are_complete() -> None:
         assert entry.folder.parent == shipped_folder()
         assert catalogue.validate(entry.name) == []
         assert (entry.folder / "README.md").is_file()
-    assert set(catalogue.get("python").operations) == {"execute", "reset"}
+    assert {"execute", "reset"} <= set(catalogue.get("python").operations)
+
+
+def test_a_look_parses_what_has_changed_since_the_last_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[str] = []
+    parse = manifest_file.parse_manifest
+
+    def counted(text: str, folder: Path) -> Manifest:
+        parsed.append(folder.name)
+        return parse(text, folder)
+
+    monkeypatch.setattr(manifest_file, "parse_manifest", counted)
+    one, other = toy(tmp_path), toy(tmp_path, "other")
+    first = Catalogue.load([tmp_path])
+    assert {"toy", "other"} <= set(parsed)
+
+    def look(before: Catalogue) -> tuple[Catalogue, list[str]]:
+        parsed.clear()
+        known = [entry.manifest for entry in before.list() if entry.manifest is not None]
+        return Catalogue.load([tmp_path], known=known), list(parsed)
+
+    again, looked = look(first)
+    assert (looked, again.list()) == ([], first.list())
+    facts = (one / "bridge.toml").stat()
+    (one / "bridge.toml").write_text(TOY.format(name="toy").replace("1.0.0", "1.0.1"))
+    os.utime(one / "bridge.toml", ns=(facts.st_atime_ns, facts.st_mtime_ns))  # nothing but its bytes tells it
+    other.rename(tmp_path / "moved")
+    changed, looked = look(again)
+    assert looked == ["moved", "toy"]
+    assert changed.get("toy").version == "1.0.1"
+    with pytest.raises(ManifestError, match="calls itself 'other'"):
+        changed.get("moved")
+    (one / "bridge.toml").write_text("no longer TOML")
+    with pytest.raises(ManifestError, match="not TOML"):
+        look(changed)[0].get("toy")
 
 
 def test_shipped_bridges_are_read_once_and_again_while_one_is_broken(

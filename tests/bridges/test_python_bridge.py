@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,6 +36,7 @@ def test_the_value_of_the_last_expression(python: Any) -> None:
         "repr": "2",
         "type": "int",
         "truncated": False,
+        "count": 1,
     }
     for code in ("x = 1", "None", "", "def f(): return 3", "# nothing"):
         assert run(python, code)["repr"] is None
@@ -244,3 +246,209 @@ def test_an_exit_is_an_end_with_its_status(python: Any) -> None:
             "application",
             f"the code ended with exit {text}",
         )
+
+
+def given(guest: Any, code: str, **more: Any) -> Any:
+    MANIFEST.check_arguments("execute", {"code": code, **more})
+    return guest.completed("python:execute", {"code": code, **more})
+
+
+def test_code_as_a_notebook_takes_it(python: Any) -> None:
+    assert (
+        run(
+            python,
+            "import asyncio\nasync def f(): return 7\nt = asyncio.ensure_future(f()) if 0 else None\nawait f()",
+        )["value"]
+        == 7
+    )
+    assert run(python, "background = asyncio.create_task(f())\nawait asyncio.sleep(0)")["repr"] is None
+    assert run(python, "await background")["value"] == 7  # one loop for the session
+    assert run(python, "asyncio.run(f())")["value"] == 7  # which doesn't run between commands
+    assert run(python, "    x = 1\n    if x:\n        x = 2\n    x")["value"] == 2
+    assert python.fault("python:execute", {"code": "x = 1\n    y = 2"}).type == "IndentationError"
+    fault = python.fault("python:execute", {"code": "async def g(): 1 / 0\nawait g()"})
+    assert (fault.type, fault.traceback.splitlines()[1][:14]) == ("ZeroDivisionError", '  File "<execu')
+    assert (run(python, "In[-1], Out[1]")["value"]) == ["In[-1], Out[1]", 7]
+    assert run(python, "len(In)")["value"] == run(python, "1")["count"]
+    run(python, "for n in range(3): Out[-n] = n")
+    for number in range(120):
+        last = run(python, str(number))
+    assert len(run(python, "Out")["repr"]) < 2_000
+    assert last["count"] > 120
+    call = python.start("python:execute", {"code": "print('on', flush=True)\nawait asyncio.sleep(600)"})
+    python.settle_log(b"on")
+    python.send(CancelFrame(id=call))
+    assert python.reply(call).code == "cancelled"
+    assert run(python, "await f()")["value"] == 7
+    assert run(python, "final({'a': 1})\nprint('not reached')")["value"] == {"a": 1}
+    assert run(python, "try:\n    final(2)\nexcept Exception:\n    pass\n3")["value"] == 2
+    assert run(python, "final()")["repr"] is None
+
+
+def test_variables_go_in_and_come_back(python: Any) -> None:
+    tagged = {
+        "i": {"$float": "-inf"},
+        "b": {"$bytes": "AP8="},
+        "n": {"$integer": str(2**80)},
+        "d": {"$date": "2020-01-02"},
+    }
+    code = "import datetime, math\nassert i == -math.inf and b == b'\\0\\xff' and n == 2**80 and d == datetime.date(2020, 1, 2)\nz = [math.nan, i, (b, n), d]\nq = object()"
+    said = given(
+        python,
+        code,
+        variables={**tagged, "m": "x" * 3_000_000, "t": {"k": [1, None, True]}},
+        returns=["z", "t", "m", "q", "none"],
+    )
+    back = said["variables"]
+    assert back["z"] == {
+        "value": [{"$float": "nan"}, {"$float": "-inf"}, [tagged["b"], tagged["n"]], tagged["d"]]
+    }
+    assert back["t"] == {"value": {"k": [1, None, True]}}
+    assert len(back["m"]["value"]) == 3_000_000
+    assert back["q"]["repr"].startswith("<object object")
+    assert "none" not in back
+    for wrong in (
+        {"a b": 1},
+        {"__builtins__": 1},
+        {"class": 1},
+        {"x": {"$bytes": "no base64"}},
+        {"x": {"$date": 3}},
+    ):
+        fault = python.fault("python:execute", {"code": "1", "variables": wrong})
+        assert fault.code == "invalid_input", wrong
+    run(
+        python,
+        "class Liar(dict):\n    def items(self): raise ValueError\nliar = Liar(a=1)\nloop = []; loop.append(loop)",
+    )
+    assert set(given(python, "1", returns=["liar", "loop"])["variables"]) == {"liar", "loop"}
+
+
+def test_standard_input_of_a_command(python: Any) -> None:
+    assert given(python, "[input('? '), input()]", stdin="a\nb")["value"] == ["a", "b"]
+    assert given(python, "import sys\nsys.stdin.read()", stdin="ü\n" * 100_000)["value"] == "ü\n" * 100_000
+    assert given(python, "sys.stdin.buffer.read(2)", stdin="xyz")["repr"] == "b'xy'"
+    fault = python.fault("python:execute", {"code": "input()\ninput()", "stdin": "one"})
+    assert fault.type == "EOFError"
+    fault = python.fault("python:execute", {"code": "input()"})
+    assert "`stdin` gives it some" in fault.message
+    assert run(python, "sys.stdin is sys.__stdin__")["value"] is True
+
+
+def test_forms_and_displays(python: Any) -> None:
+    run(
+        python,
+        "class Shows:\n    def __init__(self, **forms): self.forms = forms\n    def __repr__(self): return 'shown'\n    def _repr_html_(self): return self.forms.get('html')\n    def _repr_png_(self): return self.forms.get('png')",
+    )
+    assert "forms" not in run(python, "Shows()")
+    assert run(python, "Shows(html='<b>', png=b'\\x89PNG')")["forms"] == {
+        "text/plain": "shown",
+        "text/html": "<b>",
+        "image/png": "iVBORw==",
+    }
+    said = run(
+        python,
+        "display(1, Shows(html='x')); print('between'); display({'text/plain': 't', 'application/json': {'a': [1]}}, raw=True)",
+    )
+    assert said["displays"] == [
+        {"text/plain": "1"},
+        {"text/plain": "shown", "text/html": "x"},
+        {"text/plain": "t", "application/json": {"a": [1]}},
+    ]
+    call = python.start("python:execute", {"code": "print('a'); display(2); print('b')"})
+    python.reply(call)
+    assert [chunk.data for chunk in python.chunks(call)] == [{"display": {"text/plain": "2"}}]
+    bundle = "class B:\n    def _repr_mimebundle_(self, include=None, exclude=None): return {forms}\nB()"
+    assert (
+        run(python, bundle.replace("{forms}", "{'text/html': 'h', 'a/b': 'c'}, {'a/b': {}}"))["forms"]["a/b"]
+        == "c"
+    )
+    for lie in (
+        "[1]",
+        "{1: 2, 'x' * 500: 'y', 'no-slash': 1}",
+        "None",
+        "object()",
+        "{'text/html': object()}",
+    ):
+        assert run(python, bundle.replace("{forms}", lie)).get("forms", {}).keys() <= {
+            "text/plain",
+            "left_out",
+        }
+
+
+def test_hostile_forms_cost_their_own_command_alone(python: Any) -> None:
+    shows = "class H:\n    def _repr_html_(self):\n        {body}\nH()"
+
+    def html(body: str) -> Any:
+        return run(python, shows.replace("{body}", body))
+
+    assert html("raise SystemExit(3)")["forms"]["left_out"] == {"text/html": "it raised SystemExit"}
+    assert html("raise type('E', (BaseException,), {})")["forms"]["left_out"] == {"text/html": "it raised E"}
+    assert html("return 'x' * (1 << 27)")["forms"]["left_out"] == {"text/html": f"{1 << 27} bytes"}
+    assert html("return '\\ud800'")["forms"]["text/html"] == "\\ud800"
+    assert html("self.__class__ = type('Z', (), {}); return 5")["forms"]["left_out"] == {
+        "text/html": "it raised TypeError"
+    }
+    call = python.start(
+        "python:execute",
+        {"code": shows.replace("{body}", "print('in', flush=True)\n        while True: pass")},
+    )
+    python.settle_log(b"in")
+    python.send(CancelFrame(id=call))
+    assert python.reply(call).code == "cancelled"
+    said = run(python, "for n in range(1_000_000): display(n)")
+    assert (len(said["displays"]), said["displays_left_out"]) == (1_000, 999_000)
+    said = run(
+        python,
+        "class Big:\n    def _repr_html_(self): return 'h' * 900_000\nfor n in range(100): display(Big())",
+    )
+    assert 1 <= len(said["displays"]) < 10
+    assert said["displays_left_out"] > 90
+    run(
+        python,
+        "import threading\nthread = threading.Thread(target=lambda: [display(n) for n in range(50)]); thread.start(); thread.join()",
+    )
+    run(python, "display = 5\ndel display\nimport builtins\nbuiltins.display('still')")
+    assert run(python, "1")["value"] == 1
+
+
+def test_completion_and_inspection(python: Any) -> None:
+    run(
+        python,
+        "import os\ndef area(r, *, unit='m'):\n    'The area.'\nclass Evil:\n    @property\n    def x(self): raise SystemExit\nevil = Evil()",
+    )
+    assert python.value("python:complete", {"code": "are"})["matches"] == ["area"]
+    said = python.value("python:complete", {"code": "x = os.path.joi + 1", "cursor": 15})
+    assert (said["matches"], said["start"], said["end"]) == (["os.path.join"], 4, 15)
+    assert python.value("python:complete", {"code": ""})["matches"] == []
+    said = python.value("python:inspect", {"code": "area(3)", "cursor": 2})
+    assert (said["signature"], said["documentation"]) == ("(r, *, unit='m')", "The area.")
+    assert python.value("python:inspect", {"code": "nothing_here"}) == {"found": False}
+    assert python.value("python:inspect", {"code": "os.no.thing"}) == {"found": False}
+    assert python.fault("python:inspect", {"code": "evil.x"}).code == "application"
+    assert run(python, "1")["value"] == 1
+
+
+def test_each_python_runs_code_programs_and_files(launch: Any, pythons: dict[str, Path]) -> None:
+    for version, python in pythons.items():
+        guest = launch(MANIFEST.folder, python=python)
+        ready = guest.boot(bridge="python", version=MANIFEST.version, entry=MANIFEST.entry)
+        assert isinstance(ready, ReadyFrame), (version, ready)
+        guest.open()
+        said = given(
+            guest,
+            "import asyncio\nawait asyncio.sleep(0, x)",
+            variables={"x": {"$bytes": "AA=="}},
+            returns=["x"],
+        )
+        assert (said["repr"], said["variables"]["x"]["value"]) == ("b'\\x00'", {"$bytes": "AA=="}), version
+        assert (
+            guest.value(
+                "python:program", {"kind": "code", "text": "raise SystemExit(len(input()))", "stdin": "abc"}
+            )["status"]
+            == 3
+        )
+        assert guest.value("python:program", {"kind": "module", "text": "platform"})["stdout"]
+        written = guest.value("python:files_write", {"path": "a/b", "base64": "AAE="})
+        assert guest.value("python:files_read", {"path": "a/b"})["base64"] == "AAE=", version
+        assert written["size_bytes"] == 2
+        assert guest.value("common:shutdown")["status"] == "shutting_down"

@@ -30,6 +30,7 @@ from bridgehold.host.shares.budgets import Budgets, Buffers
 from bridgehold.host.shares.session_events import SessionEvents
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.keeper.main import Keeper
+from bridgehold.keeper.places import Places
 from bridgehold.keeper.resolve import Lookup, system_lookup
 from bridgehold.keeper.values import KeeperConfig, StoreConfig
 from bridgehold.policies.model import (
@@ -128,6 +129,7 @@ class Stand:
     audit: Recorder = field(default_factory=Recorder)
     budgets: Budgets = field(default_factory=Budgets)
     buffers: Buffers = field(default_factory=lambda: Buffers(256 * 1024 * 1024, patience_s=2))
+    descriptors: Places = field(default_factory=lambda: Places(1_000, lambda _: 2))
     command: str = "c-0000000000000001"
     port: int = 0
     gateways: list[Gateway] = field(default_factory=list)
@@ -164,6 +166,7 @@ class Stand:
             providers=self.providers,
             downloads=self.downloads,
             attribution=lambda: Attribution(self.command, "tester"),
+            descriptors=self.descriptors,
             limits=limits,
             lookup=lookup,
         )

@@ -17,6 +17,7 @@ from bridgehold.bridges.kit.provider import Behaviour
 from bridgehold.host.cell.gateway.parse import parse_head
 from bridgehold.host.cell.gateway.values import GatewayLimits
 from bridgehold.host.cell.gateway.wire import Wire
+from bridgehold.keeper.places import Places
 from bridgehold.policies.model import Limits, Rate
 from waiting import eventually
 
@@ -336,5 +337,30 @@ def test_closing_the_gateway_cuts_what_is_under_way(tmp_path: Path) -> None:
         await asyncio.wait_for(stand.gateways[0].close(), 30)
         assert (await asking).status == 0, "it was answered"
         assert stand.audit.events[-1].code == "cancelled"  # type: ignore[attr-defined]  # an outcome
+
+    on_stand(tmp_path, act)
+
+
+def test_no_tenants_connections_take_the_descriptors_that_others_need(tmp_path: Path) -> None:
+    """Sessions of one tenant, 64 connections each: half of what the process has stays, and comes back."""
+
+    async def act(stand: Stand) -> None:
+        stand.descriptors = Places(64, lambda _: 2)
+        ports = [await stand.open(session=f"s-{number}") for number in range(2)]
+        other = await stand.open(make_grant("umbra"), session="s-umbra")
+        assert stand.descriptors.taken == 0, "a session that nobody asks anything in holds none"
+        idle = [await asyncio.open_connection("127.0.0.1", port) for port in ports * 30]
+        await eventually(lambda: stand.descriptors.held_by("acme") == 48)
+        replies = await asyncio.gather(*(stand.ask(port=other) for _ in range(20)))
+        assert all(reply.status for reply in replies), "each is answered"
+        assert stand.descriptors.held_by("acme") == 48
+        for _, writer in idle[:50]:
+            writer.close()
+        assert (await stand.ask(port=ports[0])).status == 200, "what waited has its turn"
+        for gateway in stand.gateways:
+            await gateway.close()
+        assert stand.descriptors.taken == 0
+        for _, writer in idle[50:]:
+            writer.close()
 
     on_stand(tmp_path, act)

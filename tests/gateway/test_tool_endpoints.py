@@ -19,6 +19,7 @@ from bridgehold.host.cell.tools.values import ToolContext, ToolMeans, ToolSpec
 from bridgehold.host.shares.budgets import Budgets
 from bridgehold.host.shares.session_events import SessionEvents
 from bridgehold.host.shares.spending import Prices, Spending
+from bridgehold.policies import fields
 from bridgehold.policies.model import Ceilings, Rate, Rules, SecretGrant
 from bridgehold.policies.tenants import Tenant
 from waiting import eventually
@@ -207,5 +208,27 @@ def test_a_service_that_is_no_model_costs_requests_alone(tmp_path: Path) -> None
         assert outcome.charged < 8_192
         with pytest.raises((ProviderError, ApplicationError)):
             await ask(stand, path="/nowhere")
+
+    on_stand(tmp_path, act)
+
+
+def test_media_in_arguments_are_reserved_as_at_the_gateway(tmp_path: Path) -> None:
+    part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}
+    said: dict[str, object] = {
+        "model": "m",
+        "messages": [{"role": "user", "content": [part]}],
+        "max_tokens": 9,
+    }
+
+    async def act(stand: Stand) -> None:
+        await ask(stand, arguments=said)
+        await ask(stand, arguments={**said, "user": "x" * 20_000})
+        small, large = stand.audit.of(EgressIntent)
+        image = fields.shape_of("openai").media.image
+        assert small.reserved > image
+        assert large.reserved > image + 20_000
+        with pytest.raises(ApplicationError, match="404"):
+            await ask(stand, arguments={"query": "x", "url": "https://x"}, path="/search")
+        assert stand.audit.of(EgressIntent)[-1].reserved < 10_000, "a path that is no model's has no media"
 
     on_stand(tmp_path, act)

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from subprocess import PIPE
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from bridgehold import SyncClient
 from bridgehold.client import private
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import load_config
@@ -24,6 +26,7 @@ from bridgehold.faces.demo.story import Story
 from bridgehold.keeper.admin import SecretAdmin
 from hostile.stage import BRIDGE, MANIFEST, make_home
 from legacy.peer import Peer, stdio_command
+from waiting import until
 
 
 @pytest.fixture
@@ -56,6 +59,37 @@ def test_run_says_what_is_built_once(fresh: Layout) -> None:
     assert "building" not in first.stdout
     second = bridgehold(fresh, "run", "python:execute", "--args", '{"code": "6*7"}')
     assert "building" not in second.stderr
+
+
+def test_a_private_host_that_another_command_has_found_lets_it_finish(fresh: Layout) -> None:
+    """And who comes meanwhile is served by a host of its own."""
+    environ = {**os.environ, "BRIDGEHOLD_HOME": str(fresh.config.parent)}
+
+    def begin(code: str) -> subprocess.Popen[str]:
+        argv = [
+            sys.executable,
+            "-m",
+            "bridgehold",
+            "run",
+            "python:execute",
+            "--args",
+            json.dumps({"code": code}),
+        ]
+        return subprocess.Popen(argv, env=environ, stdout=PIPE, stderr=PIPE, text=True)
+
+    first = private.PrivateHost.start(fresh, environ)
+    with begin("import time; time.sleep(1.5); 41 + 1") as found:
+        with SyncClient.connect(fresh.socket) as client:
+            until(lambda: any(one.state == "busy" for one in client.sessions()))
+        ending = threading.Thread(target=first.stop)
+        ending.start()
+        until(lambda: not fresh.socket.exists())
+        with begin("6 * 7") as late:
+            for one in (found, late):
+                said, complaint = one.communicate(timeout=60)
+                assert (one.returncode, json.loads(said)["value"]) == (0, 42), complaint
+        ending.join(30)
+    assert not ending.is_alive()
 
 
 def test_shell_says_what_is_built(fresh: Layout) -> None:

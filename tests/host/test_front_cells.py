@@ -33,7 +33,7 @@ from bridgehold.errors import (
 from bridgehold.host.front.cells import Cell, Cells, Intakes
 from bridgehold.host.front.directory import Directory
 from bridgehold.host.front.entrances import Entrances, Proven
-from bridgehold.host.front.forwarding import FORWARDED, Forwarding
+from bridgehold.host.front.forwarding import Forwarding, begins_cell
 from bridgehold.host.front.method import Forwarded, OfTenant, Scope
 from bridgehold.host.shares import cell_wire
 from bridgehold.host.shares.callers import CALLER
@@ -496,6 +496,10 @@ def test_a_tools_answer_by_another_connection_is_for_the_tenant_that_it_names_al
     assert asked == ["globex"]
 
 
+def refuse(tenant: str) -> None:
+    raise DeniedError(f"{tenant} is suspended")
+
+
 def test_a_cell_speaks_for_a_connection_that_it_has_and_for_no_other() -> None:
     said: list[str] = []
 
@@ -505,13 +509,17 @@ def test_a_cell_speaks_for_a_connection_that_it_has_and_for_no_other() -> None:
 
     async def act() -> None:
         async with house() as at, at.taken_over("acme") as (cell, link):
-            entrances = Entrances(at.cells, FORWARDED)
+            entrances = Entrances(at.cells, begins_cell, lambda _: None)
             narrow = Principal(name="p", tenants=("acme",))
             assert entrances.living(narrow) is cell
             for other in (BOSS, Principal(name="q", tenants=("acme", "globex")), BOSS.narrowed("globex")):
                 assert entrances.living(other) is None
             for name in ("ping", "tenant.list"):  # what the front answers begins no cell
                 assert await entrances.begun(Principal(name="r", tenants=("new",)), name) is None
+            reader = Principal(name="r", tenants=("new",), read_only=True)
+            assert await entrances.begun(reader, "run") is None
+            suspended = Entrances(at.cells, begins_cell, refuse)
+            assert suspended.living(narrow) is await suspended.begun(narrow, "run") is None
             ours, theirs = socket.socketpair()
             proven = Proven(principal=narrow, shown="")
             handing = asyncio.create_task(entrances.hand(cell, proven, ours, b"read ahead", relay))
@@ -542,7 +550,7 @@ def test_the_connections_of_a_cell_end_with_it_typed_also_where_it_takes_none() 
     async def act() -> None:
         async with house() as at:
             entrances, proven = (
-                Entrances(at.cells, FORWARDED),
+                Entrances(at.cells, begins_cell, lambda _: None),
                 Proven(principal=BOSS.narrowed("acme"), shown=""),
             )
             pairs = [socket.socketpair() for _ in range(2)]

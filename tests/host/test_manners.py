@@ -216,6 +216,16 @@ def test_an_interpreter_of_a_shims_has_its_streams_whoever_closed_them(tmp_path:
     assert subprocess.run(argv, capture_output=True, check=False, timeout=30).returncode == 0
 
 
+def test_what_our_processes_begin_with_no_full_collection_looks_at() -> None:
+    code = (
+        "import gc, bridgehold.host.main as m; m.harden(parent=None, die_with_parent=False); "
+        "print(gc.get_freeze_count(), len(gc.get_objects()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60)
+    frozen, left = map(int, done.stdout.split())
+    assert frozen > 20 * left
+
+
 READERS = {
     "config.toml": load_config,
     "bridge.toml": lambda path: load_manifest(path.parent),

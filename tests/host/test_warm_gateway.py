@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridgehold.bridges.kit import answers
+from bridgehold.host.cell.gateway.values import GatewayLimits
 from bridgehold.host.cell.workers import warm_gateway
 from bridgehold.host.cell.workers.warm_gateway import WarmGateway, canned
+from waiting import eventually
 
 CHAT = "/v1/chat/completions"
 _ASKS = "Respond with the corresponding output fields, starting with the field `[[ ## answer ## ]]`"
@@ -103,3 +105,40 @@ def _request(content: bytes) -> bytes:
 def test_over_a_socket_a_small_request_is_answered_and_a_larger_one_than_a_first_call_is_not():
     assert asyncio.run(_exchange(_request(body(_ASKS)))).startswith(b"HTTP/1.1 200")
     assert b"HTTP/1.1 200" not in asyncio.run(_exchange(_request(body("a" * 70_000))))
+
+
+def test_connections_and_reads_without_end_are_paced(monkeypatch):
+    """A first call that sends a byte at a time, or connects again and again, waits instead of the host."""
+    taken = []
+
+    class Counting(warm_gateway.TokenBucket):
+        def take(self, tokens, now):
+            taken.append(tokens)
+            return super().take(tokens, now)
+
+    monkeypatch.setattr(warm_gateway, "TokenBucket", Counting)
+    monkeypatch.setattr(warm_gateway, "_LIMITS", GatewayLimits(head_ms=60_000))
+    trickled = _request(body(_ASKS))
+
+    async def act():
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            gateway = WarmGateway(listener.dup())
+            try:
+                for number in range(20):
+                    _, writer = await asyncio.open_connection(*listener.getsockname())
+                    writer.close()
+                    await eventually(lambda number=number: len(taken) > number)
+                reader, writer = await asyncio.open_connection(*listener.getsockname())
+                writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                before = len(taken)
+                for at in range(0, 30, 3):
+                    writer.write(trickled[at : at + 3])
+                    await eventually(lambda at=at: len(taken) > before + at // 3)
+                writer.write(trickled[30:])
+                assert (await asyncio.wait_for(reader.readline(), 30)).startswith(b"HTTP/1.1 200")
+                writer.close()
+            finally:
+                await gateway.close()
+
+    asyncio.run(act())
+    assert len(taken) >= 30

@@ -21,10 +21,11 @@ from bridgehold.client.private import PrivateHost
 from bridgehold.config.layout import Layout, find_layout
 from bridgehold.config.load import parse_config
 from bridgehold.config.settings import merge
-from bridgehold.errors import ConfigError, UsageError
+from bridgehold.errors import BusyError, ConfigError, UsageError
 from bridgehold.faces.cli.border import guarded
 from bridgehold.faces.cli.commands import app
 from bridgehold.faces.http.listening import listen
+from bridgehold.host.shares.cordons import Cordons
 from bridgehold.keeper.admin import SecretAdmin
 from bridgehold.sandbox.doctor import Context
 from bridgehold.supervisor.checks import configuration_probe
@@ -407,3 +408,27 @@ def test_a_misspelt_tenant_is_refused_wherever_one_is_typed_and_one_of_its_own_i
     SecretAdmin.open_file(home.secrets).set("acme2", "openai", b"sk-of-acme2-0123456789")
     for fine in ("acme", "globex", "local", "acme2", "newcomer"):
         assert "no tenant" not in say("artifacts", "list", "--tenant", fine)[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[providers.x]\nbase_url = "https://x.org"\nprivat = true', "providers.x.privat: unknown key (nearest: 'private')"),
+        ("[hots]\nx = 1", "hots: unknown key (nearest: 'host')"),
+        ('[providers.x]\nbase_url = "https://x.org"\n[providers.x.models.m]\nprise = 1', "models.m.prise: unknown key (nearest: 'price')"),
+        ('[bridges.x]\nscript = "/a"', "bridges.x.script: unknown key (nearest: 'scripts')"),
+        ("[zygotes]\nqqqq = 1", "zygotes.qqqq: unknown key"),
+    ],
+)  # fmt: skip
+def test_an_unknown_key_of_the_configuration_is_told_with_the_nearest(text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, "x")
+    assert said in caught.value.message
+
+
+def test_a_drain_says_what_was_drained() -> None:
+    for tenant, bridge, said in (("acme", "", "acme"), ("", "python", "python"), ("", "", "this host"), ("acme", "python", "python of acme")):  # fmt: skip
+        cordons = Cordons()
+        cordons.add(tenant, bridge)
+        with pytest.raises(BusyError, match=f"an operator has drained {said}$"):
+            cordons.demand("acme", "python")

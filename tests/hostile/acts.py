@@ -290,6 +290,24 @@ act(
     """
 attempt("read", lambda: open("/proc/locks").read())
 attempt("as another name", lambda: open("/proc/self/root/proc/locks").read())
+for name in ("cpu", "io", "memory"):
+    attempt("pressure of " + name, lambda: open("/proc/pressure/" + name).read())
+def opens(path):
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+        return True
+    except OSError:
+        return False
+def writable():  # of /proc/sys, what its own namespaces have
+    found = []
+    for folder, below, files in os.walk("/proc"):
+        below[:] = [name for name in below if not name.isdigit() and folder + "/" + name != "/proc/sys"]
+        paths = [folder + "/" + name for name in files]
+        found += [path for path in paths if os.access(path, os.W_OK) and opens(path)]
+    if not found:
+        raise PermissionError(13, "nothing of the machine's")
+    return found
+attempt("what can be written to", writable)
 """,
 )
 
@@ -305,6 +323,9 @@ attempt("unshare net", lambda: syscall(272, 0x40000000))
 attempt("clone new user", lambda: syscall(56, 0x10000000 | 17, 0, 0, 0, 0))
 attempt("clone3", lambda: syscall(435, buffer, 88))
 attempt("setns", lambda: syscall(308, os.open("/proc/self/ns/net", os.O_RDONLY), 0))
+attempt("who owns a namespace", lambda: syscall(16, os.open("/proc/self/ns/net", os.O_RDONLY), 0xb701, 0))
+attempt("the next namespace", lambda: syscall(16, os.open("/proc/self/ns/mnt", os.O_RDONLY), 0x8010b70b, buffer))
+attempt("a processor core for itself", lambda: syscall(157, 62, 1, 0, 0, 0))
 attempt("mount", lambda: syscall(165, b"none", b"/tmp", b"tmpfs", 0, None))
 attempt("umount", lambda: syscall(166, b"/proc", 2))
 attempt("pivot_root", lambda: syscall(155, b"/tmp", b"/tmp"))

@@ -86,6 +86,10 @@ REASONS = {
         reason="UTF-8, and no packages but the lock's (PYTHONNOUSERSITE)",
         changed=(("no_user_site=0", "no_user_site=1"), ("utf8_mode=0", "utf8_mode=1")),
     ),
+    "builtins": Difference(
+        reason="`python:execute` shows, ends and remembers as a notebook does",
+        only_inside=("In", "Out", "display", "final"),
+    ),
     "argv": Difference(reason="a worker has no command line, as a prompt has none", inside=[""]),
     "linecache": Difference(reason="the code of commands, for tracebacks", only_inside=("<execute ",)),
     "main is this": Difference(reason="a module's own names, where a bridge runs code in one", inside=False),

@@ -288,17 +288,31 @@ def cell_in(host: Stage, tenant: str) -> int:
 def test_a_revoked_tenant_has_no_cell(host: Stage) -> None:
     host.client.request("tenant.create", {"name": "leaver", "limits": {}})
     pid = cell_of(host, "leaver")
-    with host.session(tenant="leaver") as session:
+    with (
+        SyncClient.connect(host.layout.socket, tenant="leaver", reconnect_s=0) as own,
+        host.session(tenant="leaver") as session,
+    ):
         session.run("act", {"code": "result = 1"})
+        assert len(own.sessions()) == 1  # its cell has the connection
         done = host.client.request("tenant.revoke", {"name": "leaver"})
         assert done["parts"]["sessions"]["ended"] == 1
         assert done["ms"] < 5_000
         until(lambda: pid not in cells(host))
         with pytest.raises(BridgeholdError):
             session.run("act", {"code": "result = 1"})
+        with pytest.raises(BridgeholdError):
+            own.request("sessions")
     with pytest.raises(BridgeholdError) as error, host.session(tenant="leaver"):
         pass
     assert error.value.code in ("suspended", "denied", "not_found")
+    before = cells(host)
+    with (
+        SyncClient.connect(host.layout.socket, tenant="leaver") as own,
+        pytest.raises(BridgeholdError) as error,
+    ):
+        own.request("session.open", {"bridge": host.plain, "tenant": "leaver"})
+    assert error.value.code in ("suspended", "denied", "not_found")
+    assert not cells(host) - before  # nothing begins for it
 
 
 NEIGHBOURS = """

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import hashlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -31,6 +33,8 @@ extends = "python"
 memory = "256MiB"
 scratch = "64MiB"
 file_size = "48MiB"
+[tools]
+allow = ["add", "artifact_*"]
 [sandbox]
 start = "{start}"
 """
@@ -143,6 +147,7 @@ def test_a_program_by_the_interface(session: SyncSession) -> None:
         "status": 0, "signal": 0, "stdout": "given 2\n", "stderr": "e\n", "truncated": False,
     }  # fmt: skip
     assert "EOFError" in run("input()")["stderr"]
+    assert "NameError" in run("display")["stderr"]
     assert "NameError" in run("kept")["stderr"]  # a `__main__` of its own
     flood = run("print('x' * 10_000_000)")
     assert flood["truncated"]
@@ -261,6 +266,88 @@ def test_the_audit_has_size_and_digest_of_what_passed_and_nothing_of_it(
     text = b"".join(file.read_bytes() for file in host.layout.audit.rglob("*") if file.is_file())
     for part in (b"merger", b"c2VjcmV0IG1lbW8", b"bWVyZ2Vy"):
         assert part not in text
+
+
+def add(a: int, b: int = 2) -> int:
+    """Adds two numbers."""
+    if a < 0:
+        raise ValueError("negative")
+    if a > 99:
+        raise type("Odd", (Exception,), {})("too large")
+    return a + b
+
+
+def test_tools_are_names_in_the_code(host: Stage) -> None:
+    def hidden() -> int:
+        return 1
+
+    with host.client.session("python", tools=[add, hidden]) as session:
+
+        def value(code: str) -> object:
+            return session.execute(code)["value"]
+
+        assert value("add(1), add(1, b=5), add(b=1, a=1)") == [3, 6, 2]
+        assert value("import inspect\n[str(inspect.signature(add)), add.__doc__, add.__name__]") == [
+            "(a, b=2)", "Adds two numbers.", "add"
+        ]  # fmt: skip
+        assert value("import asyncio\nsum(await asyncio.gather(*(add(n) for n in range(5))))") == 20
+        threads = "from concurrent.futures import ThreadPoolExecutor\nlist(ThreadPoolExecutor(4).map(add, range(3)))"
+        assert value(threads) == [2, 3, 4]
+        assert value("try: add(-1)\nexcept ValueError as e: caught = str(e)\ncaught") == "negative"
+        assert value("try: add(100)\nexcept Exception as e: caught = type(e).__name__, str(e)\ncaught") == [
+            "Odd", "too large"
+        ]  # fmt: skip
+        for wrong in ("add()", "add(1, 2, 3)", "add(1, a=1)", "add('x')", "add(1, c=2)"):
+            assert value(f"try: {wrong}\nexcept Exception as e: caught = type(e).__name__\ncaught") in (
+                "TypeError", "ToolError"
+            ), wrong  # fmt: skip
+        with pytest.raises(BridgeholdError) as refused:  # the policy grants no `hidden`
+            session.execute("hidden()")
+        assert refused.value.message.startswith("NameError")
+        kept = value(
+            "kept = artifacts.put(b'bytes', name='b')['digest']\n[artifacts.get(kept).decode(), len(artifacts.list())]"
+        )
+        assert kept == ["bytes", 1]
+        assert value("add = 5\nadd") == 5
+        assert value("add") == 5  # what the code has bound stays
+
+
+def test_input_and_variables_by_the_interface(host: Stage, session: SyncSession) -> None:
+    lines = iter(["ada", "lovelace", None])
+    prompts: list[str] = []
+
+    def ask(prompt: str) -> str | None:
+        prompts.append(prompt)
+        return next(lines)
+
+    said = session.execute("import sys\n[input('first? '), input('last? '), sys.stdin.read()]", stdin=ask)
+    assert said["value"] == ["ada", "lovelace", ""]
+    assert said["stdout"] == "first? last? "
+    assert prompts[:2] == ["first? ", "last? "]
+    with pytest.raises(BridgeholdError) as ended:
+        session.execute("input()", stdin=lambda _: None)
+    assert ended.value.message.startswith("EOFError")
+    now = datetime.datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=datetime.UTC)
+    given = {"nan": math.nan, "raw": b"\0\xff", "now": now, "far": 2**70, "deep": [{"x": -math.inf}]}
+    back = session.execute(
+        "kept = [nan != nan, raw, now, far, deep]", variables=given, returns=("kept", "sys")
+    )
+    assert back["variables"]["kept"] == [True, b"\0\xff", now, 2**70, [{"x": -math.inf}]]
+    assert "repr" in back["variables"]["sys"]
+
+    async def act() -> object:
+        async with Client.connect(host.layout.socket) as client, client.session("python") as own:
+            return (await own.execute("input('n? ') * 2", stdin=lambda _: "3"))["value"]
+
+    assert asyncio.run(act()) == "33"
+    shown = [
+        event["data"]["display"]["text/plain"] if event["type"] == "chunk" else event.get("text")
+        for event in session.stream("execute", {"code": "print('a')\ndisplay(1)\nprint('b')\ndisplay(2)"})
+        if event["type"] in ("chunk", "output")
+    ]
+    text = "".join(map(str, shown))  # what was written before a picture comes before it
+    assert text.index("a") < text.index("1") < text.index("2")
+    assert text.index("b") < text.index("2")
 
 
 def test_what_a_policy_does_not_grant_is_refused(host: Stage) -> None:

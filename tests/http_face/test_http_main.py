@@ -422,6 +422,33 @@ def test_an_artifact_of_unknown_length(face: HttpStage) -> None:
     using(face, act)
 
 
+def test_code_and_files_of_a_session(face: HttpStage) -> None:
+    async def act(acme: Caller) -> None:
+        async def run(operation: str, **arguments: Any) -> Any:
+            said = await acme.ask(
+                "POST", f"/v1/run/python/{operation}", {"session": "desk", "arguments": arguments}
+            )
+            assert said.status == 200, said
+            return said.body["value"]
+
+        assert (await run("files_write", path="in/a", base64="AP8="))["size_bytes"] == 2
+        assert [one["path"] for one in (await run("files_list", depth=2))["entries"]] == ["in", "in/a"]
+        code = "open('in/b', 'wb').write(more)\ndisplay(1)\nawait __import__('asyncio').sleep(0, input())"
+        said = await run(
+            "execute", code=code, variables={"more": {"$bytes": "AQ=="}}, stdin="typed", returns=["more"]
+        )
+        assert (said["value"], said["displays"]) == ("typed", [{"text/plain": "1"}])
+        assert said["variables"] == {"more": {"value": {"$bytes": "AQ=="}}}
+        assert (await run("files_read", path="in/b"))["base64"] == "AQ=="
+        assert (await run("program", kind="code", text="print(1); raise SystemExit(3)"))["status"] == 3
+        assert (await run("complete", code="mor"))["matches"] == ["more"]
+        paths = (await acme.ask("GET", "/openapi.json")).body["paths"]
+        for operation in ("execute", "program", "files_read", "files_write", "complete", "inspect"):
+            assert f"/v1/run/python/{operation}" in paths
+
+    using(face, act)
+
+
 def test_figures_are_for_operators(face: HttpStage) -> None:
     async def act(acme: Caller, boss: Caller) -> None:
         assert (await acme.ask("GET", "/metrics")).status == 403

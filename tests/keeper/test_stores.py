@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import argon2
 import pytest
 
 from bridgehold.config.layout import find_layout
@@ -77,8 +78,21 @@ def test_a_file_that_others_could_have_written_is_refused(secrets_folder: Path) 
 
 def test_another_passphrase_opens_nothing(secrets_folder: Path) -> None:
     (secrets_folder / "secrets.key").write_text("not-the-passphrase")
-    with pytest.raises(SecretError, match="passphrase"):
-        FileStore(secrets_folder).get("acme", "openai")
+    for name in ("openai", "nothing-of-that-name"):
+        with pytest.raises(SecretError, match="passphrase"):
+            FileStore(secrets_folder).get("acme", name)
+
+
+def test_a_key_costs_one_argon2(secrets_folder: Path, acme_key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    derived: list[object] = []
+    derive = argon2.low_level.hash_secret_raw
+    monkeypatch.setattr(
+        argon2.low_level,
+        "hash_secret_raw",
+        lambda **given: (derived.append(given["salt"]), derive(**given))[1],
+    )
+    assert FileStore(secrets_folder).get("acme", "openai") == acme_key.encode()
+    assert len(derived) == 1
 
 
 def test_a_lost_key_file_is_not_made_anew_over_what_it_locks(secrets_folder: Path, admin: Admin) -> None:

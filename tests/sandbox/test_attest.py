@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import msgspec
 import pytest
 
 from bridgehold.errors import AttestationError, NotFoundError
+from bridgehold.sandbox import procfs
 from bridgehold.sandbox.attest.observe import (
     NAMESPACES,
     Expected,
@@ -26,6 +29,7 @@ from bridgehold.sandbox.launch.mounts import Identity, MountSeen, parse_mounts, 
 from bridgehold.sandbox.launcher.control import LauncherClient
 from bridgehold.sandbox.limits.rlimits import rlimits, shown_rlimits
 from sandbox.launcher_support import (
+    MIB,
     Machine,
     close,
     kernel_uid,
@@ -35,6 +39,7 @@ from sandbox.launcher_support import (
     resources,
     sandboxed,
 )
+from waiting import until
 
 OWN = dict.fromkeys(NAMESPACES, 1)
 INSIDE = {name: 100 + index for index, name in enumerate(NAMESPACES)}
@@ -204,6 +209,56 @@ def test_a_process_that_ended_is_no_difference() -> None:
     seen, differences = observe_all(lambda: {os.getpid(), 1 << 30}, OUTSIDE, most=64)
     assert [process.pid for process in seen] == [os.getpid()]
     assert differences == ()
+
+
+def test_a_process_that_ends_while_it_is_looked_at_is_no_difference() -> None:
+    """v1 says of one that is ending that it is in the topmost cgroup."""
+    child = subprocess.Popen(["sleep", "60"])
+
+    class Ends:
+        def holds(self, pid: int) -> bool:
+            os.kill(pid, signal.SIGKILL)
+            until(lambda: procfs.stat(pid)[0] == "Z")
+            return False
+
+    ends: Any = Ends()
+    seen, differences = observe_all(lambda: {child.pid}, ends, most=64)
+    child.wait()
+    assert (seen, differences) == ([], ())
+
+
+def test_a_process_whose_first_thread_alone_has_ended_is_not_passed_over() -> None:
+    code = "import ctypes, threading, time; threading.Thread(target=time.sleep, args=(60,)).start(); "
+    code += "ctypes.CDLL(None).pthread_exit(0)"
+    child = subprocess.Popen([sys.executable, "-c", code])
+    until(lambda: procfs.stat(child.pid)[0] == "Z")
+    seen, differences = observe_all(lambda: {child.pid}, OUTSIDE, most=64)
+    child.kill()
+    child.wait()
+    assert seen == []
+    assert "come and go" in differences[0]
+
+
+MANY_THREADS = """
+import threading, time
+threading.stack_size(65536)
+for _ in range(600):
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+print("up", flush=True)
+time.sleep(60)
+"""
+
+
+def test_threads_without_end_are_refused_unread(box: Machine) -> None:
+    async def act(client: LauncherClient) -> None:
+        spec = python_spec(MANY_THREADS, limits={"processes": 700, "memory_bytes": 512 * MIB})
+        many, ends = await client.launch(spec)
+        assert await read_line(ends[1]) == "up\n"
+        with pytest.raises(AttestationError, match="threads"):
+            await client.attest(many.worker)
+        close(ends)
+
+    box.drive(act)
 
 
 class Outside:

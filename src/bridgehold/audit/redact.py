@@ -81,7 +81,10 @@ _OF_PROVIDERS = tuple(f"{re.sub('[^a-z]', '', name)}key" for name in _PROVIDERS)
 _FOR_PROVIDERS = frozenset(
     f"{what}{re.sub('[^a-z]', '', name)}" for what in ("apikey", "key") for name in _PROVIDERS
 )
+_EXACT, _ENDS = KEY_NAMES | _FOR_PROVIDERS, (*_KEY_ENDS, *_OF_PROVIDERS)
 _MAYBE = frozenset({"auth", "jwt", "pass", "pat"})
+_MAYBE_ENDS = ("token", "passwd", "pwd", "passcode", "accesskeyid")
+_SOME_ENDS = ("key", "keys", "sig", "signature")
 _WORDS = frozenset(
     ["token", "tokens", "secret", "secrets", "credential", "credentials", "cookie", "cookies", "bearer"]
 )
@@ -175,6 +178,8 @@ _PART, _REACH = 8 * 1024, 16 * 1024
 _LONG_REACH = 64 * 1024
 """The same of a token, whose parts are long."""
 _LOOK = 256 * 1024
+_LOOKS = 64
+"""Of what was found, between two stops: some hundred microseconds."""
 Masked = tuple[int, int, str]
 """From where to where, and what stands there instead."""
 
@@ -283,9 +288,11 @@ def _logins(text: str) -> Iterator[Masked | None]:
 
 def _values(text: str) -> Iterator[Masked | None]:
     """What is said of a name of keys."""
-    done = 0
+    done = looks = 0
     for said in _searched(_SAID, text):
-        yield None
+        looks += 1
+        if said is None or not looks % _LOOKS:
+            yield None
         if said is None or said.start() < done:
             continue
         named = _is_named(said[2] or "", said[3])
@@ -302,16 +309,19 @@ def _values(text: str) -> Iterator[Masked | None]:
 def _nearby(text: str) -> Iterator[Masked | None]:
     """What looks random soon after a name of keys: ``<api_key>…``, ``f("api_key", "…")``."""
     values: list[re.Match[str]] = []
-    for found in _searched(_RANDOM, text):
-        yield None
+    for looks, found in enumerate(_searched(_RANDOM, text)):
+        if found is None or not looks % _LOOKS:
+            yield None
         values += [found] if found is not None and looks_random(found[0]) else []
     names: deque[re.Match[str]] = deque()
-    for found in _searched(_NEAR, text) if values else ():
-        yield None
+    for looks, found in enumerate(_searched(_NEAR, text) if values else ()):
+        if found is None or not looks % _LOOKS:
+            yield None
         names += [found] if found is not None else []
     before: re.Match[str] | None = None
-    for value in values:
-        yield None
+    for looks, value in enumerate(values):
+        if not looks % _LOOKS:
+            yield None
         while names and names[0].end() <= value.start():
             before = names.popleft()
         if before and value.start() - before.end() <= _NEARBY and is_some_key_name(before[0]):
@@ -393,7 +403,8 @@ class Redactor:
             parts = text.split("…")
             for index, part in enumerate(parts):
                 parts[index] = yield from self._by_value(part)
-                yield
+                if len(part) > _LOOKS or not index % _LOOKS:
+                    yield
             text = "…".join(parts)
         for shape in _COMPILED:
             short = len(text) <= _PART
@@ -423,24 +434,34 @@ def _bytes(secret: str | bytes) -> bytes:
 
 def is_key_name(name: str) -> bool:
     """Whether a value under `name` is masked whatever it is: ``api_key``, ``X-API-Key``, ``hfApiTokens``."""
-    plain = NO_LETTERS.sub("", name[-_LETTERS:].lower())
-    names = (plain,) if plain == "tokens" else (plain, plain.removesuffix("s"))
-    return any(
-        one in KEY_NAMES or one in _FOR_PROVIDERS or one.endswith(_KEY_ENDS) or one.endswith(_OF_PROVIDERS)
-        for one in names
-    )
+    return _names_key(_letters(name))
+
+
+def _letters(name: str) -> str:
+    return NO_LETTERS.sub("", name[-_LETTERS:].lower())
+
+
+def _names_key(plain: str) -> bool:
+    """Of a name's letters alone."""
+    if plain in _EXACT or plain.endswith(_ENDS):
+        return True
+    one = plain[:-1]
+    return plain.endswith("s") and plain != "tokens" and (one in _EXACT or one.endswith(_ENDS))
+
+
+def _may_name_key(plain: str) -> bool:
+    return plain.endswith(_MAYBE_ENDS) or plain in _MAYBE
 
 
 def is_token_name(name: str) -> bool:
     """Whether `name` may be a key's (``hf_token``, ``slackBotToken``) or ordinary (``eos_token``)."""
-    plain = NO_LETTERS.sub("", name[-_LETTERS:].lower())
-    return plain.endswith(("token", "passwd", "pwd", "passcode", "accesskeyid")) or plain in _MAYBE
+    return _may_name_key(_letters(name))
 
 
 def is_some_key_name(name: str) -> bool:
     """Whether what stands under `name` may be a secret, where it looks like one: also ``sort_key``."""
-    plain = NO_LETTERS.sub("", name[-_LETTERS:].lower())
-    return is_key_name(name) or is_token_name(name) or plain.endswith(("key", "keys", "sig", "signature"))
+    plain = _letters(name)
+    return plain.endswith(_SOME_ENDS) or _names_key(plain) or _may_name_key(plain)
 
 
 def is_shape(text: str) -> bool:

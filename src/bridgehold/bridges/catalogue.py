@@ -25,7 +25,7 @@ from bridgehold.errors import BridgeholdError, ManifestError, NotFoundError, Pol
 from bridgehold.ids import is_name, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
     from bridgehold.bridges.frames import ReadyFrame
     from bridgehold.bridges.manifest import Manifest
@@ -67,17 +67,21 @@ class Catalogue:
         self._entries = {(entry.tenant, entry.name): entry for entry in entries}
 
     @classmethod
-    def load(cls, folders: Iterable[Path] = (), tenants: Path | None = None) -> Catalogue:
+    def load(
+        cls, folders: Iterable[Path] = (), tenants: Path | None = None, known: Iterable[Manifest] = ()
+    ) -> Catalogue:
         """The shipped bridges, and every sub-folder of `folders` that holds a ``bridge.toml``.
 
-        `tenants`: a folder with tenants' folders, whose ``bridges`` are theirs alone.
+        `tenants`: a folder with tenants' folders, whose ``bridges`` are theirs alone. `known`: what was found
+        before; no text is parsed again that has not changed since.
         """
+        earlier = {manifest.folder: manifest for manifest in known}
         entries = list(_shipped(shipped_folder()))
         for folder in folders:
-            entries += _entries(folder, shipped=False)
+            entries += _entries(folder, earlier, shipped=False)
         shared = {entry.name for entry in entries}
         for folder in tenant_folders(tenants) if tenants is not None else ():
-            entries += _tenants_entries(folder, shared)
+            entries += _tenants_entries(folder, shared, earlier)
         return cls(entries)
 
     def list(self) -> list[Entry]:
@@ -165,13 +169,15 @@ def check_ready(manifest: Manifest, ready: ReadyFrame) -> None:
 
 def _shipped(folder: Path) -> tuple[Entry, ...]:
     """Read once, for this process and what is forked from it; again, while one can't be read."""
-    found = _READ.get(folder) or tuple(_entries(folder, shipped=True))
+    found = _READ.get(folder) or tuple(_entries(folder, {}, shipped=True))
     if not any(entry.fault for entry in found):
         _READ[folder] = found
     return found
 
 
-def _entries(folder: Path, *, shipped: bool, submitted: bool = False) -> Iterable[Entry]:
+def _entries(
+    folder: Path, known: Mapping[Path, Manifest], *, shipped: bool, submitted: bool = False
+) -> Iterable[Entry]:
     """Raises `ManifestError` where `folder` can't be looked at: nobody's bridge takes its bridges' places.
 
     `submitted`: a bridge's folder may hold releases, one of which is in use (`releases`).
@@ -189,7 +195,8 @@ def _entries(folder: Path, *, shipped: bool, submitted: bool = False) -> Iterabl
             used = _in_use(place) if submitted else None
             if not _holds_bridge(place) if used is None else not used:
                 continue
-            manifest = load_manifest(releases.folder_of(place, used) if used else place)
+            lies = releases.folder_of(place, used) if used else place
+            manifest = load_manifest(lies, known.get(lies))
             if manifest.name != place.name:
                 raise ManifestError(f"{place.name} holds a bridge that calls itself {manifest.name!r}")
         except BridgeholdError as error:
@@ -228,7 +235,7 @@ def tenant_folders(tenants: Path) -> Iterable[Path]:
         return []
 
 
-def _tenants_entries(home: Path, shared: Collection[str]) -> Iterable[Entry]:
+def _tenants_entries(home: Path, shared: Collection[str], known: Mapping[Path, Manifest]) -> Iterable[Entry]:
     """A tenant's own bridges. Whatever is wrong with its folder is wrong for this tenant alone.
 
     A link could lead to another tenant's bridge, and a name that all have means the bridge of all.
@@ -239,7 +246,7 @@ def _tenants_entries(home: Path, shared: Collection[str]) -> Iterable[Entry]:
         yield msgspec.structs.replace(broken, fault="is a link: a tenant's bridges lie in its own folder")
         return
     try:
-        found = list(_entries(folder, shipped=False, submitted=True))
+        found = list(_entries(folder, known, shipped=False, submitted=True))
     except ManifestError as error:
         yield msgspec.structs.replace(broken, fault=error.message)
         return

@@ -39,12 +39,15 @@ FOREIGN = ("", "auto", "json", "msgpack")
 _HINT = "docs/how-to/write-a-bridge.md shows every key of bridge.toml with an example."
 
 
-def load_manifest(folder: Path) -> Manifest:
-    """The manifest in `folder`. Raises `ManifestError`."""
+def load_manifest(folder: Path, known: Manifest | None = None) -> Manifest:
+    """The manifest in `folder`; `known`, where the same text said that. Raises `ManifestError`."""
     path = folder / "bridge.toml"
     if path.is_symlink():
         raise ManifestError("there is no regular file bridge.toml", where=str(path), hint=_HINT)
-    return parse_manifest(reads.read_text(path, ManifestError, most=MAX_FILE_BYTES, hint=_HINT), folder)
+    text = reads.read_text(path, ManifestError, most=MAX_FILE_BYTES, hint=_HINT)
+    if known is not None and (known.folder, known.digest) == (folder, digest_bytes(text.encode())):
+        return known
+    return parse_manifest(text, folder)
 
 
 def parse_manifest(text: str, folder: Path) -> Manifest:

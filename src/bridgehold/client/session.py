@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from bridgehold.client.connection import Progress
+from bridgehold.client.execution import Ask, arguments_of, value_of
 from bridgehold.client.retry import with_retries
 from bridgehold.client.session_files import SessionFiles
 from bridgehold.client.tools import RUNNING_FOR, Tool, Tools
@@ -69,15 +70,16 @@ class ClientSession:
         *,
         deadline_ms: int = 0,
         on_event: Progress | None = None,
+        tools: tuple[Tool, ...] = (),
     ) -> Reply:
         """Run the operation and give the whole `Reply`. `on_event` gets chunks and progress as they come.
 
         However many are called at once: what the host would refuse as one too many waits here.
         """
         if RUNNING_FOR.get():  # from a tool of a command of ours, which has its place already
-            return await self._call(operation, arguments, deadline_ms, on_event)
+            return await self._call(operation, arguments, deadline_ms, on_event, tools)
         async with self._room:
-            return await self._call(operation, arguments, deadline_ms, on_event)
+            return await self._call(operation, arguments, deadline_ms, on_event, tools)
 
     async def _call(
         self,
@@ -85,6 +87,7 @@ class ClientSession:
         arguments: dict[str, Any] | None,
         deadline_ms: int,
         on_event: Progress | None,
+        tools: tuple[Tool, ...],
     ) -> Reply:
         reply = await self._client.call(
             self._full(operation),
@@ -93,7 +96,7 @@ class ClientSession:
             tenant=self.tenant,
             deadline_ms=deadline_ms,
             on_event=on_event,
-            tools=self._tools,
+            tools=(*self._tools, *tools),
         )
         if reply.session != self.id:
             self.lost.append(self.id)
@@ -115,6 +118,26 @@ class ClientSession:
             return self.call(operation, arguments, deadline_ms=deadline_ms)
 
         return (await with_retries(call, retries, repeatable=repeatable)).value
+
+    async def execute(
+        self,
+        code: str,
+        *,
+        variables: Mapping[str, Any] | None = None,
+        returns: tuple[str, ...] = (),
+        stdin: str | Ask | None = None,
+        deadline_ms: int = 0,
+        on_event: Progress | None = None,
+    ) -> Any:
+        """Run code (`python:execute`) and give its result, an object.
+
+        `variables`: names that are set before, with Python's own values: infinity, bytes, dates and frames
+        are some. `returns`: names whose values come back as ``variables``. `stdin`: all of its input, or a
+        function that gives a line for a prompt, None for no more.
+        """
+        arguments, tools = arguments_of(code, variables, returns, stdin)
+        reply = await self.call("execute", arguments, deadline_ms=deadline_ms, on_event=on_event, tools=tools)
+        return value_of(reply.value)
 
     async def stream(
         self, operation: str, arguments: dict[str, Any] | None = None, *, deadline_ms: int = 0

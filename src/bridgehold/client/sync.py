@@ -235,6 +235,7 @@ class SyncSession(_Facade[ClientSession]):
 
     call = _waited(ClientSession.call)
     run = _waited(ClientSession.run)
+    execute = _waited(ClientSession.execute)
     logs = _waited(ClientSession.logs)
     put = _waited(ClientSession.put)
     get = _waited(ClientSession.get)

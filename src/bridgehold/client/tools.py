@@ -19,6 +19,8 @@ from bridgehold.protocol.plain import error_text, to_plain
 
 RUNNING_FOR: ContextVar[str] = ContextVar("bridgehold_running_for", default="")
 """The command whose tool runs now: a command that the tool runs says so."""
+_PLAIN = (str, int, float, bool)
+"""Kinds of a default that a schema can tell."""
 _TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array", dict: "object"}
 
 
@@ -42,6 +44,8 @@ class Tool(OfferedTool, frozen=True, kw_only=True):
             properties[name] = _schema(hints.get(name), function.__name__, name)
             if parameter.default is parameter.empty:
                 required.append(name)
+            elif type(parameter.default) in _PLAIN:
+                properties[name] = {**properties[name], "default": parameter.default}
         schema = {"type": "object", "properties": properties, "additionalProperties": False}
         return cls(
             function=function,

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, get_args
 
 import msgspec
 from pydantic import Field, ValidationError
@@ -31,7 +32,7 @@ from bridgehold.config.sections import (
     ZygotesSection,
 )
 from bridgehold.errors import ConfigError
-from bridgehold.ids import is_name
+from bridgehold.ids import is_name, nearest
 from bridgehold.policies.model import GIB
 from bridgehold.policies.units import parse_size
 
@@ -105,7 +106,20 @@ def _fault(fault: ErrorDetails, over: tuple[Override, ...]) -> str:
     place = tuple(str(part) for part in fault["loc"])
     said = next((f" ({one.variable})" for one in over if one.path[: len(place)] == place), "")
     said = said or next((f" ({one.variable})" for one in over if place[: len(one.path)] == one.path), "")
-    return f"{'.'.join(place)}: {fault['msg']}{said}"
+    what = fault["msg"]
+    if fault["type"] == "extra_forbidden":
+        what = f"unknown key{nearest(place[-1], _keys(place[:-1]))}"
+    return f"{'.'.join(place)}: {what}{said}"
+
+
+def _keys(table: tuple[str, ...]) -> Iterable[str]:
+    """Of a table of the configuration, as its model has them; none of one that there is not."""
+    model: Any = Config
+    for part in table:
+        fields = model.model_fields if hasattr(model, "model_fields") else {}
+        inner = fields[part].annotation if part in fields else (get_args(model) or ("",))[-1]
+        model = inner
+    return model.model_fields if hasattr(model, "model_fields") else ()
 
 
 def _name_faults(config: Config) -> list[str]:

@@ -27,7 +27,7 @@ from bridgehold.host.front.callers import Callers, limits
 from bridgehold.host.front.cells import Cells, Intakes
 from bridgehold.host.front.entrances import Entrances
 from bridgehold.host.front.environments import Environments
-from bridgehold.host.front.forwarding import FORWARDED, Forwarding
+from bridgehold.host.front.forwarding import Forwarding, begins_cell
 from bridgehold.host.front.locking import Locking
 from bridgehold.host.front.opens import House
 from bridgehold.host.front.orders import Orders
@@ -184,7 +184,7 @@ def _celled(given: Foundation, shared: Shared, orders: Orders, budgets: Budgets,
     shared.registry.files.on_instead = lambda kind, name: (
         cells.rules_changed(name) if kind == "tenant" else None
     )
-    entrances = Entrances(cells, FORWARDED)
+    entrances = Entrances(cells, begins_cell, shared.tenants.demand)
     return Celled(cells, Forwarding(cells), entrances, shared.registry, shared.settings, budgets)
 
 

@@ -19,6 +19,7 @@ from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
 from bridgehold.config.settings import Settings
 from bridgehold.errors import BridgeholdError
+from bridgehold.hardening import open_descriptors
 from bridgehold.host.cell.artifact_methods import Artifacts, inside_tools
 from bridgehold.host.cell.commands.dispatch import Dispatch, OrderMaker
 from bridgehold.host.cell.commands.inline_keys import KeyKeeper
@@ -54,9 +55,13 @@ from bridgehold.host.shares.spending import prices_of
 from bridgehold.host.shares.tool_starts import as_child, by_front
 from bridgehold.host.startup import FileChange
 from bridgehold.keeper.client import KeeperClient
+from bridgehold.keeper.places import Places
 from bridgehold.policies.model import Machine
 from bridgehold.policies.units import parse_size
 from bridgehold.sandbox.launcher.control import LauncherClient
+
+_OF_DESCRIPTORS, _FEWEST = 4, 64
+"""Sandboxes' connections get one of so many of the process's descriptors, and so many at the least."""
 
 
 class Peers(msgspec.Struct, frozen=True, kw_only=True):
@@ -222,6 +227,7 @@ def join_cell(
         downloads=downloads,
         attribution=calling_out,
         openings=ground.openings,
+        descriptors=Places(max(_FEWEST, open_descriptors() // _OF_DESCRIPTORS), shared.registry.tenants_with),
     )
     services, zygotes, pool = _workers(ground, shared, gateways, attribute)
     sessions = Sessions(

@@ -35,6 +35,13 @@ class Lifetime:
             self.hurry.set()
         self.stop.set()
 
+    def orphaned(self) -> None:
+        """Whoever wanted this private host is gone: what runs for others may finish, and what they ask from
+        now on is a next host's."""
+        if not self.stop.is_set():
+            self.leaving, self.reason = True, "whoever started this private host has ended"
+        self.stop.set()
+
     def degraded(self, reason: str) -> None:
         """Nothing may run unlogged: the host ends now, also where it ends already. The first reason stays."""
         if self.status == 0:

@@ -60,6 +60,7 @@ class HostProcess:
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.add_signal_handler(number, self._lifetime.signalled)
+        loop.add_signal_handler(signal.SIGHUP, self._lifetime.orphaned)
         try:
             return await self._run()
         finally:

@@ -1,12 +1,14 @@
 """The encrypted file for machines without a desktop: keyrings.cryptfile (Argon2id, AES-GCM).
 
-Its passphrase comes from a 0600 key file that we create, or from a systemd credential. Each access
-costs about a second of Argon2, so the keeper fetches once and holds the value in memory.
+Its passphrase comes from a 0600 key file that we create, or from a systemd credential. Each value has an
+Argon2 of its own, which takes the better part of a second: the keeper fetches once and holds it in memory.
 """
 
 from __future__ import annotations
 
+import contextlib
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 from keyrings.cryptfile.cryptfile import CryptFileKeyring  # type: ignore[import-untyped]  # it has no stubs
@@ -34,8 +36,14 @@ class FileStore:
         """As `SecretStore.get`; None too where there is no file yet."""
         if read_private(self._folder / FILE, _BOUND) is None:
             return None
-        value = self._open(self._folder / FILE, create=False).get_password(SERVICE, f"{tenant}/{name}")
-        return None if value is None else bytearray(value.encode("ascii", "replace"))
+        with self._opens() as keyring:
+            # Its property tries the passphrase first, by an Argon2 more: the value's own seal tells as much.
+            keyring._keyring_key = self._passphrase(create=False)  # noqa: SLF001
+            value = keyring.get_password(SERVICE, f"{tenant}/{name}")
+        if value is None:
+            self._open(self._folder / FILE, create=False)
+            return None
+        return bytearray(value.encode("ascii", "replace"))
 
     def set(self, tenant: str, name: str, value: bytes) -> None:
         """As `SecretStore.set`: the file is replaced as a whole."""
@@ -64,17 +72,23 @@ class FileStore:
         return read_private(self._folder / FILE, _BOUND) or b""
 
     def _open(self, path: Path, *, create: bool) -> CryptFileKeyring:
-        keyring = CryptFileKeyring()
-        keyring.file_path = str(path)
-        try:
+        """After its passphrase was tried."""
+        with self._opens(path) as keyring:
             keyring.keyring_key = self._passphrase(create=create)
+        return keyring
+
+    @contextlib.contextmanager
+    def _opens(self, path: Path | None = None) -> Iterator[CryptFileKeyring]:
+        keyring = CryptFileKeyring()
+        keyring.file_path = str(path or self._folder / FILE)
+        try:
+            yield keyring
         except (ValueError, KeyError, AssertionError):
             raise SecretError(
                 "the passphrase does not open the encrypted file",
                 where=str(self._folder / FILE),
                 hint=f"Restore {KEY_FILE} (or the credential) that belongs to it, or set the secrets anew.",
             ) from None
-        return keyring
 
     def _passphrase(self, *, create: bool) -> str:
         if self._credential:

@@ -7,6 +7,7 @@ code; what holds are the cgroup and the limits.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from bridgehold.sandbox.values import GUEST_NAME, GUEST_UID, Mount, Resources
@@ -73,6 +74,16 @@ def limits(resources: Resources, cpuinfo: str) -> tuple[Mount, ...]:
         *(Mount(kind="text", target=target, content=text) for target, text in texts.items()),
         *(Mount(kind="dir", target=folder) for folder in folders),
     )
+
+
+HIDDEN = ("locks", "pressure/cpu", "pressure/io", "pressure/irq", "pressure/memory")
+"""Of /proc: what is the machine's, and costs others where it is read or written. The list that holds up who
+takes a lock; what others' work makes the machine wait for, with triggers that nobody is charged for."""
+
+
+def hidden() -> tuple[str, ...]:
+    """Those that this kernel has."""
+    return tuple(name for name in HIDDEN if os.access(f"/proc/{name}", os.F_OK))
 
 
 def is_proc_file(mount: Mount) -> bool:

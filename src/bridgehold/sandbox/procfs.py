@@ -83,12 +83,21 @@ def ended(pidfd: int) -> bool:
     return bool(poller.poll(0))
 
 
+def threads(pid: int) -> int:
+    """How many `pid` has; none where it is gone."""
+    try:
+        text = read(f"/proc/{pid}/status")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return next((int(line[8:]) for line in lines(text) if line.startswith("Threads:")), 0)
+
+
 def ending(pid: int, start: int) -> bool:
     """Whether the process that began at `start` has ended, or has begun to: the kernel ends all that is in an
-    init's namespace after the one and before the other."""
+    init's namespace after the one and before the other. Raises `OSError` where it can't be told."""
     try:
         fields = stat(pid)
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return True
     return int(fields[19]) != start or bool(int(fields[6]) & _PF_EXITING)
 

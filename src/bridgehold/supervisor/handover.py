@@ -48,7 +48,7 @@ from bridgehold.supervisor.folders import check_folders
 
 CHECK = "--check"
 """Of the command line that started the host: start nothing, say whether one could."""
-_LAST_STEP_SECONDS = 0.5
+_LAST_STEP_SECONDS, _ANOTHERS_SECONDS = 0.5, 20.0
 _FIRST_DESCRIPTOR = 3
 _OUT_OF_THE_WAY = 64
 _LONGEST_NUMBER = 20
@@ -99,8 +99,11 @@ def take(environ: MutableMapping[str, str], pid: int, first: int = _FIRST_DESCRI
 
 
 @contextlib.contextmanager
-def held_lock(layout: Layout, given: int) -> Iterator[int]:
-    """The layout's lock, held: `given` by the supervisor before this one, or taken."""
+def held_lock(layout: Layout, given: int, *, private: bool = False) -> Iterator[int]:
+    """The layout's lock, held: `given` by the supervisor before this one, or taken.
+
+    `private`: for a host that ends with a command; one of another command's may have something to finish.
+    """
     path = layout.run / "host.lock"
     try:
         descriptor = given if given >= 0 else writes.open_lock(path)
@@ -111,7 +114,7 @@ def held_lock(layout: Layout, given: int) -> Iterator[int]:
             hint="Look who put something else in its place; remove it.",
         ) from error
     try:
-        _take(descriptor)
+        _take(descriptor, _ANOTHERS_SECONDS if private else _LAST_STEP_SECONDS)
     except BlockingIOError as error:
         os.close(descriptor)
         raise HostUnavailableError(
@@ -126,9 +129,9 @@ def held_lock(layout: Layout, given: int) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _take(lock: int) -> None:
-    """Its holder may be in its last step. Raises `BlockingIOError`."""
-    deadline = time.monotonic() + _LAST_STEP_SECONDS
+def _take(lock: int, seconds: float) -> None:
+    """Its holder may be about to end. Raises `BlockingIOError`."""
+    deadline = time.monotonic() + seconds
     while True:
         try:
             return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

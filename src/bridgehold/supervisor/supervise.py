@@ -52,6 +52,8 @@ _OWN_STATUSES = frozenset(kind.exit_status for kind in error_classes()) - {1}
 """What a process of ours says when it can't start; 1 is Python's own too."""
 _AGAIN = -1
 """No exit status: the host has left for another one, or had its time to."""
+_ALONE = -2
+"""Nor is this: whoever wanted the host is gone, and it has been told."""
 
 
 class Child:
@@ -91,7 +93,7 @@ def run(
         open_view(plans.needed_paths(layout))
     signal.signal(LEAVE, signal.SIG_IGN)  # until the HTTP face has its own answer to it
     slices.shorten(reset_on_fork=False)  # for all of them; the launcher keeps it from the sandboxes
-    with held_lock(layout, given.lock) as lock:
+    with held_lock(layout, given.lock, private=lifeline >= 0) as lock:
         listener = host_listener(layout, given)
         children, channel, rereading = _start(layout, config, listener, http, lasting=given.lasting)
         patience = config.host.drain_s + _END_SECONDS
@@ -105,17 +107,21 @@ def run(
             release=lambda said, descriptor: releases.answer(layout, said, descriptor),
             reread=rereading.answer,
         )
-        again = False
+        again = alone = False
         signals: list[int] = []
         try:
             status = _watch(children, replacing, lifeline, patience, signals)
-            again = status == _AGAIN
+            again, alone = status == _AGAIN, status == _ALONE
         finally:
             replacing.close()
             rereading.close()
             kept_open = given.lasting or again
             rest = _END_SECONDS if again else patience  # a host that is replaced has had its own time
-            _end(children, rest, signals, leaving=kept_open, listener=None if kept_open else listener)
+            kept_listener = None if kept_open else listener
+            if alone:  # who comes from now on begins another one, which waits for the lock
+                layout.socket.unlink(missing_ok=True)
+                listener.close()
+            _end(children, rest, signals, leaving=kept_open, listener=kept_listener, told=alone)
             again = again and not _end_requested(signals)
             if not (given.lasting or again):
                 layout.socket.unlink(missing_ok=True)
@@ -128,7 +134,7 @@ def run(
             finally:  # it did not
                 if not given.lasting:
                     layout.socket.unlink(missing_ok=True)
-        return status
+        return 0 if alone else status
 
 
 def hand_over_credentials(layout: Layout) -> str:
@@ -270,9 +276,10 @@ def _watch(
             for descriptor, _ in poller.poll(left * 1000 if deadline else None):
                 if replacing.takes(descriptor, poller):
                     continue
-                if descriptor == lifeline:  # who wanted it is gone: nothing that runs is waited for
+                if descriptor == lifeline:  # who wanted it is gone; what runs for somebody else may finish
                     host.signal(signal.SIGHUP)
-                if descriptor in (lifeline, asked):
+                    return _ALONE
+                if descriptor == asked:
                     return 0
                 status = _explain_end(_first_to_fail(children, descriptor), host, patience)
                 return _AGAIN if replacing.agreed and status == 0 else status
@@ -345,13 +352,14 @@ def _end(
     *,
     leaving: bool,
     listener: socket.socket | None,
+    told: bool = False,
 ) -> None:
     """Host first (it lets commands finish, ends sessions and writes why), then the rest; what is left is
     killed.
 
     The HTTP face comes after it: its callers are told how their commands ended. A signal that comes
     meanwhile is passed on to the host, which then waits no longer, and is added to `signals`. `listener`:
-    closed with the host, so that nobody waits for a next one.
+    closed with the host, so that nobody waits for a next one. `told`: the host ends already.
     """
     deadline = time.monotonic() + patience
     if leaving:
@@ -366,7 +374,8 @@ def _end(
 
                 for number in (signal.SIGTERM, signal.SIGINT):  # before the host's own: none is lost
                     signal.signal(number, passed_on)
-            child.signal(signal.SIGTERM)
+            if name != "host" or not told:
+                child.signal(signal.SIGTERM)
             try:
                 child.process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:

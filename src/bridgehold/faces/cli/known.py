@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from bridgehold.config.layout import Layout, default_layout
 from bridgehold.errors import BridgeholdError, NotFoundError
 from bridgehold.ids import LOCAL_TENANT, nearest, parse_name
-from bridgehold.policies import globs
 
 if TYPE_CHECKING:
     from bridgehold.client.client import Client
@@ -30,10 +29,13 @@ def typed_tenant(name: str) -> str:
     other is made by its first session. Of what this user can't read nothing is known; whoever is no operator
     acts for own tenants alone.
     """
+    if name == LOCAL_TENANT:
+        return name
     from bridgehold.config.load import load_config
 
     layout = default_layout()
-    if parse_name(name, "tenant") == LOCAL_TENANT or (layout.tenants / f"{name}.toml").exists():
+    parse_name(name, "tenant")
+    if (layout.tenants / f"{name}.toml").exists():
         return name
     known: set[str] = {LOCAL_TENANT}
     with contextlib.suppress(OSError, BridgeholdError):
@@ -99,6 +101,8 @@ async def check_tenant(client: Client, tenant: str) -> None:
 
 async def check_operation(client: Client, pattern: str) -> None:
     """Raises `NotFoundError` for a pattern that fits no ``bridge:operation`` which a bridge declares."""
+    from bridgehold.policies import globs
+
     bridges = await client.request("bridges", {})
     known = [str(name) for one in bridges for name in one["operations"]]
     undeclared = [f"{one['name']}:*" for one in bridges if not one["operations"]]

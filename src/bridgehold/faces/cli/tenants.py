@@ -174,9 +174,8 @@ def _one(answer: Any, *, json_output: bool) -> None:
         return
     facts = {"tenant": info.name, "state": info.state, "reason": info.reason, "sessions": info.sessions}
     facts |= {"tokens": ", ".join(info.tokens)}
-    facts |= {
-        key: f"{info.used.get(key, '')} of {most}".removeprefix(" of ") for key, most in info.limits.items()
-    }
+    used = {**info.used, "sessions": str(info.sessions)}
+    facts |= {key: f"{used.get(key, '')} of {most}".removeprefix(" of ") for key, most in info.limits.items()}
     facts |= {"changed": f"{info.at} by {info.by}" if info.at else ""}
     for key, value in facts.items():
         if value != "":

@@ -24,6 +24,8 @@ from bridgehold.protocol.values import Principal
 
 _READ_AHEAD = 16 * 1024
 _LARGEST = 64 * 1024
+_ENDS = 2
+"""The connection, and what was read of it."""
 _FRONTS = ("ping",)
 """Answered by the front all the same, which knows of all tenants."""
 
@@ -74,18 +76,22 @@ class Entrance:
 
     def _take(self) -> None:
         try:
-            said, given, _ = handed.receive(self._socket, _LARGEST, 2)
+            said, given, _ = handed.receive(self._socket, _LARGEST, _ENDS)
         except BlockingIOError:
             return
         if not said:  # the front is gone; the link says so too
             asyncio.get_running_loop().remove_reader(self._socket)
             return
+        proven: cell_wire.HandedIn = decoded(msgspec.Raw(said), cell_wire.HandedIn)
+        if len(given) < _ENDS:  # as many files are open here as may be
+            for descriptor in given:
+                os.close(descriptor)
+            self._link.tell("shut", cell_wire.Left(caller=proven.connection))
+            return
         sock, ahead = given
         with os.fdopen(ahead, "rb") as file:
             read = file.read()
-        task = asyncio.create_task(
-            self._serve(decoded(msgspec.Raw(said), cell_wire.HandedIn), socket.socket(fileno=sock), read)
-        )
+        task = asyncio.create_task(self._serve(proven, socket.socket(fileno=sock), read))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -305,7 +305,8 @@ class Connection:
     async def _answer(self, request: _Request, failure: BridgeholdError | None) -> None:
         refused = False
         try:
-            result = msgspec.Raw(msgspec.json.encode(await self._handle(request, failure)))
+            made = await self._handle(request, failure)
+            result = made if isinstance(made, msgspec.Raw) else msgspec.Raw(msgspec.json.encode(made))
             answer = pack(AnswerFrame(id=request.id, result=result))
             if len(answer) > MAX_FRAME:
                 large = LimitError(f"an answer of {len(answer)} bytes; {MAX_FRAME} are possible")

@@ -13,7 +13,7 @@ import itertools
 import os
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -47,23 +47,38 @@ class Handed:
 class Entrances:
     """To all cells of a front."""
 
-    def __init__(self, cells: Cells, forwarded: Collection[str]) -> None:
-        """`forwarded`: the methods that begin a cell where there is none."""
+    def __init__(
+        self, cells: Cells, begins: Callable[[Principal, str], bool], active: Callable[[str], None]
+    ) -> None:
+        """`begins`: whether a method that is asked for is worth a cell. `active`: raises where nothing begins
+        for a tenant."""
         self._cells = cells
-        self._forwarded = forwarded
+        self._begins = begins
+        self._active = active
         self._numbers = itertools.count(1)
 
     def living(self, principal: Principal) -> Cell | None:
         """The one that is to have what `principal` sends, where it runs already."""
-        return None if principal.operator else self._cells.now(principal.account)
+        cell = None if principal.operator else self._cells.now(principal.account)
+        return cell if cell is not None and self._may_begin(principal) else None
 
     async def begun(self, principal: Principal, method: str) -> Cell | None:
         """As `living`; it begins, where `method` needs it. None too where it can't."""
-        if principal.operator or not principal.account or method not in self._forwarded:
+        if principal.operator or not principal.account or not self._begins(principal, method):
+            return None
+        if not self._may_begin(principal):
             return None
         with contextlib.suppress(BridgeholdError):  # who forwards the request is told so too, and says it
             return await self._cells.of(principal.account)
         return None
+
+    def _may_begin(self, principal: Principal) -> bool:
+        """Whether its tenant is active; who forwards, or answers, says why not."""
+        try:
+            self._active(principal.account)
+        except BridgeholdError:
+            return False
+        return True
 
     async def hand(self, cell: Cell, proven: Proven, sock: socket.socket, ahead: bytes, relay: Relay) -> None:
         """Give it the connection, with the bytes that were read `ahead`. Returns once that is over."""

@@ -69,6 +69,12 @@ FORWARDED: dict[str, _Forward] = {
 """By name; what all of them are asked is `Forwarding`'s own."""
 
 
+def begins_cell(principal: Principal, method: str) -> bool:
+    """Whether `method` is a cell's to answer, and `principal` may ask it (pure)."""
+    kind = FORWARDED.get(method)
+    return kind is not None and (kind.reads or not principal.read_only)
+
+
 class Forwarding:
     """Handlers; each takes (principal, params, emit)."""
 

@@ -214,6 +214,9 @@ class Registry:
     def manifests(self) -> list[Manifest]:
         """Of every bridge whose file is sound, switched on or not."""
         self._refresh()
+        return self._sound()
+
+    def _sound(self) -> list[Manifest]:
         return [entry.manifest for entry in self._catalogue.list() if entry.manifest is not None]
 
     def describe(self, entry: Entry) -> dict[str, object]:
@@ -357,7 +360,7 @@ class Registry:
 
     def _load(self) -> Catalogue:
         tenants = self._layout.tenants if self._of_tenants is None else None
-        entries = Catalogue.load([self._layout.bridges], tenants).list()
+        entries = Catalogue.load([self._layout.bridges], tenants, self._sound()).list()
         entries += self._seen_own
         self._own |= {entry.name for entry in entries if _of_all(entry)}
         return Catalogue(self._missed(entry) if entry.shipped else entry for entry in entries)

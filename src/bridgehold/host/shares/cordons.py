@@ -25,7 +25,8 @@ class Cordons:
         """Raise `BusyError` where the way is closed."""
         for one, other in self._pairs:
             if one in ("", tenant) and other in ("", bridge):
+                drained = " of ".join(name for name in (other, one) if name) or "this host"
                 raise BusyError(
-                    f"no session with {bridge} is opened: an operator has drained it",
+                    f"no session with {bridge} is opened: an operator has drained {drained}",
                     hint="An operator opens the way again with `bridgehold sessions resume`.",
                 )

@@ -19,9 +19,10 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from bridgehold.errors import AttestationError
 from bridgehold.sandbox import procfs
 from bridgehold.sandbox.cgroups import SessionCgroup
-from bridgehold.sandbox.guest_files import is_proc_file
+from bridgehold.sandbox.guest_files import HIDDEN, is_proc_file
 from bridgehold.sandbox.launch.mounts import Identity, MountSeen, parse_mounts, shown_at
 from bridgehold.sandbox.limits.shortage import shortage
 from bridgehold.sandbox.values import Attestation, SandboxSpec
@@ -29,7 +30,9 @@ from bridgehold.sandbox.values import Attestation, SandboxSpec
 NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
 _CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 _DEVICES = frozenset(f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty"))
-_COVERS = frozenset(f"/proc/{name}" for name in ("sys", "sysrq-trigger", "irq", "bus", "locks"))
+_COVERS = frozenset(f"/proc/{name}" for name in ("sys", "sysrq-trigger", "irq", "bus", *HIDDEN))
+MOST_THREADS = 512
+"""Of all processes to be attested: to look for children takes a read for each, and all others wait."""
 _PASSES = 8
 """How often processes are listed before what goes on changing is refused."""
 _LIMIT_NAME = 26
@@ -183,23 +186,36 @@ def observe_all(
         judged.update(fresh)
         for pid in fresh:
             try:
-                seen[pid] = observe(pid, cgroup)
+                one = observe(pid, cgroup)
+                if one.in_cgroup or not procfs.ending(pid, one.start_time):
+                    seen[pid] = one
+                    continue
             except (FileNotFoundError, ProcessLookupError):
-                continue  # it ended: nothing of it is left to judge
+                pass
             except OSError as error:
                 if shortage(error):
                     raise  # the machine's trouble, and no difference of the worker's
                 unread.append(f"pid {pid} can't be read: {error.strerror}")
+                continue
+            if procfs.threads(pid) > 1:
+                judged.discard(pid)  # its first thread alone has ended, or ended first: another look
+            # Otherwise it ended, or is about to: nothing of it is left to judge.
     return [], ("processes come and go faster than they can be judged",)
 
 
 def descendants(pid: int, *, most: int) -> list[int]:
-    """`pid` and all below it, as the kernel links them, whatever cgroup they sit in; past `most` not all."""
+    """`pid` and all below it, as the kernel links them, whatever cgroup they sit in; past `most` not all.
+
+    Raises `AttestationError` where they have more than `MOST_THREADS`: each keeps a list of its own children.
+    """
     found: list[int] = []
-    waiting = [pid]
+    waiting, threads = [pid], 0
     while waiting and len(found) <= most:
         parent = waiting.pop()
         found.append(parent)
+        threads += procfs.threads(parent)
+        if threads > MOST_THREADS:
+            raise AttestationError(f"more than {MOST_THREADS} threads before attestation")
         waiting += procfs.children(parent)
     return found
 

@@ -23,7 +23,7 @@ import msgspec
 
 from bridgehold.sandbox import syscalls
 from bridgehold.sandbox.cgroups import SessionCgroup
-from bridgehold.sandbox.guest_files import held_place, is_proc_file
+from bridgehold.sandbox.guest_files import HIDDEN, held_place, is_proc_file
 from bridgehold.sandbox.launch import network
 from bridgehold.sandbox.launch.staging import TERMINALS, inodes
 from bridgehold.sandbox.limits import shortage
@@ -253,8 +253,8 @@ def _mount_own(spec: SandboxSpec) -> None:
 
 
 def _cover_proc() -> None:
-    """As bubblewrap does: read-only what of /proc is the machine's; and its list of locks not at all."""
-    for name in (*_COVERS, "locks"):
+    """As bubblewrap does: read-only what of /proc is the machine's; and some of it not at all."""
+    for name in (*_COVERS, *HIDDEN):
         path = f"/proc/{name}"
         if os.access(path, os.F_OK):
             source = path if name in _COVERS else os.devnull

@@ -27,6 +27,7 @@ def bwrap_arguments(
     staged: Mapping[str, str] | None = None,
     userns_block_fd: int | None = None,
     extra: tuple[str, ...] = (),
+    hidden: tuple[str, ...] = ("locks",),
 ) -> tuple[str, ...]:
     """Everything after ``bwrap``, the command included.
 
@@ -41,7 +42,7 @@ def bwrap_arguments(
 
     `userns_block_fd`: of a zygote, whose user namespace the launcher maps; further ones are made in
     it, by the launcher alone, since its seccomp filter refuses them to the zygote. `extra` goes behind the
-    command.
+    command. `hidden`: files of /proc that are the machine's.
     """
     if userns_block_fd is not None:
         user = ["--userns-block-fd", str(userns_block_fd)]
@@ -79,13 +80,18 @@ def bwrap_arguments(
     for name, value in spec.environment:
         arguments += ["--setenv", name, value]
     zygote = userns_block_fd is not None
-    arguments += _mounts(spec, files, staged or {}, zygote=zygote)
+    arguments += _mounts(spec, files, staged or {}, hidden, zygote=zygote)
     arguments += ["--chdir", spec.working_directory, "--", *spec.argv, *extra]
     return tuple(arguments)
 
 
 def _mounts(
-    spec: SandboxSpec, files: Mapping[str, int], staged: Mapping[str, str], *, zygote: bool
+    spec: SandboxSpec,
+    files: Mapping[str, int],
+    staged: Mapping[str, str],
+    hidden: tuple[str, ...],
+    *,
+    zygote: bool,
 ) -> list[str]:
     """All mounts in the spec's order; what lies below /dev comes after /dev has ended read-only.
 
@@ -110,10 +116,11 @@ def _mounts(
     if PTS in staged:  # over bubblewrap's own, which has no bound
         arguments += ["--dev-bind", staged[PTS], PTS]
     for mount in spec.mounts:
-        # Who reads the machine's locks holds up all who take one. (Below a cover no further /proc is to be
-        # had, and a zygote's forks need one.)
+        # (Below a cover no further /proc is to be had, and a zygote's forks need one.)
         if mount.kind == "proc" and spec.kind != "zygote":
-            arguments += ["--ro-bind", "/dev/null", f"{mount.target}/locks"]
+            arguments += [
+                word for name in hidden for word in ("--ro-bind", "/dev/null", f"{mount.target}/{name}")
+            ]
     return [*arguments, "--remount-ro", "/"]
 
 

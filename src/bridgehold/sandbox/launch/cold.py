@@ -21,6 +21,7 @@ import msgspec
 from bridgehold.errors import UnsupportedError
 from bridgehold.sandbox import procfs, syscalls
 from bridgehold.sandbox.cgroups import SessionCgroup
+from bridgehold.sandbox.guest_files import hidden
 from bridgehold.sandbox.launch import mounts, network
 from bridgehold.sandbox.launch.argv import bwrap_arguments
 from bridgehold.sandbox.launch.bwrap import Bubblewrap
@@ -94,6 +95,7 @@ class Start:
             staged=plan.staged.sources,
             userns_block_fd=zygote.block if zygote else None,
             extra=(str(zygote.orders),) if zygote else tuple(map(str, pipes.outputs)),
+            hidden=hidden(),
         )
         split = arguments.index("--")
         options = fds.file("args", b"".join(a.encode() + b"\0" for a in arguments[:split]))

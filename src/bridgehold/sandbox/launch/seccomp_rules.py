@@ -261,6 +261,11 @@ SURFACE: tuple[Rule, ...] = (
             *((request, f"{name}: {_MODPROBE}") for request, name in _LOADERS),
         )
     ),
+    Rule(
+        calls=("ioctl",),
+        why="of a namespace: from one to who owns it, and to the next one of the machine",
+        when=(Argument(1, "masked_eq", 0xB700, 0xFF00),),
+    ),
     *_sockets(),
 )
 

@@ -133,6 +133,12 @@ UNCOUNTED: tuple[Rule, ...] = (
         when=(_low(0, 67),),
     ),
     Rule(
+        calls=("prctl",),
+        why="PR_SCHED_CORE: the other thread of each processor core that it runs on would idle for it",
+        answer=errno.EINVAL,
+        when=(_low(0, 62),),
+    ),
+    Rule(
         calls=("sync", "syncfs"),
         why="waits for all that the machine has to write, and can't be killed meanwhile; what a session "
         "writes is on no disk",

@@ -9,6 +9,7 @@ import builtins
 import contextlib
 import functools
 import json
+import keyword
 import linecache
 import operator
 import os
@@ -16,11 +17,11 @@ import platform
 import sys
 import threading
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.machinery import BuiltinImporter
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from bridgehold_sdk import Bridge, Session, operation
+from bridgehold_sdk import Bridge, InvalidInput, Session, operation
 from bridgehold_sdk.faults import class_name
 from bridgehold_sdk.files import Files
 from bridgehold_sdk.plain import clean_text, to_plain
@@ -32,6 +33,21 @@ if TYPE_CHECKING:
 
 REPR_CHARACTERS = 16 * 1024
 SOURCES_KEPT = 100
+RESULTS_KEPT = 100
+"""Of the latest commands, in `Out`."""
+INPUTS_KEPT = 1_000
+"""Of the latest commands, in `In`."""
+MOST_DISPLAYS = 1_000
+"""Of one command; those that come after are counted."""
+MOST_MATCHES = 1_000
+EOF = "EOF when reading a line"
+"""What `input` says of an end."""
+PLAIN = (str, int, float, bool, list, dict, tuple, set, bytes)
+"""What has no form but text."""
+NOT_NAMES = ("artifact_put", "artifact_get", "artifact_list")
+"""Tools that the code has as `artifacts`."""
+CO_COROUTINE = 0x80
+"""`inspect.CO_COROUTINE`, whose import every start would pay."""
 SIGNALS_AFTER = 0.3
 """Seconds after which a program's caller is asked whether it has a signal for it."""
 FUTURES = functools.reduce(
@@ -56,29 +72,186 @@ class PythonBridge(Files, Bridge):
     def open(self, session: Session) -> None:
         """The session begins: its namespace is empty."""
         self._count = 0
+        self._displays: list[dict[str, Any]] = []
+        self._left_out = 0
+        self._loop: Any = None
         sys.path.insert(0, "")  # as at a prompt: the working folder
         for name in ("exit", "quit"):
             setattr(builtins, name, Exit(name, "Ctrl-D (i.e. EOF)"))
+        setattr(builtins, "display", self._display)  # noqa: B010 - names for the code, which no type has
+        setattr(builtins, "final", final)  # noqa: B010
         self._fresh()
 
     def framework(self) -> dict[str, Any]:
         """The name and version of what it wraps, and what it can do."""
         return {"name": "python", "version": platform.python_version(), "capabilities": ["execute"]}
 
-    @operation(effect="run", resource="namespace")
-    def execute(self, code: str) -> dict[str, Any]:
+    @operation(effect="run", resource="namespace", stream=True)
+    def execute(
+        self,
+        code: str,
+        variables: Mapping[str, Any] | None = None,
+        returns: Sequence[str] = (),
+        stdin: str | None = None,
+    ) -> dict[str, Any]:
         """The host adds what was written. An exception becomes the fault, with the code's own traceback."""
         __tracebackhide__ = True
-        with self.callers_code():
+        self._displays = []
+        self._left_out = 0
+        if variables or self.tools:
+            self._bind(variables or {})
+        with self._input(stdin), self.callers_code():
             present, value = self._run(code)
             shown = self._shown(value) if present else Shown()
+            forms = self._forms(value, shown.text or "") if present else {}
+            self._show_figures()
         said = {
             "value": shown.plain,
             "repr": shown.text,
             "type": shown.kind,
             "truncated": shown.cut,
+            "count": self._count,
         }
+        if present:
+            self._results[self._count] = value
+            self._results.pop(self._count - RESULTS_KEPT, None)
+        if len(forms) > 1:
+            said["forms"] = forms
+        if self._displays:
+            said["displays"] = self._displays
+        if self._left_out:
+            said["displays_left_out"] = self._left_out
+        if returns:
+            said["variables"] = self._given_back(returns)
         return said if self.artifacts.granted else fitted(said, self.result_bytes)
+
+    @operation(effect="read", resource="namespace")
+    def complete(self, code: str, cursor: int = -1) -> dict[str, Any]:
+        """What the name before the cursor may become."""
+        import rlcompleter
+
+        end = len(code) if cursor < 0 else min(cursor, len(code))
+        start = end
+        while start and (code[start - 1].isalnum() or code[start - 1] in "_."):
+            start -= 1
+        completer, found = rlcompleter.Completer(self._namespace), []
+        with self.callers_code():
+            for number in range(MOST_MATCHES):
+                match = completer.complete(code[start:end], number) if code[start:end] else None
+                if match is None:
+                    break
+                found.append(clean_text(match.rstrip("()\t ")))
+        return {"matches": sorted(set(found)), "start": start, "end": end}
+
+    @operation(effect="read", resource="namespace")
+    def inspect(self, code: str, cursor: int = -1) -> dict[str, Any]:
+        """What the name at the cursor is: its kind, signature, documentation and text."""
+        import inspect
+        import re
+
+        at = len(code) if cursor < 0 else min(cursor, len(code))
+        name = next((one[0] for one in re.finditer(r"[\w.]+", code) if one.start() <= at <= one.end()), "")
+        first, *rest = name.strip(".").split(".")
+        if first not in self._namespace and not hasattr(builtins, first):
+            return {"found": False}
+        with self.callers_code():
+            value = self._namespace[first] if first in self._namespace else getattr(builtins, first)
+            for part in rest:
+                if not hasattr(value, part):
+                    return {"found": False}
+                value = getattr(value, part)
+            shown = self._shown(value)
+            said = {"found": True, "name": name, "type": shown.kind, "repr": (shown.text or "None")[:2000]}
+            with contextlib.suppress(TypeError, ValueError):
+                said["signature"] = clean_text(str(inspect.signature(value)))[:2000]
+            said["documentation"] = clean_text(inspect.getdoc(value) or "")[:REPR_CHARACTERS]
+        return said
+
+    def _bind(self, variables: Mapping[str, Any]) -> None:
+        """Variables, and tools as functions, as names in the code."""
+        from bridgehold_sdk.given import ToolFunction, decoded
+
+        for name in variables:
+            if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("__"):
+                raise InvalidInput(f"{name[:80]!r} is no variable's name")
+        for name, tool in self.tools.items():
+            there = self._namespace.get(name)
+            if name in NOT_NAMES:
+                builtins.artifacts = self.artifacts  # type: ignore[attr-defined]  # for the code
+            elif name != "stdin" and (there is None or type(there) is ToolFunction):
+                self._namespace[name] = ToolFunction(tool, lambda: self.tools)
+        self._namespace.update({name: decoded(value) for name, value in variables.items()})
+
+    def _given_back(self, names: Sequence[str]) -> dict[str, Any]:
+        """The variables that a caller wants; one that can't be sent is told as its `repr`."""
+        from bridgehold_sdk.given import encoded
+
+        found: dict[str, Any] = {}
+        for name in names:
+            if name not in self._namespace:
+                continue
+            try:
+                found[name] = {"value": encoded(self._namespace[name])}
+            except BaseException:
+                if self.interrupted:
+                    raise
+                found[name] = {"repr": self._shown(self._namespace[name]).text}
+        return found
+
+    @contextlib.contextmanager
+    def _input(self, text: str | None) -> Iterator[None]:
+        """Standard input by a text or the caller's tool, for one command."""
+        tool = self.tools.get("stdin") if text is None else None
+        if text is None and tool is None:
+            yield
+            return
+        from bridgehold_sdk.given import Input, asking, opened
+
+        source = Input(text, tool)
+        before, builtin = sys.stdin, builtins.input
+        sys.stdin, builtins.input = opened(source), asking(source)
+        try:
+            yield
+        finally:
+            sys.stdin, builtins.input = before, builtin
+
+    def _display(self, *values: Any, raw: bool = False, **_: Any) -> None:
+        """``display(…)`` of the code's: shown at once, and kept for the result."""
+        from bridgehold_sdk.forms import bundle_of
+
+        for value in values:
+            if len(self._displays) >= MOST_DISPLAYS or self._room <= 0:
+                self._left_out += 1
+                continue
+            if raw:
+                forms = bundle_of(value, self._room, self._guard)
+            else:
+                forms = self._forms(value, self._shown(value).text or "")
+            self._room -= _size(forms)
+            self._displays.append(forms)
+            with contextlib.suppress(Exception):
+                sys.stdout.flush()
+            self.emit({"display": forms})
+
+    def _forms(self, value: Any, text: str) -> dict[str, Any]:
+        if type(value) in PLAIN:
+            return {"text/plain": text}
+        from bridgehold_sdk.forms import forms_of
+
+        return forms_of(value, text, max(1, self.result_bytes // 8), self._guard)
+
+    def _guard(self, error: BaseException) -> None:
+        if self.interrupted:
+            raise error
+
+    def _show_figures(self) -> None:
+        """matplotlib's open figures, as a notebook shows them at a cell's end."""
+        pyplot = sys.modules.get("matplotlib.pyplot")
+        if pyplot is None:
+            return
+        for number in pyplot.get_fignums():
+            self._display(pyplot.figure(number))
+        pyplot.close("all")
 
     @operation(effect="configure", resource="namespace")
     def reset(self) -> dict[str, Any]:
@@ -141,13 +314,23 @@ class PythonBridge(Files, Bridge):
         self._namespace = module.__dict__
         self._namespace.update(__builtins__=builtins, __loader__=BuiltinImporter, __annotations__={})
         self._futures = 0
+        self._inputs = [""]
+        self._results: dict[int, Any] = {}
         builtins.__dict__.pop("_", None)
+        builtins.__dict__.update(In=self._inputs, Out=self._results)
 
     def _run(self, code: str) -> tuple[bool, Any]:
         """Whether the last statement was an expression, and its value. ``exit(0)`` is a normal end."""
         __tracebackhide__ = True
         try:
             return self._statements(code)
+        except Final as error:
+            return error.value is not None, error.value
+        except EOFError as error:
+            if error.args == (EOF,):
+                error.args = (f"{EOF}: this command has no (more) input; `stdin` gives it some",)
+            note_last(error)
+            raise
         except SystemExit as error:
             if error.code is None or (isinstance(error.code, int) and int(error.code) == 0):
                 return False, None
@@ -159,21 +342,71 @@ class PythonBridge(Files, Bridge):
     def _statements(self, code: str) -> tuple[bool, Any]:
         __tracebackhide__ = True
         self._count += 1
+        self._room = self.result_bytes // 2
         name = f"<execute {self._count}>"
+        self._inputs.append(code)
+        code, tree = self._parsed(code, name)
+        self._inputs[: -INPUTS_KEPT or None] = [""] * len(self._inputs[:-INPUTS_KEPT])
         linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
         linecache.cache.pop(f"<execute {self._count - SOURCES_KEPT}>", None)
-        tree: Any = self._compiled(code, name, "exec", ast.PyCF_ONLY_AST)
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-        exec(self._compiled(tree, name, "exec"), self._namespace)  # noqa: S102 - what the operation is for
+        codes = [self._compiled(tree, name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)]
+        if last is not None:
+            expression = ast.Expression(last.value)
+            codes.append(self._compiled(expression, name, "eval", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT))
+        value = self._evaluated(codes)
         if last is None:
             return False, None
-        expression = self._compiled(ast.Expression(last.value), name, "eval")
-        value = eval(expression, self._namespace)  # noqa: S307 - as above
         if sys.displayhook is not sys.__displayhook__:
             sys.displayhook(value)  # the code's own
         elif value is not None:
             builtins._ = value  # type: ignore[attr-defined]  # where a prompt keeps it; the caller is shown it
         return value is not None, value
+
+    def _parsed(self, code: str, name: str) -> tuple[str, Any]:
+        """The code, and its tree. A block that is indented as a whole is taken as it was meant."""
+        __tracebackhide__ = True
+        linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
+        flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        try:
+            return code, self._compiled(code, name, "exec", flags)
+        except IndentationError:
+            import textwrap
+
+            dedented = textwrap.dedent(code)
+            if dedented == code:
+                raise
+            return dedented, self._compiled(dedented, name, "exec", flags)
+
+    def _evaluated(self, codes: Sequence[types.CodeType]) -> Any:
+        """What the last one gives; with an `await` at the top of any, all run in the session's event loop."""
+        __tracebackhide__ = True
+        value: Any = None
+        if not any(code.co_flags & CO_COROUTINE for code in codes):
+            for code in codes:
+                value = eval(code, self._namespace)  # noqa: S307 - what the operation is for
+            return value
+        import asyncio
+
+        if self._loop is None or self._loop.is_closed():
+            self._loop = asyncio.new_event_loop()
+        task = self._loop.create_task(self._awaited(codes))
+        try:
+            return self._loop.run_until_complete(task)
+        except BaseException as error:  # noqa: BLE001 - raised anew, without the loop's frames
+            if not task.done():
+                task.cancel()
+                self._loop.run_until_complete(asyncio.wait([task], timeout=1.0))
+            raise error.with_traceback(_from_awaited(error.__traceback__))  # noqa: B904 - the same error
+
+    async def _awaited(self, codes: Sequence[types.CodeType]) -> Any:
+        __tracebackhide__ = True
+        value: Any = None
+        for code in codes:
+            value = eval(code, self._namespace)  # noqa: S307 - as above
+            if code.co_flags & CO_COROUTINE:
+                value = await value
+        return value
 
     def _compiled(self, source: Any, name: str, mode: str, flags: int = 0) -> Any:
         """With the futures of earlier commands, as at a prompt, and none of this module's own."""
@@ -228,6 +461,27 @@ def _pass_signals(program: Program, asked: Tool) -> None:
     with contextlib.suppress(Exception):  # whatever the caller's side fails at, it sends none
         while not program.wait(SIGNALS_AFTER):
             programs.feed(program, asked(signals=True))
+
+
+class Final(BaseException):
+    """Ends a command with a value; no `except Exception` of the code's keeps it."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__()
+        self.value = value
+
+
+def _from_awaited(trace: types.TracebackType | None) -> types.TracebackType | None:
+    """Without the event loop's own frames; as it is, where it isn't in the code."""
+    found = trace
+    while found is not None and found.tb_frame.f_code is not PythonBridge._awaited.__code__:  # noqa: SLF001 - our own
+        found = found.tb_next
+    return found or trace
+
+
+def final(value: Any = None) -> NoReturn:
+    """End the command that runs now, with `value` as its own."""
+    raise Final(value)
 
 
 class Shown(NamedTuple):

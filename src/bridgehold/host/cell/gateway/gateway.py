@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 
 import h11
 
@@ -28,10 +29,13 @@ from bridgehold.host.cell.store.downloads import Downloads
 from bridgehold.host.shares.budgets import Budgets, Buffers, TokenBucket
 from bridgehold.host.shares.dialling import Dial, dial
 from bridgehold.host.shares.session_events import SessionEvents
+from bridgehold.keeper.places import Places as Shared
 from bridgehold.keeper.resolve import Lookup, system_lookup
 from bridgehold.policies.decide import secret_of
 from bridgehold.policies.model import Grant
 
+_DESCRIPTORS = 2
+"""Of one connection: the guest's, and a tunnel's other end."""
 _BUFFER_BYTES = 20 * 1024
 """What a head that is under way may make the host hold."""
 
@@ -52,11 +56,14 @@ class Gateway:
         providers: Mapping[str, ProviderFacts],
         downloads: Downloads,
         attribution: Callable[[], Attribution],
+        descriptors: Shared,
         limits: GatewayLimits | None = None,
         lookup: Lookup = system_lookup,
         dial: Dial = dial,
     ) -> None:
+        """`descriptors`: of this process, for what all its gateways accept and dial."""
         listener.setblocking(False)
+        self._descriptors = descriptors
         self._listener = listener
         self._port = int(listener.getsockname()[1])
         self._limits = limits or GatewayLimits()
@@ -83,23 +90,39 @@ class Gateway:
 
     async def serve(self) -> None:
         """Accept until closed, or until the listener's namespace has gone."""
-        loop = asyncio.get_running_loop()
         self._spawn(self._prefetch())
         while not self._closed:
+            await _readable(self._listener)
             await self._free.acquire()
-            await asyncio.sleep(self._connections.take(1, time.monotonic()))
             try:
-                sock, _ = await loop.sock_accept(self._listener)
-            except (ConnectionAbortedError, InterruptedError):
+                await self._descriptors.wait(self._served.facts.tenant, _DESCRIPTORS)
+            except BaseException:
                 self._free.release()
+                raise
+            serving: asyncio.Task[None] | None = None
+            try:
+                await asyncio.sleep(self._connections.take(1, time.monotonic()))
+                wire = Wire(self._listener.accept()[0], self._limits, self._pace)
+                serving = self._spawn(self._connection(wire))
+                serving.add_done_callback(functools.partial(self._ended, wire))
+            except (BlockingIOError, ConnectionAbortedError, InterruptedError):
                 continue
             except OSError:
-                self._free.release()
                 if self._listener.fileno() < 0:
                     return
                 await asyncio.sleep(0.5)  # out of descriptors, say: others need the loop meanwhile
-                continue
-            self._spawn(self._connection(Wire(sock, self._limits, self._pace)))
+            finally:
+                if serving is None:
+                    self._let_go()
+
+    def _ended(self, wire: Wire, _task: asyncio.Task[None]) -> None:
+        """However it ended, and where it never began."""
+        wire.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._free.release()
+        self._descriptors.give_back(self._served.facts.tenant, _DESCRIPTORS)
 
     async def close(self) -> None:
         """Cut every connection, end every request, forget the session's own keys. Idempotent."""
@@ -129,10 +152,11 @@ class Gateway:
         if wait:
             await asyncio.sleep(wait)
 
-    def _spawn(self, work: object) -> None:
-        task = asyncio.ensure_future(work)  # type: ignore[call-overload]  # a coroutine of ours
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _prefetch(self) -> None:
         """Have keys at hand before the first request: an encrypted file takes a second to open."""
@@ -149,9 +173,6 @@ class Gateway:
                 pass
         except (GuestGone, BridgeholdError):
             return
-        finally:
-            wire.close()
-            self._free.release()
 
     async def _request(self, wire: Wire) -> bool:
         """One request; whether another may follow on this connection."""
@@ -188,3 +209,17 @@ class Gateway:
         refusal = Refusal(status=error.status, rule=error.rule, reason=error.reason)
         await wire.send(raw_refusal(refusal, event))
         await wire.linger()
+
+
+async def _readable(listener: socket.socket) -> None:
+    """Until somebody wants to be accepted: who waits for that holds nothing of what all share."""
+    loop = asyncio.get_running_loop()
+    arrived = asyncio.Event()
+    descriptor = listener.fileno()
+    if descriptor < 0:
+        return
+    loop.add_reader(descriptor, arrived.set)
+    try:
+        await arrived.wait()
+    finally:
+        loop.remove_reader(descriptor)

@@ -18,6 +18,7 @@ from bridgehold.host.shares.budgets import Budgets, Buffers
 from bridgehold.host.shares.dialling import dial, provider_place
 from bridgehold.host.shares.openings import Openings
 from bridgehold.host.shares.session_events import SessionEvents
+from bridgehold.keeper.places import Places
 from bridgehold.keeper.resolve import system_lookup
 from bridgehold.policies.units import parse_size
 
@@ -35,6 +36,7 @@ class GatewayOpener:
         budgets: Budgets,
         downloads: Downloads,
         attribution: Callable[[str], Attribution],
+        descriptors: Places,
         limits: GatewayLimits | None = None,
         openings: Openings | None = None,
     ) -> None:
@@ -43,6 +45,7 @@ class GatewayOpener:
         self._budgets = budgets
         self._downloads = downloads
         self._attribution = attribution
+        self._descriptors = descriptors
         self._limits = limits or GatewayLimits()
         self._openings = openings
         self.providers = provider_facts(config)
@@ -81,6 +84,7 @@ class GatewayOpener:
             providers=self.providers,
             downloads=self._downloads,
             attribution=lambda: self._attribution(session),
+            descriptors=self._descriptors,
             limits=self._limits,
             lookup=partial(outside.lookup, grant.bridge) if outside is not None else system_lookup,
             dial=partial(outside.dial, grant.bridge) if outside is not None else dial,

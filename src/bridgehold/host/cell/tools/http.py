@@ -39,6 +39,7 @@ _LONGEST_MODEL = 100
 _JSON = (("content-type", "application/json"), ("accept", "application/json"))
 
 
+_SMALL = 16 * 1024
 Place = tuple[str, str, bool]
 """A tool's provider, the path below its base URL, and whether its arguments name the model that answers."""
 
@@ -76,7 +77,11 @@ class HttpTools:
         if not names_model and not self._budgets.spending.dearer(name, model):
             model = ""  # the address says which: the guest's word makes nothing cheaper
         generates = provider.shape != "custom" or self._budgets.spending.priced(name)
-        facts = body_facts(provider.shape, ParsedRequest(path=path, body=arguments), ("*",))
+        asked = ParsedRequest(path=path, body=arguments)
+        if len(body) <= _SMALL:
+            facts = body_facts(provider.shape, asked, ("*",))
+        else:  # many values take a while, and everybody's loop goes on
+            facts = await asyncio.to_thread(body_facts, provider.shape, asked, ("*",))
         reserved = most_tokens(provider.shape, arguments, len(body), facts) if generates else 0
         reservation = self._budgets.reserve(
             (context.tenant, grant.bridge),

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import time
 
 import h11
 
@@ -18,9 +19,12 @@ from bridgehold.bridges.kit.answers import answer
 from bridgehold.host.cell.gateway.parse import BadRequest, parse_head
 from bridgehold.host.cell.gateway.values import GatewayLimits
 from bridgehold.host.cell.gateway.wire import GuestGone, Wire
+from bridgehold.host.shares.buckets import TokenBucket
 
 _TEXT = "The simulated answer to: warm up"
 _MOST_CONNECTIONS, _MOST_REQUESTS = 4, 64
+_READS = 500
+"""A second, and at once: of connections and reads together."""
 _MOST_BODY = 64 * 1024
 _MOST_READ = 8 * 1024
 """Bytes of a request that are looked into for the form of its answer: reading takes more than linear
@@ -35,6 +39,7 @@ class WarmGateway:
         self._listener = listener
         self._listener.setblocking(False)
         self._requests = 0
+        self._reads = TokenBucket(_READS, _READS)
         self._serving: set[asyncio.Task[None]] = set()
         self._accepting = asyncio.create_task(self._accept())
 
@@ -49,13 +54,20 @@ class WarmGateway:
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
+            await self._pace()
             sock, _ = await loop.sock_accept(self._listener)
             if len(self._serving) >= _MOST_CONNECTIONS:
                 sock.close()
                 continue
-            task = asyncio.create_task(self._serve(Wire(sock, _LIMITS, _at_once)))
+            task = asyncio.create_task(self._serve(Wire(sock, _LIMITS, self._pace)))
             self._serving.add(task)
             task.add_done_callback(self._serving.discard)
+
+    async def _pace(self) -> None:
+        """Before each connection and each read, a byte of a body too: all of them together wait."""
+        wait = self._reads.take(1, time.monotonic())
+        if wait:
+            await asyncio.sleep(wait)
 
     async def _serve(self, wire: Wire) -> None:
         with contextlib.suppress(GuestGone, BadRequest, OSError):
@@ -81,10 +93,6 @@ class WarmGateway:
         sent = connection.send(h11.Response(status_code=200, headers=headers)) or b""
         await wire.send(sent + answer)
         return True
-
-
-async def _at_once() -> None:
-    """No pace: the number of requests is the bound."""
 
 
 def canned(target: str, body: bytes) -> tuple[str, bytes]:

@@ -1,0 +1,100 @@
+"""`session.execute`: code with variables, tools, input and results, as Python's own values."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bridgehold.client.tools import Tool
+from bridgehold.errors import UsageError
+
+Ask = Callable[[str], str | None]
+"""Gives a line of input, of the prompt; None: there is no more."""
+_DEEPEST = 50
+
+
+def encoded(value: Any, depth: int = 0) -> Any:  # noqa: PLR0911 - one for each kind
+    """`value` as `python:execute` takes a variable; other kinds go as arguments do."""
+    if depth > _DEEPEST:
+        raise UsageError("a variable nests too deep, or refers to itself", where="variables")
+    kind = type(value)
+    if kind is float and not math.isfinite(value):
+        return {"$float": repr(value)}
+    if kind is int and not -(2**63) <= value < 2**64:
+        return {"$integer": str(value)}
+    if isinstance(value, bytes | bytearray):
+        return {"$bytes": base64.b64encode(value).decode("ascii")}
+    if isinstance(value, datetime.date):
+        tag = "$datetime" if isinstance(value, datetime.datetime) else "$date"
+        return {tag: value.isoformat()}
+    if isinstance(value, list | tuple):
+        return [encoded(one, depth + 1) for one in value]
+    if isinstance(value, Mapping):
+        return {key: encoded(one, depth + 1) for key, one in value.items()}
+    if kind.__name__ == "DataFrame" and callable(getattr(value, "to_dict", None)):
+        return {"$frame": encoded(value.to_dict("split"), depth + 1)}
+    return value
+
+
+def decoded(value: Any) -> Any:
+    """A variable's value, as it came back; what nobody can make of it stays as it is."""
+    if isinstance(value, list):
+        return [decoded(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    if len(value) == 1:
+        [(tag, given)] = value.items()
+        make = _MAKERS.get(tag)
+        if make is not None:
+            try:
+                return make(given)
+            except (ValueError, TypeError):
+                return value
+    return {name: decoded(one) for name, one in value.items()}
+
+
+_MAKERS: dict[str, Callable[[Any], Any]] = {
+    "$float": float,
+    "$integer": int,
+    "$bytes": base64.b64decode,
+    "$date": datetime.date.fromisoformat,
+    "$datetime": datetime.datetime.fromisoformat,
+}
+
+
+def arguments_of(
+    code: str, variables: Mapping[str, Any] | None, returns: tuple[str, ...], stdin: str | Ask | None
+) -> tuple[dict[str, Any], tuple[Tool, ...]]:
+    """The arguments of `execute`, and the tool that gives input."""
+    given: dict[str, Any] = {"code": code}
+    if variables:
+        given["variables"] = {name: encoded(value) for name, value in variables.items()}
+    if returns:
+        given["returns"] = list(returns)
+    if isinstance(stdin, str):
+        given["stdin"] = stdin
+    return given, (input_tool(stdin),) if callable(stdin) else ()
+
+
+def input_tool(ask: Ask) -> Tool:
+    """The tool `stdin` that asks `ask` for each line."""
+
+    def stdin(prompt: str = "") -> dict[str, Any]:
+        line = ask(prompt)
+        return {"eof": True} if line is None else {"text": line if line.endswith("\n") else f"{line}\n"}
+
+    return Tool.of(stdin)
+
+
+def value_of(said: Any) -> Any:
+    """The result of `execute`, with the variables that came back as Python's own values."""
+    if not isinstance(said, dict) or not isinstance(said.get("variables"), dict):
+        return said
+    back = {
+        name: decoded(one["value"]) if isinstance(one, dict) and "value" in one else one
+        for name, one in said["variables"].items()
+    }
+    return {**said, "variables": back}
