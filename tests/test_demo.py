@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -40,6 +42,14 @@ def test_the_demo_plays_to_its_end(home: Path) -> None:
     report = verify_audit(home / "state" / "audit")
     assert report.integrity.ok
     assert report.completeness.ok
+    for bridge in ("dspy", "stealer"):  # what is in force refuses nothing that ran
+        review = [sys.executable, "-m", "bridgehold", "policy", "simulate", bridge, "--json"]
+        seen = subprocess.run(
+            review, env={**os.environ, "BRIDGEHOLD_HOME": str(home)}, capture_output=True, check=True
+        )
+        said = json.loads(seen.stdout)
+        assert said["asked"] > 1
+        assert said["different"] == []
     kinds = {entry.kind for entry in read_all(home / "state" / "audit")}
     assert {
         "command.intent",

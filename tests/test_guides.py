@@ -35,6 +35,7 @@ HERE = (
     "docs/how-to/tenants.md",
     "docs/how-to/upgrade.md",
     "docs/how-to/review-the-audit.md",
+    "docs/how-to/review-policies.md",
     "docs/how-to/backup.md",
 )
 """The others, in the order in which one home and its host serve them all."""

@@ -12,10 +12,8 @@ import base64
 import binascii
 import contextlib
 import errno
-import hashlib
 import itertools
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from typing import Any
@@ -134,6 +132,8 @@ class Files:
             if not stat.S_ISDIR(os.lstat(place).st_mode):
                 os.unlink(place)
             elif recursive:
+                import shutil  # rarely needed, and every start would pay
+
                 shutil.rmtree(place)
             else:
                 os.rmdir(place)
@@ -185,6 +185,8 @@ def _append(descriptor: int, data: bytes, offset: int) -> None:
 
 
 def _digest(place: bytes) -> str:
+    import hashlib  # as above
+
     found = hashlib.sha256()
     with open(place, "rb") as file:
         while piece := file.read(1 << 20):

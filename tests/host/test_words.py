@@ -13,6 +13,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bridgehold import SyncClient
@@ -22,11 +23,13 @@ from bridgehold.config.layout import Layout, find_layout
 from bridgehold.config.load import parse_config
 from bridgehold.config.settings import merge
 from bridgehold.errors import BusyError, ConfigError, UsageError
+from bridgehold.faces.cli import tenants
 from bridgehold.faces.cli.border import guarded
 from bridgehold.faces.cli.commands import app
 from bridgehold.faces.http.listening import listen
 from bridgehold.host.shares.cordons import Cordons
 from bridgehold.keeper.admin import SecretAdmin
+from bridgehold.protocol.tenants import TenantInfo
 from bridgehold.sandbox.doctor import Context
 from bridgehold.supervisor.checks import configuration_probe
 
@@ -432,3 +435,10 @@ def test_a_drain_says_what_was_drained() -> None:
         cordons.add(tenant, bridge)
         with pytest.raises(BusyError, match=f"an operator has drained {said}$"):
             cordons.demand("acme", "python")
+
+
+def test_a_tenants_sessions_are_shown_beside_their_ceiling(capsys: pytest.CaptureFixture[str]) -> None:
+    info = TenantInfo(name="acme", state="active", sessions=1, limits={"sessions": "2", "memory": "1GiB"})
+    tenants._one(msgspec.to_builtins(info), json_output=False)
+    said = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert [value for key, value in said if key in ("sessions", "memory")] == ["1 of 2", "1GiB"]

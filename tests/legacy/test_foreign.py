@@ -194,7 +194,7 @@ def test_a_script_lies_below_its_folder_or_is_refused(path: str, inside: str | N
     if inside is None:
         with pytest.raises(DeniedError, match="not below") as caught:
             made()
-        assert "waits for the host's next start" in caught.value.hint
+        assert "reloads" in caught.value.hint
     else:
         assert made() == Script(kind="script", text=inside, args=("--x",), path=("/bridge/lib",))
 
@@ -203,7 +203,7 @@ def test_without_a_folder_nothing_runs_and_the_key_is_named() -> None:
     with pytest.raises(ConfigError) as caught:
         script_inside("code", "1", [], [], scripts="", bridge="mine")
     assert "[bridges.mine] scripts" in caught.value.hint
-    assert "start the host anew" in caught.value.hint
+    assert "bridgehold reload" in caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,11 @@ _BRIDGE: tuple[Command | Group, ...] = (
 _POLICY = (
     Command("check", "policy:check", "Read policies strictly; every fault with its line."),
     Command("explain", "policy:explain", "What a bridge is granted, and which line says so."),
+    Command("lint", "policy_review:lint", "What a reviewer should look at, the gravest first."),
+    Command("posture", "policy_review:posture", "Bridges and their powers, in one table."),
+    Command("diff", "policy_review:diff", "Capabilities gained and lost from one grant to another."),
+    Command("simulate", "policy_review:simulate", "What a policy would have refused of what was asked."),
+    Command("test", "policy_review:expect", "Whether policies do what a file expects."),
 )
 _SECRETS = (
     Command("set", "secrets:set_secret", "Keep a key: typed at the prompt, or piped in."),

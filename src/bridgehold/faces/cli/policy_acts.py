@@ -1,0 +1,66 @@
+"""What an audit says was asked for, and decided by the names in a policy (pure)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from urllib.parse import urlsplit
+
+import msgspec
+
+from bridgehold.audit.entries import Entry
+from bridgehold.config.load import Config
+from bridgehold.policies.simulate import Act
+
+_NAMED = ("operations.", "tools.", "resources.", "network.connect")
+
+
+def hosts_of(config: Config) -> dict[str, str]:
+    """Host of a provider → its name; a refusal names the host alone."""
+    return {urlsplit(one.base_url).hostname or "": name for name, one in config.providers.items()}
+
+
+def acts_of(entries: Iterable[Entry], providers: Mapping[str, str], since: str = "") -> Iterator[Act]:
+    """Each with its event, tenant and bridge, in the order of the audit. `providers`: names by host."""
+    bridges: dict[str, str] = {}
+    for entry in entries:
+        if entry.kind == "session.opened":
+            bridges[entry.session] = entry.text("bridge")
+        bridge = entry.text("bridge") or bridges.get(entry.session, "")
+        found = _act(entry, providers) if bridge and entry.time >= since else None
+        if found is not None:
+            yield msgspec.structs.replace(found, event=entry.ref, tenant=entry.tenant, bridge=bridge)
+
+
+def _act(entry: Entry, providers: Mapping[str, str]) -> Act | None:
+    family, _, how = entry.kind.partition(".")
+    if how not in ("intent", "refused"):
+        return None
+    allowed = how == "intent"
+    if not allowed and not _by_names(entry.text("rule")):
+        return None
+    match family:
+        case "command":
+            return Act(what="operation", name=entry.text("operation"), allowed=allowed)
+        case "tool":
+            return Act(what="tool", name=entry.text("tool"), allowed=allowed)
+        case "egress":
+            return _of_egress(entry, providers, allowed=allowed)
+    return None
+
+
+def _of_egress(entry: Entry, providers: Mapping[str, str], *, allowed: bool) -> Act | None:
+    host, way = entry.text("host"), entry.text("how")
+    if way in ("connect", "proxy") or (not allowed and re.search(r":\d+$", host)):
+        return Act(what="connect", name=host, allowed=allowed)
+    if allowed and way not in ("gateway", "pass"):
+        return None
+    provider = entry.text("provider") or providers.get(host, host)
+    return Act(what="egress", name=f"{provider} {entry.text('method')} {entry.text('path')}", allowed=allowed)
+
+
+def _by_names(rule: str) -> bool:
+    """Whether a policy's names refused it; what a body held, or came too fast, can't be asked again."""
+    if rule.startswith("network.endpoints."):
+        return rule.endswith(".methods")
+    return rule == "default-deny" or rule.startswith(_NAMED)

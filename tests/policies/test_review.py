@@ -1,0 +1,212 @@
+"""What a reviewer asks of policies: what is grave, what changes, what would have been refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+
+from bridgehold.errors import UsageError
+from bridgehold.policies.changes import compare
+from bridgehold.policies.expectations import read_expectations
+from bridgehold.policies.lint import gravest, lint
+from bridgehold.policies.lint_rules import RULES, SEVERITIES
+from bridgehold.policies.model import GIB, Ceilings, Connect, Endpoint, Grant, Machine, Needs, Policy
+from bridgehold.policies.posture import POWERS, posture
+from bridgehold.policies.simulate import Act, decide, simulate
+from policies.test_properties import Said, allowed, ceiling_of, grant_of, pairs, policy_of, text_of
+
+NEEDS = Needs(
+    endpoints=(Endpoint(provider="openai", methods=("POST", "DELETE"), remote_content=True),),
+    connects=(Connect(host="*.example.com"), Connect(host="10.0.0.7", private=True)),
+    operations=("dspy:run",),
+)
+ENDPOINT = '[network.endpoints.openai]\npaths = ["/chat/completions"]\n'
+OPERATIONS = '[operations]\nallow = ["dspy:run"]\n'
+WIDE = f"""
+inline_keys = "pass"
+weakenings = ["connect", "private_network", "env_secret", "inline_keys_pass", "devices", "pth"]
+[limits]
+cpu = 64.0
+[filesystem]
+read = ["/srv", "/srv/models"]
+devices = ["/dev/nvidia0"]
+{ENDPOINT.replace('"/chat', '"/files/*", "/chat')}methods = ["POST", "DELETE"]
+remote_content = true
+fields = ["tools"]
+[network.endpoints.anthropic]
+paths = ["/messages"]
+[[network.connect]]
+host = "*.example.com"
+[[network.connect]]
+host = "10.0.0.7"
+private = true
+[secrets.openai]
+[secrets.token]
+how = "env"
+variable = "HUB_TOKEN"
+[operations]
+allow = ["*"]
+[tools]
+allow = ["*"]
+"""
+
+
+def _wide(grant_of: Callable[..., Grant], needs: Needs) -> Grant:
+    asked = msgspec.structs.replace(NEEDS, secrets=needs.secrets, operations=("*",))
+    machine = Machine(cgroup="v2", uids="range", memory_bytes=8 * GIB, cpus=4, devices=("/dev/nvidia0",))
+    return grant_of(WIDE, needs=asked, machine=machine)
+
+
+def test_each_rule_is_met_by_a_policy_and_none_by_a_plain_one(
+    grant_of: Callable[..., Grant], policy_of: Callable[[str], Policy], needs: Needs
+) -> None:
+    found = lint(_wide(grant_of, needs), policy_of(WIDE))
+    assert {one.rule for one in found} == {rule.name for rule in RULES}
+    assert all(one.where.startswith(("own.toml:", "default", "machine")) for one in found)
+    assert [SEVERITIES.index(one.severity) for one in found] == sorted(
+        SEVERITIES.index(one.severity) for one in found
+    )
+    assert {one.severity for one in found if one.value == "pth"} == {"low"}
+    assert gravest(found) == "high"
+    plain = grant_of(OPERATIONS, needs=Needs(operations=("dspy:run",)))
+    assert lint(plain, policy_of(OPERATIONS)) == ()
+    assert gravest(()) is None
+
+
+def test_a_budget_of_the_policys_or_the_tenants_is_one(grant_of: Callable[..., Grant]) -> None:
+    def rules(grant: Grant) -> set[str]:
+        return {one.rule for one in lint(grant)}
+
+    without = grant_of(ENDPOINT + OPERATIONS, needs=NEEDS)
+    assert rules(without) == {"no-budget"}
+    assert (
+        rules(grant_of(ENDPOINT + OPERATIONS + "[rate]\nprovider_tokens_total = 9\n", needs=NEEDS)) == set()
+    )
+    assert rules(msgspec.structs.replace(without, ceilings=Ceilings(money_per_day=1))) == set()
+    assert rules(msgspec.structs.replace(without, ceilings=Ceilings(sessions=1))) == {"no-budget"}
+
+
+def test_a_row_of_the_posture_says_each_power(grant_of: Callable[..., Grant], needs: Needs) -> None:
+    row = posture(_wide(grant_of, needs))
+    assert tuple(row.powers) == POWERS
+    assert row.powers["providers"] == ("openai (any request)",)
+    assert row.powers["keys"] == ("openai (put in)", "token (inside)")
+    assert row.powers["tunnels"] == ("*.example.com:443", "10.0.0.7:443 (private)")
+    assert row.gravest == "high"
+    assert not any(posture(grant_of(OPERATIONS, needs=Needs(operations=("dspy:run",)))).powers.values())
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs())
+def test_what_is_narrowed_gains_nothing_and_is_no_graver(both: tuple[Said, Said]) -> None:
+    policy = policy_of(text_of(both[0]))
+    wide, narrow = grant_of(policy, None), grant_of(policy, ceiling_of(text_of(both[1])))
+    if wide is None or narrow is None:
+        return
+    assert compare(wide, wide) == compare(narrow, narrow)
+    assert not compare(wide, wide).gained
+    reach = [
+        one for one in compare(wide, narrow).gained if one.key.startswith(("network.connect", "secrets."))
+    ]
+    assert reach == []
+    graver = [gravest(lint(one)) for one in (wide, narrow)]
+    if graver[1] is not None:
+        assert graver[0] is not None
+        assert SEVERITIES.index(graver[0]) <= SEVERITIES.index(graver[1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs())
+def test_the_policy_in_force_refuses_nothing_that_ran_and_another_what_it_refuses(
+    both: tuple[Said, Said],
+) -> None:
+    policy = policy_of(text_of(both[0]))
+    wide, narrow = grant_of(policy, None), grant_of(policy, ceiling_of(text_of(both[1])))
+    if wide is None or narrow is None:
+        return
+    ran = _act(wide)
+    assert list(simulate(wide, ran)) == []
+    refused = [one.act.name for one in simulate(narrow, ran)]
+    kept = {(one.what, one.name) for one in _act(narrow)}
+    assert refused == [one.name for one in ran if (one.what, one.name) not in kept]
+
+
+def _act(grant: Grant) -> list[Act]:
+    """What of a fixed set ran under `grant`, as an audit tells it."""
+    found: dict[tuple[str, str], Act] = {}
+    for what, *names in sorted(allowed(grant), key=repr):
+        match what, names:
+            case "operation", (operation, ()):
+                one = Act(what="operation", name=f"b:{operation}")
+            case "tool", (tool,):
+                one = Act(what="tool", name=str(tool))
+            case "egress", (provider, method, path, facts) if not facts.first:
+                one = Act(what="egress", name=f"{provider} {method} {path}")
+            case "connect", (host,):
+                one = Act(what="connect", name=f"{host}:443")
+            case _:
+                continue
+        found.setdefault((one.what, one.name), one)
+    return list(found.values())
+
+
+def test_a_file_of_expectations_says_where_each_stands(grant_of: Callable[..., Grant]) -> None:
+    text = """
+# What must hold.
+[[expect]]
+bridge = "dspy"
+tenant = "acme"
+allows = ["dspy:run", "openai POST /chat/completions"]
+refuses = [
+  "dspy:delete",
+  "openai POST /files",
+  "connect example.com:443",
+  "tool search",
+  "resource program",
+]
+"""
+    found = list(read_expectations(text, "expect.toml"))
+    assert [(one.what, one.allowed, one.event) for one in found] == [
+        ("operation", True, "expect.toml:6"),
+        ("egress", True, "expect.toml:6"),
+        ("operation", False, "expect.toml:8"),
+        ("egress", False, "expect.toml:9"),
+        ("connect", False, "expect.toml:10"),
+        ("tool", False, "expect.toml:11"),
+        ("resource", False, "expect.toml:12"),
+    ]
+    grant = grant_of(ENDPOINT + OPERATIONS, needs=NEEDS)
+    assert list(simulate(grant, found)) == []
+    (wrong,) = simulate(grant, [msgspec.structs.replace(found[2], allowed=True)])
+    assert (wrong.decision.rule, wrong.act.event) == ("default-deny", "expect.toml:8")
+    assert decide(grant, Act(what="connect", name="example.com:x")).allowed is False
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("expect = 3", "no file of expectations"),
+        ("[[expect]]\ntenant = 'a'\n", "bridge"),
+        ("[[expect]]\nbridge = 'b'\nallow = []\n", "allow"),
+        ("[[expect]]\nbridge = 'b'\nallows = ['everything']\n", "can't be asked for"),
+        ("[[expect]]\nbridge = 'b'\nallows = ['connect example.com']\n", "can't be asked for"),
+        ("[[expect", "not TOML"),
+    ],
+)
+def test_what_can_not_be_expected_is_named(text: str, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        list(read_expectations(text, "expect.toml"))
+    assert said in f"{caught.value.message}"
+    assert caught.value.where.startswith("expect.toml")
+
+
+def test_the_page_has_every_rule_with_its_severity() -> None:
+    page = (Path(__file__).parents[2] / "docs/how-to/review-policies.md").read_text()
+    rows = re.findall(r"^\| (`.+`) \| (\w+) \| .+ \|$", page, re.MULTILINE)
+    said = {name: severity for names, severity in rows for name in re.findall(r"`([a-z-]+)`", names)}
+    assert said == {rule.name: rule.severity for rule in RULES}
