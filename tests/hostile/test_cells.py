@@ -500,10 +500,8 @@ def test_what_breaks_a_channels_rules_ends_the_cell_that_is_taken_over_and_no_ot
         theirs.run("act", {"code": "import builtins; builtins.kept = 41"})
         before = len(host.events())
         code = f"""
-import gc
 from bridgehold.audit.events import CellStarted as Started, SecretChanged as RecordOf
-from bridgehold.keeper.client import KeeperClient
-keeper = next(one for one in gc.get_objects() if isinstance(one, KeeperClient))
+keeper = cell._parts.http_tools._keeper
 launcher, journal = cell._parts.services.launcher, cell._parts.services.journal
 {BROKEN[what]}
 """
