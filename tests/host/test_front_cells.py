@@ -559,6 +559,15 @@ def test_the_connections_of_a_cell_end_with_it_typed_also_where_it_takes_none() 
                 raise AssertionError
 
             async with at.taken_over("acme") as (cell, _):
+                taken, theirs = socket.socketpair()
+                taking = asyncio.create_task(entrances.hand(cell, proven, taken, b"", relay))
+                await eventually(lambda: len(cell.handed) == 1)
+                entrances.take_back("globex")
+                assert not next(iter(cell.handed.values())).over.is_set()
+                entrances.take_back("acme")  # what holds for it no file says
+                await asyncio.wait_for(taking, 30)
+                assert b"host_leaving" in theirs.recv(4_096)
+                theirs.close()
                 handing = asyncio.create_task(entrances.hand(cell, proven, pairs[0][0], b"", relay))
                 await eventually(lambda: len(cell.handed) == 1)
             await asyncio.wait_for(handing, 30)

@@ -403,6 +403,7 @@ def test_each_interpreter_that_we_start_leaves_that_folder_out() -> None:
         for path in source.rglob("*.py")
         for line in re.findall(r"sys\.executable,\s*([^,\]]+)", path.read_text())
         if path.name != "handover.py"  # as it was started itself
+        and "bridgehold_sdk" not in path.parts  # the guest says there what it shows as, and starts nothing
     }
     assert len(starts) >= 4
     assert {line.strip() for line in starts.values()} == {'"-P"', "*plans.INTERPRETER_FLAGS"}

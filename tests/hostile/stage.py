@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from bridgehold import BridgeholdError, SyncClient
-from bridgehold.audit.read import read_all
+from bridgehold.audit.read import read_all, read_kind
 from bridgehold.client.sync import SyncSession
 from bridgehold.config.layout import Layout, find_layout
 from waiting import until
@@ -172,8 +172,9 @@ class Stage:
                 "ref": entry.ref,
                 **entry.fields,
             }
-            for entry in read_all(self.layout.audit)
-            if entry.kind.startswith(kind)
+            for entry in (
+                read_kind(self.layout.audit, kind.rstrip(".")) if kind else read_all(self.layout.audit)
+            )
         ]
 
     def sandboxes(self) -> list[int]:

@@ -185,6 +185,7 @@ def _celled(given: Foundation, shared: Shared, orders: Orders, budgets: Budgets,
         cells.rules_changed(name) if kind == "tenant" else None
     )
     entrances = Entrances(cells, begins_cell, shared.tenants.demand)
+    shared.tenants.on_hold = entrances.take_back
     return Celled(cells, Forwarding(cells), entrances, shared.registry, shared.settings, budgets)
 
 

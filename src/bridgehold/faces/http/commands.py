@@ -68,7 +68,7 @@ async def answer_tool(call: Call) -> web.StreamResponse:
         "call": int(number),
         "result": said.result,
         "error": said.error,
-        "tenant": running.tenant,
+        "tenant": running.tenant or None,
     }
     await call.ask("tool.reply", settled)
     return answer(Taken(status="taken"))

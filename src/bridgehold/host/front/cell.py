@@ -15,7 +15,7 @@ from typing import Protocol
 
 import msgspec
 
-from bridgehold.errors import CellEndedError
+from bridgehold.errors import BridgeholdError, CellEndedError
 from bridgehold.host.front.opens import Opens
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.shares.link import Link
@@ -31,6 +31,7 @@ class HandedOver(Protocol):
     """A connection that a cell has."""
 
     over: asyncio.Event
+    why: BridgeholdError
 
     def relay(self, method: str, params: msgspec.Raw, emit: Emit, /) -> Awaitable[object]:
         """What the front answers its caller."""

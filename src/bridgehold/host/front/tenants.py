@@ -56,6 +56,8 @@ class TenantFiles:
         self._write = write
         self._parsed = _Parsed(tenants.parse)
         self._turn = asyncio.Lock()
+        self.on_hold: Callable[[str], None] = lambda _: None
+        """Told of a tenant whose file does not say what holds: who reads it elsewhere is not to be asked."""
 
     def of(self, name: str) -> Tenant:
         """The tenant; one without ceilings where no file says anything of it. Raises `PolicyError`."""
@@ -92,6 +94,7 @@ class TenantFiles:
     def hold(self, name: str, tenant: Tenant) -> None:
         """`tenant` is what holds, as its file can't be made to say so: until it does, or a new host."""
         self._files.put_instead("tenant", name, tenants.rewritten("", tenant, ""))
+        self.on_hold(name)
 
     def check(self, name: str) -> None:
         """Raise `PolicyError` where its file can't be read as it is, whatever holds in its place."""

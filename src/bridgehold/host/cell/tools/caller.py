@@ -20,7 +20,7 @@ class ToolReplyParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     call: int
     result: object = None
     error: str = ""
-    tenant: str = ""
+    tenant: str | None = None
     """Whom the command runs for; said where it runs by another connection."""
 
 
