@@ -54,8 +54,6 @@ STEPS: dict[tuple[Any, str], int] = {
 }
 
 
-DEAF = -1
-"""In the place of a step: nothing can be waited for."""
 ONCE = ("procfs.py", "files.py")
 """Modules that open what they read or write: one step, and not two."""
 
@@ -64,15 +62,10 @@ class Epoll:
     """The kernel's, with steps."""
 
     def __init__(self, page: mmap.mmap) -> None:
-        self._page, self._real = page, EPOLL()
-        self.register = faulty(page, "register", self._real.register, errno.ENOSPC)
-        self.modify = faulty(page, "modify", self._real.modify, errno.ENOMEM)
-        self.unregister = self._real.unregister
-
-    def poll(self, *arguments: Any) -> list[tuple[int, int]]:
-        if HEAD.unpack_from(self._page)[0] == DEAF:
-            raise OSError(errno.ENOMEM, "poll")
-        return self._real.poll(*arguments)
+        real = EPOLL()
+        self.register = faulty(page, "register", real.register, errno.ENOSPC)
+        self.modify = faulty(page, "modify", real.modify, errno.ENOMEM)
+        self.unregister, self.poll = real.unregister, real.poll
 
 
 EPOLL = select.epoll
@@ -90,7 +83,7 @@ def faulty(page: mmap.mmap, name: str, real: Callable[..., Any], number: int) ->
         wanted, made, failed, _ = HEAD.unpack_from(page)
         told = os.getpid() != LAUNCHER  # a helper tells what has failed by writing
         again = name in ("read", "write") and (told or sys._getframe(1).f_code.co_filename.endswith(ONCE))
-        if wanted <= 0 or again:
+        if not wanted or again:
             return real(*arguments, **named)
         made += 1
         HEAD.pack_into(

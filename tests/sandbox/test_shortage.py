@@ -186,26 +186,6 @@ def test_a_step_that_fails_is_a_shortage_and_ends_nothing_else(
     box.drive(act, 120)
 
 
-def test_who_can_not_wait_for_a_moment_hears_its_host_all_the_same(short: tuple[Machine, Kernel]) -> None:
-    box, kernel = short
-
-    async def act(client: LauncherClient) -> None:
-        code = "import time; print('up', flush=True); time.sleep(60)"
-        other = Guest(*await client.launch(python_spec(code, tenant="other")), client)
-        kernel.fail(faulty_launcher.DEAF)
-        for _ in range(3):
-            assert (await client.usage(other.launched.worker)).processes
-        killed = asyncio.ensure_future(client.kill(other.launched.worker))
-        assert (await killed).cause == "killed"  # what is ending is looked at anyway
-        starting = asyncio.ensure_future(client.launch(python_spec(code)))
-        await client.machine()
-        kernel.fail(0)
-        await end(Guest(*await starting, client))
-        other.close()
-
-    box.drive(act)
-
-
 ENTERING = """
 import socket, sys
 end = socket.socket(fileno=int(sys.argv[1]))
