@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +19,7 @@ import msgspec
 import pytest
 
 from bridgehold.audit.events import Event, Receipt, kind_of
+from bridgehold.config.layout import Layout
 from bridgehold.errors import (
     BudgetError,
     BusyError,
@@ -73,8 +75,8 @@ class FakeTemplate:
 
     async def fork(self, ends: list[int]) -> int:
         self.links.append(socket.socket(fileno=ends[1]))
-        self.entrances.append(socket.socket(fileno=ends[-1]))
-        for end in (ends[0], *ends[2:-1]):
+        self.entrances.append(socket.socket(fileno=ends[5]))
+        for end in (ends[0], *ends[2:5], *ends[6:]):
             os.close(end)
         process = await asyncio.create_subprocess_exec("sleep", "120")
         self.pids.append(process.pid)
@@ -104,7 +106,10 @@ class House:
         intakes = Intakes(launcher=launcher, keeper=self.rooms[0][0], journal=self.rooms[1][0])
         self.places = Places(bound, lambda _: 2)
         journal: Any = SimpleNamespace(append=self._append)
-        self.cells = Cells(template, intakes, orders, self.places, journal, self._config, lambda: 1 << 28)
+        house: Any = SimpleNamespace(layout=Layout(config=Path("/c"), state=Path("/s"), run=Path("/r")))
+        self.cells = Cells(
+            template, intakes, orders, self.places, journal, self._config, lambda: 1 << 28, house
+        )
 
     async def _close(self, cell: str) -> None:
         self.closed.append(cell)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bridgehold import SyncClient
     from hostile.stage import Stage
 
 _MODULE = "bridgehold.host.cell_process"
@@ -83,9 +84,12 @@ def doors() -> Iterator[None]:
                 os.environ["PYTHONPATH"] = before
 
 
-def act_in_cell(host: Stage, tenant: str, code: str) -> dict[str, Any]:
-    """Run `code` in the tenant's cell: it leaves in `result` what it found, and may await. `cell` is its process."""
+def act_in_cell(host: Stage, tenant: str, code: str, client: SyncClient | None = None) -> dict[str, Any]:
+    """Run `code` in the tenant's cell: it leaves in `result` what it found, and may await. `cell` is its process.
+
+    `client`: of another thread's own.
+    """
     lines = "\n".join(f"    {line}" for line in code.splitlines())
-    found = host.client.request("artifact.list", {"tenant": tenant, _KEY: lines})
+    found = (client or host.client).request("artifact.list", {"tenant": tenant, _KEY: lines})
     assert isinstance(found, dict), found
     return found

@@ -336,7 +336,7 @@ for name, pid in {pids}.items():
     room = ctypes.create_string_buffer(64)
     part = (ctypes.c_void_p * 2)(ctypes.addressof(room), 64)
     result[f"{{name}} process_vm_readv"] = tried(lambda: libc.process_vm_readv(pid, part, 1, part, 1, 0))
-    for file in ("mem", "maps", "environ", "root", "ns/user"):
+    for file in ("mem", "maps", "environ", "fd", "root", "ns/user"):
         path = f"/proc/{{pid}}/{{file}}"
         look = os.readlink if file in ("root", "ns/user")  else None
         result[f"{{name}} {{file}}"] = tried(lambda: look(path) if look else os.close(os.open(path, os.O_RDONLY)))
@@ -363,7 +363,7 @@ def test_a_cell_that_is_taken_over_reaches_no_process_of_ours(host: Stage) -> No
         "supervisor": host.supervisor,
     }
     found = act_in_cell(host, "taken", NEIGHBOURS.format(pids=pids))
-    assert len(found) == len(pids) * 9 + 6
+    assert len(found) == len(pids) * 10 + 6
     assert {name: said for name, said in found.items() if said not in ("EPERM", "EACCES", "ENOSYS")} == {}
     assert {victim, hostile} <= cells(host)
     uids = {pid: status(pid).split(b"Uid:")[1].split(b"\n")[0].split() for pid in pids.values()}
@@ -377,8 +377,189 @@ def test_a_cell_that_is_taken_over_reaches_no_process_of_ours(host: Stage) -> No
     assert event["uid"] > 0  # type: ignore[operator]  # a number
 
 
+OPENED = """
+import os, socket
+from pathlib import Path
+
+def tried(act):
+    try:
+        act()
+    except OSError as error:
+        return error.errno
+    return 0
+
+for place in {places}:
+    result[place] = tried(lambda: os.close(os.open(place, os.O_RDONLY)))
+    result[f"in {{place}}"] = tried(lambda: Path(place, "new").write_text("x"))
+    result[f"away with {{place}}"] = tried(lambda: os.rename(place, f"{{place}}.gone"))
+for family in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK):
+    result[str(family)] = tried(lambda: socket.socket(family))
+pair, _ = socket.socketpair()
+result["connect"] = tried(lambda: pair.connect({socket!r}))
+result["bind"] = tried(lambda: pair.bind("\\0bridgehold"))
+result["fork"] = tried(os.fork)
+result["exec"] = tried(lambda: os.execv("/usr/bin/true", ["true"]))
+"""
+
+
+def test_a_cell_that_is_taken_over_opens_nothing_but_its_tenants_own(host: Stage) -> None:
+    layout = host.layout
+    (layout.tenants / "opened" / "bridges").mkdir(parents=True, exist_ok=True)
+    (layout.tenants / "opened.toml").write_text("# nothing of its own\n")
+    cell_of(host, "opened")
+    kept = layout.artifacts / "opened"
+    places = (
+        *(
+            layout.artifacts,
+            kept,
+            layout.audit,
+            layout.anchors,
+            layout.secrets,
+            layout.quarantine,
+            layout.run,
+        ),
+        *(layout.tenants, layout.tenants / "opened", layout.tenants / "opened.toml", layout.config_file),
+        *map(Path, ("/", "/etc/passwd", "/proc", "/proc/self/mem", "/tmp", "/root", "/dev/ptmx")),
+    )
+    wanted = {"places": [str(place) for place in places], "socket": str(layout.socket)}
+    found = act_in_cell(host, "opener", OPENED.format(**wanted))
+    assert len(found) == 3 * len(places) + 8
+    assert {name: said for name, said in found.items() if not said} == {}
+    code = """
+store = cell._parts.store
+made = store.put("opener", b"its own words")
+result["back"] = store.read("opener", made.digest).decode()
+"""
+    assert act_in_cell(host, "opener", code) == {"back": "its own words"}
+
+
+ASKED = """
+import gc, msgspec
+from bridgehold.errors import BridgeholdError
+from bridgehold.host.shares import cell_wire, openings
+
+async def tried(asking):
+    try:
+        await asking
+    except BridgeholdError as error:
+        return error.code
+    return "done"
+
+launcher, link = cell._parts.services.launcher, cell._link
+for worker in {workers}:
+    for name in ("kill", "attest", "usage", "account", "current"):
+        result[f"{{name}} {{worker}}"] = await tried(getattr(launcher, name)(worker))
+for number in range(64):
+    ask = cell_wire.Relayed(connection=number, method="tenants", params=msgspec.Raw(b"{{}}"))
+    result[f"relay {{number}}"] = await tried(link.ask("relay", ask))
+for method in ("call", "stop", "config", "end", "tenant.create", "reload"):
+    result[method] = await tried(link.ask(method, {{"tenant": "near", "name": "near"}}))
+order = cell_wire.AskOrder(bridge={bridge!r}, session="", session_name="", principal="")
+ordered = msgspec.json.decode(await link.ask("order", order), type=cell_wire.Ordered)
+spec = ordered.spec
+for name, wider in {{
+    "another tenant": msgspec.structs.replace(spec, tenant="near"),
+    "another mount": msgspec.structs.replace(spec, environment=(("X", "1"),)),
+}}.items():
+    result[name] = await tried(launcher.launch(wider))
+opens = next(one for one in gc.get_objects() if isinstance(one, openings.Openings))
+for host, address in (("169.254.169.254", "169.254.169.254"), ("localhost", "127.0.0.1"), ("example.org", "1.1.1.1")):
+    result[f"lookup {{host}}"] = await tried(opens.lookup({bridge!r}, host, 80))
+    result[f"dial {{host}}"] = await tried(opens.dial({bridge!r}, host, address, 80))
+result["tool"] = await tried(opens.tool("area"))
+"""
+
+
+def test_a_cell_that_is_taken_over_asks_its_channels_for_nothing_of_anothers(host: Stage) -> None:
+    with host.session(tenant="near") as theirs:
+        theirs.run("act", {"code": "import builtins; builtins.kept = 41"})
+        workers = [one["worker"] for one in host.events("worker.started") if one["tenant"] == "near"]
+        code = ASKED.format(workers=workers, bridge=host.plain)
+        found = act_in_cell(host, "asker", code)
+        assert len(found) == 5 * len(workers) + 64 + 6 + 2 + 6 + 1, found
+        assert {name: said for name, said in found.items() if said == "done"} == {}
+        assert theirs.run("act", {"code": "import builtins; result['x'] = builtins.kept + 1"}) == {"x": 42}
+
+
+BROKEN = {
+    "marks": "await keeper.marks('near')",
+    "a key": "await keeper.prefetch('near', 'openai')",
+    "a signature": "await keeper.sign(b'an anchor of mine')",
+    "another's event": "await journal.append(RecordOf(tenant='near', principal='p', session='s', name='k', action='set'))",
+    "the launcher's event": "await journal.append(Started(tenant='own', cell='c-1', pid=1, ms=1))",
+    "a seal": "await launcher.seal('/tmp')",
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_what_breaks_a_channels_rules_ends_the_cell_that_is_taken_over_and_no_other(
+    host: Stage, what: str
+) -> None:
+    tenant = f"breaks-{list(BROKEN).index(what)}"
+    with host.session(tenant="near") as theirs:
+        theirs.run("act", {"code": "import builtins; builtins.kept = 41"})
+        before = len(host.events())
+        code = f"""
+from bridgehold.audit.events import CellStarted as Started, SecretChanged as RecordOf
+keeper = cell._parts.http_tools._keeper
+launcher, journal = cell._parts.services.launcher, cell._parts.services.journal
+{BROKEN[what]}
+"""
+        try:
+            found = act_in_cell(host, tenant, code)
+            assert "error" in found, found
+        except BridgeholdError as error:
+            assert error.code in ("cell_ended", "host_unavailable")
+        until(lambda: any(one["tenant"] == tenant for one in host.events("cell.ended")))
+        assert theirs.run("act", {"code": "import builtins; result['x'] = builtins.kept + 1"}) == {"x": 42}
+        new = [one for one in host.events()[before:] if one["kind"] == "secret.changed"]
+        assert new == []
+
+
 def test_cells_hear_of_providers_and_scripts_as_a_host_without_them(host: Stage) -> None:
     told_anew.a_provider_comes_moves_and_goes(host, "moving")
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         told_anew.a_folder_of_scripts_comes_and_goes(host, "moving", Path(folder) / "python")
+
+
+HELD = """
+import asyncio
+from bridgehold.errors import BridgeholdError
+tenants = cell._parts.shared.tenants
+tenants.demand("held")
+cell._parts.store.begin("held")  # the sign that it has begun
+while "code" not in result:
+    try:
+        tenants.demand("held")
+    except BridgeholdError as error:
+        if error.code == "suspended":
+            result["code"] = error.code
+    await asyncio.sleep(0.01)
+"""
+
+
+def test_a_suspension_that_no_file_can_say_holds_in_its_cell(host: Stage) -> None:
+    host.client.request("tenant.create", {"name": "held", "limits": {}})
+    file = host.layout.tenants / "held.toml"
+    found: list[dict[str, Any]] = []
+
+    def ask() -> None:
+        with SyncClient.connect(host.layout.socket) as client:
+            found.append(act_in_cell(host, "held", HELD, client))
+
+    cell_of(host, "held")
+    thread = threading.Thread(target=ask, daemon=True)
+    kept = file.read_text()
+    try:
+        thread.start()
+        until(lambda: list((host.layout.artifacts / "held").glob("*.part")))
+        file.unlink()
+        file.mkdir()  # nobody writes this, and nobody reads it
+        with contextlib.suppress(BridgeholdError):
+            host.client.request("tenant.suspend", {"name": "held"})
+        thread.join(60)
+        assert found == [{"code": "suspended"}]
+    finally:
+        file.rmdir()
+        file.write_text(kept)

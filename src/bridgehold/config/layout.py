@@ -38,6 +38,11 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         return self.config / "tenants"
 
     @property
+    def tools(self) -> Path:
+        """Modules of the operator's functions that bridges may call."""
+        return self.config / "tools"
+
+    @property
     def tokens(self) -> Path:
         """What each token may, by its name, and its digest."""
         return self.config / "tokens"

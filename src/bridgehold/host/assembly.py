@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from bridgehold import writes
 from bridgehold.audit.read import read_kind
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
@@ -28,6 +29,7 @@ from bridgehold.host.front.entrances import Entrances
 from bridgehold.host.front.environments import Environments
 from bridgehold.host.front.forwarding import Forwarding, begins_cell
 from bridgehold.host.front.locking import Locking
+from bridgehold.host.front.opens import House
 from bridgehold.host.front.orders import Orders
 from bridgehold.host.front.principals import Principals
 from bridgehold.host.front.server import SocketServer
@@ -37,6 +39,7 @@ from bridgehold.host.reloading import Reloading
 from bridgehold.host.serving import Celled, InHost, Serving
 from bridgehold.host.shares import cell_wire
 from bridgehold.host.shares.budgets import Budgets
+from bridgehold.host.shares.dialling import dial
 from bridgehold.host.shares.places import Places
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.host.shares.spending import Spending, prices_of
@@ -44,6 +47,8 @@ from bridgehold.host.submissions import Submissions
 from bridgehold.host.template import Begun, Template
 from bridgehold.host.tenancy import AtRest, Tenancy
 from bridgehold.host.token_admin import TokenAdmin
+from bridgehold.keeper.resolve import shared as shared_lookup
+from bridgehold.keeper.resolve import system_lookup
 from bridgehold.policies.units import parse_size
 
 
@@ -146,6 +151,7 @@ def _celled(given: Foundation, shared: Shared, orders: Orders, budgets: Budgets,
         return cell_wire.Spent(providers=found.of(tenant), periods=found.spending.of(tenant))
 
     async def make_config(tenant: str) -> cell_wire.CellConfig:
+        writes.make_folder(ground.layout.artifacts / tenant, mode=0o700)  # the cell may make it no more
         return cell_wire.CellConfig(
             tenant=tenant,
             host=given.host,
@@ -166,6 +172,17 @@ def _celled(given: Foundation, shared: Shared, orders: Orders, budgets: Budgets,
         ground.peers.journal,
         make_config,
         lambda: shared.settings.zygotes().memory_bytes,
+        House(
+            registry=shared.registry,
+            settings=shared.settings,
+            layout=ground.layout,
+            lookup=shared_lookup(system_lookup),
+            dial=dial,
+            adopt=ground.peers.launcher.adopt,
+        ),
+    )
+    shared.registry.files.on_instead = lambda kind, name: (
+        cells.rules_changed(name) if kind == "tenant" else None
     )
     entrances = Entrances(cells, begins_cell, shared.tenants.demand)
     shared.tenants.on_hold = entrances.take_back

@@ -47,9 +47,12 @@ from bridgehold.host.front.registry import Records, Registry
 from bridgehold.host.front.tenants import TenantFiles
 from bridgehold.host.shares.buckets import CommandRates
 from bridgehold.host.shares.budgets import Budgets
+from bridgehold.host.shares.handed_files import HandedBridges, HandedFiles
 from bridgehold.host.shares.observe import Metrics
+from bridgehold.host.shares.openings import Openings
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.host.shares.spending import prices_of
+from bridgehold.host.shares.tool_starts import as_child, by_front
 from bridgehold.host.startup import FileChange
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.keeper.places import Places
@@ -79,6 +82,10 @@ class Ground(msgspec.Struct, frozen=True, kw_only=True):
     redaction: Redaction
     degraded: Callable[[str], None]
     """An event that must be in the audit can't be written."""
+    openings: Openings | None = None
+    """Of a cell of its own, which opens little itself."""
+    tenant: str = ""
+    """Whose alone it is."""
 
 
 class Shared(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +99,11 @@ class Shared(msgspec.Struct, frozen=True, kw_only=True):
 
 def share(ground: Ground, write: Callable[[FileChange], Awaitable[None]], records: Records) -> Shared:
     """`write`: has the supervisor write a file of the configuration. `records`: as the registry's."""
-    registry = Registry(ground.layout, ground.config, ground.machine, records)
+    layout, files, own = ground.layout, None, None
+    if (openings := ground.openings) is not None:
+        files = HandedFiles(layout.policies, layout.tenants, ground.tenant, openings.rules)
+        own = HandedBridges(layout.own_bridges(ground.tenant), ground.tenant, openings)
+    registry = Registry(layout, ground.config, ground.machine, records, files, own)
     ground.peers.keeper.tenants_with = registry.tenants_with
     return Shared(
         settings=Settings(ground.config),
@@ -215,6 +226,7 @@ def join_cell(
         budgets=budgets,
         downloads=downloads,
         attribution=calling_out,
+        openings=ground.openings,
         descriptors=Places(max(_FEWEST, open_descriptors() // _OF_DESCRIPTORS), shared.registry.tenants_with),
     )
     services, zygotes, pool = _workers(ground, shared, gateways, attribute)
@@ -232,7 +244,8 @@ def join_cell(
     refusals = Refusals(peers.journal, shared.metrics, account)
     artifacts = Artifacts(store, peers.journal, settings, changes)
     http_tools = HttpTools(peers.keeper, budgets, gateways.providers)
-    process_tools = ProcessTools(ground.layout.config / "tools")
+    starts = as_child(ground.layout.tools) if ground.openings is None else by_front(ground.openings)
+    process_tools = ProcessTools(starts)
     offers = Offers(settings, http_tools, process_tools, (inside_tools(), artifacts))
     dispatch = Dispatch(
         registry=shared.registry,

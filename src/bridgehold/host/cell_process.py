@@ -22,6 +22,7 @@ from bridgehold.audit.events import Event, GrantResolved
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
+from bridgehold.config.machine import package_folder
 from bridgehold.errors import BridgeholdError, DeniedError, UnsupportedError, UsageError, to_log_text
 from bridgehold.hardening import harden, open_descriptors
 from bridgehold.host.cell.entrance import Entrance
@@ -35,7 +36,9 @@ from bridgehold.host.front.redaction import Redaction
 from bridgehold.host.shares import cell_wire
 from bridgehold.host.shares.budgets import Budgets
 from bridgehold.host.shares.callers import CALLER
+from bridgehold.host.shares.handed_files import HandedFiles
 from bridgehold.host.shares.link import Link, Waiting, decoded
+from bridgehold.host.shares.openings import Openings
 from bridgehold.host.shares.spending import Spending, prices_of
 from bridgehold.host.startup import FileChange, HostConfig
 from bridgehold.ids import LOCAL_TENANT
@@ -44,6 +47,7 @@ from bridgehold.policies.model import Machine
 from bridgehold.policies.units import parse_size
 from bridgehold.protocol.frames import read_params
 from bridgehold.sandbox.envs.values import BuildProgress
+from bridgehold.sandbox.landlock import CHANGE, READ, USE
 from bridgehold.sandbox.launcher.control import LauncherClient
 
 _TELL_SECONDS = 0.5
@@ -145,6 +149,7 @@ class CellProcess:
         keeper: int,
         journal: int,
         entrance: int,
+        opens: int,
         namespace: int = -1,
     ) -> int:
         """Serve until the front says so, or one of the others is gone. The exit status.
@@ -158,9 +163,9 @@ class CellProcess:
         )
         peers.launcher.on_unrecorded = self._degraded
         await peers.launcher.enter()
-        confine(self._given.uid, namespace)  # before anything of the tenant's is read
+        confine(self._given.uid, namespace, self._files())  # before anything of the tenant's is read
         harden(parent=template, last=signal.SIGKILL)
-        parts = self._join(peers)
+        parts = self._join(peers, Openings(socket.socket(fileno=opens)))
         self._parts, self._table = parts, parts.table()
         await self._link.connect(socket.socket(fileno=link))
         self._entrance = self._open_entrance(parts, socket.socket(fileno=entrance))
@@ -180,6 +185,20 @@ class CellProcess:
         await peers.journal.close()
         return self._status
 
+    def _files(self) -> list[tuple[Path, int]]:
+        """What a cell may open: our code, policies and bridges of all, and what is kept for its tenant."""
+        layout, tenant = self._layout, self._given.tenant
+        code = {
+            Path(one) for one in (*sys.path, sys.prefix, sys.base_prefix, "/usr/lib", "/lib", "/lib64") if one
+        }
+        system = map(Path, ("/etc/localtime", "/usr/share/zoneinfo", "/dev/urandom"))
+        return [
+            *((path, READ) for path in (*code, *system, layout.policies, layout.bridges)),
+            (package_folder("bridgehold"), READ),
+            (Path(os.devnull), USE),
+            (layout.artifacts / tenant, CHANGE),
+        ]
+
     async def warm(self, launcher: socket.socket, keeper: socket.socket) -> None:
         """Join all of it on channels that nobody answers."""
         peers = Peers(
@@ -188,9 +207,10 @@ class CellProcess:
             keeper=await KeeperClient.connect(keeper),
         )
         self._join(peers).table()
+        prepared()
         peers.launcher.close()
 
-    def _join(self, peers: Peers) -> CellParts:
+    def _join(self, peers: Peers, openings: Openings | None = None) -> CellParts:
         redaction = Redaction(peers.keeper)
         peers.journal.redact = redaction.event
         ground = Ground(
@@ -200,6 +220,8 @@ class CellProcess:
             machine=self._given.machine,
             redaction=redaction,
             degraded=self._degraded,
+            openings=openings,
+            tenant=self._given.tenant,
         )
         shared = share(ground, _no_writing, _FrontRecords(self._link))
         orders = FrontOrders(self._link, shared)
@@ -279,7 +301,10 @@ class CellProcess:
                 config = Config.model_validate_json(new.config)
                 parts.shared.settings.now = config
                 parts.tell(config, tuple(map(Path, new.gone)))
+                self._look_again(parts)
                 self._begin(parts.prestart(self._given.tenant))
+            case "rules":
+                self._look_again(parts)
             case "retire":
                 gone = decoded(body, cell_wire.Retire)
                 parts.zygotes.retire(gone.environment, gone.reason)
@@ -293,6 +318,11 @@ class CellProcess:
             case _:
                 raise UsageError(f"a cell answers no {method[:40]!r}")
         return None
+
+    def _look_again(self, parts: CellParts) -> None:
+        files = parts.shared.registry.files
+        if isinstance(files, HandedFiles):
+            files.look_again()
 
     async def _call(self, call: cell_wire.Call, told: Waiting) -> object:
         method = self._table.get(call.method)

@@ -11,21 +11,36 @@ import ctypes
 import errno
 import functools
 import os
+from collections.abc import Iterable
+from pathlib import Path
 
 from bridgehold.errors import UnsupportedError
-from bridgehold.sandbox import syscalls
+from bridgehold.sandbox import landlock, syscalls
 from bridgehold.sandbox.launch.seccomp import compile_filter
-from bridgehold.sandbox.launch.seccomp_rules import JOIN, SURFACE, Rule
+from bridgehold.sandbox.launch.seccomp_rules import JOIN, SURFACE, Argument, Rule
 
 _PR_SET_KEEPCAPS = 8
 _HOST = 0
 """The host's uid, as the namespace of cells shows it."""
 _ASK = 0xFFFFFFFF
+_CLONE_THREAD = 0x10000
 RULES: tuple[Rule, ...] = (
     *SURFACE,
     JOIN,
+    Rule(calls=("execve", "execveat"), why="a cell runs what it was forked with", answer=errno.EACCES),
+    Rule(calls=("fork", "vfork"), why="a cell is one process"),
     Rule(
-        calls=("tkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_send_signal"),
+        calls=("clone",),
+        why="a cell is one process: threads alone",
+        when=(Argument(0, "masked_eq", 0, _CLONE_THREAD),),
+    ),
+    Rule(
+        calls=("socket", "bind", "connect", "listen"),
+        why="a cell's sockets are handed to it",
+        answer=errno.EACCES,
+    ),
+    Rule(
+        calls=("kill", "tkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_send_signal", "pidfd_open"),
         why="a cell signals nobody",
     ),
     Rule(calls=("inotify_init", "inotify_init1"), why="counted for an account", answer=errno.ENOSYS),
@@ -46,9 +61,10 @@ def prepared() -> bytes:
     return compile_filter(RULES)
 
 
-def confine(uid: int, namespace: int) -> None:
+def confine(uid: int, namespace: int, files: Iterable[tuple[Path, int]]) -> None:
     """From now on be `uid` of the user namespace (a descriptor, closed here; -1 each: stay as one is), have
-    no privilege, and make none of the calls of `RULES`.
+    no privilege, open what `files` says (`landlock.restrict`) and nothing else, and make none of the calls of
+    `RULES`.
 
     This process has one thread. Raises `UnsupportedError`, and then it must end.
     """
@@ -57,6 +73,8 @@ def confine(uid: int, namespace: int) -> None:
             _become(uid, namespace)
         syscalls.drop_capabilities()
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+        if landlock.version():
+            landlock.restrict(files)
         syscalls.load_filter(prepared())
     except OSError as error:
         raise UnsupportedError(f"a cell can't be confined: {error}") from error

@@ -1,7 +1,7 @@
 """What cells are forked from: a process that has imported all of a cell, and holds nothing of any tenant.
 
 It is itself a fork of the host's process, from before that has read a tenant's byte or opened a loop. The
-host asks with one datagram and six descriptors, and gets a pidfd.
+host asks with one datagram and seven descriptors, and gets a pidfd.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from bridgehold.hardening import harden
 
 FORK = b"fork"
 _FORKED = b"forked"
-_ENDS = 6
-"""A cell's configuration, its ends of link, launcher's, keeper's and journal's channel, and entrance;
-a seventh is a user namespace."""
+_ENDS = 7
+"""A cell's configuration, its ends of link, launcher's, keeper's and journal's channel, entrance, and what it
+has opened; an eighth is a user namespace."""
 _REAP_SECONDS = 5.0
 
 RunCell = Callable[[list[int], int], int]
@@ -42,8 +42,8 @@ class Begun(msgspec.Struct, frozen=True, kw_only=True):
 def begin(run_cell: RunCell, warm: Callable[[], None], close: Iterable[int]) -> Begun:
     """Fork the template. Returns the host's end; the template itself, and its cells, never return.
 
-    `run_cell`: given the descriptors of configuration, link, launcher, keeper, journal, entrance
-    and namespace.
+    `run_cell`: given the descriptors of configuration, link, launcher, keeper, journal, entrance,
+    what is opened for it, and namespace.
     `warm`: does what each cell does, for none: what that leaves in memory no cell has to itself.
     `close`: descriptors of the host's that are no cell's.
     """

@@ -13,7 +13,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -29,7 +29,7 @@ Kind = Literal["policy", "tenant"]
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _SUFFIX = ".toml"
 _FORMS: dict[Kind, str] = {"policy": "NAME.toml or BRIDGE@TENANT.toml", "tenant": "NAME.toml"}
-_TICK_NS = 50_000_000
+TICK_NS = 50_000_000
 """A folder that changed within this time may change again under the same time stamp."""
 _GONE = "it was here and is gone"
 _MEND = "Nothing runs under other rules meanwhile: mend it, then `bridgehold policy check`."
@@ -61,6 +61,8 @@ class PolicyFiles:
         self._known: dict[Kind, set[str]] = {"policy": set(), "tenant": set()}
         self._stamps: dict[Kind, tuple[int, int]] = {}
         self._instead: dict[tuple[Kind, str], str] = {}
+        self.on_instead: Callable[[Kind, str], None] = _ignored
+        """Told of each name that something else is put, or no longer put, in the place of."""
         for kind in self._folders:
             with contextlib.suppress(PolicyError):  # whoever reads is told
                 self._listed(kind)
@@ -90,6 +92,7 @@ class PolicyFiles:
             self._instead[kind, name] = text
         else:
             self._instead.pop((kind, name), None)
+        self.on_instead(kind, name)
 
     def gone(self) -> tuple[Path, ...]:
         """Files that were seen and are not there, sorted; none of a folder that can't be listed."""
@@ -154,7 +157,7 @@ class PolicyFiles:
     def _notice(self, kind: Kind, stamp: tuple[int, int]) -> None:
         """Remember what is in the folder, which has changed: anything may rest on it later."""
         self._listed(kind)
-        if time.time_ns() - max(stamp) > _TICK_NS:
+        if time.time_ns() - max(stamp) > TICK_NS:
             self._stamps[kind] = stamp
 
     def own(self, kind: Kind, names: Iterable[str], *, on_disk: bool = False) -> list[Text | None]:
@@ -246,6 +249,10 @@ class Readings:
     def digest(self) -> Digest:
         """Of `sources`: it changes with any byte of the chain and of the ceiling."""
         return digest_bytes(msgspec.json.encode(self.sources()))
+
+
+def _ignored(_kind: Kind, _name: str) -> None:
+    return None
 
 
 def of_tenant(bridge: str, tenant: str) -> str:

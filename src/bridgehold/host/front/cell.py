@@ -9,14 +9,17 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
 from bridgehold.errors import BridgeholdError, CellEndedError
+from bridgehold.host.front.opens import Opens
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.shares.link import Link
+from bridgehold.host.shares.memory import in_memory
 from bridgehold.host.shares.spending import Used
 from bridgehold.ids import random_id
 from bridgehold.sandbox import procfs
@@ -43,7 +46,11 @@ class Cell:
     def __init__(self, tenant: str) -> None:
         self.tenant = tenant
         self.name = random_id("c", 12)
+        self.folders: dict[Path, tuple[int, int] | None] = {}
+        """That it may open, as they were when it began: another one of that name is closed to it."""
         self.link: Link | None = None
+        self.opens: Opens | None = None
+        """What it may have opened."""
         self.pidfd = -1
         self.calls: Counter[int] = Counter()
         """Requests under way, by the connection that made them."""
@@ -104,6 +111,14 @@ class Cell:
         loop.add_reader(pidfd, ended)
 
     @property
+    def blind(self) -> bool:
+        """Whether there is a folder meanwhile that it is to see and may not open."""
+        return any(now is not None and now != was for was, now in self._seen())
+
+    def _seen(self) -> Iterator[tuple[tuple[int, int] | None, tuple[int, int] | None]]:
+        return ((was, facts_of(path)) for path, was in self.folders.items())
+
+    @property
     def pid(self) -> int:
         """Of its process; -1 where that has ended."""
         facts = procfs.lines(procfs.read(f"/proc/self/fdinfo/{self.pidfd}"))
@@ -117,6 +132,8 @@ class Cell:
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         if self.link is not None:
             self.link.cut()
+        if self.opens is not None:
+            self.opens.close()
 
     def lose(self) -> None:
         """The connections that it had: it has ended."""
@@ -135,10 +152,10 @@ class Cell:
             self.pidfd = -1
 
 
-def in_memory(data: bytes) -> int:
-    """A descriptor of a file that has no name, at its start."""
-    file = os.memfd_create("cell", os.MFD_CLOEXEC)
-    with os.fdopen(os.dup(file), "wb") as writing:
-        writing.write(data)
-    os.lseek(file, 0, os.SEEK_SET)
-    return file
+def facts_of(folder: Path) -> tuple[int, int] | None:
+    """Which folder it is: another one of that name has others. None: there is none."""
+    try:
+        facts = folder.stat()
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino

@@ -21,14 +21,16 @@ import msgspec
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import CellEnded, CellStarted
 from bridgehold.errors import BridgeholdError, BusyError, CellEndedError, UsageError
-from bridgehold.host.front.cell import Cell, in_memory
+from bridgehold.host.front.cell import Cell, facts_of
 from bridgehold.host.front.directory import Directory
 from bridgehold.host.front.environments import LISTENER
+from bridgehold.host.front.opens import House, Opens
 from bridgehold.host.front.orders import Orders
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.shares import cell_wire
 from bridgehold.host.shares.cordons import Cordons
 from bridgehold.host.shares.link import Bounds, Link, Waiting, decoded
+from bridgehold.host.shares.memory import in_memory
 from bridgehold.host.shares.observe import counted, merged, sound
 from bridgehold.host.shares.places import Places
 from bridgehold.host.shares.spending import Used
@@ -41,6 +43,8 @@ from bridgehold.sandbox.launcher.control import LauncherClient
 from bridgehold.sandbox.spec import starts_of
 
 _LOOK_SECONDS = 5.0
+_DRAIN_SECONDS = 10.0
+"""For what runs in a cell that has to make room for another one of its tenant's."""
 _END_SECONDS = 4.0
 """For a cell's own word on what has ended with it."""
 _YOUNG_SECONDS, _PAUSE, _LONGEST_PAUSE = 10.0, 0.25, 30.0
@@ -72,8 +76,12 @@ class Cells:
         journal: JournalClient,
         make_config: Callable[[str], Awaitable[cell_wire.CellConfig]],
         zygote_bytes: Callable[[], int],
+        house: House,
     ) -> None:
-        """`make_config`: what the tenant's cell is started with. `zygote_bytes`: memory of a zygote's."""
+        """`make_config`: what the tenant's cell is started with. `zygote_bytes`: memory of a zygote's.
+
+        `house`: what is opened for cells, and from what that is judged.
+        """
         self.template = template
         self._intakes = intakes
         self._orders = orders
@@ -81,6 +89,7 @@ class Cells:
         self._journal = journal
         self._make_config = make_config
         self._zygote_bytes = zygote_bytes
+        self._house = house
         self.directory = Directory()
         self._cells: dict[str, Cell] = {}
         self._leaving: dict[str, Cell] = {}
@@ -188,6 +197,11 @@ class Cells:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def rules_changed(self, tenant: str) -> None:
+        """Something else holds in place of the tenant's file, or no longer does."""
+        if (cell := self._cells.get(tenant)) is not None:
+            cell.tell("rules", None)
+
     def retire(self, environment: str, reason: str) -> None:
         """Nothing begins in this environment any more: it isn't as it was built."""
         for cell in self._cells.values():
@@ -202,15 +216,20 @@ class Cells:
             await asyncio.sleep(_LOOK_SECONDS)
             now = time.monotonic()
             for cell in self.living():
-                if self._at_work(cell) or stays(cell.tenant):
+                if cell.blind:
+                    self._leave(cell)
+                    self._spawn(
+                        self._end_idle(cell, "the folders that it reads were replaced", _DRAIN_SECONDS)
+                    )
+                elif self._at_work(cell) or stays(cell.tenant):
                     cell.idle_since = now
                 elif now - cell.idle_since > idle_s():
                     self._leave(cell)
                     self._spawn(self._end_idle(cell))
 
-    async def _end_idle(self, cell: Cell) -> None:
-        await self._ask_to_stop(cell, cell_wire.Stop(reason="idle time", seconds=0))
-        cell.kill("idle time")
+    async def _end_idle(self, cell: Cell, reason: str = "idle time", seconds: float = 0) -> None:
+        await self._ask_to_stop(cell, cell_wire.Stop(reason=reason, seconds=seconds))
+        cell.kill(reason)
 
     async def end(self, tenant: str, reason: str) -> cell_wire.Ended:
         """All that the tenant runs ends now, and its cell with it; how much there was."""
@@ -263,16 +282,19 @@ class Cells:
             await _in_time(before.ended)
             self._demand_rest(tenant)
         cell, generation = Cell(tenant), self._generation
-        config = await self._make_config(tenant)
+        config, layout = await self._make_config(tenant), self._house.layout
+        seen = (layout.policies, layout.bridges, layout.artifacts / tenant)
+        cell.folders = {path: facts_of(path) for path in seen}
         link, theirs = socket.socketpair()
         launcher, launcher_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         keeper, keeper_end = socket.socketpair()
         journal, journal_end = socket.socketpair()
         entrance, entrance_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         entrance.setblocking(False)
+        opens, opens_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with contextlib.ExitStack() as undo:
-            kept = (theirs, launcher, keeper, journal, entrance_end)
-            for end in (*kept, link, launcher_end, keeper_end, journal_end, entrance):
+            kept = (theirs, launcher, keeper, journal, entrance_end, opens_end)
+            for end in (*kept, link, launcher_end, keeper_end, journal_end, entrance, opens):
                 undo.callback(end.close)
             uid, namespace = await self._intakes.launcher.open_cell(cell.name, tenant, launcher_end)
             undo.callback(self._spawn_close, cell)
@@ -287,6 +309,15 @@ class Cells:
             ends += [namespace] if namespace >= 0 else []
             given.pop_all()
             cell.entrance = entrance
+            cell.opens = Opens(
+                self._house,
+                opens,
+                tenant=tenant,
+                cell=cell.name,
+                bridges=lambda: cell.bridges,
+                broken=cell.kill,
+            )
+            undo.callback(cell.opens.close)
             cell.watch(await self.template.fork(ends))
             undo.callback(cell.let_go)
             undo.callback(cell.kill)
@@ -325,6 +356,8 @@ class Cells:
             await self._write_end(cell)
         finally:
             gone.cancel()
+            if cell.opens is not None:
+                cell.opens.close()
             cell.let_go()
             self._forget(cell)
             cell.ended.set()

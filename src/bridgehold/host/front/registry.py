@@ -67,14 +67,28 @@ class Registry:
     Without a `journal` it only resolves, for a command line that looks at policies.
     """
 
-    def __init__(self, layout: Layout, config: Config, machine: Machine, journal: Records | None) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        config: Config,
+        machine: Machine,
+        journal: Records | None,
+        files: PolicyFiles | None = None,
+        own: Callable[[bool], tuple[Entry, ...]] | None = None,
+    ) -> None:
+        """`files`: others than the layout's own. `own`: the bridges of one tenant, where no folder of a
+        tenant's can be seen; whether they are to be looked at anew comes in, and the same value stands for
+        the same bridges.
+        """
         self._layout = layout
+        self._of_tenants = own
         self._config, self._configured = config, _tenants(config)
         self._machine = machine
         self._journal = journal
         self._catalogue = Catalogue.load([])
-        self.files = PolicyFiles(layout.policies, layout.tenants)
+        self.files = files or PolicyFiles(layout.policies, layout.tenants)
         self._seen: Stamp | None = None
+        self._seen_own: tuple[Entry, ...] = ()
         self._own: set[str] = set()
         """The operator's bridges that were seen: where one is gone, no shipped one takes its place."""
         self._written: set[tuple[str, str]] = set()
@@ -190,6 +204,12 @@ class Registry:
             self._look_again = 0.0  # it may have come, or been mended, a moment ago
             self._refresh()
             return self._catalogue.get(bridge, tenant)
+
+    def own(self, tenant: str, *, anew: bool = False) -> list[Entry]:
+        """The bridges that are this tenant's alone; `anew`: looked at now. Raises `ManifestError`."""
+        if anew:
+            self._look_again = 0.0
+        return [entry for entry in self.entries() if entry.tenant == tenant]
 
     def manifests(self) -> list[Manifest]:
         """Of every bridge whose file is sound, switched on or not."""
@@ -339,7 +359,9 @@ class Registry:
         self._written.add((grant.digest, rests_on))
 
     def _load(self) -> Catalogue:
-        entries = Catalogue.load([self._layout.bridges], self._layout.tenants, self._sound()).list()
+        tenants = self._layout.tenants if self._of_tenants is None else None
+        entries = Catalogue.load([self._layout.bridges], tenants, self._sound()).list()
+        entries += self._seen_own
         self._own |= {entry.name for entry in entries if _of_all(entry)}
         return Catalogue(self._missed(entry) if entry.shipped else entry for entry in entries)
 
@@ -361,8 +383,10 @@ class Registry:
         now = time.monotonic()
         if now < self._look_again:
             return
-        stamp = _stamp(self._layout)
-        if stamp != self._seen:
+        stamp = _stamp(self._layout, self._of_tenants is None)
+        own = self._of_tenants(not self._look_again) if self._of_tenants is not None else ()
+        if stamp != self._seen or own is not self._seen_own:
+            self._seen_own = own
             self._catalogue = self._load()
             newest = max((changed for *_, changed in stamp), default=0)
             settled = time.time() - newest / 1e9 > _SETTLED_SECONDS
@@ -387,9 +411,10 @@ def _of_all(entry: Entry) -> bool:
     return not entry.shipped and not entry.tenant
 
 
-def _stamp(layout: Layout) -> Stamp:
+def _stamp(layout: Layout, of_tenants: bool) -> Stamp:
     """Facts of every bridge's folder and files, in order; what can't be looked at counts as well."""
-    own = [home / TENANTS_BRIDGES for home in _below(layout.tenants) if is_name(home.name)]
+    homes = _below(layout.tenants) if of_tenants else []
+    own = [home / TENANTS_BRIDGES for home in homes if is_name(home.name)]
     places = [place for folder in (layout.bridges, *own) for place in (folder, *_below(folder))]
     return tuple(_facts(path) for place in places for path in (place, *_below(place)))
 

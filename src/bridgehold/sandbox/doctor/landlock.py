@@ -25,7 +25,8 @@ def landlock(_: Context) -> Check:
         return caution(
             "landlock",
             f"not in this kernel ({errno.errorcode.get(error.errno or 0, '?')}): sessions start cold",
-            "Boot with lsm=landlock,…: a zygote needs it to be kept from what is not its own.",
+            "Boot with lsm=landlock,…: a zygote needs it to be kept from what is not its own, and without it "
+            "a tenant's cell opens whatever the host may.",
         )
     allowed, refused = in_child(lambda: _act("/usr/bin/true")), in_child(lambda: _act("/etc/passwd"))
     if (allowed, refused) != (0, errno.EACCES):
@@ -34,8 +35,9 @@ def landlock(_: Context) -> Check:
         )
     return passed(
         "landlock",
-        f"version {version}: a rule for /usr lets it be read and /etc not. Zygotes enter a domain, which "
-        "keeps them from others' memory; files are the mount namespace's and the uid's matter",
+        f"version {version}: a rule for /usr lets it be read and /etc not. Zygotes and cells enter a domain, "
+        "which keeps them from others' memory, and cells from files that are not their tenant's and, from "
+        "version 6 on, from signals; a zygote's files are the mount namespace's and the uid's matter",
     )
 
 

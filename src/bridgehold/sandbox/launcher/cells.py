@@ -22,7 +22,13 @@ _WEIGHT = 16
 """Times a session's: of its tenant's part, what answers callers comes before what they have asked for."""
 _QUICK_LOOKS, _QUICK_SECONDS, _SLOW_SECONDS = 50, 0.005, 0.2
 
-OfCells = requests.OpenRequest | requests.AllowRequest | requests.EnterRequest | requests.CloseRequest
+OfCells = (
+    requests.OpenRequest
+    | requests.AllowRequest
+    | requests.AdoptRequest
+    | requests.EnterRequest
+    | requests.CloseRequest
+)
 
 
 class Cells:
@@ -46,6 +52,12 @@ class Cells:
                 if cell is None:
                     raise NotFoundError(f"no cell {request.cell[:40]}")
                 cell.allow(request.bridge, request.digests, request.share)
+            case requests.AdoptRequest():
+                cell = self._cells.get(request.cell)
+                if cell is None:
+                    raise NotFoundError(f"no cell {request.cell[:40]}")
+                if cell.leaf is not None:
+                    cell.leaf.take(request.pid)
             case requests.EnterRequest():
                 self._enter(channel)
             case requests.CloseRequest():

@@ -167,6 +167,10 @@ class LauncherClient:
         """Of a cell: have this process be in its tenant's cgroup. Raises `UnsupportedError`, `BusyError`."""
         await self._ask(requests.EnterRequest(self._id()))
 
+    async def adopt(self, cell: str, pid: int) -> None:
+        """Have `pid`, a child of this process, be in the cell's cgroup. Raises `NotFoundError`."""
+        await self._ask(requests.AdoptRequest(self._id(), cell, pid))
+
     async def allow(self, cell: str, bridge: str, tenant: str, specs: Iterable[SandboxSpec]) -> None:
         """From now on the cell may start `specs` for `bridge`, and nothing else. Raises `NotFoundError`."""
         digests = tuple(dict.fromkeys(map(spec_digest, specs)))

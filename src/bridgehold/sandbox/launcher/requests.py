@@ -124,6 +124,14 @@ class CloseRequest(msgspec.Struct, frozen=True, tag="close"):
     cell: str
 
 
+class AdoptRequest(msgspec.Struct, frozen=True, tag="adopt"):
+    """Put a child of the host's, which works for the cell's tenant, into the cell's cgroup."""
+
+    id: int
+    cell: str
+    pid: int
+
+
 class EnterRequest(msgspec.Struct, frozen=True, tag="enter"):
     """Put the process that says this, as the kernel says who it is, into its tenant's cgroup."""
 
@@ -142,7 +150,7 @@ OfCell = (
     | EnterRequest
 )
 """What a cell may ask. All else on its channel ends that."""
-Request = OfCell | SealRequest | OpenRequest | AllowRequest | CloseRequest
+Request = OfCell | SealRequest | OpenRequest | AllowRequest | AdoptRequest | CloseRequest
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -27,6 +27,7 @@ from bridgehold.host.cell.gateway.values import Attribution, GatewayLimits, Prov
 from bridgehold.host.cell.gateway.wire import GuestGone, Wire
 from bridgehold.host.cell.store.downloads import Downloads
 from bridgehold.host.shares.budgets import Budgets, Buffers, TokenBucket
+from bridgehold.host.shares.dialling import Dial, dial
 from bridgehold.host.shares.session_events import SessionEvents
 from bridgehold.keeper.places import Places as Shared
 from bridgehold.keeper.resolve import Lookup, system_lookup
@@ -58,6 +59,7 @@ class Gateway:
         descriptors: Shared,
         limits: GatewayLimits | None = None,
         lookup: Lookup = system_lookup,
+        dial: Dial = dial,
     ) -> None:
         """`descriptors`: of this process, for what all its gateways accept and dial."""
         listener.setblocking(False)
@@ -68,7 +70,7 @@ class Gateway:
         records = Records(facts, attribution, events)
         self._served = Served(grant, facts, records, buffers, self._limits)
         self._upstream = Upstream(keeper, budgets, downloads, providers)
-        self._places = Places(lookup, providers)
+        self._places = Places(lookup, dial, providers)
         rate = grant.rate.connections_per_second
         self._connections = TokenBucket(rate, rate)
         self._requests = TokenBucket(self._limits.requests_per_second, self._limits.requests_per_second * 2)

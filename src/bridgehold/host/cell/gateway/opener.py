@@ -5,20 +5,21 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Callable
+from functools import partial
 from urllib.parse import urlsplit
 
 from bridgehold.config.load import Config
-from bridgehold.errors import DeniedError
 from bridgehold.host.cell.gateway.gateway import Gateway
 from bridgehold.host.cell.gateway.served import Keeper
 from bridgehold.host.cell.gateway.values import Attribution, GatewayLimits, ProviderFacts, SessionFacts
 from bridgehold.host.cell.store.downloads import Downloads
 from bridgehold.host.front.boots import StartOrder
 from bridgehold.host.shares.budgets import Budgets, Buffers
+from bridgehold.host.shares.dialling import dial, provider_place
+from bridgehold.host.shares.openings import Openings
 from bridgehold.host.shares.session_events import SessionEvents
 from bridgehold.keeper.places import Places
-from bridgehold.keeper.resolve import Lookup, system_lookup
-from bridgehold.policies.names import normalise_host
+from bridgehold.keeper.resolve import system_lookup
 from bridgehold.policies.units import parse_size
 
 _VERSION = re.compile(r"v[0-9]{1,3}(?:(?:alpha|beta)[0-9]{0,3})?")
@@ -37,15 +38,16 @@ class GatewayOpener:
         attribution: Callable[[str], Attribution],
         descriptors: Places,
         limits: GatewayLimits | None = None,
-        lookup: Lookup = system_lookup,
+        openings: Openings | None = None,
     ) -> None:
+        """`openings`: where this process reaches nothing outside by itself."""
         self._keeper = keeper
         self._budgets = budgets
         self._downloads = downloads
         self._attribution = attribution
         self._descriptors = descriptors
         self._limits = limits or GatewayLimits()
-        self._lookup = lookup
+        self._openings = openings
         self.providers = provider_facts(config)
         """As they are now: every gateway looks here."""
         self._buffers = Buffers(parse_size(config.host.buffered_bytes))
@@ -69,7 +71,7 @@ class GatewayOpener:
         events: SessionEvents,
     ) -> Gateway:
         """A serving gateway on `listener`, which it owns from now on."""
-        grant, session = order.grant, order.session
+        grant, session, outside = order.grant, order.session, self._openings
         facts = SessionFacts(tenant=grant.tenant, session=session, placeholders=placeholders)
         gateway = Gateway(
             listener,
@@ -84,7 +86,8 @@ class GatewayOpener:
             attribution=lambda: self._attribution(session),
             descriptors=self._descriptors,
             limits=self._limits,
-            lookup=self._lookup,
+            lookup=partial(outside.lookup, grant.bridge) if outside is not None else system_lookup,
+            dial=partial(outside.dial, grant.bridge) if outside is not None else dial,
         )
         gateway.start()
         return gateway
@@ -94,16 +97,12 @@ def provider_facts(config: Config) -> dict[str, ProviderFacts]:
     """What the host may know of the configured providers (pure)."""
     found = {}
     for name, section in config.providers.items():
-        parts = urlsplit(section.base_url)
-        try:
-            host = normalise_host(parts.hostname or "").name
-        except DeniedError:
-            host = (parts.hostname or "").lower()
-        last = parts.path.rstrip("/").rpartition("/")[2]
+        host, port = provider_place(section.base_url)
+        last = urlsplit(section.base_url).path.rstrip("/").rpartition("/")[2]
         found[name] = ProviderFacts(
             name=name,
             host=host,
-            port=parts.port or (443 if parts.scheme == "https" else 80),
+            port=port,
             base_url=section.base_url,
             shape=section.shape,
             keyed=section.auth != "none",

@@ -22,6 +22,7 @@ from bridgehold.host.cell.gateway.credentials import holds_placeholder
 from bridgehold.host.cell.gateway.parse import Target, declared
 from bridgehold.host.cell.gateway.replies import Refusal, Replies
 from bridgehold.host.cell.gateway.wire import GuestGone, Wire
+from bridgehold.host.shares.dialling import Apart, Dial, apart
 from bridgehold.keeper.resolve import Lookup, resolve
 from bridgehold.keeper.slots import HOP_HEADERS
 from bridgehold.policies.decide import decide_address, decide_connect
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 _CHUNK = 64 * 1024
 _HELLO_SECONDS = 10.0
-_DIAL_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +43,21 @@ class Places:
     """How names are looked up, and where providers are: those are reached through the gateway alone."""
 
     lookup: Lookup
+    dial: Dial
     providers: Mapping[str, ProviderFacts]
 
     @property
     def hosts(self) -> frozenset[str]:
         """Names of providers' hosts."""
-        return frozenset(one.host for one in self.providers.values() if not _is_address(one.host))
+        return self._apart()[0]
 
     @property
     def addresses(self) -> frozenset[tuple[str, int]]:
         """Of providers that have no name."""
-        return frozenset((one.host, one.port) for one in self.providers.values() if _is_address(one.host))
+        return self._apart()[1]
+
+    def _apart(self) -> Apart:
+        return apart({name: (one.host, one.port) for name, one in self.providers.items()})
 
 
 class Outbound:
@@ -209,7 +213,7 @@ class Outbound:
 
     async def _through(self, replies: Replies, request: h11.Request, body: bytes, address: str) -> str:
         try:
-            upstream = await _dial(address, self._target.port)
+            upstream = await self._places.dial(self._target.host, address, self._target.port)
         except (OSError, TimeoutError):
             self._status = 502
             refusal = Refusal(status=502, rule="gateway.dial", reason=f"{self._place} does not answer")
@@ -335,19 +339,6 @@ class Outbound:
             return "provider"
 
 
-async def _dial(address: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setblocking(False)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    try:
-        await asyncio.wait_for(asyncio.get_running_loop().sock_connect(sock, (address, port)), _DIAL_SECONDS)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
 def _request_bytes(client: h11.Connection, target: Target, request: h11.Request, body: bytes) -> bytes:
     dropped = {name.encode("ascii") for name in HOP_HEADERS} | {
         b"host", b"content-length", b"expect", b"proxy-authorization"
@@ -375,11 +366,3 @@ def _request_bytes(client: h11.Connection, target: Target, request: h11.Request,
 def _response_headers(event: h11.Response) -> list[tuple[str, str]]:
     listed = [(name.decode("ascii"), value.decode("latin-1")) for name, value in event.headers]
     return [(name, value) for name, value in listed if name not in HOP_HEADERS]
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True

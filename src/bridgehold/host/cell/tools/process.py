@@ -10,11 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
-import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 import msgspec
 
@@ -22,12 +19,12 @@ from bridgehold import strict
 from bridgehold.errors import ApplicationError, CrashError, LimitError, NotFoundError
 from bridgehold.host.cell.tools.values import ToolContext, ToolSpec
 from bridgehold.host.cell.tools.worker import MOST_BYTES
+from bridgehold.host.shares.tool_starts import Running, Start
 
 _HEAD = 64
 _IDLE_SECONDS = 60.0
 _LAST_SECONDS = 0.5
 """Between the end of a worker and the end of what it wrote, whichever comes first."""
-_KEPT = ("PATH", "PYTHONPATH", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE")
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -38,12 +35,11 @@ class _Answer(msgspec.Struct, frozen=True):
 class _Process:
     """One running worker of one tool, and all that it started and left in its process group."""
 
-    def __init__(self, process: asyncio.subprocess.Process, answers: int) -> None:
-        """`answers`: the descriptor that it writes them to. It is the worker's end that tells of its end,
-        and not the pipe's: what a function forked may hold that one open.
+    def __init__(self, process: Running) -> None:
+        """It is the worker's end that tells of its end, and not that of the pipe of its answers: what a
+        function forked may hold that one open.
         """
         self._process = process
-        self._answers = answers
         self._waiting: dict[int, asyncio.Future[object]] = {}
         self._made = 0
         self.retired = False
@@ -68,11 +64,10 @@ class _Process:
         number = self._made
         future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
-        assert self._process.stdin is not None  # noqa: S101 - it was made with one
         try:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # `_watch` says why
-                self._process.stdin.write(msgspec.json.encode({"call": number, **request}) + b"\n")
-                await self._process.stdin.drain()
+                self._process.requests.write(msgspec.json.encode({"call": number, **request}) + b"\n")
+                await self._process.requests.drain()
             return await future
         finally:
             del self._waiting[number]
@@ -84,18 +79,13 @@ class _Process:
     async def end(self, why: str) -> None:
         """`why`: what calls that are under way are told."""
         self._why = self._why or why
-        self._kill()
+        self._process.kill()
         await asyncio.wait({self._watching})
-
-    def _kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
 
     async def _watch(self) -> None:
         """Until the worker has ended, or what it says can't be read any more; then all of it is ended."""
-        assert self._process.stdin is not None  # noqa: S101 - it was made with one
         loop = asyncio.get_running_loop()
-        pid_fd = _pid_fd(self._process.pid)
+        pid_fd = self._process.pidfd
         if pid_fd >= 0:
             loop.add_reader(pid_fd, self._exited.set)
         else:
@@ -105,11 +95,11 @@ class _Process:
             await asyncio.wait({reading, leaving}, return_when=asyncio.FIRST_COMPLETED)
             self._over = True
             if leaving.done():
-                self._kill()  # the rest of its group, while its number is nobody else's
+                self._process.kill()  # the rest of its group, while its number is nobody else's
             await asyncio.wait({reading, leaving}, timeout=_LAST_SECONDS)  # the other one is about to follow
         finally:
             if not leaving.done():
-                self._kill()
+                self._process.kill()
             if pid_fd >= 0:
                 await self._exited.wait()
                 loop.remove_reader(pid_fd)
@@ -117,8 +107,8 @@ class _Process:
             reading.cancel()
             leaving.cancel()
             await asyncio.wait({reading, leaving})
-            self._process.stdin.close()
-            status = await self._process.wait()
+            self._process.requests.close()
+            status = await self._process.status()
             error = CrashError(self._why or _ended(status), retry="same")
             for future in self._waiting.values():
                 if not future.done():
@@ -127,7 +117,7 @@ class _Process:
     async def _read(self) -> None:
         reader = asyncio.StreamReader(limit=MOST_BYTES + _HEAD)
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(self._answers, "rb", 0)
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(self._process.answers, "rb", 0)
         )
         try:
             while line := await reader.readline():
@@ -155,24 +145,16 @@ class _Process:
                 future.set_result(answer.result)
 
 
-def _pid_fd(pid: int) -> int:
-    """-1: it has ended, and was reaped."""
-    try:
-        return os.pidfd_open(pid)
-    except ProcessLookupError:
-        return -1
-
-
 def _ended(status: int) -> str:
     how = f"signal {-status}" if status < 0 else f"status {status}"
     return f"the tool's process ended ({how})"
 
 
 class ProcessTools:
-    """Calls functions, importable from `folder`."""
+    """Calls functions, in processes that `begin` begins."""
 
-    def __init__(self, folder: Path, *, idle_seconds: float = _IDLE_SECONDS) -> None:
-        self._folder = folder
+    def __init__(self, begin: Start, *, idle_seconds: float = _IDLE_SECONDS) -> None:
+        self._begin = begin
         self._entries: Mapping[str, str] = {}
         self._idle_seconds = idle_seconds
         self._processes: dict[tuple[str, str], asyncio.Task[_Process]] = {}
@@ -250,26 +232,4 @@ class ProcessTools:
         entry = self._entries.get(name)
         if entry is None:
             raise NotFoundError(f"the tool {name} is not offered any more")
-        argv = (sys.executable, "-P", "-m", "bridgehold.host.cell.tools.worker", str(self._folder))
-        environment = {key: os.environ[key] for key in _KEPT if key in os.environ}
-        answers = writes = -1
-        try:
-            answers, writes = os.pipe()
-            process = await asyncio.create_subprocess_exec(
-                *argv,
-                entry,
-                str(os.getpid()),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=writes,
-                stderr=None,
-                env=environment,
-                start_new_session=True,
-            )
-        except OSError as error:
-            if answers >= 0:
-                os.close(answers)
-            raise CrashError(f"the tool's process can't start: {error.strerror}", retry="later") from error
-        finally:
-            if writes >= 0:
-                os.close(writes)
-        return _Process(process, answers)
+        return _Process(await self._begin(name, entry))
