@@ -184,7 +184,7 @@ def test_a_command_is_a_program_by_its_name(session: SyncSession) -> None:
         with pytest.raises(BridgeholdError) as refused:
             session.run("command", {"argv": argv})
         assert refused.value.code == "usage"
-    pieces = [one for one in session.stream("command", {"argv": ["sh", "-c", "echo 1; sleep 0.2; echo 2"]})]
+    pieces = list(session.stream("command", {"argv": ["sh", "-c", "echo 1; sleep 0.2; echo 2"]}))
     assert [one["data"] for one in pieces if one["type"] == "chunk"] == [
         {"stream": "stdout", "text": "1\n"},
         {"stream": "stdout", "text": "2\n"},
