@@ -158,6 +158,16 @@ def test_record_must_name_every_file_with_its_hash(dist, scan):
     )
 
 
+def test_a_record_of_more_lines_than_files_is_read_no_further(dist, scan):
+    rows = "".join(f"d{number}/,,\n" for number in range(100_000))
+    path = make_wheel(dist, record=False, unlisted={f"{INFO}/RECORD": rows})
+    (finding,) = [one for one in scan(path).findings if one.rule == "record"]
+    assert finding.detail.startswith("more than 2")
+    gone = "".join(f"d{number},,\n" for number in range(20))
+    path = make_wheel(dist, record=False, unlisted={f"{INFO}/RECORD": gone})
+    assert len(scan(path).findings) <= 50
+
+
 def test_the_metadata_must_be_the_files_own(dist, scan):
     path = make_wheel(dist, metadata="Name: other\nVersion: 1.0\n")
     assert ("metadata", f"{INFO}/METADATA") in rules(scan(path))

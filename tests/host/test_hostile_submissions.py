@@ -441,3 +441,38 @@ def test_no_list_hides_its_end_from_the_audit() -> None:
     assert many.startswith("10000 in all, sha256:")
     assert many.endswith(", …")
     assert len(many) < 7_000
+
+
+def test_nobody_joins_a_build_in_another_tenants_share(layout: Layout) -> None:
+    """Of the same packages: what one tenant's share, or a wheel that it brings, makes of a build is its own."""
+    begun: list[str] = []
+    go_on = asyncio.Event()
+
+    class Building:
+        interpreter: Any = None
+
+        def find(self, *_: object, **__: object) -> None: ...
+
+        async def ensure(self, *_: object, tenant: str, **__: object) -> None:
+            begun.append(tenant)
+            await go_on.wait()
+            raise DependencyError(f"no room for {tenant}")
+
+    async def act() -> list[str]:
+        anything: Any = None
+        journal: Any = Journal()
+        builder: Any = Building()
+        kept = Environments(layout, Config(), anything, journal)
+        kept._builders = dict.fromkeys(kept._builders, builder)
+        folders = [layout.quarantine / tenant / "one.tree" for tenant in ("evil", "victim")]
+        for folder in folders:
+            folder.mkdir(parents=True)
+            (folder / "requirements.lock").write_text("# the same\n")
+        manifests = [parse_manifest(MANIFEST, folder) for folder in folders]
+        tasks = [asyncio.ensure_future(kept.ensure(one)) for one in (*manifests, manifests[1])]
+        await eventually(lambda: len(begun) == 2)
+        go_on.set()
+        return [getattr(one, "message", "") for one in await asyncio.gather(*tasks, return_exceptions=True)]
+
+    assert asyncio.run(act()) == ["no room for evil", "no room for victim", "no room for victim"]
+    assert begun == ["evil", "victim"]

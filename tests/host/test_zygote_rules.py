@@ -167,3 +167,18 @@ def test_a_filter_that_the_machine_has_no_memory_for_is_not_held_against_a_zygot
         assert bool(zygotes._failures) == (tries == 1)
 
     asyncio.run(act())
+
+
+def test_a_full_budget_is_held_against_nobody_who_meets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others' zygotes with sessions fill it: whoever comes meanwhile starts cold, and is warm once they are gone."""
+
+    async def act() -> None:
+        zygotes = Zygotes(None, LIMITS)  # type: ignore[arg-type]  # nothing is started here
+        key = ZygoteKey("acme", "b", "", "", "")
+        monkeypatch.setattr(rules, "evicted", lambda *_: None)
+        for _ in range(5):
+            with pytest.raises(NoZygoteError, match="memory budget"):
+                await zygotes._start(key, None, None)  # type: ignore[arg-type]  # as above
+        assert not zygotes._failures
+
+    asyncio.run(act())

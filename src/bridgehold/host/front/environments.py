@@ -82,6 +82,9 @@ class _Key(NamedTuple):
     builder: EnvironmentBuilder
     lock: Digest
     allow_pth: bool
+    owner: str
+    """Whose share it is built in: a failure there, or a wheel of that bridge's own, is nobody else's."""
+    wheels: str
 
 
 class Environments:
@@ -138,7 +141,8 @@ class Environments:
             raise
         if anew:
             await self._set_aside(builder, lock)
-        key = _Key(builder, lock.digest, grant is not None and "pth" in grant.weakenings)
+        allow_pth = grant is not None and "pth" in grant.weakenings
+        key = _Key(builder, lock.digest, allow_pth, self.disk.owner(manifest), _own_wheels(manifest))
         bound = self.disk.bound(manifest)
         if bound is not None and builder.find(lock, allow_pth=key.allow_pth) is not None:
             bound = None  # it is there, for whomever
@@ -239,14 +243,13 @@ class Environments:
         try:
             built = found = await self._find(key.builder, lock, allow_pth=key.allow_pth)
             if built is None:
-                own = manifest.folder / WHEELS
                 built = await key.builder.ensure(
                     lock,
                     bridge=manifest.name,
                     on_progress=tell,
                     allow_pth=key.allow_pth,
                     tenant=tenant,
-                    wheels=str(own) if own.is_dir() and not own.is_symlink() else "",
+                    wheels=key.wheels,
                 )
                 await self._guard.check(built)
         except OSError as os_error:
@@ -392,6 +395,12 @@ class Environments:
             return (await self._journal.append(refusal)).ref
         except BudgetError:
             return ""
+
+
+def _own_wheels(manifest: Manifest) -> str:
+    """The folder of wheels that a bridge brings; empty: none."""
+    own = manifest.folder / WHEELS
+    return str(own) if own.is_dir() and not own.is_symlink() else ""
 
 
 def _lock_text(manifest: Manifest) -> str:

@@ -48,6 +48,8 @@ _UNREADABLE = (
 )
 """What zlib, csv and the parsers of metadata raise at hostile bytes."""
 _MAX_FINDINGS = 50
+_MORE_ROWS = 16
+"""Lines of RECORD beyond one for each file and one for each folder that some tools list."""
 _MAX_ENTRY_POINTS = 256 * 1024
 _MAX_TAGS = 500
 
@@ -116,7 +118,8 @@ class _Scan:
         self._files: list[WheelFile] = []
 
     def add(self, rule: str, file: str, detail: str) -> None:
-        self._findings.append(Finding(rule=rule, file=file, detail=detail))
+        if len(self._findings) < _MAX_FINDINGS:
+            self._findings.append(Finding(rule=rule, file=file, detail=detail))
 
     def report(self) -> ScanReport:
         return ScanReport(
@@ -262,7 +265,11 @@ class _Scan:
         if text is None:
             return None
         rows: dict[str, str] = {}
+        most = 2 * len(members) + _MORE_ROWS
         for row in csv.reader(io.StringIO(text)):
+            if len(rows) == most:
+                self.add("record", where, f"more than {most} lines for {len(members)} files")
+                return None
             if len(row) != 3:
                 self.add("record", where, f"a line with {len(row)} fields")
                 return None

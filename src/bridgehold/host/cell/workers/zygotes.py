@@ -210,7 +210,7 @@ class Zygotes:
         leaving = rules.evicted(facts, needed, self._limits.budget_bytes)
         if leaving is None:
             budget = format_size(self._limits.budget_bytes)
-            raise CrashError(f"the zygotes' memory budget of {budget} is in use by zygotes with sessions")
+            raise BusyError(f"the zygotes' memory budget of {budget} is in use by zygotes with sessions")
         await asyncio.gather(*(self._end(self._all[name], "evicted") for name in leaving))
 
     async def _warm(self, key: ZygoteKey, spec: SandboxSpec, order: StartOrder) -> Zygote:
