@@ -298,10 +298,10 @@ def opens(path):
         return True
     except OSError:
         return False
-def writable():  # of /proc/sys, what its own namespaces have
+def writable():
     found = []
     for folder, below, files in os.walk("/proc"):
-        below[:] = [name for name in below if not name.isdigit() and folder + "/" + name != "/proc/sys"]
+        below[:] = [name for name in below if not name.isdigit()]
         paths = [folder + "/" + name for name in files]
         found += [path for path in paths if os.access(path, os.W_OK) and opens(path)]
     if not found:

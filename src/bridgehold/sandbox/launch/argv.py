@@ -121,6 +121,8 @@ def _mounts(
             arguments += [
                 word for name in hidden for word in ("--ro-bind", "/dev/null", f"{mount.target}/{name}")
             ]
+            # A guest owns its namespaces' own settings there; what is seen through any /proc is the reader's.
+            arguments += ["--ro-bind", "/proc/sys", f"{mount.target}/sys"]
     return [*arguments, "--remount-ro", "/"]
 
 
