@@ -314,8 +314,15 @@ def test_callers_call_through_an_upgrade(running: tuple[Installed, subprocess.Po
             assert (said.returncode, said.stdout.split()[-1]) == (0, NEW), said.stderr + installed.log
             assert slow.result(30)["said"] == "the old host"
             before = Counter(callers.done)
+
+            def further() -> bool:
+                for loop in loops:
+                    if loop.done():
+                        loop.result()  # what ended it
+                return all(callers.done[kind] > before[kind] + 1 for kind in kinds)
+
             until(
-                lambda: all(callers.done[kind] > before[kind] + 1 for kind in kinds),
+                further,
                 60,
                 lambda: (before, callers.done, callers.errors[-5:]),
             )

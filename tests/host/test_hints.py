@@ -78,6 +78,8 @@ def fault(line: str) -> str:
 def _fault(line: str) -> str:
     command: Any = app
     for part in line.split()[1:]:
+        if command.context_settings.get("ignore_unknown_options") and part.startswith("'"):
+            break  # a program's own text and arguments
         word = part.strip(".,;:()'\"")
         children = getattr(command, "commands", None)
         if children is not None and re.fullmatch(r"[a-z-]+", word) and not word.startswith("-"):

@@ -658,7 +658,7 @@ def test_without_a_host_a_private_one_serves_and_its_end_is_told(tmp_path: Path,
         folder.mkdir()
         (folder / "bridge.toml").write_text(MANIFEST.format(name="mine"))
         (home.policies / "mine.toml").write_text(POLICY.format(name="mine", start="cold"))
-        home.config_file.write_text(f'[bridges.mine]\nscripts = "{scripts}"\n')
+        home.config_file.write_text(f'[host]\ndrain_s = 0.5\n[bridges.mine]\nscripts = "{scripts}"\n')
         given = ShimFile(
             profile="mine", tenant="local", config=str(home.config), state=str(home.state), run=str(home.run)
         )
@@ -673,7 +673,7 @@ def test_without_a_host_a_private_one_serves_and_its_end_is_told(tmp_path: Path,
         owner.process.kill()
         answer = guest.receive(30)
         assert (answer["id"], answer["success"]) == (1, False)
-        assert answer["error"].partition(":")[0] in {"session_ended", "host_unavailable"}
+        assert answer["error"].partition(":")[0] in {"session_ended", "host_unavailable"}, answer
         status, rest = guest.end(30)
         assert (status in {37, 51}, rest) == (True, b"")
         assert "Traceback" not in guest.stderr

@@ -182,7 +182,7 @@ def test_a_bridge_that_does_not_exist_is_answered_and_ends(
     ("bridge", "tenant", "status", "said"),
     [
         ("nothing", "local", 6, "not_found: there is no bridge 'nothing'"),
-        ("python", "../x", 6, "no such tenant"),
+        ("python", "../x", 2, "usage: tenant '../x' is not a name"),
     ],
 )
 def test_what_can_never_answer_says_so_before_it_reads(
