@@ -42,7 +42,7 @@ def _act(entry: Entry, providers: Mapping[str, str]) -> Act | None:
     match family:
         case "command":
             return Act(what="operation", name=entry.text("operation"), allowed=allowed)
-        case "tool":
+        case "tool" if entry.text("rule") != "input":  # which needs no grant
             return Act(what="tool", name=entry.text("tool"), allowed=allowed)
         case "egress":
             return _of_egress(entry, providers, allowed=allowed)
