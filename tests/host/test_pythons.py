@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import itertools
 import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +17,9 @@ from bridgehold import BridgeholdError
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import parse_config
 from bridgehold.sandbox.doctor import Context
-from bridgehold.sandbox.envs.interpreter import minor_fitting
+from bridgehold.sandbox.envs.compile import CompileExit, CompileOrder, Talk
+from bridgehold.sandbox.envs.interpreter import minor_fitting, seen_inside
+from bridgehold.sandbox.spec import python_inside
 from bridgehold.supervisor.checks import pythons_probe
 from bridges.conftest import interpreters
 from envs.envs_kit import make_index, make_wheel, sha256
@@ -99,3 +104,20 @@ def test_doctor_names_a_python_that_no_bridge_can_have() -> None:
     assert (row.status, row.name) == ("FAIL", "pythons")
     assert row.detail.startswith("can't be had by a bridge: /nowhere/bin/python3.12 (")
     assert OWN not in row.detail
+
+
+@pytest.mark.parametrize("said", ["3.13.0\n\x1b[31m", "", "three", "3.9.1", "3.13.0+local"])
+def test_a_python_that_calls_itself_something_else_is_named_and_stops_nothing(said: str) -> None:
+    class Runner:
+        async def run(self, order: CompileOrder, talk: Talk, _log: object) -> CompileExit:
+            prefix = python_inside(order.interpreter_prefix)
+            facts = {"version": said, "implementation": "cpython", "prefix": prefix, "gil": True}
+            answer = json.dumps({**facts, "platform": "linux-x86_64", "magic": "AAAA"}).encode()
+            await asyncio.to_thread(talk, io.BytesIO(), io.BytesIO(answer))
+            return CompileExit(cause="exited", status=0)
+
+    runner: Any = Runner()
+    found = asyncio.run(seen_inside(["/opt/odd/bin/python3.13"], runner))
+    assert [one.version for one in found.known] == (["3.13.0+local"] if said.startswith("3.13.0+") else [])
+    assert len(found.known) + len(found.lost) == 1
+    assert not any("\x1b" in one for one in found.lost)

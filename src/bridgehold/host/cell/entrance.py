@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -134,7 +135,7 @@ class _Proven:
         return self._handed.principal
 
     async def principal_of(self, _uid: int, token: str, tenant: str) -> Principal:
-        if shown(token, tenant) != self._handed.shown:
+        if not hmac.compare_digest(shown(token, tenant), self._handed.shown):
             raise UsageError(
                 "`hello` says somebody else, and this connection is its tenant's by now",
                 hint="Open another connection.",

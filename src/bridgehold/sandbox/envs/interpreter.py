@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import platform
 import re
 import sys
 import sysconfig
@@ -17,7 +16,7 @@ import msgspec
 from packaging.markers import default_environment
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.tags import compatible_tags, cpython_tags, sys_tags
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 from bridgehold.errors import DeniedError, EnvironmentBuildError
 from bridgehold.sandbox.envs.compile import BuildRunner, CompileOrder
@@ -32,8 +31,9 @@ _MINOR = re.compile(r"3\.\d{1,2}", re.ASCII)
 _PROBE = """
 import json, platform, sys, sysconfig
 import base64, ctypes, importlib.util, lzma, sqlite3, ssl
+version = platform.python_version()
 print(json.dumps({
-    "version": platform.python_version(),
+    "version": version + "local" if version.endswith("+") else version,
     "implementation": sys.implementation.name,
     "prefix": sys.base_prefix,
     "platform": sysconfig.get_platform(),
@@ -41,7 +41,8 @@ print(json.dumps({
     "magic": base64.b64encode(importlib.util.MAGIC_NUMBER).decode(),
 }))
 """
-"""Imports what a Python lacks whose libraries lie elsewhere."""
+"""Imports what a Python lacks whose libraries lie elsewhere. A build between releases calls itself ``3.13.0+``,
+which is no version: markers have it as ``+local``."""
 
 
 class _Probed(msgspec.Struct, frozen=True):
@@ -120,7 +121,7 @@ async def seen_inside(named: Sequence[str], runner: BuildRunner) -> Interpreters
 
 def host_interpreter() -> Interpreter:
     """This process's base interpreter. Raises `EnvironmentBuildError` where its executable is missing."""
-    version = platform.python_version()
+    version = str(default_environment()["python_full_version"])
     prefix, name = os.path.realpath(sys.base_prefix), f"bin/python{version.rpartition('.')[0]}"
     if not Path(prefix, name).exists():
         raise EnvironmentBuildError(
@@ -143,12 +144,12 @@ async def _probe(path: str, runner: BuildRunner) -> Interpreter:
     prefix = prefix_of(path)
     inside = f"{python_inside(prefix)}/bin/{Path(path).name}"
     found = await _asked(inside, prefix, runner)
-    if found.implementation != "cpython" or not found.gil or Version(found.version) < _OLDEST:
+    if found.implementation != "cpython" or not found.gil or _version(found.version) < _OLDEST:
         lock = "" if found.gil else " without its global lock"
         raise EnvironmentBuildError(f"no bridge runs on {found.implementation} {found.version}{lock}")
     if found.prefix != python_inside(prefix):
         raise EnvironmentBuildError(f"it belongs to {found.prefix}: name the interpreter of that folder")
-    minor = (Version(found.version).major, Version(found.version).minor)
+    minor = (_version(found.version).major, _version(found.version).minor)
     return Interpreter(
         version=found.version,
         prefix=prefix,
@@ -163,6 +164,15 @@ async def _probe(path: str, runner: BuildRunner) -> Interpreter:
         },
         magic=found.magic,
     )
+
+
+def _version(text: str) -> Version:
+    """Of what a Python calls itself. Raises `EnvironmentBuildError`."""
+    try:
+        return Version(text)
+    except InvalidVersion:
+        shown = "".join(c for c in text[:40] if c.isprintable())
+        raise EnvironmentBuildError(f"{shown!r} is no version of Python's") from None
 
 
 def _tags(minor: tuple[int, int]) -> Iterator[str]:
