@@ -7,7 +7,10 @@ import io
 import itertools
 import json
 import os
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +74,17 @@ def lay(layout: Layout, wheel: Path, python: str, start: str) -> str:
     return name
 
 
-def test_each_bridge_has_the_python_that_it_asks_for(tmp_path_factory: pytest.TempPathFactory) -> None:
+@pytest.fixture
+def dist() -> Iterator[Path]:
+    """Open to all: whoever builds has another uid, and pytest's own folders are closed."""
+    made = Path(tempfile.mkdtemp(prefix="bh-dist-"))
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made)
+
+
+def test_each_bridge_has_the_python_that_it_asks_for(dist: Path) -> None:
     """Of this machine: those of pyenv have a libpython of their own, which no other of the machine's replaces."""
-    dist = tmp_path_factory.mktemp("dist")
-    for folder in (dist, dist.parent, dist.parent.parent):
-        folder.chmod(0o755)
     wheel = make_wheel(dist)
     index = make_index(dist, [wheel])
     others = {minor: path for minor, path in interpreters().items() if minor != OWN}

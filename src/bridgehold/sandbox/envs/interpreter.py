@@ -41,8 +41,8 @@ print(json.dumps({
     "magic": base64.b64encode(importlib.util.MAGIC_NUMBER).decode(),
 }))
 """
-"""Imports what a Python lacks whose libraries lie elsewhere. A build between releases calls itself ``3.13.0+``,
-which is no version: markers have it as ``+local``."""
+"""Imports what a Python lacks whose libraries lie elsewhere. One built between releases is ``3.13.0+``: no
+version, which markers have as ``+local``."""
 
 
 class _Probed(msgspec.Struct, frozen=True):
