@@ -114,7 +114,13 @@ def a_folder_of_scripts_comes_and_goes(host: Stage, tenant: str, folder: Path) -
     (second / "beside.py").write_text("STATUS = 7\n")
 
     def run() -> int:
-        asked = {"tenant": tenant, "bridge": name, "kind": "module", "text": "hello", "path": [str(folder), str(second)]}
+        asked = {
+            "tenant": tenant,
+            "bridge": name,
+            "kind": "module",
+            "text": "hello",
+            "path": [str(folder), str(second)],
+        }
         return int(host.client.request("foreign.open", asked)["exit"])
 
     with pytest.raises(BridgeholdError, match="whose scripts are nowhere") as caught:
