@@ -21,7 +21,7 @@ from bridgehold.host.front.boots import SCRIPT_PLACEHOLDER, Script
 from bridgehold.ids import is_operation
 from bridgehold.policies.decide import decide_operation
 from bridgehold.policies.model import Decision, Grant
-from bridgehold.sandbox.spec import BRIDGE
+from bridgehold.sandbox.spec import script_places
 from bridgehold.steps import in_turns
 
 Kind = Literal["script", "code", "module", "stdin"]
@@ -92,9 +92,9 @@ def formats_of(foreign: Foreign) -> tuple[Format, ...]:
 
 
 def script_inside(
-    kind: Kind, text: str, args: Iterable[str], path: Iterable[str], *, scripts: str, bridge: str
+    kind: Kind, text: str, args: Iterable[str], path: Iterable[str], *, scripts: tuple[str, ...], bridge: str
 ) -> Script:
-    """The script as the sandbox sees it: below its one folder. Raises `DeniedError`, `ConfigError`."""
+    """The script as the sandbox sees it: below one of its folders. Raises `DeniedError`, `ConfigError`."""
     if not scripts:
         raise ConfigError(
             f"{bridge} is a foreign bridge whose scripts are nowhere",
@@ -111,7 +111,7 @@ def script_inside(
             raise DeniedError(
                 f"the script is not below {bridge}'s folder of scripts",
                 where=f"[bridges.{bridge}] scripts",
-                hint="An operator names the one folder whose scripts this profile may run, and reloads.",
+                hint="An operator names the folders whose scripts this profile may run, and reloads.",
             )
         inside = found
     further = (_inside(folder, scripts) for folder in path)
@@ -124,9 +124,12 @@ def script_inside(
     )
 
 
-def _inside(path: str, scripts: str) -> str | None:
-    """``/bridge/…`` for a path below `scripts`; None where it is not."""
+def _inside(path: str, scripts: tuple[str, ...]) -> str | None:
+    """``/bridge/…`` for a path below the first of `scripts`, ``/scripts/1/…`` below the next; or None."""
     pure = PurePosixPath(path)
-    if not pure.is_absolute() or ".." in pure.parts or not pure.is_relative_to(scripts):
+    if not pure.is_absolute() or ".." in pure.parts:
         return None
-    return str(PurePosixPath(BRIDGE) / pure.relative_to(scripts))
+    for folder, place in zip(scripts, script_places(len(scripts)), strict=True):
+        if pure.is_relative_to(folder):
+            return str(PurePosixPath(place) / pure.relative_to(folder))
+    return None
