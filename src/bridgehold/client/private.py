@@ -20,7 +20,7 @@ _KEPT = 4_000
 _PIECE = 64 * 1024
 
 
-class _Said:
+class _Stderr:
     """What a host's processes, and an operator's functions, write to standard error: read as it comes, or
     whoever writes would wait once the pipe is full, the host's loop too. Its beginning is kept."""
 
@@ -44,10 +44,10 @@ class _Said:
 class PrivateHost:
     """Holds the write end of a lifeline: when the client ends, however it ends, the host ends too."""
 
-    def __init__(self, process: subprocess.Popen[bytes], lifeline: int, said: _Said) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], lifeline: int, said: _Stderr) -> None:
         self._process = process
         self._lifeline = lifeline
-        self._said = said
+        self._stderr = said
 
     @property
     def pid(self) -> int:
@@ -77,7 +77,7 @@ class PrivateHost:
         os.close(lifeline_read)
         os.close(ready_write)
         assert process.stderr is not None  # noqa: S101 - it was made with one
-        said = _Said(process.stderr)
+        said = _Stderr(process.stderr)
         try:
             readable, _, _ = select.select([ready_read], [], [], _READY_SECONDS)
             if readable and os.read(ready_read, 1):
@@ -95,10 +95,10 @@ class PrivateHost:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._said.text()
+        self._stderr.text()
 
 
-def _start_failure(process: subprocess.Popen[bytes], stderr: _Said, *, late: bool) -> HostUnavailableError:
+def _start_failure(process: subprocess.Popen[bytes], stderr: _Stderr, *, late: bool) -> HostUnavailableError:
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_STOP_SECONDS)
     if process.returncode is None:
