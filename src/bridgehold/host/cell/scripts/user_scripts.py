@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 
 import msgspec
 
 from bridgehold.audit.client import JournalClient
+from bridgehold.config.machine import real_folders
 from bridgehold.config.settings import Settings
 from bridgehold.errors import UsageError
 from bridgehold.host.cell.commands.dispatch import OrderMaker
@@ -71,7 +71,7 @@ class UserScripts:
             params.text,
             params.args,
             params.path,
-            scripts=await self._folder(bridge),
+            scripts=await self._folders(bridge),
             bridge=bridge,
         )
         key = SessionKey(parse_name(params.tenant, "tenant"), bridge, random_id("n", 10))
@@ -113,10 +113,9 @@ class UserScripts:
         finally:
             opening.add_done_callback(self._forget)
 
-    async def _folder(self, bridge: str) -> str:
-        """The one that its scripts lie in, without links; empty where none is named."""
-        named = self._settings.bridge(bridge).scripts
-        return await asyncio.to_thread(os.path.realpath, named) if named else ""
+    async def _folders(self, bridge: str) -> tuple[str, ...]:
+        """Those that its scripts lie in, without links; none where none is named."""
+        return await asyncio.to_thread(real_folders, self._settings.bridge(bridge).scripts)
 
     def _forget(self, opening: asyncio.Future[Session]) -> None:
         """Also where the caller left before its session was open."""
