@@ -168,7 +168,7 @@ def test_a_worker_starts_answers_calls_back_and_ends(
     assert beam.process.wait(30) == 0
 
 
-@pytest.mark.parametrize("start", PROFILES)
+@pytest.mark.parametrize("start", ["fork"])
 def test_what_is_refused_says_by_which_rule_and_event(
     host: Stage, beams: Callable[[str], Beam], start: str
 ) -> None:
@@ -188,7 +188,7 @@ def test_what_is_refused_says_by_which_rule_and_event(
     assert run(worker, "echo", n=1) == {"n": 1}
 
 
-@pytest.mark.parametrize("start", PROFILES)
+@pytest.mark.parametrize("start", ["fork"])
 def test_a_hostile_worker_reaches_no_other_session_and_stops_nobody(
     host: Stage, beams: Callable[[str], Beam], start: str
 ) -> None:

@@ -70,7 +70,7 @@ FROM_WORKER: Mapping[str, Method] = {
 """What a worker calls back."""
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class CallFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What is judged of a request."""
 
     session: str = ""
@@ -91,7 +91,7 @@ def method_of(path: str, table: Mapping[str, Method]) -> Method | None:
     return table.get(path.removeprefix(SERVICE)) if path.startswith(SERVICE) else None
 
 
-def read_request(method: Method, message: bytes | memoryview) -> Asked:
+def read_request(method: Method, message: bytes | memoryview) -> CallFacts:
     """Raises `ProtocolError` for what has no one meaning, and for a worker's id that isn't a worker's own."""
     wanted = {_PLACES["session"]} if method.session else set()
     if method.kind != "pass":
@@ -101,7 +101,7 @@ def read_request(method: Method, message: bytes | memoryview) -> Asked:
     found = protobuf.singles(message, frozenset(wanted))
     if method.worker and not _WORKER_ID.fullmatch(protobuf.text(found.get(3))):
         raise UsageError("a worker's id that is no worker's own")
-    return Asked(
+    return CallFacts(
         session=protobuf.text(found.get(_PLACES["session"])),
         name=protobuf.text(found.get(_PLACES["name"])) if method.kind != "pass" else "",
         parameters=_parameters(method, message) if method.kind != "pass" else {},

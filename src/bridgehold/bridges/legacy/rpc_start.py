@@ -60,11 +60,6 @@ def passing(environment: Mapping[str, str]) -> dict[str, str]:
     return dict(sorted(found.items())[:_MOST])
 
 
-def kept_back(environment: Mapping[str, str]) -> list[str]:
-    """Names of those that look like secrets, which its starter has and the worker does not get."""
-    return sorted(name for name in environment if _SECRET.search(name.upper()))
-
-
 def read_ready(body: bytes) -> int | None:
     """The port that the worker listens at, as the runner inside says it; None: some other frame."""
     try:

@@ -10,7 +10,7 @@ from typing import Protocol
 from bridgehold.audit.arguments import Arguments, shown, split_in_turns
 from bridgehold.bridges.legacy import rpc
 from bridgehold.bridges.legacy.messages import Answer
-from bridgehold.bridges.legacy.rpc import Asked, Method
+from bridgehold.bridges.legacy.rpc import CallFacts, Method
 from bridgehold.errors import BridgeholdError, BudgetError, CrashError, DeniedError, LimitError, ProtocolError
 from bridgehold.host.cell.commands import refusals
 from bridgehold.host.cell.scripts.ledger import Ledger, Pending
@@ -121,7 +121,7 @@ class Commands(_Judge):
         )
         raise _named(await self._held.ledger.refuse("rpc", {"call": name}, decision, DeniedError), "rpc")
 
-    async def _run(self, call: Call, asked: Asked) -> None:
+    async def _run(self, call: Call, asked: CallFacts) -> None:
         held, bridge = self._held, self._held.session.key.bridge
         fault = await held.look_up()
         operation = rpc.operation_of(asked.name)
@@ -262,7 +262,7 @@ class Callbacks(_Judge):
         )
         raise _named(error, rule)
 
-    async def _run(self, call: Call, asked: Asked) -> None:
+    async def _run(self, call: Call, asked: CallFacts) -> None:
         held = self._held
         if fault := await held.look_up():
             await self._refuse(asked.session, asked.name, asked.parameters, "grant", fault.message)
