@@ -61,7 +61,7 @@ class Scene:
             client, "python:execute", {"code": "def f():\n    raise ValueError('no ' * 60)\nf()"}
         )
         self.denied = self._event(client, "python:reset", {})
-        self.report = layout.state / "report.html"
+        self.written = layout.state / "report.html"
         self.artifact = client.put(b"x" * 5_000, name="a file.txt").digest
 
     @staticmethod
@@ -148,8 +148,7 @@ SHOWN: list[tuple[tuple[str, ...], list[str]]] = [
     (("audit", "query", "kind = command and framework = python"), ["command.refused", "command.outcome"]),
     (("audit", "query", "tennant = acme"), ["'tennant'"]),
     (("audit", "verify"), []),
-    (("audit", "report", "--output", "{report}"), []),
-    (("audit", "report", "--json"), []),
+    (("audit", "report", "--output", "{written}"), []),
     (("usage",), ["python", "local"]),
     (("why", "{failed}"), ["command.outcome", "{failed}"]),
     (("why", "{denied}"), ["{denied}", "operations.deny[0]"]),
