@@ -37,12 +37,13 @@ from bridgehold.host.front.directory import Directory
 from bridgehold.host.front.entrances import Entrances, Proven
 from bridgehold.host.front.forwarding import Forwarding, begins_cell
 from bridgehold.host.front.method import Forwarded, OfTenant, Scope
-from bridgehold.host.shares import cell_wire, openings
+from bridgehold.host.shares import cell_wire, openings, session_ends
 from bridgehold.host.shares.callers import CALLER
 from bridgehold.host.shares.link import Link, Waiting
 from bridgehold.host.shares.observe import Metrics, counted, figures_of, merged, sound
 from bridgehold.host.shares.places import Places
 from bridgehold.host.shares.refusals import Refusals
+from bridgehold.host.shares.session_ends import SessionEnd
 from bridgehold.host.startup import HostConfig
 from bridgehold.policies.model import Machine
 from bridgehold.protocol.values import Principal
@@ -308,6 +309,43 @@ def test_a_cell_that_lies_to_an_operator_is_as_one_that_says_nothing(said: objec
             assert await forwarding.list_sessions(BOSS, asked, Emit()) == []
             assert events == [{"type": "silent", "tenants": ["globex"]}]
             assert await forwarding.metrics(BOSS, asked, Emit()) == {"text": ""}
+
+    asyncio.run(act())
+
+
+def test_what_a_cell_says_of_ends_is_its_tenants_bounded_and_given_to_the_next() -> None:
+    log = b"x" * session_ends.CARRIED_LOG_BYTES
+
+    def end(number: int, **said: Any) -> SessionEnd:
+        said = {"session": f"s-{number}", "name": "n", "bridge": "b", "why": "crash: it"} | said
+        return SessionEnd(**said)
+
+    async def act() -> None:
+        async with house() as at, at.taken_over("acme") as (_, link):
+            ends = at.cells.ends
+            async with at.taken_over("globex") as (cell, other):
+                for number in range(session_ends.MOST_ENDED + 4):
+                    await other.ask("ended", end(number, log=log))
+                await other.ask("ended", end(300, why="first"))
+                await other.ask("ended", end(300, why="later"))
+                opened = cell_wire.SessionOpened(session="s-open", name="kept", bridge="b")
+                other.tell("opened", opened)
+                await other.ask("granted", cell_wire.Granted(bridge="x"))
+                kept = ends.of("globex")
+                assert len(kept) == session_ends.MOST_ENDED
+                assert kept[-1].why == "first"
+                assert sum(len(one.log or b"") for one in kept) <= session_ends.TENANT_LOG_BYTES
+                assert kept[-2].log == log
+                assert ends.find("globex", "kept") is None
+                cell.kill("enough")
+            lost = ends.find("globex", "kept")
+            assert lost is not None
+            assert (lost.session, lost.log) == ("s-open", None)
+            assert lost.error.message.endswith("cell_ended: the tenant's cell has ended: enough")
+            assert ends.of("acme") == ()
+            assert ends.find("acme", "s-300") is None
+            with pytest.raises(InternalError):
+                await link.ask("ended", end(1, why="x" * 601))
 
     asyncio.run(act())
 
