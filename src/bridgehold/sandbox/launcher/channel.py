@@ -51,6 +51,8 @@ class Channel:
         """Where a cell's process is, once it has asked for that."""
         self.uid = -1
         """Of a cell: its own; none where it shares the host's."""
+        self.again_at = 0.0
+        """Monotonic time from which a worker of its that was attested may be looked at once more."""
         self.process = -1
         """A pidfd of a cell's process, once it has asked to enter."""
         if tenant:
