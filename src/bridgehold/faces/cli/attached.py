@@ -12,18 +12,37 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeVar
+
+import msgspec
 
 from bridgehold.client.once import Once
 from bridgehold.config.layout import default_layout
-from bridgehold.errors import BridgeholdError, HostUnavailableError, harmless
+from bridgehold.errors import BridgeholdError, HostUnavailableError, ProtocolError, harmless
 
 _READ_BYTES = 64 * 1024
 _PATIENCE_S = 15.0
 """How long one question for input is left open: a tool of a caller's has 30 s."""
 _MOST_WAITING = 4_096
 """Pieces of output that wait to be written."""
+T = TypeVar("T", bound=msgspec.Struct)
 _STREAMS = {"stdout": 1, "stderr": 2}
+
+
+class _Piece(msgspec.Struct, frozen=True):
+    """Of a program's output: the sandbox's own word."""
+
+    stream: Literal["stdout", "stderr"]
+    text: str = ""
+    base64: bytes = b""
+
+
+def read_word(said: object, kind: type[T]) -> T:
+    """What a sandbox says, as what it should be. Raises `ProtocolError`."""
+    try:
+        return msgspec.convert(said, type=kind)
+    except msgspec.ValidationError as error:
+        raise ProtocolError(f"the session's word on its program is none: {error}") from None
 
 
 @contextlib.contextmanager
@@ -67,9 +86,9 @@ class Written:
             raise BrokenPipeError
         if event.get("type") != "chunk":
             return
-        piece = event["data"]
-        number = _STREAMS[piece["stream"]]
-        data = piece["text"].encode() if "text" in piece else base64.b64decode(piece["base64"])
+        piece = read_word(event["data"], _Piece)
+        number = _STREAMS[piece.stream]
+        data = piece.text.encode() or piece.base64
         if self._shown[number]:
             data = self._show(data)
         self._waiting.put((number, data))

@@ -9,22 +9,30 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+import msgspec
 import typer
 
 from bridgehold import reads
 from bridgehold.client.once import Once
-from bridgehold.errors import UsageError
-from bridgehold.faces.cli.attached import Input, Written, is_null, running_host
+from bridgehold.errors import LimitError, UsageError
+from bridgehold.faces.cli.attached import Input, Written, is_null, read_word, running_host
 from bridgehold.faces.cli.run import Tenant, build_bars, parse_deadline
 from bridgehold.ids import LOCAL_TENANT, parse_name
 from bridgehold.protocol.frames import MAX_FRAME
+from bridgehold.protocol.values import FilePart
 
 _PART_BYTES = 1 << 20
+_MOST_READ = 1024 * 1024 * 1024
+"""Bytes of one file that is taken out: a sandbox's may grow as it is read."""
 _TOOL = {
     "name": "stdin",
     "description": "The next part of standard input.",
     "parameters": {"type": "object", "properties": {"signals": {"type": "boolean"}}},
 }
+
+
+class _Ended(msgspec.Struct, frozen=True):
+    status: Annotated[int, msgspec.Meta(ge=0, le=255)]
 
 
 def python(
@@ -142,10 +150,10 @@ def _run(asked: _Program, *, with_input: bool) -> int:
             written = stack.enter_context(Written())
             empty = not with_input or is_null(0)
             heard = stack.enter_context(Input(host, written, empty=empty))
-            said = host.request("run", request, heard)["value"]
+            ended = read_word(host.request("run", request, heard)["value"], _Ended)
         for there, here in asked.wanted:
             _get(host, session, asked, there, Path(here))
-        return int(said["status"])
+        return ended.status
 
 
 def _request(asked: _Program, session: str, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -176,7 +184,9 @@ def _get(host: Once, session: str, asked: _Program, there: str, here: Path) -> N
         offset = 0
         while True:
             what = {"path": there, "offset": offset, "length": _PART_BYTES}
-            said = host.request("run", _request(asked, session, "files_read", what))["value"]
-            offset += file.write(base64.b64decode(said["base64"]))
-            if said["end"]:
+            part = FilePart.of(host.request("run", _request(asked, session, "files_read", what))["value"])
+            offset += file.write(part.base64)
+            if part.end:
                 return
+            if offset >= _MOST_READ:
+                raise LimitError(f"the file has more than {_MOST_READ} bytes", where=there)

@@ -18,9 +18,10 @@ from types import FrameType
 from typing import Any
 
 from bridgehold.errors import UsageError
-from bridgehold.faces.cli.attached import Input, Written, running_host
+from bridgehold.faces.cli.attached import Input, Written, read_word, running_host
 from bridgehold.faces.cli.run import build_bars
 from bridgehold.faces.screen import err
+from bridgehold.protocol.values import ProcessFact
 
 DEFAULT = ("sh", "-c", "command -v bash > /dev/null && exec bash -i; exec sh -i")
 _TOOL = {
@@ -122,6 +123,11 @@ def _draws(found: re.Match[bytes]) -> bool:
     return final[0] in _DRAWS
 
 
+class _Attached(ProcessFact, frozen=True, kw_only=True):
+    next: int = 0
+    """The offset at which its output goes on."""
+
+
 class _Keys(Input):
     """Keys as they are typed, and the terminal's size once it has another."""
 
@@ -170,16 +176,15 @@ def run_terminal(bridge: str, tenant: str, argv: Sequence[str]) -> int:
             return {**named, "session": session, "tenant": tenant}
 
         what = {"argv": list(argv or DEFAULT), "terminal": _size()}
-        fact = host.request("run", request("process_start", what))["value"]
-        offset = 0
+        fact = read_word(host.request("run", request("process_start", what))["value"], _Attached)
         with contextlib.ExitStack() as stack:
             stack.enter_context(_raw())
             written = stack.enter_context(Written(Drawn()))
             keys = stack.enter_context(_Keys(host, written, empty=False))
-            while fact["running"]:
+            while fact.running:
                 asked = request(
-                    "process_attach", {"process": fact["process"], "offset": offset, "wait_ms": _ATTACHED_MS}
+                    "process_attach", {"process": fact.process, "offset": fact.next, "wait_ms": _ATTACHED_MS}
                 )
-                fact = host.request("run", {**asked, "stream": True, "tools": [_TOOL]}, keys)["value"]
-                offset = fact["next"]
-        return int(fact["status"])
+                said = host.request("run", {**asked, "stream": True, "tools": [_TOOL]}, keys)["value"]
+                fact = read_word(said, _Attached)
+        return fact.status or 0
