@@ -9,7 +9,8 @@ import os
 import socket
 import threading
 
-from bridgehold.sandbox import syscalls
+from bridgehold.errors import UnsupportedError
+from bridgehold.sandbox import containers, syscalls
 
 SETTINGS = (
     # A connection that nobody has accepted is charged to nobody: what it may hold, and how many rest.
@@ -46,6 +47,11 @@ def enter(init: int, port: int, *, settled: bool = False) -> list[int]:
     if failed:
         raise failed[0]
     return made
+
+
+def no_listener(error: OSError) -> UnsupportedError:
+    """What `enter` could not do, as the error of a start (pure but for where this runs)."""
+    return UnsupportedError(f"no listener inside the sandbox: {error}", hint=containers.hint(error))
 
 
 def _act(init: int, port: int, settled: bool) -> list[int]:
