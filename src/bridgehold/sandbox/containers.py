@@ -69,6 +69,8 @@ def lack(error: BaseException | None) -> Option | None:
     name = str(error.filename or "")
     if error.errno == errno.EROFS and name.startswith("/proc/"):
         return PROC
+    if error.errno == errno.ENOENT and name.endswith("/ns/net"):
+        return PROC  # bubblewrap has ended: it may mount no /proc where parts of this one are covered
     if error.errno == errno.EACCES and "/ns/" in name:
         return ATTACH
     if error.errno == errno.EPERM and not name:

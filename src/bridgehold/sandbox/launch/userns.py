@@ -76,8 +76,8 @@ def enter(ranges: tuple[tuple[int, int], tuple[int, int]]) -> int:
     if status != 0:
         raise UnsupportedError(
             f"the subordinate uids could not be mapped: {said or f'status {status}'}",
-            hint="Check /etc/subuid and /etc/subgid, and that newuidmap is setuid (apt-get install uidmap). A "
-            "container needs it with file capabilities instead, and no no-new-privileges: "
+            hint="Check /etc/subuid and /etc/subgid, and that newuidmap is setuid (apt-get install uidmap). "
+            "A container needs it with file capabilities instead, and no no-new-privileges: "
             "docs/how-to/container.md.",
         )
     os.setresgid(0, 0, 0)
