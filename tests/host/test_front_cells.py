@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,12 +31,13 @@ from bridgehold.errors import (
     TenantFullError,
     UsageError,
 )
+from bridgehold.host.front import opens
 from bridgehold.host.front.cells import Cell, Cells, Intakes
 from bridgehold.host.front.directory import Directory
 from bridgehold.host.front.entrances import Entrances, Proven
 from bridgehold.host.front.forwarding import Forwarding, begins_cell
 from bridgehold.host.front.method import Forwarded, OfTenant, Scope
-from bridgehold.host.shares import cell_wire, session_ends
+from bridgehold.host.shares import cell_wire, openings, session_ends
 from bridgehold.host.shares.callers import CALLER
 from bridgehold.host.shares.link import Link, Waiting
 from bridgehold.host.shares.observe import Metrics, counted, figures_of, merged, sound
@@ -616,3 +618,89 @@ def test_the_connections_of_a_cell_end_with_it_typed_also_where_it_takes_none() 
                 theirs.close()
 
     asyncio.run(act())
+
+
+@contextlib.asynccontextmanager
+async def opening(house: SimpleNamespace) -> AsyncIterator[socket.socket]:
+    """The cell's end of its socket, with the front's `Opens` at the other."""
+    given, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    made = opens.Opens(
+        house,  # type: ignore[arg-type]  # what of it is asked
+        given,
+        tenant="globex",
+        cell="c",
+        bridges=lambda: ["python"],
+        broken=pytest.fail,
+    )
+    with theirs:
+        try:
+            yield theirs
+        finally:
+            made.close()
+
+
+def test_a_cell_has_no_more_processes_of_tools_than_it_may_however_it_asks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Asked all at once, and by one number: none is begun past the bound, none outlives the cell."""
+    begun: list[int] = []
+
+    async def adopt(_: str, pid: int) -> None:
+        begun.append(pid)
+
+    async def grant(*_: object) -> Any:
+        return SimpleNamespace()
+
+    monkeypatch.setattr(opens, "_MOST_TOOLS", 3)
+    monkeypatch.setattr(opens, "decide_tool", lambda *_: SimpleNamespace(allowed=True))
+    house = SimpleNamespace(
+        adopt=adopt,
+        layout=SimpleNamespace(tools=tmp_path),
+        registry=SimpleNamespace(grant=grant),
+        settings=SimpleNamespace(now=SimpleNamespace(tools={"nap": SimpleNamespace(entry="time:sleep")})),
+    )
+
+    def gone() -> bool:
+        return not any(Path(f"/proc/{pid}").exists() for pid in begun)
+
+    async def act() -> None:
+        for numbers, most in (([7] * 8, 1), (range(8), 3)):
+            begun.clear()
+            async with opening(house) as theirs:
+                for number in numbers:
+                    theirs.send(msgspec.json.encode(openings.AskTool(id=number, tool="nap")))
+                codes = []
+                for _ in numbers:
+                    data, given, *_ = await asyncio.to_thread(socket.recv_fds, theirs, 65536, 3)
+                    for descriptor in given:
+                        os.close(descriptor)
+                    answer = msgspec.json.decode(data, type=openings.Opened)
+                    codes.append(answer.error.code if answer.error is not None else "")
+                assert sorted(codes) == [""] * most + ["busy"] * (8 - most)
+                assert len(begun) == most
+            await eventually(gone)
+
+    asyncio.run(act())
+
+
+def test_a_cell_that_always_asks_for_its_bridges_has_a_tenth_of_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks: list[float] = []
+
+    def own(*_: object, **__: object) -> list[object]:
+        looks.append(time.monotonic())
+        while time.monotonic() < looks[-1] + 0.01:
+            pass
+        return []
+
+    monkeypatch.setattr(opens, "_BURST", 20)
+
+    async def act() -> None:
+        async with opening(SimpleNamespace(registry=SimpleNamespace(own=own))) as theirs:
+            for _ in range(6):
+                theirs.send(msgspec.json.encode(openings.AskBridges(id=1, anew=True, known="")))
+            await eventually(lambda: len(looks) == 6)
+
+    asyncio.run(act())
+    assert looks[-1] - looks[0] > 4 * 0.1  # what was saved up is for the first
