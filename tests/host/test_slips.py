@@ -1,13 +1,16 @@
-"""A program that misspells a tenant opens nothing; any other name is a tenant without a file."""
+"""What a program says wrongly: a tenant's name, which opens nothing, and a tool that is none."""
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bridgehold.client.tools import named
 from bridgehold.config.layout import Layout
-from bridgehold.errors import NotFoundError
+from bridgehold.errors import NotFoundError, UsageError
 from bridgehold.host.front.slips import demand_no_slip, is_slip
 from bridgehold.policies import tokens
 
@@ -41,6 +44,28 @@ def test_a_slip_goes_both_ways_and_no_name_is_its_own() -> None:
     for one, other in (("acme1", "acme2"), ("team-a", "team-b"), ("abc", "abcd"), ("acme", "abme-x")):
         assert not is_slip(one, other)
         assert not is_slip(other, one)
+
+
+def _of_unknown(x: Nope) -> None:  # type: ignore[name-defined]  # noqa: F821 - as a caller may have written it
+    """Its annotation names nothing."""
+
+
+@pytest.mark.parametrize(
+    ("tools", "said"),
+    [
+        ({"look": print}, "a str is no function with a name"),
+        ([None], "a NoneType is no function with a name"),
+        ([functools.partial(int, base=2)], "a partial is no function with a name"),
+        ([_of_unknown], "_of_unknown: what it takes can't be read: NameError"),
+        ([max], "max: "),
+        ([iter], "iter: "),
+    ],
+)
+def test_a_tool_that_is_none_is_refused_with_what_to_give(tools: Any, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        named(tools)
+    assert said in caught.value.message
+    assert "Describe it yourself" in caught.value.hint
 
 
 def _layout(folder: Path) -> Layout:
