@@ -108,16 +108,26 @@ def a_folder_of_scripts_comes_and_goes(host: Stage, tenant: str, folder: Path) -
     (host.layout.policies / f"{name}.toml").write_text(POLICY + f'[sandbox]\nstart = "{host.start}"\n')
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)
-    (folder / "hello.py").write_text("raise SystemExit(7)\n")
+    (folder / "hello.py").write_text("import beside; raise SystemExit(beside.STATUS)\n")
+    second = folder.parent / "second"
+    second.mkdir(exist_ok=True)
+    second.chmod(0o755)
+    (second / "beside.py").write_text("STATUS = 7\n")
 
     def run() -> int:
-        asked = {"tenant": tenant, "bridge": name, "kind": "module", "text": "hello", "path": [str(folder)]}
+        asked = {
+            "tenant": tenant,
+            "bridge": name,
+            "kind": "module",
+            "text": "hello",
+            "path": [str(folder), str(second)],
+        }
         return int(host.client.request("foreign.open", asked)["exit"])
 
     with pytest.raises(BridgeholdError, match="whose scripts are nowhere") as caught:
         run()
     assert "bridgehold reload" in caught.value.hint
-    named = f'{before}[bridges.{name}]\nscripts = "{folder}"\n'
+    named = f'{before}[bridges.{name}]\nscripts = ["{folder}", "{second}"]\n'
     assert f"bridges.{name}.scripts" in reload(host, named)
     assert run() == 7
     reload(host, before)

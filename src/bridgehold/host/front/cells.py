@@ -23,6 +23,7 @@ from bridgehold.audit.events import CellEnded, CellStarted
 from bridgehold.errors import BridgeholdError, BusyError, CellEndedError, UsageError
 from bridgehold.host.front.cell import Cell, facts_of
 from bridgehold.host.front.directory import Directory
+from bridgehold.host.front.ends import Ends
 from bridgehold.host.front.environments import LISTENER
 from bridgehold.host.front.opens import House, Opens
 from bridgehold.host.front.orders import Orders
@@ -33,6 +34,7 @@ from bridgehold.host.shares.link import Bounds, Link, Waiting, decoded
 from bridgehold.host.shares.memory import in_memory
 from bridgehold.host.shares.observe import counted, merged, sound
 from bridgehold.host.shares.places import Places
+from bridgehold.host.shares.session_ends import SessionEnd
 from bridgehold.host.shares.spending import Used
 from bridgehold.host.startup import MOST_CELLS
 from bridgehold.host.template import Template
@@ -91,6 +93,7 @@ class Cells:
         self._zygote_bytes = zygote_bytes
         self._house = house
         self.directory = Directory()
+        self.ends = Ends()
         self._cells: dict[str, Cell] = {}
         self._leaving: dict[str, Cell] = {}
         """Those that nobody is led to any more, and that have not ended."""
@@ -304,7 +307,7 @@ class Cells:
                 given.callback(os.close, namespace)
             await hand_in(self._intakes.keeper, tenant, keeper_end)
             await hand_in(self._intakes.journal, tenant, journal_end)
-            config = msgspec.structs.replace(config, uid=uid)
+            config = msgspec.structs.replace(config, uid=uid, ended=self.ends.of(tenant))
             ends = [in_memory(msgspec.json.encode(config)), *(end.detach() for end in kept)]
             ends += [namespace] if namespace >= 0 else []
             given.pop_all()
@@ -375,6 +378,7 @@ class Cells:
             if table.get(cell.tenant) is cell:
                 del table[cell.tenant]
         self.places.clear(cell.tenant, cell.name)
+        self.ends.lost(cell.tenant, cell.reason)
         past = merged([self.past, counted(cell.metrics)])
         self.past = past if len(past) <= _LONGEST_PAST else self.past
         young = not cell.reason and time.monotonic() - cell.begun < _YOUNG_SECONDS
@@ -391,6 +395,7 @@ class Cells:
             case "opened":
                 opened = decoded(body, cell_wire.SessionOpened)
                 self.directory.add(cell.tenant, opened.session, opened.name)
+                self.ends.opened(cell.tenant, opened)
             case "over":
                 self.places.give_back(cell.tenant, cell.name, decoded(body, cell_wire.SessionOver).session)
             case "used":
@@ -408,6 +413,8 @@ class Cells:
             case "order":
                 async with cell.orders:
                     return await self._order(cell, decoded(body, cell_wire.AskOrder), told)
+            case "ended":
+                self.ends.add(cell.tenant, decoded(body, SessionEnd))
             case "granted":
                 async with cell.orders:
                     await self._orders.grant(cell.tenant, decoded(body, cell_wire.Granted).bridge)
