@@ -556,6 +556,11 @@ def test_cells_hear_of_providers_and_scripts_as_a_host_without_them(host: Stage)
         told_anew.a_folder_of_scripts_comes_and_goes(host, "moving", Path(folder) / "python")
 
 
+def test_a_slip_of_a_program_begins_no_cell(host: Stage) -> None:
+    told_anew.a_slip_of_a_program_opens_nothing(host)
+    assert not {one["tenant"] for one in host.events("cell.started")} & {"sliping", "slippping", "slippign"}
+
+
 HELD = """
 import asyncio
 from bridgehold.errors import BridgeholdError

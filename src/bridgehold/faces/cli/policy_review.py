@@ -14,6 +14,7 @@ from bridgehold.audit.query import TIMES, Query, parse_time
 from bridgehold.audit.read import read_all
 from bridgehold.errors import BridgeholdError, PolicyError, UsageError
 from bridgehold.faces.cli.audit import audit_folder
+from bridgehold.faces.cli.known import typed_tenant
 from bridgehold.faces.cli.policy import offline_registry
 from bridgehold.faces.cli.policy_acts import acts_of, hosts_of
 from bridgehold.faces.cli.policy_check import known_names
@@ -35,7 +36,7 @@ from bridgehold.policies.simulate import Different
 from bridgehold.policies.simulate import simulate as decide_again
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Tenant = Annotated[str, typer.Option(help="For this tenant.")]
+Tenant = Annotated[str, typer.Option(help="For this tenant.", callback=typed_tenant)]
 Bridges = Annotated[list[str] | None, typer.Argument(help="Bridges; all that the tenant sees, if left out.")]
 FailOn = Literal["high", "medium", "low", "info", "never"]
 _COLOURS = {"high": "red", "medium": "yellow", "low": "", "info": "dim"}
@@ -114,7 +115,9 @@ def diff(
     bridge: Annotated[str, typer.Argument(help="The bridge as it stands.")],
     other: Annotated[str, typer.Argument(help="Another bridge to compare it with.")] = "",
     tenant: Tenant = LOCAL_TENANT,
-    other_tenant: Annotated[str, typer.Option(help="Compare with the same bridge of this tenant.")] = "",
+    other_tenant: Annotated[
+        str, typer.Option(help="Compare with the same bridge of this tenant.", callback=typed_tenant)
+    ] = "",
     policy: Annotated[
         Path | None, typer.Option("--policy", help="Compare with what this policy file would grant.")
     ] = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import contextlib
 import os
 import sys
@@ -133,7 +134,7 @@ def _stdin_text() -> str:
     data = sys.stdin.buffer.read(MAX_FRAME + 1)
     if len(data) > MAX_FRAME:
         raise UsageError(f"has more than {MAX_FRAME} bytes", where="standard input")
-    return reads.decode(data, UsageError, "standard input")
+    return reads.decode(data.removeprefix(codecs.BOM_UTF8), UsageError, "standard input")  # as `python`
 
 
 def _run(asked: _Program, *, with_input: bool) -> int:
