@@ -80,6 +80,17 @@ def test_of_the_environment_what_configures_a_worker_passes_and_no_key() -> None
         "SNAKEPIT_LONG": "x" * 10_000,
     }
     assert rpc_start.passing(given) == {"SNAKEPIT_LOG_LEVEL": "info", "OMP_NUM_THREADS": "2"}
+    kept = rpc_start.kept_back(given | {"a": "x", "b\nc": "x"})
+    assert kept == (
+        "OPENAI_API_KEY",
+        "SNAKEPIT_API_TOKEN",
+        "LD_PRELOAD",
+        "PATH",
+        "SNAKEPIT_LONG",
+        "SNAKEPIT_READY_FILE",
+        "a",
+    )
+    assert len(rpc_start.bounded(f"N{n}" for n in range(10**6))) == 64
     assert rpc_start.callback_port(["--elixir-address", "127.0.0.1:50051"], {}) == 50051
     assert rpc_start.callback_port(["--elixir-address=localhost:50051"], {}) == 50051
     assert rpc_start.callback_port([], {"SNAKEPIT_GRPC_ADDRESS": "127.0.0.1:50051"}) == 50051

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bridgehold import writes
-from bridgehold.bridges.legacy.rpc_start import READY_FILE, callback_port, passing
+from bridgehold.bridges.legacy.rpc_start import READY_FILE, callback_port, kept_back, passing
 from bridgehold.client.client import Client
 from bridgehold.errors import BridgeholdError, UsageError
 from bridgehold.faces.legacy.bound import BoundSession, End
@@ -65,6 +65,7 @@ class RpcShim:
             "path": path,
             "callback": self._back,
             "environment": passing(environment),
+            "kept_back": kept_back(environment),
         }
         self._held = BoundSession(client, "foreign.open", params, self._on_event)
 
