@@ -148,21 +148,51 @@ def test_every_command_has_an_intent_before_and_an_outcome_after(host: Stage, st
         assert order.index(outcome["intent"]) < order.index(outcome["ref"])
 
 
-def test_a_key_is_refused_and_is_nowhere_in_the_audit(host: Stage, start: Start) -> None:
-    peer = start()
-    peer.handshake()
-    key = "AIzaSyNotReal0123456789abcdefghijklmnop"
-    refused = peer.ask(1, "configure_lm", {"model": "m", "api_key": key})
-    assert refused["success"] is False
-    assert refused["error"].startswith("denied: the argument api_key holds a key")
-    assert "sk-bh-foreign" in refused["error"]
-    nested = peer.ask(2, "configure_lm", {"model": "m", "lm": {"API_KEY": key}})
-    assert nested["error"].startswith("denied: ")
-    passed = peer.ask(3, "configure_lm", {"model": "m", "api_key": "sk-bh-foreign"})
-    assert passed["result"] == {"status": "configured", "key": "sk-bh-foreign", "env": "sk-bh-foreign"}
+@pytest.mark.parametrize("how", ["capture", "refuse"])
+def test_a_key_in_a_frame_is_captured_or_refused_and_is_nowhere_inside_or_in_the_audit(
+    host: Stage, start: Start, request: pytest.FixtureRequest, how: str
+) -> None:
+    policy = host.layout.policies / f"{PROFILES[request.node.callspec.params['start']]}.toml"
+    before = policy.read_text()
+    policy.write_text(f'inline_keys = "{how}"\n' + before)
+    try:
+        peer = start()
+        peer.handshake()
+        session = session_of(host)
+        key = "AIzaSyNotReal0123456789abcdefghijklmnop"
+        answers = [
+            peer.ask(1, "configure_lm", {"model": "m", "api_key": key, "n": 1.50}),
+            peer.ask(2, "echo", {"lm": {"Authorization": f"Bearer {key}"}, "text": f"grüße {key}"}),
+            peer.ask(3, "configure_lm", {"model": "m", "api_key": "sk-bh-foreign"}),
+        ]
+        two = peer.ask(4, "echo", {"api_key": key, "openai_api_key": key[::-1]})
+        assert two["error"].startswith("denied: the argument ")
+        short = peer.ask(5, "echo", {"api_key": "echo", "text": "echo"})
+        assert short["error"].startswith("denied: the argument api_key holds a key")
+    finally:
+        policy.write_text(before)
+    configured = {"status": "configured", "key": "sk-bh-foreign", "env": "sk-bh-foreign"}
+    assert answers[2]["result"] == configured
+    captured = [one for one in host.events("secret.") if one["session"] == session]
+    found = commands(host, session)
+    if how == "capture":
+        assert answers[0]["result"] == configured
+        assert answers[1]["result"] == {
+            "lm": {"Authorization": "Bearer sk-bh-foreign"},
+            "text": "grüße sk-bh-foreign",
+        }
+        assert {(one["action"], one["name"], one["store"]) for one in captured} == {
+            ("captured", "openai", "session")
+        }
+        intents = [one["command"] for one in found["intent"]]
+        assert [one["command"] for one in captured] == intents[1:3]
+    else:
+        assert all(one["error"].startswith("denied: the argument ") for one in answers[:2])
+        assert "sk-bh-foreign" in answers[0]["error"]
+        assert not captured
+    assert len(found["refused"]) == (2 if how == "capture" else 4)
     audit = b"".join(path.read_bytes() for path in host.layout.audit.rglob("*") if path.is_file())
     assert key.encode() not in audit
-    assert len(commands(host, session_of(host))["refused"]) == 2
 
 
 def test_a_command_that_the_policy_denies_never_reaches_the_script(host: Stage, start: Start) -> None:
@@ -492,9 +522,9 @@ def test_a_script_that_negotiates_gets_its_format(host: Stage, start: Start, sup
     peer.send_body(pack({"id": 4, "command": "nothing", "args": {"api_key": ""}}))
     assert peer.receive()["result"]["status"] == "error"
     peer.send_body(pack({"id": 5, "command": "echo", "args": {"api_key": "a-real-key"}}))
-    assert peer.receive()["error"].startswith("denied: ")
+    assert peer.receive()["result"]["echoed"] == {"api_key": "sk-bh-foreign"}
     outcomes = commands(host, session)["outcome"]
-    assert [outcome["application_ok"] for outcome in outcomes][-1] is False
+    assert [outcome["application_ok"] for outcome in outcomes][-2:] == [False, True]
     peer.to.close()
     assert peer.end() == (0, b"")
 

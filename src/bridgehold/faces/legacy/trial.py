@@ -35,7 +35,7 @@ _SHORTEST_WAIT = 10.0
 _LONGEST_WAIT = 150.0
 _MOST_FRAME = 1 << 20
 _LAST_LINES = 3
-_FRAMED = re.compile(r"std(in|out)\.buffer")
+_FRAMED = re.compile(r"stdin\.buffer")
 _MISSING = re.compile(r"ModuleNotFoundError: No module named '([A-Za-z0-9_.]{1,100})'")
 _LOOK = (
     "import importlib.util, json, sys\n"
@@ -86,7 +86,7 @@ def workers_in(roots: tuple[str, ...]) -> Iterator[Path]:
         for path in sorted(paths, key=lambda path: (len(path.parts), path.name)):
             with contextlib.suppress(BridgeholdError):
                 text = reads.read_text(path, UsageError)
-                if _is_grpc(path) or (_FRAMED.search(text) and "__main__" in text):
+                if _is_grpc(path) or _FRAMED.search(text):
                     yield path
 
 
@@ -129,24 +129,20 @@ async def _handshake(folder: Path, script: Path, source: str, roots: tuple[str, 
     began = time.monotonic()
     arguments = (str(script), "--mode", mode_of(source), "--worker-id", f"worker_1_{time.time_ns() // 1000}")
     process = await _started(folder, arguments, os.pathsep.join(roots))
+    said = ""
     try:
         async with asyncio.timeout(_LONGEST_WAIT):
             answer = await _ping(process, negotiated=messages.NEGOTIATION in source)
+        if not (answer.transport_ok and answer.application_ok):
+            said = answer.error or "a ping was answered with an error"
     except (OSError, EOFError, TimeoutError, ProtocolError) as error:
-        process.stdin_closed()
-        wrong = await process.finish()
-        module = _MISSING.search(wrong)
-        remedy = (
-            f"Add what has {module[1]} to the requirements."
-            if module
-            else "bridgehold logs, and why, tell more."
-        )
-        return _fail("handshake", _last(wrong) or str(error) or "it ended without a word", remedy)
+        said = str(error) or "it ended without a word"
     seconds = time.monotonic() - began
-    process.stdin_closed()
-    await process.finish()
-    if not (answer.transport_ok and answer.application_ok):
-        return _fail("handshake", answer.error or "a ping was answered with an error", "")
+    wrong = await process.finish()
+    if said:
+        module = _MISSING.search(wrong)
+        remedy = f"Add what has {module[1]} to the requirements." if module else ""
+        return _fail("handshake", f"{said}\n{_last(wrong)}".strip(), remedy)
     detail = f"{script.name} answered a ping within {seconds:.1f} s"
     if seconds > _SHORTEST_WAIT:
         return Check(
@@ -191,13 +187,10 @@ class _Worker:
             raise ProtocolError(f"a frame of {length} bytes: this is text, not a frame")
         return await source.readexactly(length)
 
-    def stdin_closed(self) -> None:
-        """The pool has gone."""
+    async def finish(self) -> str:
+        """Its standard error, once it has ended; it is ended where it stays at the end of its input."""
         if self._process.stdin is not None:
             self._process.stdin.close()
-
-    async def finish(self) -> str:
-        """Its standard error, once it has ended; it is ended where it stays."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._process.wait(), _SHORTEST_WAIT)
         with contextlib.suppress(ProcessLookupError):

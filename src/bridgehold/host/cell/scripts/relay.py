@@ -16,6 +16,7 @@ from bridgehold.audit.arguments import left_in, split_in_turns
 from bridgehold.bridges.legacy.bodies import Format, is_odd
 from bridgehold.bridges.legacy.frames import Splitter, pack
 from bridgehold.bridges.legacy.messages import Answer, read_answer, read_exit
+from bridgehold.bridges.legacy.splice import with_other
 from bridgehold.errors import (
     BridgeholdError,
     BudgetError,
@@ -29,14 +30,16 @@ from bridgehold.errors import (
     UsageError,
 )
 from bridgehold.host.cell.commands import refusals
+from bridgehold.host.cell.commands.inline_keys import KeyKeeper
 from bridgehold.host.cell.scripts.ledger import Ledger, Pending
-from bridgehold.host.cell.scripts.rules import PLAIN, DecidedCommand, decide_frame, decide_plain
+from bridgehold.host.cell.scripts.rules import PLAIN, DecidedCommand, decide_frame, decide_plain, key_refused
 from bridgehold.host.cell.sessions.session import Session
 from bridgehold.host.cell.workers.pipes import PlainBytes
-from bridgehold.host.front.boots import Script
+from bridgehold.host.front.boots import SCRIPT_PLACEHOLDER, Script
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.shares.buckets import CommandRates
 from bridgehold.host.shares.logs import Stream
+from bridgehold.ids import new_command_id
 from bridgehold.policies.model import MIB, Grant
 from bridgehold.policies.units import format_ms
 from bridgehold.protocol.frames import INPUT_CLOSED
@@ -71,6 +74,7 @@ class Relay:
         ledger: Ledger,
         rules: Rules,
         rates: CommandRates,
+        keys: KeyKeeper,
         emit: Emit,
         may_read: bool,
     ) -> None:
@@ -84,6 +88,7 @@ class Relay:
         self._ledger = ledger
         self._rules = rules
         self._rates = rates
+        self._keys = keys
         self._emit = emit
         self._may_read = may_read
         self._grant = session.order.grant
@@ -151,7 +156,7 @@ class Relay:
                 )
             decided = await decide_frame(data, self._grant, self._formats)
             if decided is not None:
-                await self._admit(decided, fault, principal)
+                data = await self._admit(decided, fault, principal, data)
             elif self._negotiated:
                 raise UsageError("the format was negotiated already")
             else:
@@ -224,8 +229,13 @@ class Relay:
         refusal = refusals.ungranted(fault, self.session.key.bridge, operation)
         return await self._ledger.refuse(operation, kept, *refusal)
 
-    async def _admit(self, decided: DecidedCommand, fault: Fault | None, principal: Principal) -> None:
-        """The word of policy and scope, the durable intent, and the place in the table, in this order."""
+    async def _admit(
+        self, decided: DecidedCommand, fault: Fault | None, principal: Principal, data: bytes
+    ) -> bytes:
+        """The word of policy and scope, the durable intent, and the place in the table, in this order.
+
+        What goes on of `data`: all of it, but for keys that the policy says to capture.
+        """
         identity, operation, kept = decided.request.id, decided.request.command, decided.arguments.kept
         if self.session.draining:
             raise self.session.refusal()
@@ -241,9 +251,29 @@ class Relay:
         if not principal.may_run(bridge, f"{bridge}:{operation}"):
             raise await self._refuse_out_of_scope(operation, kept, principal)
         await self._demand_rate(operation, kept)
-        rule = decided.decision.rule
-        self._put(identity, await self._ledger.intend(self._grant, operation, decided.arguments, rule))
+        rule, command = decided.decision.rule, new_command_id()
+        arguments = decided.arguments
+        if arguments.keys and self._grant.inline_keys == "capture":
+            data = await self._capture(decided, command, data)
+        self._put(identity, await self._ledger.intend(self._grant, operation, arguments, rule, command))
         self.session.commands += 1
+        return data
+
+    async def _capture(self, decided: DecidedCommand, command: str, data: bytes) -> bytes:
+        """`data` with the placeholder for each key, which is the session's secret from now on."""
+        arguments, principal = decided.arguments, self._ledger.principal.name
+        values = tuple({value for _, value in arguments.keys})
+        without = await asyncio.to_thread(with_other, data, values, SCRIPT_PLACEHOLDER)
+        why = "it can't be replaced as it is written there"
+        if without is not None:
+            try:
+                await self._keys.capture(self.session, arguments, command=command, principal=principal)
+            except DeniedError as error:
+                why = error.message
+            else:
+                return without
+        refused = key_refused(arguments, self._grant, why)
+        raise await self._ledger.refuse(decided.request.command, arguments.kept, refused, DeniedError)
 
     def _on_body(self, body: bytes) -> None:
         """One frame of the script's. Raises `ProtocolError`: its pipe is not read on then."""
