@@ -318,29 +318,74 @@ def test_the_folder_of_scripts_is_read_only_and_the_only_one(
     assert peer.end() == (13, b"")
 
 
-def test_ids_in_flight_are_answered_when_the_script_dies(host: Stage, start: Start) -> None:
+def test_what_a_worker_died_of_is_told_to_who_writes_to_it(host: Stage, start: Start) -> None:
+    """Its frames are taken no more: each that waits, and the one that is being written, has the reason."""
+    peer = start()
+    peer.handshake()
+    peer.send(1, "eat", {"seconds": 0.3})
+    for identity in (2, 3, 4):  # more than the script's own pipe holds
+        peer.send(identity, "echo", {"t": "x" * 50_000})
+    answers = [peer.receive() for _ in range(4)]
+    assert {answer["id"] for answer in answers} == {1, 2, 3, 4}
+    assert all(answer["error"].startswith("memory: ") for answer in answers), answers
+    status, _ = peer.end()
+    assert (status, "memory: " in peer.stderr) == (31, True)
+
+
+@pytest.mark.parametrize(
+    ("longer", "which"), [("request", "limits.response"), ("response", "limits.request")]
+)
+def test_a_frame_that_is_too_long_says_which_of_the_two_limits(
+    host: Stage, start: Start, request: pytest.FixtureRequest, longer: str, which: str
+) -> None:
+    policy = host.layout.policies / f"{PROFILES[request.node.callspec.params['start']]}.toml"
+    before = policy.read_text()
+    policy.write_text(before.replace(f'{longer} = "1MiB"', f'{longer} = "4MiB"'))
+    try:
+        peer = start()
+        peer.handshake()
+        error = peer.ask(1, "echo", {"t": "x" * 2_000_000})["error"]
+        assert "20000" in error
+        assert which in error
+        assert error.startswith("protocol: " if longer == "request" else "limit: ")
+    finally:
+        policy.write_text(before)
+
+
+@pytest.mark.parametrize(
+    ("how", "status"), [({"status": 9}, 9), ({"signal": signal.SIGSEGV}, 128 + signal.SIGSEGV)]
+)
+def test_ids_in_flight_are_answered_when_the_script_dies_and_its_status_is_known(
+    host: Stage, start: Start, how: dict[str, int], status: int
+) -> None:
     peer = start()
     peer.handshake()
     session = session_of(host)
     peer.send(1, "sleep", {"seconds": 0.3})
-    peer.send(2, "die", {"status": 9})
+    peer.send(2, "die", how)
     peer.send(3, "echo")
     answers = {answer["id"]: answer for answer in (peer.receive(), peer.receive(), peer.receive())}
     assert answers[1]["success"] is True
     assert answers[2]["error"].startswith("crash: ")
     assert answers[3]["success"] is False
-    status, rest = peer.end()
-    forked = "not known" in peer.stderr  # nobody outside can wait for a process that a zygote forked
-    assert (status, rest) == ((1 if forked else 9), b"")
+    assert peer.end() == (status, b"")
     outcomes = commands(host, session)["outcome"]
     assert [outcome["code"] for outcome in outcomes if not outcome["transport_ok"]] == ["crash", "crash"]
 
 
-def test_a_command_past_its_deadline_ends_the_session(host: Stage, start: Start) -> None:
-    peer = start()
-    peer.handshake()
-    peer.send(1, "sleep", {"seconds": 60})
-    answer = peer.receive(15)
+def test_a_command_past_its_deadline_ends_the_session_and_a_slow_import_does_not(
+    host: Stage, start: Start, request: pytest.FixtureRequest
+) -> None:
+    policy = host.layout.policies / f"{PROFILES[request.node.callspec.params['start']]}.toml"
+    before = policy.read_text()
+    policy.write_text(before.replace('command = "6s"', 'command = "600ms"'))
+    try:
+        peer = start(*POOL, "--start-seconds", "1.2")
+        peer.handshake()  # against `startup`
+        peer.send(1, "sleep", {"seconds": 60})
+        answer = peer.receive(15)
+    finally:
+        policy.write_text(before)
     assert answer["error"].startswith("timeout: ")
     assert peer.end() == (30, b"")
 

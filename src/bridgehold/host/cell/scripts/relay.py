@@ -22,6 +22,7 @@ from bridgehold.errors import (
     BudgetError,
     BusyError,
     CommandTimeoutError,
+    CrashError,
     DeniedError,
     LimitError,
     NotFoundError,
@@ -53,6 +54,11 @@ _MOST_UNREAD = 4 * MIB
 _LOOK_SECONDS = 0.05
 _LAST_WORDS = 16_384
 _WITHHELD = b"bridgehold: the script's standard error is in its log, which you may not read\n"
+_OF_A_RESPONSE = (
+    "`limits.response` of the policy bounds what a script answers, `limits.request` what it is sent"
+)
+_ENDING_SECONDS = 10.0
+"""Until it is known why a worker has ended that takes no more bytes."""
 _ODD_COST = 8
 """What is hard to read counts as so many more bytes: all sessions share the loop that reads it."""
 
@@ -96,6 +102,8 @@ class Relay:
         self._pending: dict[int | str | None, Pending] = {}
         self._negotiated = False
         self._leaving = False
+        self._began = 0.0
+        """When the script was let run, by the monotonic clock."""
         self._spoke = False
         """Whether the script ever wrote a frame."""
         self.exit_status = -1
@@ -111,10 +119,11 @@ class Relay:
 
         `principal`: who opened it.
         """
-        worker = self.session.worker
+        worker, self._began = self.session.worker, time.monotonic()
         fault = await self._look_up_rules()
         if self._protocol:  # without rules each of its commands is refused
-            worker.relay(Splitter(self._grant.limits.response_bytes), self._on_body, self._full)
+            bound = Splitter(self._grant.limits.response_bytes, _OF_A_RESPONSE)
+            worker.relay(bound, self._on_body, self._full)
         else:
             decision, told = decide_plain(script, self._grant)
             if fault is not None:
@@ -145,14 +154,14 @@ class Relay:
                     raise await self._refuse_out_of_scope(PLAIN, {}, principal)
                 await self._wait_for_ceiling()
                 self._charge(data)
-                await self.session.worker.send_raw(data)
+                await self._deliver(data)
                 return
             fault = await self._look_up_rules()
             most = self._grant.limits.request_bytes
             if len(data) > most:
                 raise LimitError(
                     f"the request has {len(data)} bytes; {most} are allowed",
-                    hint="Raise `limits.request` in the policy.",
+                    hint="Raise `limits.request` in the policy; `limits.response` bounds what is answered.",
                 )
             decided = await decide_frame(data, self._grant, self._formats)
             if decided is not None:
@@ -162,7 +171,19 @@ class Relay:
             else:
                 self._negotiated = True
             self._charge(data)
-            await self.session.worker.send_raw(pack(data))
+            await self._deliver(pack(data))
+
+    async def _deliver(self, data: bytes) -> None:
+        """To the script. Raises why its worker ended, where that is why it takes no more."""
+        try:
+            await self.session.worker.send_raw(data)
+        except CrashError as error:
+            try:
+                async with asyncio.timeout(_ENDING_SECONDS):
+                    ending = await self.session.wait_ended()
+            except TimeoutError:
+                raise error from None
+            raise ending from None
 
     def say_last_words(self) -> None:
         """What a script printed that ended without a frame (its help, its traceback) is its caller's, too.
@@ -331,6 +352,9 @@ class Relay:
         self.session.serve(oldest.plan.command if oldest is not None else "")
         if oldest is not None:
             deadline_ms = oldest.plan.deadline_ms
+            if self._protocol and not self._spoke:  # its imports are its start's time, not a command's
+                passed_ms = int((time.monotonic() - self._began) * 1000)
+                deadline_ms = max(deadline_ms, self._grant.limits.startup_ms - passed_ms)
             self._timer = asyncio.get_running_loop().call_later(deadline_ms / 1000, self._late, deadline_ms)
 
     def _late(self, deadline_ms: int) -> None:
