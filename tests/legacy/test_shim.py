@@ -611,7 +611,13 @@ def test_nobody_else_can_talk_to_a_script(host: Stage, start: Start) -> None:
     assert peer.ask(1, "echo", {"x": 1})["result"] == {"x": 1}
 
 
-def test_python_tells_its_version(python: Callable[..., subprocess.CompletedProcess[bytes]]) -> None:
+def test_python_tells_its_version_and_leaves_standard_input_alone(
+    host: Stage, tmp_path: Path, python: Callable[..., subprocess.CompletedProcess[bytes]]
+) -> None:
+    program = make_shim(host, tmp_path / "venv", "mine")
+    typed = f"{program} --version\necho the next line\n".encode()
+    shell = subprocess.run(["sh"], input=typed, capture_output=True, timeout=60, check=True)
+    assert shell.stdout.splitlines()[1:] == [b"the next line"]
     for option in ("--version", "-V"):
         done = python(option)
         assert (done.returncode, done.stderr) == (0, b"")

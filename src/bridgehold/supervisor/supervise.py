@@ -90,7 +90,7 @@ def run(
     config = load_config(layout.config_file)
     prepare_folders(layout, config)
     if os.getuid() == 0:
-        open_view(plans.needed_paths(layout))
+        open_view(plans.needed_paths(layout, config))
     signal.signal(LEAVE, signal.SIG_IGN)  # until the HTTP face has its own answer to it
     slices.shorten(reset_on_fork=False)  # for all of them; the launcher keeps it from the sandboxes
     with held_lock(layout, given.lock, private=lifeline >= 0) as lock:

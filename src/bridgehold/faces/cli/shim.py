@@ -110,6 +110,7 @@ def _set_up(
     from bridgehold.faces.legacy import setup
     from bridgehold.faces.legacy.folder import check_folder, write_shim
     from bridgehold.faces.progress import waiting
+    from bridgehold.supervisor.plans import hidden
 
     layout = default_layout()
     check_folder(folder)
@@ -132,7 +133,12 @@ def _set_up(
     running = asyncio.run(setup.tell(layout))
     built = asyncio.run(build_environment(profile.name, tenant))
     program = write_shim(folder, _file_of(profile.name, tenant, layout))
-    shown = _granted(profile, tenant, packages, keys, running=running)
+    unseen = hidden(layout, config, found) if running else ()
+    host = "told, and goes on" if running else "none runs: start it with `bridgehold serve`"
+    if unseen:
+        beside = f"{', '.join(unseen)}, below a folder that is closed to others"
+        host = f"told; it sees {beside}, after `bridgehold restart`"
+    shown = _granted(profile, tenant, packages, keys, host)
     if json_output:
         from bridgehold.faces.render import print_json
 
@@ -143,9 +149,7 @@ def _set_up(
     _print(program, shown, _lines(folder))
 
 
-def _granted(
-    profile: Profile, tenant: str, packages: int, keys: frozenset[str], *, running: bool
-) -> dict[str, str]:
+def _granted(profile: Profile, tenant: str, packages: int, keys: frozenset[str], host: str) -> dict[str, str]:
     from bridgehold.faces.legacy.families import frame_bytes
     from bridgehold.policies.units import format_size
 
@@ -156,17 +160,17 @@ def _granted(
         key = "its key is put in by the gateway" if one.secret in keys else f"no key yet: {set_it}"
         return f"{one.name} (inference alone; {key})"
 
+    held = f"{packages} locked" + (f"; {', '.join(profile.modules)} warm" if profile.modules else "")
     weak = [f"private_network: {one.name} is at {one.private}" for one in profile.providers if one.private]
     return {
         "bridge and policy": f"{profile.name}, for {tenant}",
         "scripts": ", ".join(profile.roots),
-        "packages": f"{packages} locked"
-        + (f"; {', '.join(profile.modules)} warm" if profile.modules else ""),
+        "packages": held if profile.requirements else "none: the standard library alone",
         "providers": ", ".join(map(said, profile.providers)) or "none",
         "workers": f"{profile.workers} at once, {format_size(profile.memory_bytes)} each, by {profile.start}",
         "frames": f"up to {format_size(frame_bytes())} each way",
         "weakenings": ", ".join(weak) or "none",
-        "host": "told, and goes on" if running else "none runs: start it with `bridgehold serve`",
+        "host": host,
     }
 
 

@@ -101,6 +101,9 @@ def _is_grpc(path: Path) -> bool:
 
 async def _interpreter(folder: Path) -> Check:
     status, said, wrong = await _python(folder, "--version")
+    if status and "can't bind" in wrong:
+        remedy = "bridgehold restart, where a folder of scripts lies below one that is closed to others."
+        return _fail("interpreter", _last(wrong), remedy)
     if status:
         return _fail(
             "interpreter", _last(wrong) or f"exit status {status}", "Make it anew: bridgehold shim DIR …"
