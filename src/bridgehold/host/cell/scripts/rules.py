@@ -14,7 +14,7 @@ import msgspec
 
 from bridgehold.audit.arguments import Arguments, shown, split_in_turns
 from bridgehold.bridges.legacy.bodies import FORMATS, Format
-from bridgehold.bridges.legacy.messages import Negotiation, Request, read_request
+from bridgehold.bridges.legacy.messages import Negotiation, Request, request_steps
 from bridgehold.bridges.manifest import Foreign
 from bridgehold.errors import ConfigError, DeniedError, UsageError
 from bridgehold.host.front.boots import SCRIPT_PLACEHOLDER, Script
@@ -22,6 +22,7 @@ from bridgehold.ids import is_operation
 from bridgehold.policies.decide import decide_operation
 from bridgehold.policies.model import Decision, Grant
 from bridgehold.sandbox.spec import script_places
+from bridgehold.steps import in_turns
 
 Kind = Literal["script", "code", "module", "stdin"]
 PLAIN = "python"
@@ -49,7 +50,7 @@ async def decide_frame(body: bytes, grant: Grant, formats: tuple[Format, ...]) -
     Raises `ProtocolError` where it is no frame, `UsageError` where it is in another format. The loop goes
     on with its other work meanwhile.
     """
-    request = read_request(body)
+    request = await in_turns(request_steps(body))
     if isinstance(request, Negotiation):
         return None
     if request.format not in formats:
