@@ -61,6 +61,7 @@ class Scene:
             client, "python:execute", {"code": "def f():\n    raise ValueError('no ' * 60)\nf()"}
         )
         self.denied = self._event(client, "python:reset", {})
+        self.written = layout.state / "report.html"
         self.artifact = client.put(b"x" * 5_000, name="a file.txt").digest
 
     @staticmethod
@@ -147,6 +148,7 @@ SHOWN: list[tuple[tuple[str, ...], list[str]]] = [
     (("audit", "query", "kind = command and framework = python"), ["command.refused", "command.outcome"]),
     (("audit", "query", "tennant = acme"), ["'tennant'"]),
     (("audit", "verify"), []),
+    (("audit", "report", "--output", "{written}"), []),
     (("usage",), ["python", "local"]),
     (("why", "{failed}"), ["command.outcome", "{failed}"]),
     (("why", "{denied}"), ["{denied}", "operations.deny[0]"]),

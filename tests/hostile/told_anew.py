@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bridgehold import BridgeholdError
+from bridgehold import BridgeholdError, SyncClient
 from bridgehold.bridges.kit.provider import Provider, fingerprint
 from bridgehold.client.sync import SyncSession
+from bridgehold.errors import NotFoundError
 from bridgehold.keeper.admin import SecretAdmin
 from hostile.served import running
 from hostile.stage import MANIFEST, POLICY, Stage
@@ -132,3 +133,16 @@ def a_folder_of_scripts_comes_and_goes(host: Stage, tenant: str, folder: Path) -
     reload(host, before)
     with pytest.raises(BridgeholdError, match="whose scripts are nowhere"):
         run()
+
+
+def a_slip_of_a_program_opens_nothing(host: Stage) -> None:
+    """Of an operator's: any other name is a tenant without a file."""
+    (host.layout.tenants / "slipping.toml").write_text("[tenant]\n")
+    with SyncClient.connect(host.layout.socket) as client:
+        for wrong in ("sliping", "slippping", "slippign"):
+            with pytest.raises(NotFoundError, match=r"there is no tenant .* \(nearest: 'slipping'\)"):
+                client.session("python", tenant=wrong).__enter__()
+        for fine in ("slipping", "slipping2", "unheard-of"):
+            with client.session("python", tenant=fine) as session:
+                assert session.run("execute", {"code": "6 * 7"})["value"] == 42
+        assert not {"sliping", "slippping", "slippign"} & {one.tenant for one in client.sessions()}

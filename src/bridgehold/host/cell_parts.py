@@ -21,6 +21,7 @@ from bridgehold.config.settings import Settings
 from bridgehold.errors import BridgeholdError
 from bridgehold.hardening import open_descriptors
 from bridgehold.host.cell.artifact_methods import Artifacts, inside_tools
+from bridgehold.host.cell.bench import CellBench
 from bridgehold.host.cell.commands.dispatch import Dispatch, OrderMaker
 from bridgehold.host.cell.commands.inline_keys import KeyKeeper
 from bridgehold.host.cell.commands.recovery import Recovery
@@ -29,6 +30,7 @@ from bridgehold.host.cell.gateway.opener import GatewayOpener
 from bridgehold.host.cell.gateway.values import Attribution
 from bridgehold.host.cell.methods import Methods
 from bridgehold.host.cell.scripts.user_scripts import UserScripts
+from bridgehold.host.cell.sessions.session import SessionKey
 from bridgehold.host.cell.sessions.sessions import Sessions
 from bridgehold.host.cell.store.artifacts import ArtifactStore, SerialChanges
 from bridgehold.host.cell.store.downloads import Downloads
@@ -40,6 +42,7 @@ from bridgehold.host.cell.workers.forks import ForkStart
 from bridgehold.host.cell.workers.live import Services
 from bridgehold.host.cell.workers.pipes import FrameBudget
 from bridgehold.host.cell.workers.pool import WarmPool
+from bridgehold.host.cell.workers.trial import Trial
 from bridgehold.host.cell.workers.zygotes import Zygotes
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.redaction import Redaction
@@ -51,6 +54,7 @@ from bridgehold.host.shares.handed_files import HandedBridges, HandedFiles
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.openings import Openings
 from bridgehold.host.shares.refusals import Refusals
+from bridgehold.host.shares.session_ends import SessionEnd
 from bridgehold.host.shares.spending import prices_of
 from bridgehold.host.shares.tool_starts import as_child, by_front
 from bridgehold.host.startup import FileChange
@@ -132,6 +136,7 @@ class CellParts(msgspec.Struct, frozen=True, kw_only=True):
     unified: Unified
     artifacts: Artifacts
     refusals: Refusals
+    bench: CellBench
 
     def table(self) -> dict[str, Method]:
         """The methods that it answers, by name."""
@@ -193,12 +198,13 @@ def join_cell(
     make_order: OrderMaker,
     budgets: Budgets,
     over: Callable[[str], None] = lambda _session: None,
-    opened: Callable[[str, str], None] = lambda _session, _name: None,
+    opened: Callable[[str, SessionKey], None] = lambda _session, _key: None,
+    tell_end: Callable[[SessionEnd], Awaitable[None]] | None = None,
     account: str = "",
 ) -> CellParts:
     """Join the parts; nothing is started yet.
 
-    `over` and `opened`: as `Sessions`'. `account`: as `Refusals`'.
+    `over`, `opened` and `tell_end`: as `Sessions`'. `account`: as `Refusals`'.
     """
     config, peers, settings = ground.config, ground.peers, shared.settings
     store = ArtifactStore(
@@ -240,6 +246,7 @@ def join_cell(
         on_degraded=ground.degraded,
         over=over,
         opened=opened,
+        tell_end=tell_end,
     )
     refusals = Refusals(peers.journal, shared.metrics, account)
     artifacts = Artifacts(store, peers.journal, settings, changes)
@@ -304,6 +311,9 @@ def join_cell(
         unified=Unified(dispatch, shared.registry, resources, sessions.why_missing),
         artifacts=artifacts,
         refusals=refusals,
+        bench=CellBench(
+            artifacts, Trial(services, ForkStart(services, zygotes), peers.journal), sessions, zygotes, pool
+        ),
     )
 
 

@@ -124,6 +124,7 @@ def zygote_spec(worker: SandboxSpec, resources: Resources) -> SandboxSpec:
         argv=(*worker.argv[:-1], f"{INNER}/zygote.py"),
         environment=tuple(sorted(environment.items())),
         resources=resources,
+        callback_port=0,  # each fork's own
         two_outputs=False,
     )
 

@@ -23,9 +23,10 @@ from bridgehold.audit.events import CellEnded, CellStarted
 from bridgehold.errors import BridgeholdError, BusyError, CellEndedError, UsageError
 from bridgehold.host.front.cell import Cell, facts_of
 from bridgehold.host.front.directory import Directory
+from bridgehold.host.front.ends import Ends
 from bridgehold.host.front.environments import LISTENER
 from bridgehold.host.front.opens import House, Opens
-from bridgehold.host.front.orders import Orders
+from bridgehold.host.front.orders import Orders, ordered
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.shares import cell_wire
 from bridgehold.host.shares.cordons import Cordons
@@ -33,6 +34,7 @@ from bridgehold.host.shares.link import Bounds, Link, Waiting, decoded
 from bridgehold.host.shares.memory import in_memory
 from bridgehold.host.shares.observe import counted, merged, sound
 from bridgehold.host.shares.places import Places
+from bridgehold.host.shares.session_ends import SessionEnd
 from bridgehold.host.shares.spending import Used
 from bridgehold.host.startup import MOST_CELLS
 from bridgehold.host.template import Template
@@ -91,6 +93,7 @@ class Cells:
         self._zygote_bytes = zygote_bytes
         self._house = house
         self.directory = Directory()
+        self.ends = Ends()
         self._cells: dict[str, Cell] = {}
         self._leaving: dict[str, Cell] = {}
         """Those that nobody is led to any more, and that have not ended."""
@@ -108,6 +111,10 @@ class Cells:
     def living(self, may_act_for: Callable[[str], bool] = lambda _: True) -> list[Cell]:
         """Those that run, of tenants that the caller may act for."""
         return [cell for tenant, cell in self._cells.items() if may_act_for(tenant)]
+
+    def uses(self, environment: str) -> bool:
+        """Whether a cell that runs was ordered something in it."""
+        return any(environment in one.environments for one in (*self.living(), *self._leaving.values()))
 
     def now(self, tenant: str) -> Cell | None:
         """The tenant's cell, where it runs."""
@@ -189,8 +196,21 @@ class Cells:
         """What it could start for `bridges` it can't any more, until the next order."""
         for bridge in tuple(bridges):
             cell.bridges.discard(bridge)
-            with contextlib.suppress(BridgeholdError):
-                await self._intakes.launcher.allow(cell.name, bridge, cell.tenant, ())
+            cell.ways.pop(bridge, None)
+            await self._allow_as_told(cell, bridge)
+
+    def allow_soon(self, cell: Cell, bridge: str) -> None:
+        """As `allow`, for who doesn't wait."""
+        self._spawn(self._allow_as_told(cell, bridge))
+
+    async def _allow_as_told(self, cell: Cell, bridge: str) -> None:
+        with contextlib.suppress(BridgeholdError):  # it is gone, and its channel with it
+            await self.allow(cell, bridge)
+
+    async def allow(self, cell: Cell, bridge: str) -> None:
+        """Tell the launcher what the cell may start for `bridge` now."""
+        ways = (*cell.ways.get(bridge, ()), *cell.tried.get(bridge, ()))
+        await self._intakes.launcher.allow(cell.name, bridge, cell.tenant, ways)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -304,7 +324,7 @@ class Cells:
                 given.callback(os.close, namespace)
             await hand_in(self._intakes.keeper, tenant, keeper_end)
             await hand_in(self._intakes.journal, tenant, journal_end)
-            config = msgspec.structs.replace(config, uid=uid)
+            config = msgspec.structs.replace(config, uid=uid, ended=self.ends.of(tenant))
             ends = [in_memory(msgspec.json.encode(config)), *(end.detach() for end in kept)]
             ends += [namespace] if namespace >= 0 else []
             given.pop_all()
@@ -375,6 +395,7 @@ class Cells:
             if table.get(cell.tenant) is cell:
                 del table[cell.tenant]
         self.places.clear(cell.tenant, cell.name)
+        self.ends.lost(cell.tenant, cell.reason)
         past = merged([self.past, counted(cell.metrics)])
         self.past = past if len(past) <= _LONGEST_PAST else self.past
         young = not cell.reason and time.monotonic() - cell.begun < _YOUNG_SECONDS
@@ -391,6 +412,7 @@ class Cells:
             case "opened":
                 opened = decoded(body, cell_wire.SessionOpened)
                 self.directory.add(cell.tenant, opened.session, opened.name)
+                self.ends.opened(cell.tenant, opened)
             case "over":
                 self.places.give_back(cell.tenant, cell.name, decoded(body, cell_wire.SessionOver).session)
             case "used":
@@ -408,6 +430,8 @@ class Cells:
             case "order":
                 async with cell.orders:
                     return await self._order(cell, decoded(body, cell_wire.AskOrder), told)
+            case "ended":
+                self.ends.add(cell.tenant, decoded(body, SessionEnd))
             case "granted":
                 async with cell.orders:
                     await self._orders.grant(cell.tenant, decoded(body, cell_wire.Granted).bridge)
@@ -431,21 +455,14 @@ class Cells:
             order = await self._orders.make(tenant, ask.bridge, ask.session, ask.session_name, asks)
             ways = starts_of(order.spec, self._zygote_bytes())
             cell.bridges.add(ask.bridge)
-            await self._intakes.launcher.allow(cell.name, ask.bridge, tenant, ways)
+            cell.ways[ask.bridge] = ways
+            cell.environments.add(order.environment_digest)
+            await self.allow(cell, ask.bridge)
         except BaseException:
             self.places.give_back(tenant, cell.name, ask.session)
             self._spawn(self._withdraw(cell, cell.bridges & {ask.bridge}))
             raise
-        return cell_wire.Ordered(
-            manifest=order.manifest.digest,
-            grant=order.grant,
-            spec=order.spec,
-            environment=order.environment_digest,
-            folder=str(order.bridge_folder),
-            weights=order.weights,
-            shapes=order.shapes,
-            env_secrets=order.env_secrets,
-        )
+        return ordered(order)
 
 
 async def _in_time(ended: asyncio.Event) -> None:

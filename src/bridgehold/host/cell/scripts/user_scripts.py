@@ -8,6 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from bridgehold.audit.client import JournalClient
+from bridgehold.bridges.legacy.rpc_start import passing
 from bridgehold.config.machine import real_folders
 from bridgehold.config.settings import Settings
 from bridgehold.errors import UsageError
@@ -15,11 +16,12 @@ from bridgehold.host.cell.commands.dispatch import OrderMaker
 from bridgehold.host.cell.commands.inline_keys import KeyKeeper
 from bridgehold.host.cell.scripts.ledger import Ledger
 from bridgehold.host.cell.scripts.relay import Relay
+from bridgehold.host.cell.scripts.rpc_relay import RpcRelay
 from bridgehold.host.cell.scripts.rules import formats_of, script_inside
 from bridgehold.host.cell.sessions.bound import bound_session
 from bridgehold.host.cell.sessions.session import Session, SessionKey
 from bridgehold.host.cell.sessions.sessions import Sessions
-from bridgehold.host.front.boots import Script, StartOrder
+from bridgehold.host.front.boots import GATEWAY_PORT, Script, StartOrder
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.shares.buckets import CommandRates
@@ -27,7 +29,7 @@ from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.ids import parse_name, random_id
 from bridgehold.policies.model import Grant
-from bridgehold.protocol.frames import OpenScriptParams, ScriptEofParams, ScriptSendParams
+from bridgehold.protocol.frames import OpenScriptParams, ScriptEofParams, ScriptSendParams, ScriptWireParams
 from bridgehold.protocol.values import Principal
 
 
@@ -56,7 +58,7 @@ class UserScripts:
         self._metrics = metrics
         self._refusals = refusals
         self._on_degraded = on_degraded
-        self._relays: dict[str, Relay] = {}
+        self._relays: dict[str, Relay | RpcRelay] = {}
         self._rates = rates
         self._keys = keys
 
@@ -77,6 +79,12 @@ class UserScripts:
             scripts=await self._folders(bridge),
             bridge=bridge,
         )
+        if params.callback:
+            script = msgspec.structs.replace(
+                script,
+                callback=_checked(params.callback),
+                environment=tuple(passing(params.environment).items()),
+            )
         key = SessionKey(parse_name(params.tenant, "tenant"), bridge, random_id("n", 10))
 
         async def rules() -> Grant:
@@ -87,19 +95,31 @@ class UserScripts:
             session = await self._sessions.get_or_open(
                 key, lambda name: self._order(key, name, script, principal.name), principal.name
             )
-            relay = Relay(
-                session,
-                formats=formats_of(manifest.foreign),
-                protocol=script.protocol,
-                ledger=Ledger(
-                    session, principal, self._journal, self._metrics, self._refusals, self._on_degraded
-                ),
-                rules=rules,
-                rates=self._rates,
-                keys=self._keys,
-                emit=emit,
-                may_read=principal.may_read,
+            ledger = Ledger(
+                session, principal, self._journal, self._metrics, self._refusals, self._on_degraded
             )
+            relay: Relay | RpcRelay
+            if script.callback:
+                relay = RpcRelay(
+                    session,
+                    ledger=ledger,
+                    rules=rules,
+                    rates=self._rates,
+                    emit=emit,
+                    may_read=principal.may_read,
+                )
+            else:
+                relay = Relay(
+                    session,
+                    formats=formats_of(manifest.foreign),
+                    protocol=script.protocol,
+                    ledger=ledger,
+                    rules=rules,
+                    rates=self._rates,
+                    keys=self._keys,
+                    emit=emit,
+                    may_read=principal.may_read,
+                )
             self._relays[session.id] = relay
             return session
 
@@ -131,6 +151,14 @@ class UserScripts:
         await self._relay(principal, params.session).send(params.data, principal)
         return {}
 
+    async def wire(self, principal: Principal, params: ScriptWireParams) -> object:
+        """Bytes of a gRPC worker's caller. Raises as `send`; `UsageError` for a script that has none."""
+        relay = self._relay(principal, params.session)
+        if not isinstance(relay, RpcRelay):
+            raise UsageError("this script has no connections")
+        await relay.wire(params.conn, params.data, principal, end=params.end)
+        return {}
+
     async def end_input(self, principal: Principal, params: ScriptEofParams) -> object:
         """The end of the script's standard input. Raises as `send`."""
         self._relay(principal, params.session).finish_input()
@@ -138,11 +166,22 @@ class UserScripts:
 
     async def _order(self, key: SessionKey, session: str, script: Script, principal: str) -> StartOrder:
         order = await self._make_order(key.tenant, key.bridge, session, key.name, principal)
-        return msgspec.structs.replace(order, script=script)
+        spec = msgspec.structs.replace(order.spec, callback_port=script.callback)
+        return msgspec.structs.replace(order, script=script, spec=spec)
 
-    def _relay(self, principal: Principal, session: str) -> Relay:
+    def _relay(self, principal: Principal, session: str) -> Relay | RpcRelay:
         relay = self._relays.get(session)
         if relay is None or not principal.may_act_for(relay.session.key.tenant):
             raise self._sessions.why_missing(principal.may_act_for, session)
         principal.demand_bridge(relay.session.key.bridge)
         return relay
+
+
+def _checked(port: int) -> int:
+    """Raises `UsageError`: the sandbox has one loopback, on which the gateway listens too."""
+    if not 1024 <= port <= 65535 or port == GATEWAY_PORT:
+        raise UsageError(
+            f"a worker can't call back at port {port} in a sandbox",
+            hint=f"Give its starter a port from 1024 to 65535 other than {GATEWAY_PORT}.",
+        )
+    return port
