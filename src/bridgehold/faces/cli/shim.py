@@ -232,13 +232,14 @@ def _file_of(profile: str, tenant: str, layout: Layout) -> Any:
 
 
 def _check(folder: Path, script: str, *, json_output: bool) -> None:
+    from bridgehold.faces.cli.policy_check import layout_registry
     from bridgehold.faces.layout import Column
     from bridgehold.faces.legacy.trial import trial
     from bridgehold.faces.progress import waiting
     from bridgehold.faces.render import STATUS_STYLE, print_json, table
 
     with waiting("starting a worker as a pool would"):
-        found = asyncio.run(trial(folder.absolute(), script))
+        found = asyncio.run(trial(folder.absolute(), script, layout_registry))
     if json_output:
         print_json(found)
     else:

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bridgehold import reads
@@ -23,11 +23,11 @@ from bridgehold.config.load import load_config
 from bridgehold.config.machine import real_folders
 from bridgehold.errors import BridgeholdError, ProtocolError, UsageError
 from bridgehold.faces.authoring.scripts import imports_of
-from bridgehold.faces.cli.policy_check import layout_registry
 from bridgehold.faces.legacy import setup
 from bridgehold.faces.legacy.families import FAMILIES, SERVED
 from bridgehold.faces.legacy.python import SHIM_FILE, read_shim_file
 from bridgehold.faces.legacy.values import ShimFile
+from bridgehold.host.front.registry import Registry
 from bridgehold.sandbox.doctor.model import Check
 
 _SHORTEST_WAIT = 10.0
@@ -46,8 +46,11 @@ _LOOK = (
 )
 
 
-async def trial(folder: Path, script: str = "") -> list[Check]:
-    """What was seen, in the order in which a worker meets it. Raises `ConfigError` for what is no shim."""
+async def trial(folder: Path, script: str, registry_of: Callable[[Layout], Registry]) -> list[Check]:
+    """What was seen, in the order in which a worker meets it. Raises `ConfigError` for what is no shim.
+
+    `registry_of` reads the policies of the shim's host.
+    """
     given = read_shim_file(folder / SHIM_FILE)
     layout = Layout(config=Path(given.config), state=Path(given.state), run=Path(given.run))
     found = [await _interpreter(folder)]
@@ -68,7 +71,7 @@ async def trial(folder: Path, script: str = "") -> list[Check]:
             _fail("handshake", f"{chosen.name} speaks gRPC ({names})", "Start the stdio adapter's."),
         ]
     found.append(await _handshake(folder, chosen, source, roots))
-    return [*found, *_keys(layout, given)]
+    return [*found, *_keys(layout, given, registry_of)]
 
 
 def _chosen(script: str, roots: tuple[str, ...]) -> Path | None:
@@ -154,9 +157,9 @@ async def _handshake(folder: Path, script: Path, source: str, roots: tuple[str, 
     return Check(name="handshake", status="PASS", detail=detail)
 
 
-def _keys(layout: Layout, given: ShimFile) -> Iterator[Check]:
+def _keys(layout: Layout, given: ShimFile, registry_of: Callable[[Layout], Registry]) -> Iterator[Check]:
     try:
-        registry = layout_registry(layout)
+        registry = registry_of(layout)
         grant = registry.resolve_grant(given.tenant, registry.manifest(given.profile, given.tenant))
     except BridgeholdError as error:
         yield _fail("policy", error.message, error.hint)
