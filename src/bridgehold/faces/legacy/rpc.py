@@ -27,6 +27,8 @@ from bridgehold.faces.legacy.values import Outcome, ShimFile
 
 _CHUNK = 256 * 1024
 _CONNECT_SECONDS = 5.0
+_MOST_UNREAD = 256 << 20
+"""Bytes that wait for a BEAM which offers large windows and doesn't read: past them its connection ends."""
 
 
 class RpcShim:
@@ -198,6 +200,8 @@ class _Conn:
             self._early.append(data)
         elif data:
             self.writer.write(data)
+            if self.writer.transport.get_write_buffer_size() > _MOST_UNREAD:
+                self.writer.transport.abort()
 
     def take(self, writer: asyncio.StreamWriter) -> None:
         """It is there."""
