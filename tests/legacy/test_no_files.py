@@ -134,7 +134,9 @@ def test_check_says_what_is_missing(running: Stage) -> None:
     assert (found["imports"]["status"], found["handshake"]["status"]) == ("FAIL", "FAIL")
     for name in ("imports", "handshake"):
         assert "no_such_package" in found[name]["detail"] + found[name]["remedy"]
-    assert "gRPC" in seen(f"--script={needy / 'grpc_server.py'}")["handshake"]["detail"]
+    spoken = seen(f"--script={needy / 'grpc_server.py'}")["handshake"]
+    assert "gRPC" in spoken["detail"]
+    assert "by hand" in spoken["remedy"]
     assert "not below" in seen("--script=/etc/passwd")["script"]["detail"]
     assert shim(running, "check", str(running.log)).returncode == ConfigError.exit_status
 

@@ -9,7 +9,7 @@ import msgspec
 
 Wire = Literal["stdio", "grpc"]
 SERVED: frozenset[Wire] = frozenset({"stdio"})
-"""Wires that a shim's interpreter speaks."""
+"""Wires whose workers one command sets up; a profile for the others is written by hand."""
 FRAME_BYTES: dict[Wire, int] = {"stdio": 32 << 20, "grpc": 100 << 20}
 """The largest message that passes: what the host's own protocol carries, and what Snakepit's gRPC allows."""
 
@@ -51,12 +51,12 @@ FAMILIES = (
 
 
 def served() -> tuple[Family, ...]:
-    """Those whose wire is spoken."""
+    """Those that one command sets up."""
     return tuple(family for family in FAMILIES if family.wire in SERVED)
 
 
 def frame_bytes() -> int:
-    """The largest message of any wire that is spoken."""
+    """The largest message of any wire that one command sets up."""
     return max(FRAME_BYTES[wire] for wire in SERVED)
 
 

@@ -35,6 +35,9 @@ _SHORTEST_WAIT = 10.0
 _LONGEST_WAIT = 150.0
 _MOST_FRAME = 1 << 20
 _LAST_LINES = 3
+_BY_HAND = (
+    "Write its profile by hand (docs/how-to/dspex.md), or name a script that speaks frames: --script FILE"
+)
 _FRAMED = re.compile(r"stdin\.buffer")
 _MISSING = re.compile(r"ModuleNotFoundError: No module named '([A-Za-z0-9_.]{1,100})'")
 _LOOK = (
@@ -68,7 +71,7 @@ async def trial(folder: Path, script: str, registry_of: Callable[[Layout], Regis
         names = ", ".join(family.name for family in FAMILIES if family.wire == "grpc")
         return [
             *found,
-            _fail("handshake", f"{chosen.name} speaks gRPC ({names})", "Start the stdio adapter's."),
+            _fail("handshake", f"{chosen.name} speaks gRPC ({names}) and isn't tried here", _BY_HAND),
         ]
     found.append(await _handshake(folder, chosen, source, roots))
     return [*found, *_keys(layout, given, registry_of)]
