@@ -13,6 +13,7 @@ from bridgehold.config.machine import real_folders
 from bridgehold.config.settings import Settings
 from bridgehold.errors import UsageError
 from bridgehold.host.cell.commands.dispatch import OrderMaker
+from bridgehold.host.cell.commands.inline_keys import KeyKeeper
 from bridgehold.host.cell.scripts.ledger import Ledger
 from bridgehold.host.cell.scripts.relay import Relay
 from bridgehold.host.cell.scripts.rpc_relay import RpcRelay
@@ -46,6 +47,7 @@ class UserScripts:
         metrics: Metrics,
         refusals: Refusals,
         rates: CommandRates,
+        keys: KeyKeeper,
         on_degraded: Callable[[str], None],
     ) -> None:
         self._registry = registry
@@ -58,6 +60,7 @@ class UserScripts:
         self._on_degraded = on_degraded
         self._relays: dict[str, Relay | RpcRelay] = {}
         self._rates = rates
+        self._keys = keys
 
     async def open(self, principal: Principal, params: OpenScriptParams, emit: Emit) -> object:
         """Run a script for as long as this request lasts; its frames are events."""
@@ -114,6 +117,7 @@ class UserScripts:
                     ledger=ledger,
                     rules=rules,
                     rates=self._rates,
+                    keys=self._keys,
                     emit=emit,
                     may_read=principal.may_read,
                 )
