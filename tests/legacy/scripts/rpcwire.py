@@ -98,6 +98,7 @@ class Connection:
 
     def __init__(self, sock, *, client, serve=None):
         self.sock = sock
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.h2 = H2Connection(H2Configuration(client_side=client, header_encoding="utf-8"))
         self.room = threading.Condition()
         self.replies = {}
@@ -212,7 +213,9 @@ class Connection:
 
 
 def dial(port, serve=None):
-    return Connection(socket.create_connection(("127.0.0.1", port), 10), client=True, serve=serve)
+    sock = socket.create_connection(("127.0.0.1", port), 10)
+    sock.settimeout(None)  # the bound is for the dialling: a connection may well be idle
+    return Connection(sock, client=True, serve=serve)
 
 
 def listen(serve):
