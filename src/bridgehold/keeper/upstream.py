@@ -14,7 +14,7 @@ import ssl
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Collection, Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote
 from weakref import WeakValueDictionary
 
@@ -40,13 +40,29 @@ from bridgehold.policies.downloads import parse_hub_item
 from bridgehold.policies.names import normalise_path
 
 _METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"})
-_SMALL = 256 * 1024
+SMALL = 256 * 1024
 """Request bodies up to here are sent in one piece with the head."""
 _POOLS = 256
 _HEADERS_BOUND = 64 * 1024
 _CHARSET = re.compile(r"charset\*?\s*=\s*[\"']?([^\s;,\"']+)", re.IGNORECASE)
 _ASCII_BASED = re.compile(r"utf-?8|us-ascii|ascii|latin-?1|iso[-_]?8859-\d{1,2}|windows-125\d", re.IGNORECASE)
 _VALUE = re.compile(r"[\x20-\x7e\t]{0,8192}")
+
+
+class Account(Protocol):
+    """What is kept of a cell's request on its way (`sending`)."""
+
+    under_way: asyncio.Event
+    body: bytes | None
+
+    def head(self, status: int, content_type: str) -> None:
+        """The provider answers."""
+
+    def feed(self, chunk: bytes) -> None:
+        """A piece of its answer."""
+
+    def whole(self) -> None:
+        """It has come to its end."""
 
 
 class _RefusedError(OSError):
@@ -117,17 +133,23 @@ class Upstream:
             self._close(self._pools.pop(key))
 
     async def answer(
-        self, stream: Stream, request: UpstreamRequest, entry: ProviderEntry, key: bytes, encodings: Encodings
+        self,
+        stream: Stream,
+        request: UpstreamRequest,
+        entry: ProviderEntry,
+        key: bytes,
+        encodings: Encodings,
+        account: Account | None = None,
     ) -> None:
         """Send `request` with `key`, and stream the answer without it in any of its `encodings`. Raises typed
-        errors that hold no key."""
+        errors that hold no key. `account`: of a cell's request."""
         if entry.keyed:
             check_value(key)
-        under_way = asyncio.Event()
+        under_way = asyncio.Event() if account is None else account.under_way
         try:
             try:
                 async with asyncio.timeout(min(request.deadline_ms, self._limits.total_ms) / 1000):
-                    await self._answer(stream, request, entry, key, encodings, under_way)
+                    await self._answer(stream, request, entry, key, encodings, under_way, account)
             except TimeoutError:
                 raise ProviderError(f"{entry.name} did not answer in time", where=UNREACHED) from None
             except aiohttp.ClientError as error:
@@ -145,17 +167,19 @@ class Upstream:
         key: bytes,
         encodings: Encodings,
         under_way: asyncio.Event,
+        account: Account | None,
     ) -> None:
         """`under_way` is set once there is a connection, so that the provider may have seen the request."""
         headers, query = inject(entry, key.decode("ascii"), checked_headers(request), list(request.query))
         url = make_url(entry, request, query)
         await self._vet_literal(entry, entry.host)
         if entry.shape == "hub":
-            await self._download(stream, request, entry, encodings, (url, headers), under_way)
+            await self._download(stream, request, entry, encodings, (url, headers), under_way, account)
             return
         if request.body_bytes or request.method in ("POST", "PUT", "PATCH"):
             headers["Content-Length"] = str(request.body_bytes)
-        body = await self._body(stream, request)
+        ready = account.body if account is not None else None
+        body = await self._body(stream, request) if ready is None else ready or None
         pool = self._pool(request.tenant, entry)
         async with pool.request(
             request.method,
@@ -165,7 +189,7 @@ class Upstream:
             allow_redirects=False,
             trace_request_ctx=under_way,
         ) as response:
-            await self._pass_on(stream, request, response, Scrubber(encodings), entry)
+            await self._pass_on(stream, request, response, Scrubber(encodings), entry, account=account)
 
     async def _download(
         self,
@@ -175,6 +199,7 @@ class Upstream:
         encodings: Encodings,
         first: tuple[URL, dict[str, str]],
         under_way: asyncio.Event,
+        account: Account | None,
     ) -> None:
         """A hub is only read; its redirects are followed, the key stays at its own origin."""
         if request.method != "GET" or request.body_bytes:
@@ -197,7 +222,9 @@ class Upstream:
                     if not hop.keyed:
                         told[FOLLOWED] = hop.host
                     scrubber = Scrubber(encodings if hop.keyed else b"")
-                    await self._pass_on(stream, request, response, scrubber, entry, told=told)
+                    await self._pass_on(
+                        stream, request, response, scrubber, entry, told=told, account=account
+                    )
                     return
                 hop = next_hop(entry, hop, response.headers.get("Location", ""))
         raise ProviderError(f"{entry.name} redirects more than {MOST_HOPS} times", where=entry.host)
@@ -211,7 +238,7 @@ class Upstream:
         if request.body_bytes > self._limits.request_bytes:
             raise LimitError(f"a request has at most {self._limits.request_bytes} bytes", where=UNREACHED)
         pieces = receive_body(stream, request.body_bytes)
-        if request.body_bytes > _SMALL:
+        if request.body_bytes > SMALL:
             return pieces
         return b"".join([piece async for piece in pieces]) or None
 
@@ -224,6 +251,7 @@ class Upstream:
         entry: ProviderEntry,
         *,
         told: Mapping[str, str] | None = None,
+        account: Account | None = None,
     ) -> None:
         """`told`: what a hub said of a file, before it led elsewhere."""
         bound = self._limits.response_bytes if told is None else self._limits.download_bytes
@@ -241,6 +269,8 @@ class Upstream:
             kept = tuple(pair for pair in headers if pair[0] not in (*PASSED_ON, FOLLOWED))
             headers = (*kept, *((name, scrubber.text(value)) for name, value in told.items()))
         head = UpstreamHead(status=response.status, headers=headers)
+        if account is not None:
+            account.head(response.status, response.headers.get("Content-Type", ""))
         await stream.send_head(msgspec.json.encode(head))
         total = 0
         if request.method != "HEAD":
@@ -248,7 +278,11 @@ class Upstream:
                 total += len(chunk)
                 if total > bound:
                     raise LimitError(f"an answer has at most {bound} bytes")
+                if account is not None:
+                    account.feed(chunk)
                 await stream.send(await self._turns.work(request.tenant, scrubber.steps(chunk)))
+        if account is not None:
+            account.whole()
         await stream.send(scrubber.finish())
         await stream.end(msgspec.json.encode(Done(scrubbed=scrubber.count, response_bytes=total)))
 

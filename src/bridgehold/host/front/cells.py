@@ -21,6 +21,7 @@ import msgspec
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import CellEnded, CellStarted
 from bridgehold.errors import BridgeholdError, BusyError, CellEndedError, UsageError
+from bridgehold.host.front.allowances import Allowances
 from bridgehold.host.front.cell import Cell, facts_of
 from bridgehold.host.front.directory import Directory
 from bridgehold.host.front.environments import LISTENER
@@ -33,11 +34,11 @@ from bridgehold.host.shares.link import Bounds, Link, Waiting, decoded
 from bridgehold.host.shares.memory import in_memory
 from bridgehold.host.shares.observe import counted, merged, sound
 from bridgehold.host.shares.places import Places
-from bridgehold.host.shares.spending import Used
 from bridgehold.host.startup import MOST_CELLS
 from bridgehold.host.template import Template
 from bridgehold.ids import parse_name
 from bridgehold.intake import hand_in
+from bridgehold.keeper.spending import Used
 from bridgehold.protocol.values import Principal
 from bridgehold.sandbox.launcher.control import LauncherClient
 from bridgehold.sandbox.spec import starts_of
@@ -77,10 +78,11 @@ class Cells:
         make_config: Callable[[str], Awaitable[cell_wire.CellConfig]],
         zygote_bytes: Callable[[], int],
         house: House,
+        allowances: Allowances,
     ) -> None:
         """`make_config`: what the tenant's cell is started with. `zygote_bytes`: memory of a zygote's.
 
-        `house`: what is opened for cells, and from what that is judged.
+        `allowances`: tell the keeper. `house`: what is opened for cells, and from what that is judged.
         """
         self.template = template
         self._intakes = intakes
@@ -90,6 +92,7 @@ class Cells:
         self._make_config = make_config
         self._zygote_bytes = zygote_bytes
         self._house = house
+        self._allowances = allowances
         self.directory = Directory()
         self._cells: dict[str, Cell] = {}
         self._leaving: dict[str, Cell] = {}
@@ -180,6 +183,7 @@ class Cells:
     def tell(self, config: str, gone: Iterable[str]) -> None:
         """A configuration holds from now on, and nothing that was ordered under another one."""
         self._generation += 1
+        self._spawn(self._allowances.again())
         new = cell_wire.NewConfig(config=config, gone=tuple(gone))
         for cell in self._cells.values():
             cell.tell("config", new)
@@ -199,6 +203,7 @@ class Cells:
 
     def rules_changed(self, tenant: str) -> None:
         """Something else holds in place of the tenant's file, or no longer does."""
+        self._spawn(self._allowances.look(tenant))
         if (cell := self._cells.get(tenant)) is not None:
             cell.tell("rules", None)
 
@@ -216,6 +221,7 @@ class Cells:
             await asyncio.sleep(_LOOK_SECONDS)
             now = time.monotonic()
             for cell in self.living():
+                self._spawn(self._allowances.look(cell.tenant))
                 if cell.blind:
                     self._leave(cell)
                     self._spawn(
@@ -302,6 +308,7 @@ class Cells:
             undo.push(given)
             if namespace >= 0:
                 given.callback(os.close, namespace)
+            await self._allowances.begin(tenant, config.spent)
             await hand_in(self._intakes.keeper, tenant, keeper_end)
             await hand_in(self._intakes.journal, tenant, journal_end)
             config = msgspec.structs.replace(config, uid=uid)
@@ -375,6 +382,7 @@ class Cells:
             if table.get(cell.tenant) is cell:
                 del table[cell.tenant]
         self.places.clear(cell.tenant, cell.name)
+        self._spawn(self._allowances.over(cell.tenant))
         past = merged([self.past, counted(cell.metrics)])
         self.past = past if len(past) <= _LONGEST_PAST else self.past
         young = not cell.reason and time.monotonic() - cell.begun < _YOUNG_SECONDS
@@ -392,7 +400,10 @@ class Cells:
                 opened = decoded(body, cell_wire.SessionOpened)
                 self.directory.add(cell.tenant, opened.session, opened.name)
             case "over":
-                self.places.give_back(cell.tenant, cell.name, decoded(body, cell_wire.SessionOver).session)
+                session = decoded(body, cell_wire.SessionOver).session
+                self.places.give_back(cell.tenant, cell.name, session)
+                if session:
+                    self._spawn(self._allowances.over(cell.tenant, session))
             case "used":
                 cell.used = decoded(body, cell_wire.UsedNow).used
             case "shut":
@@ -432,8 +443,12 @@ class Cells:
             ways = starts_of(order.spec, self._zygote_bytes())
             cell.bridges.add(ask.bridge)
             await self._intakes.launcher.allow(cell.name, ask.bridge, tenant, ways)
+            if ask.session:
+                await self._allowances.allow(tenant, ask.session, order.grant)
         except BaseException:
             self.places.give_back(tenant, cell.name, ask.session)
+            if ask.session:
+                self._spawn(self._allowances.over(tenant, ask.session))
             self._spawn(self._withdraw(cell, cell.bridges & {ask.bridge}))
             raise
         return cell_wire.Ordered(
