@@ -16,11 +16,11 @@ import msgspec
 
 from bridgehold.config.providers import ProviderEntry
 from bridgehold.errors import DeniedError, SuspendedError
-from bridgehold.keeper.buckets import TokenBucket
 from bridgehold.keeper.budgets import Budgets, Reservation
 from bridgehold.keeper.protocol import AllowSession, AllowTenant, UpstreamRequest
 from bridgehold.keeper.shapes import UNBOUND, most_tokens, names_bound
 from bridgehold.keeper.spending import Prices, Spending
+from bridgehold.policies.buckets import TokenBucket
 from bridgehold.policies.content import (
     UNREADABLE,
     BodyFacts,

@@ -15,8 +15,8 @@ import msgspec
 from bridgehold.audit.entries import Entry
 from bridgehold.audit.events import EgressEnded, EgressIntent, EgressOutcome, EgressSent, kind_of
 from bridgehold.errors import BudgetError
-from bridgehold.keeper.buckets import TokenBucket
 from bridgehold.keeper.spending import Period, Spending
+from bridgehold.policies.buckets import TokenBucket
 from bridgehold.policies.model import Rate
 
 _INTENTS = frozenset((kind_of(EgressIntent), kind_of(EgressSent)))

@@ -12,12 +12,12 @@ from bridgehold.audit.events import Receipt
 from bridgehold.config.providers import ProviderEntry
 from bridgehold.errors import AuditError, BridgeholdError, LimitError
 from bridgehold.keeper.accounts import Accounts, Judged, is_plain
-from bridgehold.keeper.buckets import TokenBucket
 from bridgehold.keeper.budgets import Reservation
 from bridgehold.keeper.channel import Stream
 from bridgehold.keeper.protocol import UpstreamRequest
 from bridgehold.keeper.upstream import SMALL, receive_body
 from bridgehold.keeper.usage import NOTHING, Counted, UsageTap, charge
+from bridgehold.policies.buckets import TokenBucket
 from bridgehold.records.sendings import EgressEnded, EgressSent, EgressStopped
 from bridgehold.records.workers import Event
 
@@ -91,7 +91,11 @@ class Sendings:
             await asyncio.sleep(1 / _STOPPED_PER_SECOND)
             return
         event = EgressStopped(
-            **_ties(ask, entry),
+            **_ties(ask),
+            provider=ask.provider[:64],
+            host=entry.host if entry is not None else "",
+            method=ask.method[:20],
+            path=ask.path[:_PATH],
             rule=(error.where or error.code)[:_TEXT],
             reason=error.message[:_TEXT],
             decided=ask.intent[:_TEXT],
@@ -132,7 +136,11 @@ class Sending:
     async def announce(self) -> None:
         """Durable before a byte goes out."""
         event = EgressSent(
-            **_ties(self._ask, self._entry),
+            **_ties(self._ask),
+            provider=self._entry.name,
+            host=self._entry.host,
+            method=self._ask.method[:20],
+            path=self._ask.path[:_PATH],
             rule=self._judged.rule[:_TEXT],
             how=self._judged.how,
             decided=self._ask.intent[:_TEXT],
@@ -172,7 +180,11 @@ class Sending:
         else:
             self._reservation.give_back()
         event = EgressEnded(
-            **_ties(self._ask, self._entry),
+            **_ties(self._ask),
+            provider=self._entry.name,
+            host=self._entry.host,
+            method=self._ask.method[:20],
+            path=self._ask.path[:_PATH],
             intent=self._reference,
             status=self._status,
             request_bytes=self._ask.body_bytes,
@@ -188,15 +200,11 @@ class Sending:
         await self._journal.append(event, durable=False)
 
 
-def _ties(ask: UpstreamRequest, entry: ProviderEntry | None) -> dict[str, str]:
+def _ties(ask: UpstreamRequest) -> dict[str, str]:
     """What ties its events together, within bounds."""
     return {
         "tenant": ask.tenant,
         "principal": ask.principal[:_TEXT],
         "session": ask.session[:64],
         "command": ask.command[:64],
-        "provider": ask.provider[:64],
-        "host": entry.host if entry is not None else "",
-        "method": ask.method[:20],
-        "path": ask.path[:_PATH],
     }

@@ -36,8 +36,8 @@ from bridgehold.host.shares.memory import in_memory
 from bridgehold.host.shares.openings import Opened, answer
 from bridgehold.host.shares.tool_starts import kill, pidfd_of, spawn
 from bridgehold.ids import digest_bytes
-from bridgehold.keeper.buckets import TokenBucket
 from bridgehold.keeper.resolve import Lookup, resolve
+from bridgehold.policies.buckets import TokenBucket
 from bridgehold.policies.decide import decide_address, decide_connect, decide_tool
 from bridgehold.policies.model import Grant
 

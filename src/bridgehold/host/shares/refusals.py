@@ -20,7 +20,7 @@ from bridgehold.audit.events import (
 )
 from bridgehold.errors import BridgeholdError, BudgetError
 from bridgehold.host.shares.observe import Metrics
-from bridgehold.keeper.buckets import TokenBucket
+from bridgehold.policies.buckets import TokenBucket
 from bridgehold.protocol.values import Principal
 
 _TEXT, LONGEST_REASON = 80, 500

@@ -17,7 +17,7 @@ import msgspec
 
 from bridgehold.audit.events import Event, EventsFolded, Receipt, kind_of
 from bridgehold.errors import BridgeholdError, BudgetError
-from bridgehold.keeper.buckets import TokenBucket
+from bridgehold.policies.buckets import TokenBucket
 
 FOLD_SECONDS = 5.0
 _KINDS = 64

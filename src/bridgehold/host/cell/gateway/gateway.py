@@ -29,10 +29,10 @@ from bridgehold.host.cell.store.downloads import Downloads
 from bridgehold.host.shares.buffers import Buffers
 from bridgehold.host.shares.dialling import Dial, dial
 from bridgehold.host.shares.session_events import SessionEvents
-from bridgehold.keeper.buckets import TokenBucket
 from bridgehold.keeper.budgets import Budgets
 from bridgehold.keeper.places import Places as Shared
 from bridgehold.keeper.resolve import Lookup, system_lookup
+from bridgehold.policies.buckets import TokenBucket
 from bridgehold.policies.decide import secret_of
 from bridgehold.policies.model import Grant
 
