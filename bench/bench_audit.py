@@ -200,6 +200,65 @@ def measure_questions(folder: Path) -> list[Row]:
     return [*rows, row("of a million events: the most memory of all these", max(peaks), "MiB", most=100)]
 
 
+INDEX = """
+import resource, sys, time
+from pathlib import Path
+from bridgehold.audit.reading.desk import Desk
+began = time.process_time()
+with Desk.open(Path(sys.argv[1]), Path(sys.argv[2])) as desk:
+    rate = desk.added / (time.process_time() - began)
+print(rate, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+FILTER = """
+import resource, sys, time
+from pathlib import Path
+from bridgehold.audit.reading.desk import Desk
+from bridgehold.audit.reading.language import parse
+began = time.process_time()
+with Desk.open(Path(sys.argv[1]), Path(sys.argv[2])) as desk:
+    assert desk.indexed and not desk.added
+    found = desk.select(parse({question!r}))
+assert (len(found) > 0) is {some}
+print((time.process_time() - began) * 1000, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+FILTERS = {
+    "": True,
+    "kind = command.refused": True,
+    "framework = python and tenant = tenant7": True,
+    "command = c-0000000000250007": True,
+    '"nowhere at all"': False,
+    "rule ~ nothing": False,
+    "ms > 1h or memory_peak_bytes > 1GiB": False,
+    'not code = "" and time >= yesterday': False,
+    'arguments_preview ~ "print(2)"': False,
+}
+
+
+def measure_index(folder: Path) -> list[Row]:
+    """Built once, then asked by processes of their own."""
+    cache = folder.parent / "cache"
+
+    def run(code: str) -> tuple[float, float]:
+        argv = [sys.executable, "-I", "-c", code, str(folder), str(cache)]
+        first, second = subprocess.run(argv, check=True, capture_output=True, text=True).stdout.split()
+        return float(first), float(second)
+
+    rate, peak = run(INDEX)
+    rows = [
+        row("events indexed a second", rate, "1/s", least=100_000),
+        row("memory of building the index", peak, "MiB", most=150),
+        row("the index, of the audit's size", _size(cache) / _size(folder) * 100, "%"),
+    ]
+    for question, some in FILTERS.items():
+        took = [run(FILTER.format(question=question, some=some))[0] for _ in range(3)]
+        rows.append(row(f"by the index: {question or 'everything'}", median(took), "ms", most=500))
+    return rows
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
 def measure_formats() -> list[Row]:
     formatter, event = EventFormatter(), an_intent(1)
 
@@ -222,7 +281,7 @@ def main() -> None:
         many = Path(home) / "many"
         many.mkdir()
         a_million(many)
-        show([*rows, *measure_questions(many)])
+        show([*rows, *measure_questions(many), *measure_index(many)])
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ HERE = (
     "docs/how-to/upgrade.md",
     "docs/how-to/review-the-audit.md",
     "docs/how-to/review-policies.md",
+    "docs/tutorial/review.md",
     "docs/how-to/backup.md",
 )
 """The others, in the order in which one home and its host serve them all."""

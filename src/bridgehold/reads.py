@@ -63,6 +63,11 @@ def read_bytes(
     return data
 
 
+_MARK = "\ufeff"
+_MARKED = "begins with a byte order mark; save it as UTF-8 without one"
+"""Invisible in every editor, and each parser has another name for what it takes it for."""
+
+
 def read_text(
     path: Path, kind: type[BridgeholdError], *, most: int = MOST_BYTES, hint: str = "", or_none: bool = False
 ) -> str:
@@ -73,10 +78,13 @@ def read_text(
 def decode(data: bytes, kind: type[BridgeholdError], where: str, *, hint: str = "") -> str:
     """UTF-8, line ends as they are (pure). Raises a `kind` that names the line."""
     try:
-        return data.decode()
+        text = data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise kind("is not UTF-8", where=f"{where}:{line}", hint=hint) from error
+    if text.startswith(_MARK):
+        raise kind(_MARKED, where=f"{where}:1", hint=hint)
+    return text
 
 
 def parse_toml(text: str, kind: type[BridgeholdError], where: str, *, hint: str = "") -> dict[str, object]:
@@ -95,6 +103,8 @@ def load_toml(text: str) -> dict[str, object]:
     It takes time and memory in proportion to `text`, and so does walking the tables with the keys that lead
     to each value.
     """
+    if text.startswith(_MARK):
+        raise ValueError(_MARKED)
     bare = _OPAQUE.sub(lambda found: "_" + "\n" * found[0].count("\n"), text)
     if dotted := _DOTTED.search(bare):
         line = bare.count("\n", 0, dotted.start()) + 1

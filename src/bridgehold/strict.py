@@ -34,6 +34,8 @@ _NOT_STRUCTURE = bytes(set(range(256)) - set(b"[]{},"))
 _STEPS = bytes.maketrans(b"[{]},", b"\x01\x01\xff\xff\x00")
 _DIGITS = bytes.maketrans(b"123456789", b"000000000")
 _DIGITS_19 = b"0" * 19
+_PIECE = 1 << 18
+"""Bytes of a text that are taken apart at once: what its strings take meanwhile is bounded."""
 _MIN_INTEGER = -(2**63)
 _MAX_INTEGER = 2**64 - 1
 
@@ -67,7 +69,7 @@ def loads(data: bytes, *, max_depth: int = MAX_DEPTH, max_values: int = MAX_VALU
         if b"\\" not in data:  # strings are written verbatim, and may be counted along
             same = data.count(b":") == again.count(b":")
         else:
-            same = text.count(b":") == STRING.sub(b"", again).count(b":")
+            same = text.count(b":") == outside_strings(again).count(b":")
         if not same:
             raise StrictError("duplicate_key", "an object has the same key twice")
     return value
@@ -84,10 +86,23 @@ def measured(data: bytes, *, max_depth: int = MAX_DEPTH, max_values: int = MAX_V
     within = opened <= max_depth and opened + data.count(b",") < max_values
     if within and b"\\" not in data and _DIGITS_19 not in data.translate(_DIGITS):
         return data
-    text = STRING.sub(b"", data)
+    text = outside_strings(data)
     _check_size(text.translate(None, _NOT_STRUCTURE), max_depth, max_values)
     _check_integers(text)
     return text
+
+
+def outside_strings(data: bytes) -> bytes:
+    """`data` without its strings: of JSON what `STRING` leaves of it, in a third of the time."""
+    if b"\\" in data:
+        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")  # a quote that is left is an end of a string
+    found: list[bytes] = []
+    within = 0
+    for at in range(0, len(data), _PIECE):
+        parts = data[at : at + _PIECE].split(b'"')
+        found.append(b"".join(parts[within::2]))
+        within ^= (len(parts) - 1) & 1
+    return b"".join(found)
 
 
 def _check_utf8(data: bytes) -> None:

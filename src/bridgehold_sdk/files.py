@@ -27,6 +27,8 @@ MOST_DEPTH = 32
 PART_BYTES = 4 * 1024 * 1024
 """Of one read, or write, at the most; a result may have less."""
 _LONGEST = 4096
+_AROUND = 256
+"""Bytes of a result beside its base64."""
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 _KINDS = ((stat.S_ISREG, "file"), (stat.S_ISDIR, "folder"), (stat.S_ISLNK, "link"))
 
@@ -48,7 +50,8 @@ class Files:
             for entry in _walk(top, max(1, min(depth, MOST_DEPTH))):
                 if len(found) == left:
                     return {"entries": found, "truncated": True}
-                found.append(_fact(entry))
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # it went meanwhile
+                    found.append(_fact(entry))
             return {"entries": found, "truncated": False}
 
     @operation(effect="read")
@@ -62,7 +65,7 @@ class Files:
         self, path: str, offset: int = 0, length: int = PART_BYTES, raw: bool = False
     ) -> dict[str, Any]:
         """Bytes of a file from `offset` on, at most `length`, and how many it has now."""
-        length = max(0, min(length, PART_BYTES, self.result_bytes * 3 // 4 - 1024))
+        length = max(0, min(length, PART_BYTES, self.result_bytes * 3 // 4 - _AROUND))
         with _told(path), _opened(_path(path, raw)) as descriptor:
             data = bytearray()
             while len(data) < length:
@@ -80,6 +83,8 @@ class Files:
     ) -> dict[str, Any]:
         """The next part of a file; with its last it appears at its path, in the place of what was there."""
         place = _path(path, raw)
+        if os.path.basename(place) in (b"", b".", b".."):
+            raise InvalidInput(f"{path[:200]!r} names no file")
         data = _decoded(base64)
         part = os.path.join(os.path.dirname(place), b"." + os.path.basename(place)[:200] + b".part")
         with _told(path):
@@ -94,18 +99,17 @@ class Files:
             descriptor = os.open(part, flags | (os.O_CREAT | os.O_EXCL if offset == 0 else 0), 0o600)
             try:
                 _append(descriptor, data, offset)
-                if last:
-                    os.fchmod(descriptor, mode & 0o777)
+                if not last:
+                    return {"size_bytes": offset + len(data)}
+                os.fchmod(descriptor, mode & 0o777)
+                digest = _digest(part)
+                os.replace(part, place)
             except BaseException:
                 with contextlib.suppress(OSError):
                     os.unlink(part)
                 raise
             finally:
                 os.close(descriptor)
-            if not last:
-                return {"size_bytes": offset + len(data)}
-            digest = _digest(part)
-            os.replace(part, place)
             return {"size_bytes": offset + len(data), "digest": digest}
 
     @operation(effect="run")
@@ -149,6 +153,8 @@ def _told(path: str) -> Iterator[None]:
         if error.errno in _GONE:
             raise ResourceNotFound("file", path[:200]) from None
         raise InvalidInput(f"{path[:200]!r}: {error.strerror or error}") from None
+    except OverflowError:
+        raise InvalidInput(f"{path[:200]!r}: no file has such a place") from None
 
 
 def _path(path: str, raw: bool) -> bytes:
@@ -203,7 +209,7 @@ def _walk(top: bytes, depth: int) -> Iterator[bytes]:
         place = name if top == b"." else os.path.join(top, name)
         yield place
         if folder and depth > 1:
-            with contextlib.suppress(PermissionError, FileNotFoundError):
+            with contextlib.suppress(PermissionError, FileNotFoundError, NotADirectoryError):
                 yield from _walk(place, depth - 1)
 
 

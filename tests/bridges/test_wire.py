@@ -222,6 +222,17 @@ def test_every_json_value_comes_through_in_any_spelling(value: Any, ascii_only: 
     assert frame.result == value
 
 
+@settings(max_examples=300, deadline=None)
+@given(json_values, st.booleans(), st.integers(1, 40))
+def test_what_stands_outside_strings_is_found_however_a_text_is_taken_apart(
+    value: Any, ascii_only: bool, piece: int
+) -> None:
+    text = json.dumps([value, "\\", '\\"', value], ensure_ascii=ascii_only).encode("utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(strict, "_PIECE", piece)
+        assert strict.outside_strings(text) == strict.STRING.sub(b"", text)
+
+
 @settings(max_examples=400, deadline=None)
 @given(json_values, st.data())
 def test_mangled_json_is_read_as_a_strict_parser_reads_it(value: Any, data: st.DataObject) -> None:

@@ -92,6 +92,31 @@ def test_a_private_host_that_another_command_has_found_lets_it_finish(fresh: Lay
     assert not ending.is_alive()
 
 
+NOISY = """
+[tools.shout]
+entry = "noisy:shout"
+description = "Prints n letters."
+parameters = { type = "object", properties = { n = { type = "integer" } } }
+timeout_s = 20
+"""
+
+
+def test_what_a_tool_prints_keeps_nobody_waiting_in_a_private_host(fresh: Layout) -> None:
+    """More than a pipe holds: nobody but the client could read it."""
+    fresh.tools.mkdir(mode=0o755)
+    (fresh.tools / "noisy.py").write_text("def shout(n):\n    print('x' * n, flush=True)\n    return n\n")
+    with fresh.config_file.open("a") as file:
+        file.write(NOISY)
+    fresh.policies.mkdir(mode=0o755, exist_ok=True)
+    (fresh.policies / "python.toml").write_text('extends = "python"\n[tools]\nallow = ["shout"]\n')
+    host = private.PrivateHost.start(fresh, {**os.environ, "BRIDGEHOLD_HOME": str(fresh.config.parent)})
+    try:
+        with SyncClient.connect(fresh.socket) as client, client.session("python") as session:
+            assert session.run("execute", {"code": "shout(n=300_000) + shout(n=1)"})["value"] == 300_001
+    finally:
+        host.stop()
+
+
 def test_shell_says_what_is_built(fresh: Layout) -> None:
     said = bridgehold(fresh, "shell", "python", given="6*7\n")
     assert (said.returncode, "building the environment of python" in said.stderr) == (0, True), said.stderr

@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,17 +31,19 @@ from bridgehold.errors import (
     TenantFullError,
     UsageError,
 )
+from bridgehold.host.front import opens
 from bridgehold.host.front.cells import Cell, Cells, Intakes
 from bridgehold.host.front.directory import Directory
 from bridgehold.host.front.entrances import Entrances, Proven
 from bridgehold.host.front.forwarding import Forwarding, begins_cell
 from bridgehold.host.front.method import Forwarded, OfTenant, Scope
-from bridgehold.host.shares import cell_wire
+from bridgehold.host.shares import cell_wire, openings, session_ends
 from bridgehold.host.shares.callers import CALLER
 from bridgehold.host.shares.link import Link, Waiting
 from bridgehold.host.shares.observe import Metrics, counted, figures_of, merged, sound
 from bridgehold.host.shares.places import Places
 from bridgehold.host.shares.refusals import Refusals
+from bridgehold.host.shares.session_ends import SessionEnd
 from bridgehold.host.startup import HostConfig
 from bridgehold.policies.model import Machine
 from bridgehold.protocol.values import Principal
@@ -306,6 +309,43 @@ def test_a_cell_that_lies_to_an_operator_is_as_one_that_says_nothing(said: objec
             assert await forwarding.list_sessions(BOSS, asked, Emit()) == []
             assert events == [{"type": "silent", "tenants": ["globex"]}]
             assert await forwarding.metrics(BOSS, asked, Emit()) == {"text": ""}
+
+    asyncio.run(act())
+
+
+def test_what_a_cell_says_of_ends_is_its_tenants_bounded_and_given_to_the_next() -> None:
+    log = b"x" * session_ends.CARRIED_LOG_BYTES
+
+    def end(number: int, **said: Any) -> SessionEnd:
+        said = {"session": f"s-{number}", "name": "n", "bridge": "b", "why": "crash: it"} | said
+        return SessionEnd(**said)
+
+    async def act() -> None:
+        async with house() as at, at.taken_over("acme") as (_, link):
+            ends = at.cells.ends
+            async with at.taken_over("globex") as (cell, other):
+                for number in range(session_ends.MOST_ENDED + 4):
+                    await other.ask("ended", end(number, log=log))
+                await other.ask("ended", end(300, why="first"))
+                await other.ask("ended", end(300, why="later"))
+                opened = cell_wire.SessionOpened(session="s-open", name="kept", bridge="b")
+                other.tell("opened", opened)
+                await other.ask("granted", cell_wire.Granted(bridge="x"))
+                kept = ends.of("globex")
+                assert len(kept) == session_ends.MOST_ENDED
+                assert kept[-1].why == "first"
+                assert sum(len(one.log or b"") for one in kept) <= session_ends.TENANT_LOG_BYTES
+                assert kept[-2].log == log
+                assert ends.find("globex", "kept") is None
+                cell.kill("enough")
+            lost = ends.find("globex", "kept")
+            assert lost is not None
+            assert (lost.session, lost.log) == ("s-open", None)
+            assert lost.error.message.endswith("cell_ended: the tenant's cell has ended: enough")
+            assert ends.of("acme") == ()
+            assert ends.find("acme", "s-300") is None
+            with pytest.raises(InternalError):
+                await link.ask("ended", end(1, why="x" * 601))
 
     asyncio.run(act())
 
@@ -578,3 +618,89 @@ def test_the_connections_of_a_cell_end_with_it_typed_also_where_it_takes_none() 
                 theirs.close()
 
     asyncio.run(act())
+
+
+@contextlib.asynccontextmanager
+async def opening(house: SimpleNamespace) -> AsyncIterator[socket.socket]:
+    """The cell's end of its socket, with the front's `Opens` at the other."""
+    given, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    made = opens.Opens(
+        house,  # type: ignore[arg-type]  # what of it is asked
+        given,
+        tenant="globex",
+        cell="c",
+        bridges=lambda: ["python"],
+        broken=pytest.fail,
+    )
+    with theirs:
+        try:
+            yield theirs
+        finally:
+            made.close()
+
+
+def test_a_cell_has_no_more_processes_of_tools_than_it_may_however_it_asks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Asked all at once, and by one number: none is begun past the bound, none outlives the cell."""
+    begun: list[int] = []
+
+    async def adopt(_: str, pid: int) -> None:
+        begun.append(pid)
+
+    async def grant(*_: object) -> Any:
+        return SimpleNamespace()
+
+    monkeypatch.setattr(opens, "_MOST_TOOLS", 3)
+    monkeypatch.setattr(opens, "decide_tool", lambda *_: SimpleNamespace(allowed=True))
+    house = SimpleNamespace(
+        adopt=adopt,
+        layout=SimpleNamespace(tools=tmp_path),
+        registry=SimpleNamespace(grant=grant),
+        settings=SimpleNamespace(now=SimpleNamespace(tools={"nap": SimpleNamespace(entry="time:sleep")})),
+    )
+
+    def gone() -> bool:
+        return not any(Path(f"/proc/{pid}").exists() for pid in begun)
+
+    async def act() -> None:
+        for numbers, most in (([7] * 8, 1), (range(8), 3)):
+            begun.clear()
+            async with opening(house) as theirs:
+                for number in numbers:
+                    theirs.send(msgspec.json.encode(openings.AskTool(id=number, tool="nap")))
+                codes = []
+                for _ in numbers:
+                    data, given, *_ = await asyncio.to_thread(socket.recv_fds, theirs, 65536, 3)
+                    for descriptor in given:
+                        os.close(descriptor)
+                    answer = msgspec.json.decode(data, type=openings.Opened)
+                    codes.append(answer.error.code if answer.error is not None else "")
+                assert sorted(codes) == [""] * most + ["busy"] * (8 - most)
+                assert len(begun) == most
+            await eventually(gone)
+
+    asyncio.run(act())
+
+
+def test_a_cell_that_always_asks_for_its_bridges_has_a_tenth_of_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks: list[float] = []
+
+    def own(*_: object, **__: object) -> list[object]:
+        looks.append(time.monotonic())
+        while time.monotonic() < looks[-1] + 0.01:
+            pass
+        return []
+
+    monkeypatch.setattr(opens, "_BURST", 20)
+
+    async def act() -> None:
+        async with opening(SimpleNamespace(registry=SimpleNamespace(own=own))) as theirs:
+            for _ in range(6):
+                theirs.send(msgspec.json.encode(openings.AskBridges(id=1, anew=True, known="")))
+            await eventually(lambda: len(looks) == 6)
+
+    asyncio.run(act())
+    assert looks[-1] - looks[0] > 4 * 0.1  # what was saved up is for the first

@@ -61,6 +61,7 @@ class Scene:
             client, "python:execute", {"code": "def f():\n    raise ValueError('no ' * 60)\nf()"}
         )
         self.denied = self._event(client, "python:reset", {})
+        self.written = layout.state / "report.html"
         self.artifact = client.put(b"x" * 5_000, name="a file.txt").digest
 
     @staticmethod
@@ -75,6 +76,7 @@ def scene() -> Iterator[Scene]:
     with tempfile.TemporaryDirectory(prefix="bh-look-") as folder, pytest.MonkeyPatch.context() as patch:
         Path(folder).chmod(0o755)
         patch.setenv("BRIDGEHOLD_HOME", folder)
+        patch.setenv("XDG_CACHE_HOME", f"{folder}/cache")
         layout = find_layout({"BRIDGEHOLD_HOME": folder}, 0)
         for place in (layout.policies, layout.tenants, layout.bridges):
             place.mkdir(parents=True)
@@ -143,7 +145,10 @@ SHOWN: list[tuple[tuple[str, ...], list[str]]] = [
     (("audit", "tail"), []),
     (("audit", "query", "--kind", "command"), ["command.refused", "command.outcome"]),
     (("audit", "query", "--kind", "egress"), []),
+    (("audit", "query", "kind = command and framework = python"), ["command.refused", "command.outcome"]),
+    (("audit", "query", "tennant = acme"), ["'tennant'"]),
     (("audit", "verify"), []),
+    (("audit", "report", "--output", "{written}"), []),
     (("usage",), ["python", "local"]),
     (("why", "{failed}"), ["command.outcome", "{failed}"]),
     (("why", "{denied}"), ["{denied}", "operations.deny[0]"]),

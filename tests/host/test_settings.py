@@ -90,7 +90,7 @@ def test_a_reload_takes_over_what_it_can_and_names_the_rest() -> None:
     told = ("bridges.x.pool_size", "bridges.x.scripts", "features.tools", "host.max_sessions")
     assert (*found.applied[:4], found.waiting) == (*told, ("host.cgroup",))
     assert all(key.startswith("providers.mine.") for key in found.applied[4:])
-    assert (merged.host.max_sessions, merged.host.cgroup, merged.bridges["x"].scripts) == (6, "auto", "/b")
+    assert (merged.host.max_sessions, merged.host.cgroup, merged.bridges["x"].scripts) == (6, "auto", ("/b",))
     assert merged.providers["mine"].base_url == "https://x.example"
     assert digest_of_told(merged) == digest_of_told(new) != digest_of_told(old)
     assert merge(merged, merged)[1].applied == ()

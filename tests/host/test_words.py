@@ -18,6 +18,7 @@ import pytest
 
 from bridgehold import SyncClient
 from bridgehold.audit.query import parse_time
+from bridgehold.client.once import token_of
 from bridgehold.client.private import PrivateHost
 from bridgehold.config.layout import Layout, find_layout
 from bridgehold.config.load import parse_config
@@ -403,6 +404,13 @@ def test_a_misspelt_tenant_is_refused_wherever_one_is_typed_and_one_of_its_own_i
         "bridge show": ("python",),
         "bridge check": ("python",),
         "bridge submit": ("mine",),
+        "bridge new": ("mine",),
+        "bridge rollback": ("mine",),
+        "bridge submissions": (),
+        "policy explain": ("python",),
+        "policy lint": (),
+        "policy posture": (),
+        "resources": (),
     }
     for command, arguments in typed.items():
         for wrong, near in (("acmee", "acme"), ("globx", "globex"), ("locl", "local")):
@@ -411,6 +419,35 @@ def test_a_misspelt_tenant_is_refused_wherever_one_is_typed_and_one_of_its_own_i
     SecretAdmin.open_file(home.secrets).set("acme2", "openai", b"sk-of-acme2-0123456789")
     for fine in ("acme", "globex", "local", "acme2", "newcomer"):
         assert "no tenant" not in say("artifacts", "list", "--tenant", fine)[2]
+    assert not (home.tenants / "acmee").exists()
+
+
+def test_a_token_file_without_a_token_is_no_reason_to_ask_as_somebody_else(
+    home: Layout, tmp_path: Path
+) -> None:
+    """What its reader's uid may is more than what any token may."""
+    named = tmp_path / "token"
+    for text in ("", "\r\n"):
+        named.write_text(text)
+        named.chmod(0o600)
+        with pytest.raises(ConfigError, match="the file has no token") as caught:
+            token_of({"BRIDGEHOLD_TOKEN_FILE": str(named)})
+        assert caught.value.where == str(named)
+    assert token_of({}) == ""
+
+
+def test_a_byte_order_mark_is_named_wherever_a_file_of_ours_begins_with_one(home: Layout, say: Say) -> None:
+    marked = "\ufeff"
+    (home.policies / "python.toml").write_text(f'{marked}extends = "python"\n')
+    (home.tenants / "acme.toml").parent.mkdir(exist_ok=True)
+    (home.tenants / "acme.toml").write_text(f"{marked}[tenant]\n")
+    arguments = home.config / "arguments.json"
+    arguments.write_text(f'{marked}{{"code": "1"}}')
+    said = [say("policy", "check"), say("run", "python:execute", "--args", f"@{arguments}")]
+    home.config_file.write_text(f"{marked}[host]\n")
+    said.append(say("policy", "check"))
+    for status, out, err in said:
+        assert (status != 0, "begins with a byte order mark" in out + err) == (True, True), out + err
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,38 @@ def test_the_end_of_a_cell_is_typed_for_its_callers_and_nothing_for_others(host:
         assert again.run("act", {"code": "result['x'] = 1"}) == {"x": 1}
 
 
+def test_how_sessions_ended_and_what_they_wrote_is_there_when_their_cell_is_not(host: Stage) -> None:
+    cell = cell_of(host, "teller")
+    with host.session(tenant="teller") as first:
+        first.run("act", {"code": "print('of the first'); result['x'] = 1"})
+        until(lambda: "of the first" in first.logs())
+    until(lambda: all(one["id"] != first.id for one in listed(host)))
+    with host.session(tenant="teller") as second, host.session(tenant="neighbour") as other:
+        second.run("act", {"code": "print('of the second'); result['x'] = 1"})
+        os.kill(cell, signal.SIGKILL)
+        until(lambda: code_for(host, "session.find", second.id) == "session_ended")
+        for method in ("session.find", "session.kill"):
+            with pytest.raises(BridgeholdError, match="cell_ended") as told:
+                host.client.request(method, {"session": second.id})
+            assert told.value.code == "session_ended"
+        assert "of the first" in host.client.logs(first.id)  # the next cell has it from the front
+        with pytest.raises(BridgeholdError, match="cell_ended") as told:
+            host.client.logs(second.id)  # which only the cell had
+        assert told.value.code == "session_ended"
+        assert other.run("act", {"code": "result['x'] = 1"}) == {"x": 1}
+    with pytest.raises(BridgeholdError) as told:
+        host.client.logs("s-0123456789abcdef")
+    assert told.value.code == "not_found"
+
+
+def code_for(host: Stage, method: str, session: str) -> str:
+    try:
+        host.client.request(method, {"session": session})
+    except BridgeholdError as error:
+        return error.code
+    return ""
+
+
 def busy(host: Stage, session: str) -> bool:
     return any(one["id"] == session and one["state"] == "busy" for one in listed(host))
 
@@ -525,6 +557,11 @@ def test_cells_hear_of_providers_and_scripts_as_a_host_without_them(host: Stage)
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         told_anew.a_folder_of_scripts_comes_and_goes(host, "moving", Path(folder) / "python")
+
+
+def test_a_slip_of_a_program_begins_no_cell(host: Stage) -> None:
+    told_anew.a_slip_of_a_program_opens_nothing(host)
+    assert not {one["tenant"] for one in host.events("cell.started")} & {"sliping", "slippping", "slippign"}
 
 
 ASKED_OF_KEEPER = """

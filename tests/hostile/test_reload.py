@@ -239,6 +239,10 @@ def test_a_misspelt_name_is_refused_before_anything_is_done_with_it(host: Stage)
     reload(host, "")
 
 
+def test_a_slip_of_a_program_opens_nothing(host: Stage) -> None:
+    told_anew.a_slip_of_a_program_opens_nothing(host)
+
+
 def test_the_command_line_says_what_was_taken_over_and_what_waits(host: Stage) -> None:
     def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         return command(host, *arguments, **more)

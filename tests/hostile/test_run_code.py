@@ -19,7 +19,8 @@ import pytest
 
 from bridgehold import BridgeholdError, Client
 from bridgehold.client.sync import SyncSession
-from bridgehold.errors import LimitError, NotFoundError, UsageError
+from bridgehold.errors import LimitError, NotFoundError, ProtocolError, UsageError
+from bridgehold.faces.cli import python as cli
 from bridgehold.faces.cli.border import guarded
 from bridgehold.faces.cli.commands import app
 from hostile.stage import Stage, stage
@@ -429,6 +430,13 @@ def test_hostile_files_reach_nobody_outside(session: SyncSession, tmp_path: Path
         files.write("/etc/x", b"1")
     with pytest.raises(BridgeholdError):
         files.write("a\0b", b"1")
+    before = [one.path for one in files.list("d")]
+    for path in ("d/new/", "d/..", ".", ""):
+        with pytest.raises(UsageError):
+            files.write(path, b"1")
+    with pytest.raises(UsageError):
+        files.read("d/sparse", offset=2**63)
+    assert [one.path for one in files.list("d")] == before  # no part of a file stays
     files.write("d/link", b"own")  # in the link's place, not through it
     assert files.stat("d/link").kind == "file"
     session.run("execute", {"code": "for n in range(10_100): open(f'm{n}', 'w').close()"})
@@ -461,13 +469,50 @@ def test_a_listing_that_lies_writes_nothing_elsewhere(session: SyncSession, tmp_
         with pytest.raises(BridgeholdError) as refused:
             session.files.get("d", tmp_path / f"out{number}")
         assert refused.value.code == "protocol", refused.value
+        with pytest.raises(BridgeholdError) as refused:  # nor is a path that leads elsewhere given to anybody
+            list(session.files.folder("d"))
+        assert refused.value.code == "protocol", refused.value
     growing = "python_bridge.PythonBridge.files_read = lambda self, **a: dict(base64='eHh4eA==', offset=0, size_bytes=1, end=False)"
     session.run("execute", {"code": growing})
     assert session.files.read("grows", length=10) == b"xxxxxxxxxx"
+    several = "python_bridge.PythonBridge.files_list = lambda self, **_: dict(entries=[fact(one) for one in {}], truncated=False)"
+    session.run("execute", {"code": several.format(["d/x", "d/y"])})
+    with pytest.raises(LimitError):  # in all, and not for each
+        session.files.get("d", tmp_path / "large", most_bytes=100)
+    assert (tmp_path / "large/x").stat().st_size == 100
+    for names in (["d/x/y"], ["d/x", "d/x"], ["d/" + 300 * "x"]):
+        session.run("execute", {"code": growing.replace("False", "True") + "\n" + several.format(names)})
+        with pytest.raises(ProtocolError):
+            session.files.get("d", tmp_path / f"odd{len(names[0])}{len(names)}")
+    session.run("execute", {"code": growing.replace("eHh4eA==", "")})
+    with pytest.raises(ProtocolError):  # the end is no guess
+        session.files.read("x")
     session.run("execute", {"code": growing.replace("eHh4eA==", "no base64")})
     with pytest.raises(BridgeholdError):
         session.files.read("x")
-    assert sorted(one.name for one in tmp_path.rglob("*")) == [f"out{number}" for number in range(6)]
+    made = sorted(one.name for one in tmp_path.rglob("*") if "odd" not in str(one))
+    assert made == ["large", *(f"out{number}" for number in range(6)), "x"]
+
+
+def test_the_command_line_believes_no_session_that_lies(tmp_path: Path) -> None:
+    class Lies:
+        """What comes over the socket, of a bridge that is hostile."""
+
+        def __init__(self, said: object) -> None:
+            self.said = said
+
+        def request(self, *_: object) -> object:
+            return {"value": self.said}
+
+    program = cli._Program("python", "local", 0, [], [], {})
+    odd: list[object] = [{"base64": "", "end": False}, {"base64": "%", "end": True}, {}, [], 1]
+    for number, said in enumerate(odd):
+        with pytest.raises(ProtocolError):
+            cli._get(Lies(said), "s", program, "x", tmp_path / str(number))  # type: ignore[arg-type]  # no socket
+    written = cli._Written()
+    for piece in ({"display": {}}, {"stream": "x"}, {"stream": []}, {"stream": "stdout", "text": 1}, "x", 1):
+        with pytest.raises(ProtocolError):
+            written({"type": "chunk", "data": piece})
 
 
 def test_a_program_that_reads_no_input_takes_none_from_its_caller(host: Stage) -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bridgehold import BridgeholdError
+from bridgehold import BridgeholdError, SyncClient
 from bridgehold.bridges.kit.provider import Provider, fingerprint
 from bridgehold.client.sync import SyncSession
+from bridgehold.errors import NotFoundError
 from bridgehold.keeper.admin import SecretAdmin
 from hostile.served import running
 from hostile.stage import MANIFEST, POLICY, Stage
@@ -107,18 +108,41 @@ def a_folder_of_scripts_comes_and_goes(host: Stage, tenant: str, folder: Path) -
     (host.layout.policies / f"{name}.toml").write_text(POLICY + f'[sandbox]\nstart = "{host.start}"\n')
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)
-    (folder / "hello.py").write_text("raise SystemExit(7)\n")
+    (folder / "hello.py").write_text("import beside; raise SystemExit(beside.STATUS)\n")
+    second = folder.parent / "second"
+    second.mkdir(exist_ok=True)
+    second.chmod(0o755)
+    (second / "beside.py").write_text("STATUS = 7\n")
 
     def run() -> int:
-        asked = {"tenant": tenant, "bridge": name, "kind": "module", "text": "hello", "path": [str(folder)]}
+        asked = {
+            "tenant": tenant,
+            "bridge": name,
+            "kind": "module",
+            "text": "hello",
+            "path": [str(folder), str(second)],
+        }
         return int(host.client.request("foreign.open", asked)["exit"])
 
     with pytest.raises(BridgeholdError, match="whose scripts are nowhere") as caught:
         run()
     assert "bridgehold reload" in caught.value.hint
-    named = f'{before}[bridges.{name}]\nscripts = "{folder}"\n'
+    named = f'{before}[bridges.{name}]\nscripts = ["{folder}", "{second}"]\n'
     assert f"bridges.{name}.scripts" in reload(host, named)
     assert run() == 7
     reload(host, before)
     with pytest.raises(BridgeholdError, match="whose scripts are nowhere"):
         run()
+
+
+def a_slip_of_a_program_opens_nothing(host: Stage) -> None:
+    """Of an operator's: any other name is a tenant without a file."""
+    (host.layout.tenants / "slipping.toml").write_text("[tenant]\n")
+    with SyncClient.connect(host.layout.socket) as client:
+        for wrong in ("sliping", "slippping", "slippign"):
+            with pytest.raises(NotFoundError, match=r"there is no tenant .* \(nearest: 'slipping'\)"):
+                client.session("python", tenant=wrong).__enter__()
+        for fine in ("slipping", "slipping2", "unheard-of"):
+            with client.session("python", tenant=fine) as session:
+                assert session.run("execute", {"code": "6 * 7"})["value"] == 42
+        assert not {"sliping", "slippping", "slippign"} & {one.tenant for one in client.sessions()}

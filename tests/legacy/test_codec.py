@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridgehold.bridges.legacy import messages
-from bridgehold.bridges.legacy.bodies import decode_values, format_of, plain_json
+from bridgehold.bridges.legacy.bodies import TURN, decode_values, format_of, plain_json
 from bridgehold.bridges.legacy.frames import Splitter, pack
 from bridgehold.errors import ProtocolError
 
@@ -231,6 +231,46 @@ def test_arguments_of_too_many_values_are_refused_before_they_are_built() -> Non
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 3 * len(body)
+
+
+@pytest.mark.parametrize("field", ["error", "result"])
+def test_nothing_is_made_of_an_error_that_is_no_text(field: str) -> None:
+    """Four million numbers would hold the loop of all tenants for half a second at each answer."""
+    many = b"\xdd" + (4_000_000).to_bytes(4, "big") + b"\x01" * 4_000_000
+    inside = b"\x81\xa5error" + many if field == "result" else many
+    body = b"\x83\xa2id\x01\xa7success" + (b"\xc3" if field == "result" else b"\xc2")
+    body += bytes([0xA0 | len(field)]) + field.encode() + inside
+    tracemalloc.start()
+    answer = messages.read_answer(body)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert answer is not None
+    assert (answer.application_ok, answer.error) == (False, "")
+    assert peak < 4 * len(body)  # copies of bytes; a list of them has eight for each
+
+
+def test_numbers_are_counted_before_they_are_made() -> None:
+    many = b"\xdd" + (4_000_000).to_bytes(4, "big") + b"\x01" * 4_000_000
+    body = b"\x83\xa2id\x01\xa7command\xa1x\xa4args\x81\xa1a" + many
+    tracemalloc.start()
+    with pytest.raises(ProtocolError, match="more than 1000000 values"):
+        messages.read_request(body)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 * len(body)
+
+
+def test_others_run_while_a_large_frame_is_read() -> None:
+    args: dict[str, object] = {"a": [{"b": [1, b"c"]} for _ in range(10_000)]}
+    steps = messages.request_steps(msgspec.msgpack.encode({"id": 1, "command": "x", "args": args}))
+    stops = 0
+    try:
+        while True:
+            next(steps)
+            stops += 1
+    except StopIteration as end:
+        assert end.value.args == {"a": [{"b": [1, "c"]}] * 10_000}
+    assert stops >= 10_000 * 4 / TURN - 1  # each list and each of its items
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,8 @@ def test_plain_code_is_an_operation_of_its_own() -> None:
     [
         ("/srv/app/python/bridge.py", "/bridge/bridge.py"),
         ("/srv/app/python/deep/er.py", "/bridge/deep/er.py"),
+        ("/srv/more/other.py", "/scripts/1/other.py"),
+        ("/srv/more/../more/other.py", None),
         ("/srv/app/python/../secret.py", None),
         ("/srv/app/python2/bridge.py", None),
         ("/srv/app/bridge.py", None),
@@ -188,7 +190,12 @@ def test_plain_code_is_an_operation_of_its_own() -> None:
 def test_a_script_lies_below_its_folder_or_is_refused(path: str, inside: str | None) -> None:
     def made() -> Script:
         return script_inside(
-            "script", path, ["--x"], ["/srv/app/python/lib", "/etc"], scripts="/srv/app/python", bridge="mine"
+            "script",
+            path,
+            ["--x"],
+            ["/srv/app/python/lib", "/etc"],
+            scripts=("/srv/app/python", "/srv/more"),
+            bridge="mine",
         )
 
     if inside is None:
@@ -201,7 +208,7 @@ def test_a_script_lies_below_its_folder_or_is_refused(path: str, inside: str | N
 
 def test_without_a_folder_nothing_runs_and_the_key_is_named() -> None:
     with pytest.raises(ConfigError) as caught:
-        script_inside("code", "1", [], [], scripts="", bridge="mine")
+        script_inside("code", "1", [], [], scripts=(), bridge="mine")
     assert "[bridges.mine] scripts" in caught.value.hint
     assert "bridgehold reload" in caught.value.hint
 

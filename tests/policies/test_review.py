@@ -12,7 +12,8 @@ from hypothesis import given, settings
 
 from bridgehold.errors import UsageError
 from bridgehold.policies.changes import compare
-from bridgehold.policies.expectations import read_expectations
+from bridgehold.policies.expectations import read_expectations, unknown
+from bridgehold.policies.explain import Known
 from bridgehold.policies.lint import gravest, lint
 from bridgehold.policies.lint_rules import RULES, SEVERITIES
 from bridgehold.policies.model import GIB, Ceilings, Connect, Endpoint, Grant, Machine, Needs, Policy
@@ -195,7 +196,10 @@ refuses = [
         ("[[expect]]\nbridge = 'b'\nallow = []\n", "allow"),
         ("[[expect]]\nbridge = 'b'\nallows = ['everything']\n", "can't be asked for"),
         ("[[expect]]\nbridge = 'b'\nallows = ['connect example.com']\n", "can't be asked for"),
+        ("[[expect]]\nbridge = 'b'\nrefuses = ['connect x:" + "9" * 5_000 + "']\n", "can't be asked for"),
         ("[[expect", "not TOML"),
+        ("expect = []", "nothing is expected"),
+        ("[[expect]]\nbridge = 'b'\n", "nothing is expected"),
     ],
 )
 def test_what_can_not_be_expected_is_named(text: str, said: str) -> None:
@@ -203,6 +207,31 @@ def test_what_can_not_be_expected_is_named(text: str, said: str) -> None:
         list(read_expectations(text, "expect.toml"))
     assert said in f"{caught.value.message}"
     assert caught.value.where.startswith("expect.toml")
+
+
+@pytest.mark.parametrize(
+    ("said", "fault"),
+    [
+        ("python:excute", "python:execute"),
+        ("dspy:run", "is no operation of python"),
+        ("opnai POST /files", "openai"),
+        ("resource namespce", "namespace"),
+        ("python:execute", ""),
+        ("common:ping", ""),
+        ("openai POST /files", ""),
+        ("resource namespace", ""),
+        ("tool whatever", ""),
+    ],
+)
+def test_an_expectation_of_what_there_is_not_proves_nothing(said: str, fault: str) -> None:
+    """Every policy refuses a name that is misspelt: such a line could never fail."""
+    known = Known(
+        operations=("python:execute", "dspy:run"), resources=("namespace",), providers=("openai",), unread=()
+    )
+    text = f"[[expect]]\nbridge = 'python'\nrefuses = [{said!r}]\n"
+    (act,) = read_expectations(text, "expect.toml")
+    found = unknown(act, known)
+    assert (fault in found) if fault else not found
 
 
 def test_the_page_has_every_rule_with_its_severity() -> None:

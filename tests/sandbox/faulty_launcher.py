@@ -24,6 +24,8 @@ from bridgehold.sandbox.launcher import main as launcher
 
 HEAD = struct.Struct("=iii32s")
 PAGE = 4096
+DEAF, MUTE = -1, -2
+"""In the place of a step's number: what is ready can't be waited for at once, or not at all; no step fails."""
 STEPS: dict[tuple[Any, str], int] = {
     (os, "pipe"): errno.ENFILE,
     (os, "open"): errno.EMFILE,
@@ -65,16 +67,37 @@ class Epoll:
         real = EPOLL()
         self.register = faulty(page, "register", real.register, errno.ENOSPC)
         self.modify = faulty(page, "modify", real.modify, errno.ENOMEM)
-        self.unregister, self.poll = real.unregister, real.poll
+        self.unregister = real.unregister
+        self._page, self._poll = page, real.poll
+
+    def poll(self, timeout: float | None, most: int) -> list[tuple[int, int]]:
+        if HEAD.unpack_from(self._page)[0] in (DEAF, MUTE):
+            raise OSError(errno.ENOMEM, "poll")
+        return self._poll(timeout, most)
 
 
-EPOLL = select.epoll
+class EachByItself:
+    """`select.poll`, which fails too where it is `MUTE`."""
+
+    def __init__(self, page: mmap.mmap) -> None:
+        real = EACH()
+        self._page, self._poll = page, real.poll
+        self.register, self.unregister, self.modify = real.register, real.unregister, real.modify
+
+    def poll(self, timeout: float | None = None) -> list[tuple[int, int]]:
+        if HEAD.unpack_from(self._page)[0] == MUTE and os.getpid() == LAUNCHER:
+            raise OSError(errno.ENOMEM, "poll")
+        return self._poll(timeout)
+
+
+EPOLL, EACH = select.epoll, select.poll
 LAUNCHER = os.getpid()
 
 
 def install(page: mmap.mmap) -> None:
     for (owner, name), number in STEPS.items():
         setattr(owner, name, faulty(page, name, getattr(owner, name), number))
+    select.poll = lambda: EachByItself(page)  # type: ignore[assignment,misc]  # as the next
     select.epoll = lambda: Epoll(page)  # type: ignore[assignment,misc]  # its type can't be derived from
 
 

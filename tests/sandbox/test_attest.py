@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import signal
@@ -13,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from bridgehold.errors import AttestationError, NotFoundError
+from bridgehold.errors import AttestationError, BusyError, NotFoundError
 from bridgehold.sandbox import procfs
 from bridgehold.sandbox.attest.observe import (
     NAMESPACES,
@@ -314,6 +315,26 @@ def test_expected_mounts_take_their_identity_from_the_stage() -> None:
 
 
 WAIT = "import time; print('up', flush=True); time.sleep(60)"
+
+
+def test_what_was_proved_is_proved_again_in_a_twentieth_of_the_loop(box: Machine) -> None:
+    """Who asks for it all the time holds up nobody else's requests, and gets each answer that it waits for."""
+
+    async def act(client: LauncherClient) -> None:
+        launched, ends = await client.launch(python_spec(WAIT))
+        await read_line(ends[1])
+        proof = await client.attest(launched.worker)
+        assert await client.attest(launched.worker) == proof
+        asked = [client.attest(launched.worker) for _ in range(6)]
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        busy = [one for one in found if isinstance(one, BusyError)]
+        assert busy
+        assert all(one == proof for one in found if one not in busy)
+        assert len(busy) < 6
+        assert await client.attest(launched.worker) == proof
+        await client.kill(launched.worker)
+
+    box.drive(act)
 
 
 def test_a_real_worker_is_green_and_the_facts_are_its_own(box: Machine) -> None:

@@ -186,6 +186,29 @@ def test_a_step_that_fails_is_a_shortage_and_ends_nothing_else(
     box.drive(act, 120)
 
 
+def test_a_launcher_that_can_wait_for_nothing_asks_its_host_all_the_same(
+    short: tuple[Machine, Kernel],
+) -> None:
+    box, kernel = short
+
+    async def act(client: LauncherClient) -> None:
+        scene = Scene(box, client, kernel)
+        await scene.open()
+        try:
+            for failing in (faulty_launcher.MUTE, faulty_launcher.DEAF):
+                kernel.fail(failing)
+                for guest in scene.guests:
+                    assert (await client.usage(guest.launched.worker)).processes
+            for start in STARTS:
+                assert await attempt(scene.begin(start), lambda: kernel.fail(faulty_launcher.DEAF))
+        finally:
+            kernel.fail(0)
+        await scene.all_is_well()
+        await scene.close()
+
+    box.drive(act, 60)
+
+
 ENTERING = """
 import socket, sys
 end = socket.socket(fileno=int(sys.argv[1]))

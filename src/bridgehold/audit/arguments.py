@@ -9,7 +9,6 @@ from __future__ import annotations
 import binascii
 import contextlib
 import re
-import types
 from collections.abc import Generator, Iterable
 
 import msgspec
@@ -25,7 +24,6 @@ from bridgehold.audit.redact import (
     NO_LETTERS,
     SAYS,
     digest_of,
-    finished,
     is_key_name,
     is_shape,
     is_token_name,
@@ -36,6 +34,7 @@ from bridgehold.audit.redact import (
 )
 from bridgehold.errors import UsageError
 from bridgehold.ids import Digest, digest_bytes
+from bridgehold.steps import finished, in_turns
 
 TURN = 500
 """Values, and 32 characters of a text beside them, after which a look lets others run: 1 to 3 ms."""
@@ -137,13 +136,8 @@ def split_keys(arguments: dict[str, object]) -> Arguments:
 
 async def split_in_turns(arguments: dict[str, object], *, plain: bool = True) -> Arguments:
     """As `split_keys`, while the loop goes on with its other work. `plain`: they come from JSON."""
-    return at_once(arguments) or await _in_turns(_split_steps(arguments, plain=plain))
-
-
-@types.coroutine
-def _in_turns(steps: Generator[None, None, Arguments]) -> Generator[None, None, Arguments]:
-    """Each of its stops is one of whoever awaits it."""
-    return (yield from steps)
+    found = at_once(arguments)
+    return found if found is not None else await in_turns(_split_steps(arguments, plain=plain))
 
 
 def at_once(arguments: dict[str, object]) -> Arguments | None:

@@ -30,11 +30,14 @@ TAIL = len(HASH_OPEN) + 64 + 2
 """Bytes from ``,"hash":"`` to the closing brace."""
 PREV_TAIL = len(',"prev":"') + 64 + 1
 
-_LINE = re.compile(
+_HEAD = re.compile(
     rb'\{"v":1,"instance":"(i-[0-9a-z]{12})","seq":([1-9][0-9]{0,15}),"time":"([0-9TZ:.-]{24})",'
-    rb'"mono_ns":[0-9]{1,19},"boot":"[0-9a-f-]{36}","kind":"([a-z]+\.[a-z_]+)"[ -~]*'
-    rb',"prev":"([0-9a-f]{64})","hash":"([0-9a-f]{64})"\}'
+    rb'"mono_ns":[0-9]{1,19},"boot":"[0-9a-f-]{36}","kind":"([a-z]+\.[a-z_]+)"'
 )
+_END = re.compile(rb',"prev":"([0-9a-f]{64})","hash":"([0-9a-f]{64})"\}')
+_LINE = re.compile(_HEAD.pattern + b"[ -~]*" + _END.pattern)
+_KIND = b'"kind":"'
+_PRINTABLE = bytes(range(0x20, 0x7F))
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -78,6 +81,15 @@ def seal(prefix: bytes, prev: str, record: bytes) -> tuple[bytes, str]:
     return body + HASH_OPEN + digest.encode("ascii") + b'"}\n', digest
 
 
+def head_of(line: bytes) -> re.Match[bytes] | None:
+    """As `read_line`, in two thirds of the time: the groups are instance, seq, time and kind."""
+    head = _HEAD.match(line) if len(line) <= MAX_LINE else None
+    if head is None or head.end() > len(line) - TAIL - PREV_TAIL:
+        return None
+    tail = _END.fullmatch(line, len(line) - TAIL - PREV_TAIL)
+    return head if tail is not None and not line.translate(None, _PRINTABLE) else None
+
+
 def read_line(line: bytes) -> LineFacts | None:
     """The envelope of `line` (no newline), or None if it is not a line of ours. Checks no hash."""
     if len(line) > MAX_LINE:
@@ -98,6 +110,11 @@ def decode(decoder: msgspec.json.Decoder[T], line: bytes) -> T | None:
         return decoder.decode(line)
     except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
         return None
+
+
+def own_part(line: bytes) -> bytes:
+    """What is the event's own: from its kind on, without the chain's part at its end."""
+    return line[line.find(_KIND) : -(TAIL + PREV_TAIL)]
 
 
 def is_intact(line: bytes, facts: LineFacts) -> bool:

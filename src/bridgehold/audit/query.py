@@ -48,7 +48,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     since: str = ""
     until: str = ""
     text: str = ""
-    """A text that must stand in the event, upper and lower case alike."""
+    """A text that must stand in what is the event's own, upper and lower case alike."""
     limit: int = 100
     """The newest so many, at most 10,000; they are given oldest first."""
 
@@ -172,6 +172,7 @@ def _fits(line: bytes, wanted: Query) -> bool:
         and wanted.command in ("", row.command)
         and row.time >= wanted.since
         and (not wanted.until or row.time < wanted.until)
+        and (not wanted.text or stored(wanted.text).encode("ascii").lower() in chain.own_part(line).lower())
     )
 
 

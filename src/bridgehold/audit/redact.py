@@ -11,17 +11,16 @@ import itertools
 import json
 import re
 from collections import deque
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from bridgehold.audit.encodings import Encodings, Span, mask, merged
 from bridgehold.ids import Digest, digest_bytes
+from bridgehold.steps import finished
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
-
-T = TypeVar("T")
 
 MASK = "[redacted]"
 MARGIN = 4096
@@ -187,15 +186,6 @@ Masked = tuple[int, int, str]
 def mask_named(text: str) -> str:
     """`text` with the values of names of keys replaced, and the password of a URL's user."""
     return text if _HINT.search(text) is None else finished(_named_steps(text))
-
-
-def finished(steps: Generator[None, None, T]) -> T:
-    """What comes of `steps`, all of which are made at once."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return cast("T", end.value)
 
 
 def _named_steps(text: str) -> Generator[None, None, str]:

@@ -133,7 +133,8 @@ def _lost(message: str) -> HostUnavailableError:
 def token_of(environ: Mapping[str, str]) -> str:
     """What the file holds that `environ` names: a token is in no argument and no variable. Empty: none is.
 
-    Raises `ConfigError` for a file that others may read.
+    Raises `ConfigError` for a file that others may read, or that is empty: whoever names one is not to ask
+    with what its uid may instead.
     """
     named = environ.get(TOKEN_FILE, "")
     if not named:
@@ -142,4 +143,10 @@ def token_of(environ: Mapping[str, str]) -> str:
     text = reads.read_text(path, ConfigError, most=4 * MAX_TOKEN).strip()
     if path.stat().st_mode & 0o077:
         raise ConfigError("others may read this token", where=named, hint=f"chmod 600 {named}")
+    if not text:
+        raise ConfigError(
+            "the file has no token",
+            where=named,
+            hint=f"`bridgehold token create NAME --tenant TENANT > {named}`, or unset {TOKEN_FILE}.",
+        )
     return text

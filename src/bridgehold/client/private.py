@@ -7,22 +7,47 @@ import os
 import select
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
-from typing import Self
+from typing import IO, Self
 
 from bridgehold.config.layout import HOME_VARIABLE, Layout
 from bridgehold.errors import HostUnavailableError, from_log_text
 
 _READY_SECONDS = 30.0
 _STOP_SECONDS = 20.0
+_KEPT = 4_000
+_PIECE = 64 * 1024
+
+
+class _Stderr:
+    """What a host's processes, and an operator's functions, write to standard error: read as it comes, or
+    whoever writes would wait once the pipe is full, the host's loop too. Its beginning is kept."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._kept = bytearray()
+        self._thread = threading.Thread(target=self._read, name="bridgehold-stderr", daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        with self._stream:
+            while data := os.read(self._stream.fileno(), _PIECE):
+                self._kept += data[: _KEPT - len(self._kept)]
+
+    def text(self) -> str:
+        """Once nobody writes any more, or a second later."""
+        self._thread.join(1.0)
+        return self._kept.decode(errors="replace").strip()
 
 
 class PrivateHost:
     """Holds the write end of a lifeline: when the client ends, however it ends, the host ends too."""
 
-    def __init__(self, process: subprocess.Popen[bytes], lifeline: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], lifeline: int, said: _Stderr) -> None:
         self._process = process
         self._lifeline = lifeline
+        self._stderr = said
 
     @property
     def pid(self) -> int:
@@ -51,14 +76,16 @@ class PrivateHost:
         )
         os.close(lifeline_read)
         os.close(ready_write)
+        assert process.stderr is not None  # noqa: S101 - it was made with one
+        said = _Stderr(process.stderr)
         try:
             readable, _, _ = select.select([ready_read], [], [], _READY_SECONDS)
             if readable and os.read(ready_read, 1):
-                return cls(process, lifeline_write)
+                return cls(process, lifeline_write, said)
         finally:
             os.close(ready_read)
         os.close(lifeline_write)
-        raise _start_failure(process, late=not readable)
+        raise _start_failure(process, said, late=not readable)
 
     def stop(self) -> None:
         """End the host and wait until its processes and sandboxes are gone."""
@@ -68,17 +95,16 @@ class PrivateHost:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        if self._process.stderr is not None:
-            self._process.stderr.close()
+        self._stderr.text()
 
 
-def _start_failure(process: subprocess.Popen[bytes], *, late: bool) -> HostUnavailableError:
+def _start_failure(process: subprocess.Popen[bytes], stderr: _Stderr, *, late: bool) -> HostUnavailableError:
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_STOP_SECONDS)
     if process.returncode is None:
         process.kill()
         process.wait()
-    said = process.stderr.read(4000).decode(errors="replace").strip() if process.stderr else ""
+    said = stderr.text()
     if late and not said:
         return HostUnavailableError(
             f"a private host was not ready within {_READY_SECONDS:.0f} s, and was ended",

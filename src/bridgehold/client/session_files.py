@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
+import errno
 import os
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -13,13 +13,15 @@ from typing import Any, Protocol
 import msgspec
 
 from bridgehold.errors import LimitError, ProtocolError, UsageError
-from bridgehold.protocol.values import Artifact, FileFact
+from bridgehold.protocol.values import Artifact, FileFact, FilePart
 
 PART_BYTES = 2 * 1024 * 1024
 MOST_READ = 1024 * 1024 * 1024
 """Bytes of one file that are read where its caller says nothing: a sandbox's file may grow as it is read."""
 MOST_FILES = 10_000
 """Of one folder that is taken out."""
+_OF_NAMES = (errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EILSEQ)
+"""What a file here can't be called, or lie in."""
 Facts = list[FileFact]
 Content = bytes | str | Path
 """What goes into a file: bytes, text, or the path of a file here."""
@@ -54,7 +56,7 @@ class SessionFiles:
     async def list(self, path: str = "", *, depth: int = 1) -> Facts:
         """What lies in the folder, and `depth` levels below, by name; no link is followed.
 
-        Raises `LimitError` where it is more than `MOST_FILES`.
+        Raises `LimitError` where it is more than `MOST_FILES`, `ProtocolError` for what doesn't lie there.
         """
         asked = {"path": path, "depth": depth, "most": MOST_FILES}
         said = _table(await self._session.run("files_list", asked))
@@ -63,7 +65,10 @@ class SessionFiles:
         listed = said.get("entries")
         if not isinstance(listed, list):
             raise ProtocolError("the session's listing is none")
-        return [_fact(one) for one in listed]
+        facts = [_fact(one) for one in listed]
+        for fact in facts:
+            _within(fact.path, path)
+        return facts
 
     async def parts(self, path: str, *, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
         """A file's bytes from `offset` on, a part at a time; at most `length`, else at most `MOST_READ`."""
@@ -74,13 +79,13 @@ class SessionFiles:
         left = MOST_READ if length is None else length
         while left > 0:
             asked = {**place, "offset": offset, "length": min(left, PART_BYTES)}
-            said = _table(await self._session.run("files_read", asked))
-            data = _bytes(said)[:left]
+            part = FilePart.of(await self._session.run("files_read", asked))
+            data = part.base64[:left]
             left -= len(data)
             offset += len(data)
             if data:
                 yield data
-            if said.get("end") or not data:
+            if part.end:
                 return
         if length is None:
             raise LimitError(f"the file has more than {MOST_READ} bytes; read a range of it (`length=`)")
@@ -132,15 +137,15 @@ class SessionFiles:
         Links and special files are left out, and names that are no text. Raises `LimitError` past
         `most_bytes` in all.
         """
-        top, left = PurePosixPath(path or "."), most_bytes
+        left = most_bytes
         for fact in await self.list(path, depth=32):
             if fact.kind != "file" or fact.raw:
                 continue
             data = await self.read(fact.path, length=left + 1)
             left -= len(data)
             if left < 0:
-                raise LimitError(f"the files below {path or '.'!r} have more than {most_bytes} bytes")
-            yield str(PurePosixPath(fact.path).relative_to(top)), data
+                raise _too_large(path, most_bytes)
+            yield _within(fact.path, path), data
 
     async def put(self, source: Path, path: str = "") -> int:
         """Write a file of this machine's, or a folder with all regular files in it; how many."""
@@ -150,34 +155,46 @@ class SessionFiles:
             await self.write(str(inside if one == source else inside / one.relative_to(source)), one)
         return len(found)
 
-    async def get(self, path: str, to: Path) -> int:
+    async def get(self, path: str, to: Path, *, most_bytes: int = MOST_READ) -> int:
         """Take a file, or a folder's regular files, out into a new file or folder; how many.
 
         Whatever the sandbox calls its files, all of them lie in `to`: a name that leads elsewhere is refused.
+        Raises `LimitError` past `most_bytes` in all; what was written by then stays.
         """
         fact = await self.stat(path)
         if fact.kind != "folder":
-            await self._get(path, to)
+            if await self._get(path, to, most_bytes) < 0:
+                raise _too_large(path, most_bytes)
             return 1
         await asyncio.to_thread(to.mkdir)
-        count = 0
+        count, left = 0, most_bytes
         for one in await self.list(path, depth=32):
             if one.raw or one.kind not in ("file", "folder"):
                 continue
             place = to / _within(one.path, path)
-            if one.kind == "folder":
-                await asyncio.to_thread(place.mkdir)
-            else:
-                await self._get(one.path, place)
-                count += 1
+            try:
+                if one.kind == "folder":
+                    await asyncio.to_thread(place.mkdir)
+                    continue
+                left = await self._get(one.path, place, left)
+            except OSError as error:
+                if error.errno not in _OF_NAMES:
+                    raise
+                raise ProtocolError(f"a listing holds what can't lie in a folder: {error.strerror}") from None
+            if left < 0:
+                raise _too_large(path, most_bytes)
+            count += 1
         return count
 
-    async def _get(self, path: str, to: Path) -> None:
+    async def _get(self, path: str, to: Path, most: int) -> int:
+        """How many of `most` bytes are left; -1: it has more."""
         from bridgehold import writes
 
         with writes.create(to, mode=0o644) as file:
-            async for data in self.parts(path):
-                file.write(data)
+            async for data in self.parts(path, length=most + 1):
+                most -= len(data)
+                file.write(data[:most] if most < 0 else data)
+        return most
 
 
 def _regular(source: Path) -> list[Path]:
@@ -224,8 +241,5 @@ def _fact(said: object) -> FileFact:
         raise ProtocolError(f"the session's word on a file is none: {error}") from None
 
 
-def _bytes(said: dict[str, Any]) -> bytes:
-    try:
-        return base64.b64decode(said.get("base64", ""), validate=True)
-    except (binascii.Error, ValueError, TypeError):
-        raise ProtocolError("the session's bytes are no base64") from None
+def _too_large(path: str, most_bytes: int) -> LimitError:
+    return LimitError(f"the files below {path or '.'!r} have more than {most_bytes} bytes")

@@ -21,6 +21,7 @@ RUNNING_FOR: ContextVar[str] = ContextVar("bridgehold_running_for", default="")
 """The command whose tool runs now: a command that the tool runs says so."""
 _PLAIN = (str, int, float, bool)
 """Kinds of a default that a schema can tell."""
+_DESCRIBE = "Describe it yourself: Tool(function=…, name=…, parameters={…})."
 _TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array", dict: "object"}
 
 
@@ -32,15 +33,20 @@ class Tool(OfferedTool, frozen=True, kw_only=True):
     @classmethod
     def of(cls, function: Callable[..., Any]) -> Tool:
         """From the function's own name, docstring and annotations. `UsageError` for what has no schema."""
-        hints = typing.get_type_hints(function)
+        if not callable(function) or not hasattr(function, "__name__"):
+            kind = type(function).__name__
+            raise UsageError(f"tools: a {kind} is no function with a name", hint=f"tools=[f, g]. {_DESCRIBE}")
+        try:
+            hints = typing.get_type_hints(function)
+            parameters = inspect.signature(function).parameters
+        except Exception as error:  # annotations are the caller's own code
+            said = f"{function.__name__}: what it takes can't be read: {error_text(error)}"
+            raise UsageError(said, hint=_DESCRIBE) from error
         properties: dict[str, Any] = {}
         required = []
-        for name, parameter in inspect.signature(function).parameters.items():
+        for name, parameter in parameters.items():
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
-                raise UsageError(
-                    f"{function.__name__}: {name} can't be given by name",
-                    hint="Describe it yourself: Tool(function=…, name=…, parameters={…}).",
-                )
+                raise UsageError(f"{function.__name__}: {name} can't be given by name", hint=_DESCRIBE)
             properties[name] = _schema(hints.get(name), function.__name__, name)
             if parameter.default is parameter.empty:
                 required.append(name)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import InvalidVersion, Version
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from bridgehold.config.guest_environment import check_variable
 from bridgehold.errors import UnsupportedError
@@ -148,8 +148,13 @@ class BridgeSection(Strict):
     """With a pool: starts beyond the pooled ones that may be under way at once."""
     checkout_timeout_s: Annotated[float, Field(gt=0)] = 10
     """With a pool: the longest wait for a sandbox before the session is refused as busy."""
-    scripts: Annotated[str, Field(pattern=r"^(/.*)?$")] = ""
-    """Of a `foreign` bridge: the folder that holds the scripts it may run; mounted read-only."""
+    scripts: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^/")], ...],
+        Field(max_length=16),
+        BeforeValidator(lambda said: ((said,) if said else ()) if isinstance(said, str) else said),
+    ] = ()
+    """Of a `foreign` bridge: the folder that holds the scripts it may run, or a list of such folders; mounted
+    read-only. One is ``/bridge`` inside, the others are ``/scripts/1`` and so on."""
     weights: tuple[str, ...] = ()
     """Files or model folders that a zygote loads once, below folders of ``filesystem.read``."""
     recovery: bool = True

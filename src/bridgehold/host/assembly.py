@@ -152,6 +152,7 @@ def _celled(given: Foundation, shared: Shared, orders: Orders, budgets: Budgets,
         return cell_wire.Spent(providers=found.of(tenant), periods=found.spending.of(tenant))
 
     async def make_config(tenant: str) -> cell_wire.CellConfig:
+        shared.registry.demand_no_slip(tenant)
         writes.make_folder(ground.layout.artifacts / tenant, mode=0o700)  # the cell may make it no more
         return cell_wire.CellConfig(
             tenant=tenant,

@@ -29,6 +29,7 @@ from bridgehold.host.cell.gateway.opener import GatewayOpener
 from bridgehold.host.cell.gateway.values import Attribution
 from bridgehold.host.cell.methods import Methods
 from bridgehold.host.cell.scripts.user_scripts import UserScripts
+from bridgehold.host.cell.sessions.session import SessionKey
 from bridgehold.host.cell.sessions.sessions import Sessions
 from bridgehold.host.cell.store.artifacts import ArtifactStore, SerialChanges
 from bridgehold.host.cell.store.downloads import Downloads
@@ -49,6 +50,7 @@ from bridgehold.host.shares.handed_files import HandedBridges, HandedFiles
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.openings import Openings
 from bridgehold.host.shares.refusals import Refusals
+from bridgehold.host.shares.session_ends import SessionEnd
 from bridgehold.host.shares.tool_starts import as_child, by_front
 from bridgehold.host.startup import FileChange
 from bridgehold.keeper.budgets import Budgets
@@ -193,12 +195,13 @@ def join_cell(
     make_order: OrderMaker,
     budgets: Budgets,
     over: Callable[[str], None] = lambda _session: None,
-    opened: Callable[[str, str], None] = lambda _session, _name: None,
+    opened: Callable[[str, SessionKey], None] = lambda _session, _key: None,
+    tell_end: Callable[[SessionEnd], Awaitable[None]] | None = None,
     account: str = "",
 ) -> CellParts:
     """Join the parts; nothing is started yet.
 
-    `over` and `opened`: as `Sessions`'. `account`: as `Refusals`'.
+    `over`, `opened` and `tell_end`: as `Sessions`'. `account`: as `Refusals`'.
     """
     config, peers, settings = ground.config, ground.peers, shared.settings
     store = ArtifactStore(
@@ -240,6 +243,7 @@ def join_cell(
         on_degraded=ground.degraded,
         over=over,
         opened=opened,
+        tell_end=tell_end,
     )
     refusals = Refusals(peers.journal, shared.metrics, account)
     artifacts = Artifacts(store, peers.journal, settings, changes)

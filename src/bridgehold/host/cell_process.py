@@ -26,6 +26,7 @@ from bridgehold.config.machine import package_folder
 from bridgehold.errors import BridgeholdError, DeniedError, UnsupportedError, UsageError, to_log_text
 from bridgehold.hardening import harden, open_descriptors
 from bridgehold.host.cell.entrance import Entrance
+from bridgehold.host.cell.sessions.session import SessionKey
 from bridgehold.host.cell_parts import CellParts, Ground, Peers, Shared, join_cell, share
 from bridgehold.host.confinement import confine, prepared
 from bridgehold.host.front.boots import StartOrder
@@ -38,6 +39,7 @@ from bridgehold.host.shares.callers import CALLER
 from bridgehold.host.shares.handed_files import HandedFiles
 from bridgehold.host.shares.link import Link, Waiting, decoded
 from bridgehold.host.shares.openings import Openings
+from bridgehold.host.shares.session_ends import SessionEnd
 from bridgehold.host.startup import FileChange, HostConfig
 from bridgehold.ids import LOCAL_TENANT
 from bridgehold.keeper.budgets import Budgets
@@ -94,9 +96,15 @@ class FrontOrders:
         if session:
             self._link.tell("over", cell_wire.SessionOver(session=session))
 
-    def opened(self, session: str, name: str) -> None:
+    def opened(self, session: str, key: SessionKey) -> None:
         """A session is open."""
-        self._link.tell("opened", cell_wire.SessionOpened(session=session, name=name))
+        opened = cell_wire.SessionOpened(session=session, name=key.name, bridge=key.bridge)
+        self._link.tell("opened", opened)
+
+    async def ended(self, end: SessionEnd) -> None:
+        """A session has ended: the front keeps how, for who asks once this cell is gone."""
+        with contextlib.suppress(BridgeholdError):
+            await self._link.ask("ended", end)
 
 
 class _FrontRecords:
@@ -229,8 +237,16 @@ class CellProcess:
         budgets = Budgets(Spending(shared.tenants.of, prices_of(self._config)))
         budgets.restore(self._given.tenant, self._given.spent.providers, self._given.spent.periods)
         parts = join_cell(
-            ground, shared, orders.make, budgets, orders.over, orders.opened, self._given.tenant
+            ground,
+            shared,
+            orders.make,
+            budgets,
+            orders.over,
+            orders.opened,
+            orders.ended,
+            self._given.tenant,
         )
+        parts.sessions.restore(self._given.tenant, self._given.ended)
         shared.metrics.watch(parts.sessions.__len__, lambda: len(parts.zygotes.infos()))
         parts.tell(self._config, ())
         return parts

@@ -17,13 +17,14 @@ import msgspec
 from bridgehold import reads
 from bridgehold.errors import UsageError
 from bridgehold.ids import LOCAL_TENANT
+from bridgehold.policies.explain import Known, unknown_name
 from bridgehold.policies.locate import locate
 from bridgehold.policies.simulate import Act, What
 
 _FORMS: tuple[tuple[What, str], ...] = (
     ("tool", r"tool (\S+)"),
     ("resource", r"resource (\S+)"),
-    ("connect", r"connect (\S+:\d+)"),
+    ("connect", r"connect (\S+:[0-9]{1,5})"),
     ("egress", r"([a-z0-9_-]+ [A-Z]+ /\S*)"),
     ("operation", r"([a-z0-9_-]+:\S+)"),
 )
@@ -49,6 +50,8 @@ def read_expectations(text: str, file: str) -> Iterator[Act]:
     except msgspec.ValidationError as error:
         hint = "docs/how-to/review-policies.md shows one."
         raise UsageError(f"this is no file of expectations: {error}", where=file, hint=hint) from error
+    if not any(one.allows or one.refuses for one in found.expect):
+        raise UsageError("nothing is expected in it", where=file, hint=_HINT)
     lines = locate(text)
     for number, one in enumerate(found.expect):
         for key, several in (("allows", one.allows), ("refuses", one.refuses)):
@@ -63,6 +66,21 @@ def read_expectations(text: str, file: str) -> Iterator[Act]:
                     tenant=one.tenant,
                     bridge=one.bridge,
                 )
+
+
+def unknown(act: Act, known: Known) -> str:
+    """Why no policy can meet what is expected, or any does, by its names alone; empty: one may (pure)."""
+    match act.what:
+        case "operation":
+            bridge = act.name.partition(":")[0]
+            if bridge not in (act.bridge, "common"):
+                return f"{act.name!r} is no operation of {act.bridge}"
+            return unknown_name("operations.allow", act.name, known, table=False)
+        case "resource":
+            return unknown_name("resources.allow", act.name, known, table=False)
+        case "egress":
+            return unknown_name(f"network.endpoints.{act.name.partition(' ')[0]}", "", known, table=True)
+    return ""
 
 
 def _read(said: str, where: str) -> tuple[What, str]:

@@ -143,12 +143,13 @@ def unknown_names(
         for key, entry in draft.entries.items():
             items = entry.value if isinstance(entry.value, tuple) else (entry.value,)
             for item, source in zip(items, entry.items or (entry.source,), strict=False):
-                fault = _unknown(key, item, known, table=entry.table)
+                fault = unknown_name(key, item, known, table=entry.table)
                 if fault:
                     yield f"{source}: {key}: {fault}"
 
 
-def _unknown(key: str, item: object, known: Known, *, table: bool) -> str:
+def unknown_name(key: str, item: object, known: Known, *, table: bool) -> str:
+    """Why nothing here bears what stands at `key`; empty: something does, or may. `table`: `key` is one."""
     name = str(item)
     match key.split("."):
         case ["operations", _]:

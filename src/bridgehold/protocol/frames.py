@@ -249,6 +249,22 @@ class OpenScriptParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     args: tuple[str, ...] = ()
     path: tuple[str, ...] = ()
     tenant: str = "local"
+    callback: int = 0
+    """Of a worker that speaks gRPC: the port of its starter's machine that it calls back at."""
+    environment: dict[str, str] = {}
+    """Of its starter's variables, those that may matter to it; the host passes those that it knows."""
+
+
+class ScriptWireParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of `foreign.wire`: bytes of connection `conn` of a gRPC worker's starter.
+
+    Its own connections have numbers above 0; those that the worker makes come in events, with numbers below.
+    """
+
+    session: str
+    conn: int
+    data: bytes = b""
+    end: bool = False
 
 
 class ScriptSendParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

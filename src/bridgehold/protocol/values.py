@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import msgspec
 
-from bridgehold.errors import DeniedError, Output
+from bridgehold.errors import DeniedError, Output, ProtocolError
 from bridgehold.policies.globs import matches
 
 QUEUE_BOUND = 64
@@ -186,6 +186,25 @@ class FileFact(msgspec.Struct, frozen=True, kw_only=True):
     """Of a link."""
     raw: str = ""
     """The path in base64, where it is no text."""
+
+
+class FilePart(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes of a file inside a session: the sandbox's own word."""
+
+    base64: bytes
+    end: bool
+    """The file has no more."""
+
+    @classmethod
+    def of(cls, said: object) -> Self:
+        """Raises `ProtocolError` for what is none; of bytes that are none and not the last, too."""
+        try:
+            part = msgspec.convert(said, type=cls)
+        except msgspec.ValidationError as error:
+            raise ProtocolError(f"the session's part of a file is none: {error}") from None
+        if not part.base64 and not part.end:
+            raise ProtocolError("the session gives no more of a file, and doesn't say that it ends")
+        return part
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,11 +19,13 @@ INNER = f"{SDK}/bridgehold_inner"
 """A package inside: `bridgehold.sandbox.inner`, by a name that no tenant's has."""
 ENVIRONMENT = "/env"
 BRIDGE = "/bridge"
+SCRIPTS = "/scripts"
+"""Where further folders of scripts are, by number: ``/scripts/1``."""
 SCRATCH = "/scratch"
 PYTHON = "/opt/python"
 _TAKEN = (
     *("/tmp", "/proc", "/dev", "/sys", "/etc", "/data", "/bin", "/lib", "/lib32", "/lib64", "/libx32"),  # noqa: S108
-    *("/sbin", SDK, ENVIRONMENT, BRIDGE, SCRATCH),
+    *("/sbin", SDK, ENVIRONMENT, BRIDGE, SCRIPTS, SCRATCH),
 )
 """Places inside that are the sandbox's own: nothing of the machine's that lies below them is shown there."""
 
@@ -42,6 +44,8 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
 
     environment: str
     bridge: str
+    scripts: tuple[str, ...] = ()
+    """Further folders beside `bridge`, whose scripts may run too."""
     inner: str
     sdk: str
     python_prefix: str
@@ -67,6 +71,7 @@ def worker_spec(
     `environment`: an operator's own variables; what the sandbox itself sets wins.
     """
     limits = grant.limits
+    folders = (paths.bridge, *paths.scripts)
     mounts = [
         *_system(paths),
         *guest_files.limits(resources(grant), paths.cpuinfo),
@@ -74,7 +79,10 @@ def worker_spec(
         Mount(kind="ro_bind", source=paths.inner, target=INNER),
         Mount(kind="ro_bind", source=paths.sdk, target=SDK + "/bridgehold_sdk"),
         Mount(kind="symlink", source="bridgehold_inner/child.py", target=SDK + "/sitecustomize.py"),
-        Mount(kind="ro_bind", source=paths.bridge, target=BRIDGE),
+        *(
+            Mount(kind="ro_bind", source=source, target=target)
+            for source, target in zip(folders, script_places(len(folders)), strict=True)
+        ),
         *(Mount(kind="ro_bind", source=source, target=f"/data/{i}") for i, source in enumerate(grant.read)),
         *(Mount(kind="device", source=name, target=name) for name in grant.devices),
         Mount(kind="tmpfs", target=SCRATCH, size_bytes=limits.scratch_bytes, mode=0o700),
@@ -97,6 +105,11 @@ def worker_spec(
     )
 
 
+def script_places(count: int) -> tuple[str, ...]:
+    """Where so many folders are inside: a bridge's own first, then further ones with scripts (pure)."""
+    return (BRIDGE, *(f"{SCRIPTS}/{number}" for number in range(1, count)))
+
+
 def zygote_spec(worker: SandboxSpec, resources: Resources) -> SandboxSpec:
     """The sandbox of the zygote that workers of this spec are forked from: what it sees they see.
 
@@ -111,6 +124,7 @@ def zygote_spec(worker: SandboxSpec, resources: Resources) -> SandboxSpec:
         argv=(*worker.argv[:-1], f"{INNER}/zygote.py"),
         environment=tuple(sorted(environment.items())),
         resources=resources,
+        callback_port=0,  # each fork's own
         two_outputs=False,
     )
 

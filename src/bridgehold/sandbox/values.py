@@ -69,6 +69,9 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
     seccomp: Literal["default"] = "default"
     gateway_port: int = 0
     """Port of the gateway's listener on the sandbox's loopback; 0: none."""
+    callback_port: int = 0
+    """Port of a further listener there, for what a foreign worker calls back; 0: none. With it come sockets,
+    made there and not connected, through which the host calls the worker."""
     two_outputs: bool = False
     """Its standard output has a pipe of its own beside the log, and `argv` gets the descriptor behind it."""
     weakenings: tuple[str, ...] = ()

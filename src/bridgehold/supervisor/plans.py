@@ -14,7 +14,7 @@ from bridgehold.audit.writer import Limits
 from bridgehold.config.http import HttpConfig
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config, own_variables
-from bridgehold.config.machine import package_folder
+from bridgehold.config.machine import package_folder, real_folders
 from bridgehold.host.startup import MOST_CELLS, HostConfig
 from bridgehold.keeper.values import keeper_config
 from bridgehold.policies.units import parse_size
@@ -178,7 +178,7 @@ def launcher_config(layout: Layout, config: Config) -> LauncherConfig:
                     os.path.realpath(sys.prefix),
                     *map(prefix_of, config.host.pythons),
                     *config.host.read_roots,
-                    *(os.path.realpath(b.scripts) for b in config.bridges.values() if b.scripts),
+                    *(path for one in config.bridges.values() for path in real_folders(one.scripts)),
                 ]
             )
         ),

@@ -8,14 +8,16 @@ the copy that is read here has null and U+FFFD in their places, while the bytes 
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterable
+from collections.abc import Generator
 from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from bridgehold import strict
 from bridgehold.errors import ProtocolError
+from bridgehold.steps import finished
 
 Format = Literal["json", "msgpack"]
 FORMATS: tuple[Format, ...] = ("json", "msgpack")
@@ -23,7 +25,15 @@ MAX_DEPTH = 128
 MAX_REPAIRS = 300_000
 """NaN, infinities and escapes by number, of a text that is no JSON for them: a third of a second at most."""
 MAX_VALUES = strict.MAX_VALUES
-_KEY_SCANS, _KEY_BYTES, _MOST_MAPS = 16, 65_536, 250_000
+TURN = 500
+"""Values of msgpack, each looked at by itself, after which others run: a millisecond or less."""
+_SCANS, _SCANNED, _MOST_CONTAINERS = 16, 65_536, 250_000
+_MAPS = frozenset((*range(0x80, 0x90), 0xDE, 0xDF))
+_BYTES = frozenset((0xC4, 0xC5, 0xC6))
+_CONTAINERS = _MAPS | {*range(0x90, 0xA0), 0xDC, 0xDD}
+_PLAIN_MAP: Any = dict[str, bool | int | float | str | None]
+_PLAIN_LIST: Any = list[bool | int | float | str | None]
+"""What is the same in JSON: a container that holds nothing else is read at once."""
 
 T = TypeVar("T")
 _REPAIRS = (b"NaN", b"Infinity", b"\\u")
@@ -38,7 +48,6 @@ _TOKENS = re.compile(  # what begins differently can't be tried twice: no quanti
     re.DOTALL,
 )
 _ESCAPES = re.compile(rb"(?P<half>" + _HALF + rb")|\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u....|.)", re.DOTALL)
-_NOT_CONTAINERS = bytes(set(range(256)) - {*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF})
 
 
 def format_of(body: bytes) -> Format:
@@ -72,18 +81,20 @@ def decode_whole(body: bytes) -> dict[str, object]:
     Of a key that stands twice, one reader may take the first and another the last: what is decided
     on here has to be what a script reads. Raises `ProtocolError`.
     """
+    return finished(whole_steps(body))
+
+
+def whole_steps(body: bytes) -> Generator[None, None, dict[str, object]]:
+    """As `decode_whole`, with a stop after each `TURN` values of msgpack."""
     written_in = format_of(body)
     value: object
     if written_in == "msgpack":
-        made = _msgpack_values(body)
-        _check_keys(body, made, [_KEY_SCANS * len(body) + _KEY_BYTES, _MOST_MAPS])
-        value = _checked(made, 0)
-        if isinstance(made, dict) and not all(isinstance(key, str) for key in made):
-            raise ProtocolError("not msgpack that is taken: a key of the frame is no text")
+        value = yield from _Packed(len(body)).value(body, 0)
     else:
         try:
             value = strict.loads(body, max_depth=MAX_DEPTH)
         except strict.StrictError:
+            yield
             value = decode_values(_repaired(body) if is_odd(body) else body, written_in)
     if not isinstance(value, dict):
         raise ProtocolError(f"not a {written_in} frame: no object")
@@ -96,20 +107,21 @@ def decode_values(raw: bytes, written_in: Format) -> object:
     Raises `ProtocolError`.
     """
     if written_in == "msgpack":
-        return _checked(_msgpack_values(raw), 0)
+        return finished(_Packed(len(raw)).value(raw, 0))
     try:
         return strict.loads(raw, max_depth=MAX_DEPTH)
     except strict.StrictError as error:
         raise ProtocolError(f"not json that is taken: {_reason(error)}") from None
 
 
-def _msgpack_values(raw: bytes) -> object:
-    if len(raw.translate(None, _NOT_CONTAINERS)) > MAX_VALUES:
-        raise ProtocolError(f"more than {MAX_VALUES} values")
+def decode_text(raw: bytes, written_in: Format) -> str:
+    """The same of a part that should be text; empty where it is something else, of which nothing is made."""
     try:
-        return msgspec.msgpack.decode(raw, strict=False)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError) as error:
-        raise ProtocolError(f"not msgpack that is taken: {_reason(error)}") from None
+        if written_in == "json":
+            return msgspec.json.decode(raw, type=str)
+        return _unpacked(raw, bytes).decode() if raw[0] in _BYTES else _unpacked(raw, str)
+    except (msgspec.MsgspecError, ProtocolError, UnicodeDecodeError, RecursionError):
+        return ""
 
 
 def encode(value: object, written_in: Format) -> bytes:
@@ -145,14 +157,87 @@ def _plain_escape(match: re.Match[bytes]) -> bytes:
     return rb"\ufffd" if match["half"] is not None else match[0]
 
 
-def _checked(value: object, depth: int) -> object:
+class _Packed:
+    """One walk over msgpack, container by container: each is counted before anything is made of it."""
+
+    def __init__(self, size: int) -> None:
+        self._bytes = _SCANS * size + _SCANNED
+        """What may be read: each level reads what is below it once more."""
+        self._values, self._containers = MAX_VALUES, _MOST_CONTAINERS
+        self._turn = TURN
+
+    def value(self, raw: bytes | msgspec.Raw, depth: int) -> Generator[None, None, object]:
+        """What `raw` is. Raises `ProtocolError`, also where a map has the same key twice."""
+        view = memoryview(raw)
+        if view[0] not in _CONTAINERS:
+            return _scalar(raw)
+        if depth > MAX_DEPTH:
+            raise ProtocolError(f"nested deeper than {MAX_DEPTH}")
+        count = _count(view)
+        self._bytes -= len(view)
+        self._containers -= 1
+        self._values -= count
+        if self._values < 0:
+            raise ProtocolError(f"more than {MAX_VALUES} values")
+        if min(self._bytes, self._containers) < 0:
+            raise ProtocolError(f"nested too deep for its size, or more than {_MOST_CONTAINERS} objects")
+        if view[0] in _MAPS:
+            return (yield from self._map(raw, count, depth))
+        return (yield from self._list(raw, depth))
+
+    def _map(
+        self, raw: bytes | msgspec.Raw, count: int, depth: int
+    ) -> Generator[None, None, dict[str, object]]:
+        with contextlib.suppress(msgspec.ValidationError):
+            plain: dict[str, object] = _unpacked(raw, _PLAIN_MAP)
+            if len(plain) != count:
+                raise _twice()
+            return plain
+        parts = _unpacked(raw, dict[Any, msgspec.Raw])
+        if len(parts) != count:
+            raise _twice()
+        made: dict[str, object] = {}
+        for key, part in parts.items():
+            if self._over():
+                yield
+            name = _key(key)
+            if name in made:  # to a reader that takes bytes, or numbers, for text
+                raise _twice()
+            made[name] = yield from self.value(part, depth + 1)
+        if not (depth or all(isinstance(key, str) for key in parts)):
+            raise ProtocolError("not msgpack that is taken: a key of the frame is no text")
+        return made
+
+    def _list(self, raw: bytes | msgspec.Raw, depth: int) -> Generator[None, None, list[object]]:
+        with contextlib.suppress(msgspec.ValidationError):
+            plain: list[object] = _unpacked(raw, _PLAIN_LIST)
+            return plain
+        made: list[object] = []
+        for part in _unpacked(raw, list[msgspec.Raw]):
+            if self._over():
+                yield
+            made.append((yield from self.value(part, depth + 1)))
+        return made
+
+    def _over(self) -> bool:
+        """Whether others are to have their turn now."""
+        self._turn = TURN if self._turn <= 0 else self._turn - 1
+        return not self._turn
+
+
+def _unpacked(raw: bytes | msgspec.Raw, kind: type[T]) -> T:
+    """Raises `msgspec.ValidationError` where it is of another kind, `ProtocolError` where it is broken."""
+    try:
+        return msgspec.msgpack.decode(raw, type=kind, strict=False)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError) as error:
+        if isinstance(error, msgspec.ValidationError) and kind is not Any:
+            raise
+        raise ProtocolError(f"not msgpack that is taken: {_reason(error)}") from None
+
+
+def _scalar(raw: bytes | msgspec.Raw) -> object:
     """What msgpack can say and JSON can't: bytes that are text become it, all else is refused."""
-    if depth > MAX_DEPTH:
-        raise ProtocolError(f"nested deeper than {MAX_DEPTH}")
-    if isinstance(value, dict):
-        return {_key(key): _checked(item, depth + 1) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_checked(item, depth + 1) for item in value]
+    value = _unpacked(raw, Any)
     if isinstance(value, bytes):
         try:
             return value.decode("utf-8")
@@ -163,44 +248,16 @@ def _checked(value: object, depth: int) -> object:
     raise ProtocolError(f"a msgpack value of type {type(value).__name__}")
 
 
-def _check_keys(raw: bytes | msgspec.Raw, value: object, left: list[int]) -> None:
-    """Refuse a map of `raw` whose header counts more keys than `value`, made of it, has.
-
-    The work is bounded by `left`, in bytes and in objects: each level reads what is below it once more.
-    """
-    view = memoryview(raw)
-    left[0] -= len(view)
-    left[1] -= 1
-    if min(left) < 0:
-        raise ProtocolError(f"nested too deep for its size, or more than {_MOST_MAPS} objects")
-    parts: Iterable[msgspec.Raw] = ()
-    items: Iterable[object] = ()
-    if isinstance(value, dict):
-        if len(value) != _count(view) or _are_one(value):
-            raise ProtocolError("not msgpack that is taken: a map has the same key twice")
-        items = value.values()
-        if any(isinstance(item, (dict, list)) for item in items):
-            parts = msgspec.msgpack.decode(raw, type=dict[Any, msgspec.Raw], strict=False).values()
-    elif isinstance(value, list):
-        items = value
-        if any(isinstance(item, (dict, list)) for item in items):
-            parts = msgspec.msgpack.decode(raw, type=list[msgspec.Raw])
-    for part, item in zip(parts, items, strict=False):
-        if isinstance(item, (dict, list)):
-            _check_keys(part, item, left)
+def _twice() -> ProtocolError:
+    return ProtocolError("not msgpack that is taken: a map has the same key twice")
 
 
 def _count(header: memoryview) -> int:
-    """How many keys a msgpack map says it has."""
+    """How many items or keys a msgpack list or map says it has."""
     first = header[0]
-    if first < 0xDE:
+    if first < 0xDC:
         return first & 0x0F
-    return int.from_bytes(header[1 : 3 if first == 0xDE else 5], "big")
-
-
-def _are_one(value: dict[object, object]) -> bool:
-    """Whether two keys are one text to a reader that takes bytes, or numbers, for it."""
-    return not all(isinstance(key, str) for key in value) and len({_key(key) for key in value}) < len(value)
+    return int.from_bytes(header[1 : 3 if first in (0xDC, 0xDE) else 5], "big")
 
 
 def _key(key: object) -> str:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from datetime import UTC, datetime
 from typing import Annotated
 
 import msgspec
 
-from bridgehold.bridges.legacy.bodies import Format, T, decode, decode_values, decode_whole, encode, format_of
+from bridgehold.bridges.legacy.bodies import (
+    Format,
+    T,
+    decode,
+    decode_text,
+    decode_values,
+    encode,
+    format_of,
+    whole_steps,
+)
 from bridgehold.errors import ProtocolError
+from bridgehold.steps import finished
 
 _Short = Annotated[str, msgspec.Meta(max_length=200)]
 _Number = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
@@ -110,7 +121,12 @@ class _ResultBody(msgspec.Struct, frozen=True):
 
 def read_request(body: bytes) -> Request | Negotiation:
     """A caller's frame. Raises `ProtocolError`."""
-    whole, written_in = decode_whole(body), format_of(body)
+    return finished(request_steps(body))
+
+
+def request_steps(body: bytes) -> Generator[None, None, Request | Negotiation]:
+    """As `read_request`, with the stops of `whole_steps`."""
+    whole, written_in = (yield from whole_steps(body)), format_of(body)
     told = _convert(whole, _RequestBody)
     if told.type == NEGOTIATION:
         if written_in != "json":
@@ -231,11 +247,7 @@ def _inside(raw: bytes, written_in: Format) -> _ResultBody:
 
 def _text(raw: bytes, written_in: Format) -> str:
     """A field that should be text, bounded."""
-    try:
-        value = decode_values(raw, written_in) if raw else ""
-    except ProtocolError:
-        return ""
-    return value[:_MAX_ERROR] if isinstance(value, str) else ""
+    return decode_text(raw, written_in)[:_MAX_ERROR] if raw else ""
 
 
 def _now() -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +21,10 @@ from bridgehold.audit.query import TIMES, Query, parse_kind, parse_time
 from bridgehold.audit.query import query as find
 from bridgehold.audit.read import follow, read_all
 from bridgehold.audit.read import tail as read_tail
+from bridgehold.audit.reading.desk import Desk
+from bridgehold.audit.reading.language import narrowed, parse
+from bridgehold.audit.reading.shelf import cache_folder
+from bridgehold.audit.reading.syntax import Expression, both
 from bridgehold.audit.telling import tell
 from bridgehold.audit.verify import render_report, verify_audit
 from bridgehold.audit.why import story
@@ -36,6 +41,8 @@ Folder = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _MOST_ROWS = 30
+_TOLD = 50_000
+"""Events: an index that takes as many is told of."""
 _DIGEST = re.compile(r"(sha256:[0-9a-f]{8})[0-9a-f]{56}")
 _ASKED = ("kind", "tenant", "session", "command", "since", "until", "text")
 
@@ -54,9 +61,14 @@ def tail(
 
 
 def query(
+    question: Annotated[
+        list[str] | None,
+        typer.Argument(help="Such as: 'kind = egress.refused and host ~ example'. docs/reference/query.md"),
+    ] = None,
     audit: Folder = None,
     kind: Annotated[str, typer.Option(help="A kind, or its first half: egress.refused, egress.")] = "",
     tenant: Annotated[str, typer.Option(help="Only this tenant.")] = "",
+    framework: Annotated[str, typer.Option(help="Only this bridge, and its sessions.")] = "",
     session: Annotated[str, typer.Option(help="Only this session's id.")] = "",
     command: Annotated[str, typer.Option(help="Only this command's id.")] = "",
     since: Annotated[str, typer.Option(help=f"From this time on: {TIMES}. UTC.")] = "",
@@ -65,24 +77,37 @@ def query(
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="The newest so many.")] = 100,
     json_output: Json = False,
 ) -> None:
-    """Events by kind, tenant, session, command, time or text."""
+    """Events that a question fits, the newest last. Options narrow it further."""
     wanted = Query(
         kind=parse_kind(kind), tenant=tenant, session=session, command=command,
         since=parse_time(since), until=parse_time(until), text=text, limit=limit,
     )  # fmt: skip
+    asked = both(parse(" ".join(question or ())), narrowed(wanted, framework))
     folder, nothing = audit_folder(audit), True
-    for entry in find(folder, wanted):
+    for entry in _found(folder, wanted, asked, typed=bool(question or framework)):
         nothing = False
         print_entry(entry, as_json=json_output)
     if nothing:
-        err.say(_nothing(folder, wanted))
+        err.say(_nothing(folder, wanted, " ".join(question or ())))
 
 
-def _nothing(folder: Path, wanted: Query) -> str:
+def _found(folder: Path, wanted: Query, asked: Expression, *, typed: bool) -> Iterator[Entry]:
+    """By the index, if there is one or the question needs it; else by the bytes of the lines."""
+    with Desk.open(folder, cache_folder(os.environ), build=typed) as desk:
+        if desk.indexed or typed:
+            if desk.added > _TOLD:
+                err.say((f"indexed {desk.added} events", "dim"))
+            yield from (hit.entry for hit in desk.select(asked, limit=wanted.limit))
+        else:
+            yield from find(folder, wanted)
+
+
+def _nothing(folder: Path, wanted: Query, question: str) -> str:
     """That nothing fits, and what may be misspelt: a tenant that no event is of."""
     named = {entry.tenant for entry in find(folder, Query(limit=10_000))} - {""}
     near = "" if not wanted.tenant or wanted.tenant in named else nearest(wanted.tenant, named)
     asked = [f"{name} {value}" for name in _ASKED if (value := getattr(wanted, name))]
+    asked = [question, *asked] if question else asked
     return f"no event fits{': ' if asked else ''}{', '.join(asked)}{near}"
 
 

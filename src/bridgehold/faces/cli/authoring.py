@@ -48,7 +48,9 @@ def new(
     script: Annotated[
         str, typer.Option("--from", help="A DSPex or Snakepit script whose commands become its operations.")
     ] = "",
-    tenant: Annotated[str, typer.Option(help="Of this tenant alone; of all, if left out.")] = "",
+    tenant: Annotated[
+        str, typer.Option(help="Of this tenant alone; of all, if left out.", callback=typed_tenant)
+    ] = "",
 ) -> None:
     """Write a bridge that runs and is tested at once; with --from, a draft that has a script's commands."""
     parse_name(name, "bridge")

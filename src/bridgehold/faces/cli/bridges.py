@@ -111,7 +111,7 @@ async def _cold_start(host: Client, bridge: str, tenant: str) -> str:
 
 def verify(
     bridge: Annotated[str, typer.Argument(help="The bridge; every environment, if left out.")] = "",
-    tenant: Annotated[str, typer.Option(help="Whose own bridge it is.")] = "",
+    tenant: Annotated[str, typer.Option(help="Whose own bridge it is.", callback=typed_tenant)] = "",
     json_output: Json = False,
 ) -> None:
     """Read every byte of built environments again; exit status 18 where one is not as it was sealed."""

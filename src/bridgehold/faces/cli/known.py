@@ -22,14 +22,14 @@ _WITHOUT_DIGITS = str.maketrans("", "", "0123456789")
 
 
 def typed_tenant(name: str) -> str:
-    """`name`, as somebody typed it.
+    """`name`, as somebody typed it; empty is what nobody typed.
 
     Raises `UsageError` for what is no name, `NotFoundError` for one that looks like a slip for another's, and
     of which nobody has said anything: no file, key or token, nor config.toml. A tenant needs no file: any
     other is made by its first session. Of what this user can't read nothing is known; whoever is no operator
     acts for own tenants alone.
     """
-    if name == LOCAL_TENANT:
+    if name in ("", LOCAL_TENANT):
         return name
     from bridgehold.config.load import load_config
 
@@ -60,14 +60,10 @@ def _slip(name: str, known: set[str]) -> str:
 
 
 def _of_tokens_and_keys(layout: Layout) -> set[str]:
+    from bridgehold.host.front.slips import tenants_of_tokens
     from bridgehold.keeper.index import read_index
-    from bridgehold.policies import tokens
 
-    known: set[str] = set()
-    with contextlib.suppress(OSError):
-        for path in layout.tokens.glob("*.toml"):
-            with contextlib.suppress(OSError, BridgeholdError):
-                known.update(tokens.parse(path.stem, path.read_text(), str(path)).scope.tenants)
+    known = tenants_of_tokens(layout)
     with contextlib.suppress(OSError, BridgeholdError):
         known.update(one.tenant for one in read_index(layout.secrets).secrets)
     return known

@@ -12,7 +12,7 @@ import typer
 from bridgehold.audit.entries import printable
 from bridgehold.client.client import Client, connect
 from bridgehold.faces import layout
-from bridgehold.faces.cli.known import check_bridge, check_tenant
+from bridgehold.faces.cli.known import check_bridge, check_tenant, typed_tenant
 from bridgehold.faces.layout import Column, Line, number
 from bridgehold.faces.progress import console, waiting
 from bridgehold.faces.render import plain, print_json, print_json_line, table
@@ -69,7 +69,7 @@ def kill(session: Session) -> None:
 
 def drain(
     bridge: Annotated[str, typer.Option(help="Of this bridge only.")] = "",
-    tenant: Annotated[str, typer.Option(help="Of this tenant only.")] = "",
+    tenant: Annotated[str, typer.Option(help="Of this tenant only.", callback=typed_tenant)] = "",
     seconds: Annotated[float, typer.Option(help="How long a running command may still take.")] = 30.0,
 ) -> None:
     """End sessions politely: what runs may finish, what is new is refused until `sessions resume`."""
@@ -83,7 +83,7 @@ def drain(
 
 def resume(
     bridge: Annotated[str, typer.Option(help="Of this bridge only.")] = "",
-    tenant: Annotated[str, typer.Option(help="Of this tenant only.")] = "",
+    tenant: Annotated[str, typer.Option(help="Of this tenant only.", callback=typed_tenant)] = "",
 ) -> None:
     """Open sessions again where a drain has closed the way."""
     found = asyncio.run(_of_known("resume", {"bridge": bridge, "tenant": tenant}))

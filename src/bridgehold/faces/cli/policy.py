@@ -11,6 +11,7 @@ import typer
 from bridgehold import reads
 from bridgehold.config.layout import default_layout
 from bridgehold.errors import PolicyError
+from bridgehold.faces.cli.known import typed_tenant
 from bridgehold.faces.cli.policy_check import check_layout, known_names, layout_registry
 from bridgehold.faces.layout import dim, grouped
 from bridgehold.faces.render import print_json, short, table
@@ -64,7 +65,7 @@ def _read(path: Path) -> str:
 
 def explain(
     bridge: Annotated[str, typer.Argument(help="The bridge.")],
-    tenant: Annotated[str, typer.Option(help="For this tenant.")] = LOCAL_TENANT,
+    tenant: Annotated[str, typer.Option(help="For this tenant.", callback=typed_tenant)] = LOCAL_TENANT,
     json_output: Annotated[bool, typer.Option("--json", help="Print the grant as JSON.")] = False,
 ) -> None:
     """The resolved grant, each value with the file and line that decided it."""

@@ -14,8 +14,10 @@ from bridgehold.audit.query import TIMES, Query, parse_time
 from bridgehold.audit.read import read_all
 from bridgehold.errors import BridgeholdError, PolicyError, UsageError
 from bridgehold.faces.cli.audit import audit_folder
+from bridgehold.faces.cli.known import typed_tenant
 from bridgehold.faces.cli.policy import offline_registry
 from bridgehold.faces.cli.policy_acts import acts_of, hosts_of
+from bridgehold.faces.cli.policy_check import known_names
 from bridgehold.faces.cli.sarif import sarif
 from bridgehold.faces.layout import dim
 from bridgehold.faces.render import print_json, short, table
@@ -23,7 +25,7 @@ from bridgehold.faces.screen import err, out
 from bridgehold.host.front.registry import Registry
 from bridgehold.ids import LOCAL_TENANT, parse_name
 from bridgehold.policies.changes import Changes, compare
-from bridgehold.policies.expectations import read_expectations
+from bridgehold.policies.expectations import read_expectations, unknown
 from bridgehold.policies.lint import Finding, gravest
 from bridgehold.policies.lint import lint as find
 from bridgehold.policies.lint_rules import SEVERITIES
@@ -34,7 +36,7 @@ from bridgehold.policies.simulate import Different
 from bridgehold.policies.simulate import simulate as decide_again
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Tenant = Annotated[str, typer.Option(help="For this tenant.")]
+Tenant = Annotated[str, typer.Option(help="For this tenant.", callback=typed_tenant)]
 Bridges = Annotated[list[str] | None, typer.Argument(help="Bridges; all that the tenant sees, if left out.")]
 FailOn = Literal["high", "medium", "low", "info", "never"]
 _COLOURS = {"high": "red", "medium": "yellow", "low": "", "info": "dim"}
@@ -113,7 +115,9 @@ def diff(
     bridge: Annotated[str, typer.Argument(help="The bridge as it stands.")],
     other: Annotated[str, typer.Argument(help="Another bridge to compare it with.")] = "",
     tenant: Tenant = LOCAL_TENANT,
-    other_tenant: Annotated[str, typer.Option(help="Compare with the same bridge of this tenant.")] = "",
+    other_tenant: Annotated[
+        str, typer.Option(help="Compare with the same bridge of this tenant.", callback=typed_tenant)
+    ] = "",
     policy: Annotated[
         Path | None, typer.Option("--policy", help="Compare with what this policy file would grant.")
     ] = None,
@@ -203,11 +207,15 @@ def expect(
 ) -> None:
     """Whether policies allow and refuse what files say they must; exit 5 where one doesn't. For CI."""
     registry, met, failed = offline_registry(), 0, list[dict[str, str]]()
-    for file in files:
-        for act in read_expectations(reads.read_text(file, UsageError), str(file)):
-            wrong = list(decide_again(_grant(registry, act.tenant, act.bridge), [act]))
-            met += not wrong
-            failed += [_unmet(one) for one in wrong]
+    acts = [one for file in files for one in read_expectations(reads.read_text(file, UsageError), str(file))]
+    known = known_names(registry, registry.config)
+    if faults := [f"{act.event}: {fault}" for act in acts if (fault := unknown(act, known))]:
+        hint = "A name that nothing bears is refused by every policy, and so proves nothing."
+        raise UsageError("\n".join(faults), hint=hint)
+    for act in acts:
+        wrong = list(decide_again(_grant(registry, act.tenant, act.bridge), [act]))
+        met += not wrong
+        failed += [_unmet(one) for one in wrong]
     if json_output:
         print_json({"met": met, "failed": failed})
     else:

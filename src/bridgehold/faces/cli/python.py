@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import contextlib
 import os
 import queue
@@ -13,17 +14,26 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
+import msgspec
 import typer
 
 from bridgehold import reads
 from bridgehold.client.once import Once
 from bridgehold.config.layout import default_layout
-from bridgehold.errors import BridgeholdError, HostUnavailableError, UsageError, harmless
+from bridgehold.errors import (
+    BridgeholdError,
+    HostUnavailableError,
+    LimitError,
+    ProtocolError,
+    UsageError,
+    harmless,
+)
 from bridgehold.faces.cli.run import Tenant, build_bars, parse_deadline
 from bridgehold.ids import LOCAL_TENANT, parse_name
 from bridgehold.protocol.frames import MAX_FRAME
+from bridgehold.protocol.values import FilePart
 
 _PART_BYTES = 1 << 20
 _READ_BYTES = 64 * 1024
@@ -32,11 +42,26 @@ _PATIENCE_S = 15.0
 _MOST_WAITING = 4_096
 """Pieces of output that wait to be written."""
 _STREAMS = {"stdout": 1, "stderr": 2}
+_MOST_READ = 1024 * 1024 * 1024
+"""Bytes of one file that is taken out: a sandbox's may grow as it is read."""
+T = TypeVar("T", bound=msgspec.Struct)
 _TOOL = {
     "name": "stdin",
     "description": "The next part of standard input.",
     "parameters": {"type": "object", "properties": {"signals": {"type": "boolean"}}},
 }
+
+
+class _Piece(msgspec.Struct, frozen=True):
+    """Of a program's output: the sandbox's own word, as `_Ended` is."""
+
+    stream: Literal["stdout", "stderr"]
+    text: str = ""
+    base64: bytes = b""
+
+
+class _Ended(msgspec.Struct, frozen=True):
+    status: Annotated[int, msgspec.Meta(ge=0, le=255)]
 
 
 def python(
@@ -137,7 +162,7 @@ def _stdin_text() -> str:
     data = sys.stdin.buffer.read(MAX_FRAME + 1)
     if len(data) > MAX_FRAME:
         raise UsageError(f"has more than {MAX_FRAME} bytes", where="standard input")
-    return reads.decode(data, UsageError, "standard input")
+    return reads.decode(data.removeprefix(codecs.BOM_UTF8), UsageError, "standard input")  # as `python`
 
 
 def _run(asked: _Program, *, with_input: bool) -> int:
@@ -154,10 +179,17 @@ def _run(asked: _Program, *, with_input: bool) -> int:
             written = stack.enter_context(_Written())
             empty = not with_input or _is_null(0)
             heard = stack.enter_context(_Input(host, written, empty=empty))
-            said = host.request("run", request, heard)["value"]
+            ended = _read(host.request("run", request, heard)["value"], _Ended)
         for there, here in asked.wanted:
             _get(host, session, asked, there, Path(here))
-        return int(said["status"])
+        return ended.status
+
+
+def _read(said: object, kind: type[T]) -> T:
+    try:
+        return msgspec.convert(said, type=kind)
+    except msgspec.ValidationError as error:
+        raise ProtocolError(f"the session's word on its program is none: {error}") from None
 
 
 @contextlib.contextmanager
@@ -203,10 +235,12 @@ def _get(host: Once, session: str, asked: _Program, there: str, here: Path) -> N
         offset = 0
         while True:
             what = {"path": there, "offset": offset, "length": _PART_BYTES}
-            said = host.request("run", _request(asked, session, "files_read", what))["value"]
-            offset += file.write(base64.b64decode(said["base64"]))
-            if said["end"]:
+            part = FilePart.of(host.request("run", _request(asked, session, "files_read", what))["value"])
+            offset += file.write(part.base64)
+            if part.end:
                 return
+            if offset >= _MOST_READ:
+                raise LimitError(f"the file has more than {_MOST_READ} bytes", where=there)
 
 
 def _is_null(descriptor: int) -> bool:
@@ -233,9 +267,9 @@ class _Written:
             raise BrokenPipeError
         if event.get("type") != "chunk":
             return
-        piece = event["data"]
-        number = _STREAMS[piece["stream"]]
-        data = piece["text"].encode() if "text" in piece else base64.b64decode(piece["base64"])
+        piece = _read(event["data"], _Piece)
+        number = _STREAMS[piece.stream]
+        data = piece.text.encode() or piece.base64
         if self._shown[number]:
             data = harmless(data.decode("utf-8", "backslashreplace")).encode()
         self._waiting.put((number, data))

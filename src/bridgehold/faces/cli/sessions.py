@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from bridgehold.client.client import connect
-from bridgehold.faces.cli.known import check_bridge
+from bridgehold.faces.cli.known import check_bridge, typed_tenant
 from bridgehold.faces.layout import Column, dim, number
 from bridgehold.faces.render import print_json, table
 from bridgehold.faces.screen import out
@@ -109,7 +109,7 @@ async def _zygotes() -> dict[str, list[dict[str, Any]]]:
 
 
 def resources(
-    tenant: Annotated[str, typer.Option(help="Whose.")] = LOCAL_TENANT,
+    tenant: Annotated[str, typer.Option(help="Whose.", callback=typed_tenant)] = LOCAL_TENANT,
     bridge: Annotated[str, typer.Option(help="Of this bridge only.")] = "",
     kind: Annotated[str, typer.Option(help="Of this kind only: program, chain, …")] = "",
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -55,7 +55,9 @@ def submit(
 
 def submissions(
     context: typer.Context,
-    tenant: Annotated[str, typer.Option("--tenant", help="Of this tenant alone.")] = "",
+    tenant: Annotated[
+        str, typer.Option("--tenant", help="Of this tenant alone.", callback=typed_tenant)
+    ] = "",
     json_output: Json = False,
 ) -> None:
     """Bridges that were handed in: see, approve, reject."""
@@ -64,7 +66,9 @@ def submissions(
 
 
 def list_submissions(
-    tenant: Annotated[str, typer.Option("--tenant", help="Of this tenant alone.")] = "",
+    tenant: Annotated[
+        str, typer.Option("--tenant", help="Of this tenant alone.", callback=typed_tenant)
+    ] = "",
     json_output: Json = False,
 ) -> None:
     """Bridges that were handed in, the newest last."""

@@ -94,6 +94,7 @@ _AUDIT = (
     Command("tail", "audit:tail", "The newest events."),
     Command("query", "audit:query", "Events by kind, tenant, session, command, time or text."),
     Command("verify", "audit:verify", "Whether the audit is whole, and as it was written."),
+    Command("report", "audit_report:report", "A review: reach, refusals, keys, spending, changes."),
     Command("export", "audit:export", "Every event as OCSF, one JSON line each."),
 )
 _SESSIONS = (

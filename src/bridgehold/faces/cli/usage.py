@@ -13,6 +13,7 @@ from bridgehold.faces.cli.audit import Folder, audit_folder
 from bridgehold.faces.layout import number
 from bridgehold.faces.render import print_json, table
 from bridgehold.faces.screen import out
+from bridgehold.ids import nearest
 from bridgehold.policies.units import format_size
 
 _WORK = ("tenant", "bridge", number("sessions"), number("commands"), number("failed"), number("processor"))
@@ -39,14 +40,14 @@ def usage(
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Who used what: sessions, commands, processor time, requests, tokens and bytes, as the audit has it."""
-    found = fold(
-        read_all(audit_folder(audit)), tenant=tenant, since=parse_time(since), until=parse_time(until)
-    )
+    folder, begin, end = audit_folder(audit), parse_time(since), parse_time(until)
+    found = fold(read_all(folder), tenant=tenant, since=begin, until=end)
     if json_output:
         print_json(found)
         return
     if not found:
-        out.say("nothing was used")
+        named = {one.tenant for one in fold(read_all(folder))} if tenant else ()
+        out.say(f"nothing was used{nearest(tenant, named) if tenant not in named else ''}")
         return
     work = [one for one in found if not one.provider]
     requests = [one for one in found if one.provider]

@@ -12,11 +12,13 @@ from pathlib import Path
 import msgspec
 
 from bridgehold import reads
+from bridgehold.bridges.legacy.rpc_start import is_rpc_worker
 from bridgehold.client.client import Client, Host
 from bridgehold.config.layout import Layout
 from bridgehold.errors import BridgeholdError, ConfigError, HostUnavailableError, from_os
 from bridgehold.faces.legacy.pipes import PAGED_SECONDS, UNREAD_SECONDS, PipeIn, PipeOut, take_standard
 from bridgehold.faces.legacy.python_argv import Invocation, parse
+from bridgehold.faces.legacy.rpc import RpcShim
 from bridgehold.faces.legacy.run import AsItComes, frames, say, serve
 from bridgehold.faces.legacy.shim import Shim
 from bridgehold.faces.legacy.values import Outcome, ShimFile
@@ -89,6 +91,9 @@ async def _relay(given: ShimFile, invocation: Invocation, frames_in: int, frames
     layout = Layout(config=Path(given.config), state=Path(given.state), run=Path(given.run))
     async with contextlib.AsyncExitStack() as stack:
         client = await _open_host(stack, layout)
+        path = python_path(os.environ.get("PYTHONPATH", ""))
+        if invocation.kind == "script" and is_rpc_worker(invocation.text, invocation.args):
+            return await RpcShim(client, given, invocation, os.environ, path).run()
         patience_s = UNREAD_SECONDS if invocation.protocol else PAGED_SECONDS
         out, err = PipeOut(frames_out, patience_s=patience_s), PipeOut(2, patience_s=patience_s)
         shim = Shim(
@@ -98,7 +103,7 @@ async def _relay(given: ShimFile, invocation: Invocation, frames_in: int, frames
             invocation=invocation,
             profile=given.profile,
             tenant=given.tenant,
-            path=python_path(os.environ.get("PYTHONPATH", "")),
+            path=path,
         )
         reader = frames() if invocation.protocol else AsItComes()
         outcome = await serve(shim, PipeIn(frames_in), out, reader)

@@ -49,6 +49,7 @@ from bridgehold.protocol.frames import (
     ResumeParams,
     ScriptEofParams,
     ScriptSendParams,
+    ScriptWireParams,
     SessionParams,
     SessionsParams,
 )
@@ -141,6 +142,7 @@ class Methods:
             "session.close": Method(SessionParams, self.session_close),
             "foreign.open": Method(OpenScriptParams, self.script_open),
             "foreign.send": Method(ScriptSendParams, self.script_send),
+            "foreign.wire": Method(ScriptWireParams, self.script_wire),
             "foreign.eof": Method(ScriptEofParams, self.script_eof),
             "sessions": Method(SessionsParams, self.list_sessions, reads=True),
             "session.find": Method(FindParams, self.session_find, reads=True),
@@ -209,6 +211,10 @@ class Methods:
     async def script_send(self, principal: Principal, params: ScriptSendParams, _emit: Emit) -> object:
         """Bytes for a user script's standard input."""
         return await self._scripts.send(principal, params)
+
+    async def script_wire(self, principal: Principal, params: ScriptWireParams, _emit: Emit) -> object:
+        """Bytes of a gRPC worker's caller."""
+        return await self._scripts.wire(principal, params)
 
     async def script_eof(self, principal: Principal, params: ScriptEofParams, _emit: Emit) -> object:
         """The end of a user script's standard input."""

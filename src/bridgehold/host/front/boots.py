@@ -37,6 +37,10 @@ class Script(msgspec.Struct, frozen=True, kw_only=True):
     """Further folders to import from."""
     protocol: bool = True
     """Whether it speaks in frames; otherwise its standard output is anybody's text."""
+    callback: int = 0
+    """Of a worker that speaks gRPC: the port that it calls back at. Its standard output is its log."""
+    environment: tuple[tuple[str, str], ...] = ()
+    """Variables of its starter's that pass."""
 
 
 class StartOrder(msgspec.Struct, frozen=True, kw_only=True):

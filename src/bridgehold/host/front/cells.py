@@ -24,6 +24,7 @@ from bridgehold.errors import BridgeholdError, BusyError, CellEndedError, UsageE
 from bridgehold.host.front.allowances import Allowances
 from bridgehold.host.front.cell import Cell, facts_of
 from bridgehold.host.front.directory import Directory
+from bridgehold.host.front.ends import Ends
 from bridgehold.host.front.environments import LISTENER
 from bridgehold.host.front.opens import House, Opens
 from bridgehold.host.front.orders import Orders
@@ -34,6 +35,7 @@ from bridgehold.host.shares.link import Bounds, Link, Waiting, decoded
 from bridgehold.host.shares.memory import in_memory
 from bridgehold.host.shares.observe import counted, merged, sound
 from bridgehold.host.shares.places import Places
+from bridgehold.host.shares.session_ends import SessionEnd
 from bridgehold.host.startup import MOST_CELLS
 from bridgehold.host.template import Template
 from bridgehold.ids import parse_name
@@ -94,6 +96,7 @@ class Cells:
         self._house = house
         self._allowances = allowances
         self.directory = Directory()
+        self.ends = Ends()
         self._cells: dict[str, Cell] = {}
         self._leaving: dict[str, Cell] = {}
         """Those that nobody is led to any more, and that have not ended."""
@@ -311,7 +314,7 @@ class Cells:
             await self._allowances.begin(tenant, config.spent)
             await hand_in(self._intakes.keeper, tenant, keeper_end)
             await hand_in(self._intakes.journal, tenant, journal_end)
-            config = msgspec.structs.replace(config, uid=uid)
+            config = msgspec.structs.replace(config, uid=uid, ended=self.ends.of(tenant))
             ends = [in_memory(msgspec.json.encode(config)), *(end.detach() for end in kept)]
             ends += [namespace] if namespace >= 0 else []
             given.pop_all()
@@ -383,6 +386,7 @@ class Cells:
                 del table[cell.tenant]
         self.places.clear(cell.tenant, cell.name)
         self._spawn(self._allowances.over(cell.tenant))
+        self.ends.lost(cell.tenant, cell.reason)
         past = merged([self.past, counted(cell.metrics)])
         self.past = past if len(past) <= _LONGEST_PAST else self.past
         young = not cell.reason and time.monotonic() - cell.begun < _YOUNG_SECONDS
@@ -399,6 +403,7 @@ class Cells:
             case "opened":
                 opened = decoded(body, cell_wire.SessionOpened)
                 self.directory.add(cell.tenant, opened.session, opened.name)
+                self.ends.opened(cell.tenant, opened)
             case "over":
                 session = decoded(body, cell_wire.SessionOver).session
                 self.places.give_back(cell.tenant, cell.name, session)
@@ -419,6 +424,8 @@ class Cells:
             case "order":
                 async with cell.orders:
                     return await self._order(cell, decoded(body, cell_wire.AskOrder), told)
+            case "ended":
+                self.ends.add(cell.tenant, decoded(body, SessionEnd))
             case "granted":
                 async with cell.orders:
                     await self._orders.grant(cell.tenant, decoded(body, cell_wire.Granted).bridge)

@@ -119,6 +119,10 @@ class Forwarding:
         """The cell of the tenant that has it, as it said when the session opened."""
         owner = self._cells.directory.owner(asked.session, principal.may_act_for)
         cells = self._cells.living(lambda tenant: tenant == owner)
+        if not cells and (ended := self._cells.ends.find(owner, asked.session)) is not None:
+            if name != "logs":
+                raise ended.error
+            cells = [await self._cells.of(owner)]  # which is given what the one before it has left
         return await self._first(cells, name, principal, asked, emit)
 
     async def _to_caller(self, name: str, principal: Principal, asked: Forwarded, emit: Emit) -> object:

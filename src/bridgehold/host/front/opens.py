@@ -43,6 +43,8 @@ from bridgehold.policies.model import Grant
 
 _RATE, _BURST = 200.0, 400.0
 """Questions a second of one cell; more wait in its socket."""
+_OF_A_SECOND = 10 * _RATE
+"""So many questions a second of the loop counts as: one cell has a tenth of it at the most."""
 _MOST_AT_ONCE = 64
 _MOST_TOOLS = 32
 _MOST_LOOKUPS = 256
@@ -85,7 +87,8 @@ class Opens:
         self._pace = TokenBucket(_RATE, _BURST)
         self._found: dict[tuple[str, int], tuple[str, ...]] = {}
         """Addresses that hosts were found at, by (host, port)."""
-        self._tools: dict[int, Process] = {}
+        self._tools: dict[int, Process | None] = {}
+        """By the question that began it; None: it is being started."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._listening = False
         self._closed = False
@@ -101,7 +104,8 @@ class Opens:
         for task in self._tasks:
             task.cancel()
         for process in self._tools.values():
-            kill(process)
+            if process is not None:
+                kill(process)
         self._tools.clear()
 
     def _listen(self) -> None:
@@ -126,9 +130,14 @@ class Opens:
         except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
             self._broken("what it asked to have opened is no question")
             return
-        if wait := self._pace.take(1, time.monotonic()):
+        begun = time.monotonic()
+        self._hear(ask)
+        now = time.monotonic()
+        if wait := self._pace.take(1 + (now - begun) * _OF_A_SECOND, now):
             self._deafen()
             asyncio.get_running_loop().call_later(wait, self._listen)
+
+    def _hear(self, ask: openings.Ask) -> None:
         match ask:
             case openings.AskRules() | openings.AskBridges():
                 self._answer_now(ask)
@@ -216,7 +225,10 @@ class Opens:
     async def _dial(self, ask: openings.AskDial) -> int:
         grant = await self._grant(ask.bridge)
         hosts, places = provider_places(self._house.settings.now.providers)
-        address = ip_address(ask.address)
+        try:
+            address = ip_address(ask.address)
+        except ValueError:
+            raise UsageError(f"{ask.address[:60]!r} is no address") from None
         decision = decide_connect(grant, ask.host, ask.port, hosts)
         if decision.allowed:
             decision = decide_address(grant, ask.host, ask.port, address)
@@ -235,13 +247,17 @@ class Opens:
         grants = [await self._grant(bridge) for bridge in self._bridges()]
         if not any(decide_tool(grant, ask.tool).allowed for grant in grants):
             raise DeniedError(f"no bridge of the tenant's has the tool {ask.tool[:80]!r}", where="tools")
-        for number in [number for number, one in self._tools.items() if one.returncode is not None]:
-            del self._tools[number]
+        if len(self._tools) >= _MOST_TOOLS:
+            found = self._tools.items()
+            self._tools = {number: one for number, one in found if one is None or one.returncode is None}
         if len(self._tools) >= _MOST_TOOLS or ask.id in self._tools:
             raise BusyError(f"{_MOST_TOOLS} processes of tools run for the tenant")
-        reads, writes = os.pipe()
-        given = [writes]
+        self._tools[ask.id] = None  # counted from here on: others ask while it starts
+        given: list[int] = []
+        reads = -1
         try:
+            reads, writes = os.pipe()
+            given.append(writes)
             process, answers = await spawn(self._house.layout.tools, tool.entry, reads)
             given.append(answers)
             self._tools[ask.id] = process
@@ -255,7 +271,8 @@ class Opens:
                 kill(process_begun)
             raise
         finally:
-            os.close(reads)
+            if reads >= 0:
+                os.close(reads)
         return given
 
     def _send(self, opened: Opened, given: list[int] | None = None) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import SecretChanged
 from bridgehold.bridges.manifest import Manifest
-from bridgehold.config.machine import system_paths
+from bridgehold.config.machine import real_folders, system_paths
 from bridgehold.config.sections import BridgeSection
 from bridgehold.config.settings import Settings
 from bridgehold.errors import ConfigError, DependencyError, SecretError
@@ -81,10 +81,12 @@ class Orders:
         grant = self._startable(await self._registry.grant(tenant, bridge))
         shapes = {name: provider.shape for name, provider in self._settings.now.providers.items()}
         environment = await self._environments.ensure(manifest, grant=grant)
-        folder = manifest.folder
+        folder: Path = manifest.folder
+        further: tuple[str, ...] = ()
         if manifest.foreign and section.scripts:
-            folder = await asyncio.to_thread(Path(section.scripts).resolve)
-        paths = system_paths(environment.path, folder, environment.python_prefix)
+            first, *others = await asyncio.to_thread(real_folders, section.scripts)
+            folder, further = Path(first), tuple(others)
+        paths = system_paths(environment.path, folder, environment.python_prefix, further)
         return StartOrder(
             session=session,
             session_name=session_name,

@@ -21,6 +21,7 @@ from bridgehold.bridges.manifest import Manifest
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
 from bridgehold.errors import BridgeholdError, ManifestError, NotFoundError, PolicyError
+from bridgehold.host.front.slips import demand_no_slip
 from bridgehold.ids import is_name
 from bridgehold.policies.compose import compose, compose_tenant
 from bridgehold.policies.files import Kind, PolicyFiles, Readings, of_tenant
@@ -284,9 +285,15 @@ class Registry:
         catalogue, bridges, generation = self._catalogue, self._bridge_names(tenant), self._generation
         readings = Readings(self.files)
         _demand(tenant, readings)
+        self.demand_no_slip(tenant)
         grant = self._resolve(tenant, manifest, readings)
         await self._write_once(grant, readings)
         return Granted(manifest, grant, catalogue, bridges, generation, readings, {})
+
+    def demand_no_slip(self, tenant: str) -> None:
+        """Raise `NotFoundError` for a slip of a tenant's name. A cell's tenant was looked at by the front."""
+        if self._of_tenants is None:
+            demand_no_slip(self._layout, tenant, self._configured)
 
     def resolve_grant(self, tenant: str, manifest: Manifest) -> Grant:
         """The grant, resolved from the files as they are now; writes nothing."""

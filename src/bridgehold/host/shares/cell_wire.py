@@ -1,7 +1,7 @@
 """What a front and a cell say to each other over their link, by method.
 
 front → cell: `call`, `left`, `config`, `retire`, `metrics`, `end`, `stop`.
-cell → front: `order`, `granted`, `opened`, `over`, `used`, `relay`, `shut`.
+cell → front: `order`, `granted`, `opened`, `ended`, `over`, `used`, `relay`, `shut`.
 Connections come by a entrance of their own.
 """
 
@@ -11,6 +11,7 @@ from typing import Annotated
 
 import msgspec
 
+from bridgehold.host.shares.session_ends import SessionEnd
 from bridgehold.host.startup import HostConfig
 from bridgehold.keeper.spending import Period, Used
 from bridgehold.policies.model import Grant, Machine
@@ -36,6 +37,8 @@ class CellConfig(msgspec.Struct, frozen=True, kw_only=True):
     config: str
     """The configuration that holds, as JSON."""
     spent: Spent
+    ended: tuple[SessionEnd, ...] = ()
+    """Sessions of the tenant's cells before it."""
     uid: int = -1
     """Its own, in the namespace that it is handed; -1: it stays the host's."""
 
@@ -149,6 +152,7 @@ class SessionOpened(msgspec.Struct, frozen=True, kw_only=True):
 
     session: Annotated[str, msgspec.Meta(max_length=64)]
     name: Annotated[str, msgspec.Meta(max_length=128)]
+    bridge: Annotated[str, msgspec.Meta(max_length=128)] = ""
 
 
 class SessionOver(msgspec.Struct, frozen=True, kw_only=True):

@@ -67,6 +67,10 @@ class SessionLog:
         self._limit = limit
         self.write(b"")
 
+    def newest(self, most: int) -> bytes:
+        """So many of the last bytes."""
+        return bytes(self._kept[-most:])
+
     def write(self, data: bytes, stream: Stream = "stderr") -> None:
         """Keep what the guest wrote, within its rate; the rest is counted."""
         if self.tap is not None:

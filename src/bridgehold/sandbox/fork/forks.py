@@ -241,7 +241,7 @@ class Fork:
         }
         if self._plan.spec.gateway_port:
             try:
-                running.host_ends = tuple(network.enter(init, self._plan.spec.gateway_port, settled=True))
+                running.host_ends = tuple(network.enter(init, self._plan.spec, settled=True))
             except OSError as error:
                 raise UnsupportedError(f"no listener inside the sandbox: {error}") from error
         self._mark("listener")

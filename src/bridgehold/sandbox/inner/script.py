@@ -20,7 +20,7 @@ from typing import Any, Dict, List
 from bridgehold_sdk.runtime import let_go
 from bridgehold_sdk.streams import exit_status, finish
 
-from . import interpreter, sources
+from . import interpreter, sources, worker
 
 GO = b"\n"
 """The host's last word before the pipes are the script's: it has read our last frame."""
@@ -77,7 +77,10 @@ def serve(boot: Dict[str, Any], reader: Any, writer: Any, frames_in: int, frames
         return 0
     os.environ.update(variables(boot.get("providers", {})))
     sources.forget()
-    connect(frames_in, frames_out, protocol=what["protocol"])
+    if what.get("callback"):
+        worker.begin(what, frames_in, frames_out)
+    else:
+        connect(frames_in, frames_out, protocol=what["protocol"])
     status = finish(run_guarded(what))
     if what["protocol"]:
         tell(frames_out, status)

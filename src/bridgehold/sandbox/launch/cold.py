@@ -202,7 +202,7 @@ class Start:
                 Path(f"/proc/{init}/{name}").write_text(self._plan.uid_map, encoding="ascii")
             os.write(self._zygote.mapped, _RELEASE)
         try:
-            for listener in network.enter(init, self._plan.spec.gateway_port):
+            for listener in network.enter(init, self._plan.spec):
                 self._listeners.append(self._fds.add(listener))
         except OSError as error:
             raise UnsupportedError(f"no listener inside the sandbox: {error}") from error

@@ -10,6 +10,7 @@ import socket
 import threading
 
 from bridgehold.sandbox import syscalls
+from bridgehold.sandbox.values import SandboxSpec
 
 SETTINGS = (
     # A connection that nobody has accepted is charged to nobody: what it may hold, and how many rest.
@@ -21,11 +22,15 @@ SETTINGS = (
 _IP_FREEBIND = 15
 
 
-def enter(init: int, port: int, *, settled: bool = False) -> list[int]:
-    """Set the bounds in the network namespace of process `init`, and listen at `port` of its loopback.
+DIALS = 32
+"""Sockets, not connected, for the host's connections to a worker that listens: one for each."""
 
-    The listener's descriptor, or nothing where `port` is 0. `settled`: the bounds are set already.
-    Raises `OSError`.
+
+def enter(init: int, spec: SandboxSpec, *, settled: bool = False) -> list[int]:
+    """Set the bounds in the network namespace of process `init`, and listen on its loopback as `spec` says.
+
+    The gateway's listener, that of callbacks, and the sockets that belong to it, as far as there are any.
+    `settled`: the bounds are set already. Raises `OSError`.
 
     A thread that lives for this alone joins the network namespace (which is a thread's own), makes
     the socket and ends; it is joined before anything forks. An ordinary user's launcher could not
@@ -36,7 +41,7 @@ def enter(init: int, port: int, *, settled: bool = False) -> list[int]:
 
     def act() -> None:
         try:
-            made.extend(_act(init, port, settled))
+            _act(init, spec, settled, made)
         except OSError as error:
             failed.append(error)
 
@@ -44,11 +49,13 @@ def enter(init: int, port: int, *, settled: bool = False) -> list[int]:
     thread.start()  # RuntimeError where the machine has no thread left: `shortage` knows it
     thread.join()
     if failed:
+        for descriptor in made:
+            os.close(descriptor)
         raise failed[0]
     return made
 
 
-def _act(init: int, port: int, settled: bool) -> list[int]:
+def _act(init: int, spec: SandboxSpec, settled: bool, made: list[int]) -> None:
     inside = os.open(f"/proc/{init}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         syscalls.setns(inside, syscalls.CLONE_NEWNET)
@@ -57,7 +64,9 @@ def _act(init: int, port: int, settled: bool) -> list[int]:
     if not settled:
         for path, value in SETTINGS:
             write(f"/proc/sys/{path}", value)
-    return [_listen(port)] if port else []
+    made.extend(_listen(port) for port in (spec.gateway_port, spec.callback_port) if port)
+    if spec.callback_port:
+        made.extend(socket.socket(socket.AF_INET, socket.SOCK_STREAM).detach() for _ in range(DIALS))
 
 
 def _listen(port: int) -> int:

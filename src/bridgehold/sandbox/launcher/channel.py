@@ -51,6 +51,8 @@ class Channel:
         """Where a cell's process is, once it has asked for that."""
         self.uid = -1
         """Of a cell: its own; none where it shares the host's."""
+        self.again_at = 0.0
+        """Monotonic time from which a worker of its that was attested may be looked at once more."""
         self.process = -1
         """A pidfd of a cell's process, once it has asked to enter."""
         if tenant:
@@ -86,7 +88,9 @@ class Channel:
         if self.whole:
             return
         allowed = self._allowed.get(spec.bridge, ())
-        if spec.tenant != self.tenant or spec_digest(spec) not in allowed:
+        # At which port of its own loopback its worker calls back is its worker's matter.
+        order = msgspec.structs.replace(spec, callback_port=0)
+        if spec.tenant != self.tenant or spec_digest(order) not in allowed:
             raise DeniedError(
                 f"the launcher has no order of the host's for this sandbox of a cell of {self.tenant[:64]!r}",
                 hint="A cell that asks for what was not granted to it is not sound; end it.",

@@ -30,7 +30,7 @@ from bridgehold.sandbox.values import (
 )
 
 T = TypeVar("T")
-_MAX_DESCRIPTORS = 8
+_MAX_DESCRIPTORS = 40
 _KEPT_REPORTS = 1024
 """Ends that are remembered, for a `kill` or `exited` that comes late."""
 

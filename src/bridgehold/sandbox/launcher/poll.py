@@ -83,7 +83,16 @@ class Poll:
     def turn(self, seconds: float | None) -> None:
         """Wait, and call whoever's descriptor is ready and wanted still. Raises `OSError` of the wait."""
         patience = None if seconds is None else math.ceil(seconds * 1e3) / 1e3
-        found = self._epoll.poll(patience, max(1, len(self._entries)))
+        self._call(self._epoll.poll(patience, max(1, len(self._entries))))
+
+    def look(self, seconds: float) -> None:
+        """As `turn`, of each descriptor by itself: where the kernel's own list can't be waited for."""
+        poller = select.poll()
+        for descriptor, entry in self._entries.items():
+            poller.register(descriptor, entry.events)
+        self._call(poller.poll(seconds * 1e3))
+
+    def _call(self, found: list[tuple[int, int]]) -> None:
         for descriptor, events, entry in [
             (number, seen, self._entries.get(number)) for number, seen in found
         ]:

@@ -9,6 +9,7 @@ from typing import Protocol
 from bridgehold.errors import (
     AttestationError,
     BridgeholdError,
+    BusyError,
     LimitError,
     MemoryLimitError,
     NotFoundError,
@@ -26,6 +27,8 @@ from bridgehold.sandbox.launcher.worker import Parts, Worker
 from bridgehold.sandbox.limits.shortage import FAULTS, typed
 
 _FILTER_SECONDS = 1.0
+_REST = 20
+"""So many times what a further proof took, before the next one for the same channel: all share the loop."""
 _START_PROCESSES = 8
 """More than a start ever has at once: where the limit is higher, another one was hit."""
 
@@ -68,6 +71,10 @@ class Proving:
         worker = self._owner.find(request.worker)
         if worker.ending is not None:
             raise NotFoundError(f"worker {worker.name} has ended")
+        begun = time.monotonic()
+        if worker.proved and begun < worker.channel.again_at:
+            self._wait_for_turn(worker, request)
+            return
         worker.proof_until = worker.proof_until or time.monotonic() + _FILTER_SECONDS
         late = worker.start.running.first_fd >= 0 or worker.settling is not None
         if late or self._init_is_late(worker):
@@ -95,6 +102,16 @@ class Proving:
         self._owner.answer(worker, requests.Answer(id=request.id, attestation=proof))
         self._owner.recording.attested(worker, proof)
         self._owner.attested(worker)
+        if worker.proved:
+            now = time.monotonic()
+            worker.channel.again_at = now + _REST * (now - begun)
+        worker.proved = True
+
+    def _wait_for_turn(self, worker: Worker, request: requests.AttestRequest) -> None:
+        if worker.proof_wanted is not None:
+            raise BusyError(f"worker {worker.name} is about to be proved again", retry="later")
+        worker.proof_wanted = request
+        self._owner.add(worker)
 
     def settle_in(self, worker: Worker, zygote: Zygote) -> None:
         """A zygote that was proved, on its way to stand for the first time."""
@@ -118,6 +135,7 @@ class Proving:
             self._owner.answer(worker, answer)
         if failure is None and proof is not None:
             self._owner.recording.attested(worker, proof)
+            worker.proved = True
         if failure is not None:
             self._owner.end(worker, by="killed")
 

@@ -128,9 +128,12 @@ class Launcher:
         self._poll.turn(self._patience())
 
     def _deaf(self, _: Exception) -> None:
-        """It can't be told now what is ready: after a pause, the host is asked all the same."""
-        time.sleep(_DEAF_SECONDS)
-        self._channel_ready(self._channel, self._channel.fileno(), READ | WRITE)
+        """It can't be told now what is ready: each is asked; or else, after a pause, the host alone."""
+        try:
+            self._poll.look(_DEAF_SECONDS)
+        except OSError:
+            time.sleep(_DEAF_SECONDS)
+            self._channel_ready(self._channel, self._channel.fileno(), READ | WRITE)
 
     def guard(self, worker: Worker, act: Callable[[], None]) -> None:
         """What goes wrong with one worker ends that one, or its start, and no other.

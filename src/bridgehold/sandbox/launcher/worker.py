@@ -86,6 +86,8 @@ class Worker:
         """Of a fork whose first process has not left yet: the request that waits for it."""
         self.settling: Attestation | None = None
         """Of a zygote that is being held for the first time: the proof that is answered when it stands."""
+        self.proved = False
+        """It was attested; a further proof is a look at what still holds."""
         self.proof_until = 0.0
         """Monotonic time up to which a proof that was asked for may wait for the sandbox's init."""
         self.note = StartNote()

@@ -57,6 +57,12 @@ def check(spec: SandboxSpec, bounds: Bounds) -> None:
     _check_resources(spec.resources, bounds)
     if spec.gateway_port and not 1024 <= spec.gateway_port <= 65535:
         raise _denied(f"a gateway at port {spec.gateway_port}")
+    if spec.callback_port and (
+        spec.kind != "worker" or not spec.gateway_port or spec.callback_port == spec.gateway_port
+    ):
+        raise _denied("a listener for callbacks without a gateway, at its port, or of what is no worker")
+    if not 0 <= spec.callback_port <= 65535 or 0 < spec.callback_port < 1024:
+        raise _denied(f"a listener for callbacks at port {spec.callback_port}")
     if spec.kind not in ("worker", "zygote") and spec.gateway_port:
         raise _denied(f"a gateway in a sandbox of kind {spec.kind}")
     for mount in spec.mounts:

@@ -14,14 +14,15 @@ import msgspec
 
 from bridgehold.audit.arguments import Arguments, shown, split_in_turns
 from bridgehold.bridges.legacy.bodies import FORMATS, Format
-from bridgehold.bridges.legacy.messages import Negotiation, Request, read_request
+from bridgehold.bridges.legacy.messages import Negotiation, Request, request_steps
 from bridgehold.bridges.manifest import Foreign
 from bridgehold.errors import ConfigError, DeniedError, UsageError
 from bridgehold.host.front.boots import SCRIPT_PLACEHOLDER, Script
 from bridgehold.ids import is_operation
 from bridgehold.policies.decide import decide_operation
 from bridgehold.policies.model import Decision, Grant
-from bridgehold.sandbox.spec import BRIDGE
+from bridgehold.sandbox.spec import script_places
+from bridgehold.steps import in_turns
 
 Kind = Literal["script", "code", "module", "stdin"]
 PLAIN = "python"
@@ -49,7 +50,7 @@ async def decide_frame(body: bytes, grant: Grant, formats: tuple[Format, ...]) -
     Raises `ProtocolError` where it is no frame, `UsageError` where it is in another format. The loop goes
     on with its other work meanwhile.
     """
-    request = read_request(body)
+    request = await in_turns(request_steps(body))
     if isinstance(request, Negotiation):
         return None
     if request.format not in formats:
@@ -91,9 +92,9 @@ def formats_of(foreign: Foreign) -> tuple[Format, ...]:
 
 
 def script_inside(
-    kind: Kind, text: str, args: Iterable[str], path: Iterable[str], *, scripts: str, bridge: str
+    kind: Kind, text: str, args: Iterable[str], path: Iterable[str], *, scripts: tuple[str, ...], bridge: str
 ) -> Script:
-    """The script as the sandbox sees it: below its one folder. Raises `DeniedError`, `ConfigError`."""
+    """The script as the sandbox sees it: below one of its folders. Raises `DeniedError`, `ConfigError`."""
     if not scripts:
         raise ConfigError(
             f"{bridge} is a foreign bridge whose scripts are nowhere",
@@ -110,7 +111,7 @@ def script_inside(
             raise DeniedError(
                 f"the script is not below {bridge}'s folder of scripts",
                 where=f"[bridges.{bridge}] scripts",
-                hint="An operator names the one folder whose scripts this profile may run, and reloads.",
+                hint="An operator names the folders whose scripts this profile may run, and reloads.",
             )
         inside = found
     further = (_inside(folder, scripts) for folder in path)
@@ -123,9 +124,12 @@ def script_inside(
     )
 
 
-def _inside(path: str, scripts: str) -> str | None:
-    """``/bridge/…`` for a path below `scripts`; None where it is not."""
+def _inside(path: str, scripts: tuple[str, ...]) -> str | None:
+    """``/bridge/…`` for a path below the first of `scripts`, ``/scripts/1/…`` below the next; or None."""
     pure = PurePosixPath(path)
-    if not pure.is_absolute() or ".." in pure.parts or not pure.is_relative_to(scripts):
+    if not pure.is_absolute() or ".." in pure.parts:
         return None
-    return str(PurePosixPath(BRIDGE) / pure.relative_to(scripts))
+    for folder, place in zip(scripts, script_places(len(scripts)), strict=True):
+        if pure.is_relative_to(folder):
+            return str(PurePosixPath(place) / pure.relative_to(folder))
+    return None

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 
 import msgspec
 
 from bridgehold.audit.client import JournalClient
+from bridgehold.bridges.legacy.rpc_start import passing
+from bridgehold.config.machine import real_folders
 from bridgehold.config.settings import Settings
 from bridgehold.errors import UsageError
 from bridgehold.host.cell.commands.dispatch import OrderMaker
 from bridgehold.host.cell.scripts.ledger import Ledger
 from bridgehold.host.cell.scripts.relay import Relay
+from bridgehold.host.cell.scripts.rpc_relay import RpcRelay
 from bridgehold.host.cell.scripts.rules import formats_of, script_inside
 from bridgehold.host.cell.sessions.bound import bound_session
 from bridgehold.host.cell.sessions.session import Session, SessionKey
 from bridgehold.host.cell.sessions.sessions import Sessions
-from bridgehold.host.front.boots import Script, StartOrder
+from bridgehold.host.front.boots import GATEWAY_PORT, Script, StartOrder
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.shares.observe import Metrics
@@ -26,7 +28,7 @@ from bridgehold.host.shares.refusals import Refusals
 from bridgehold.ids import parse_name, random_id
 from bridgehold.policies.buckets import CommandRates
 from bridgehold.policies.model import Grant
-from bridgehold.protocol.frames import OpenScriptParams, ScriptEofParams, ScriptSendParams
+from bridgehold.protocol.frames import OpenScriptParams, ScriptEofParams, ScriptSendParams, ScriptWireParams
 from bridgehold.protocol.values import Principal
 
 
@@ -54,7 +56,7 @@ class UserScripts:
         self._metrics = metrics
         self._refusals = refusals
         self._on_degraded = on_degraded
-        self._relays: dict[str, Relay] = {}
+        self._relays: dict[str, Relay | RpcRelay] = {}
         self._rates = rates
 
     async def open(self, principal: Principal, params: OpenScriptParams, emit: Emit) -> object:
@@ -71,9 +73,15 @@ class UserScripts:
             params.text,
             params.args,
             params.path,
-            scripts=await self._folder(bridge),
+            scripts=await self._folders(bridge),
             bridge=bridge,
         )
+        if params.callback:
+            script = msgspec.structs.replace(
+                script,
+                callback=_checked(params.callback),
+                environment=tuple(passing(params.environment).items()),
+            )
         key = SessionKey(parse_name(params.tenant, "tenant"), bridge, random_id("n", 10))
 
         async def rules() -> Grant:
@@ -84,18 +92,30 @@ class UserScripts:
             session = await self._sessions.get_or_open(
                 key, lambda name: self._order(key, name, script, principal.name), principal.name
             )
-            relay = Relay(
-                session,
-                formats=formats_of(manifest.foreign),
-                protocol=script.protocol,
-                ledger=Ledger(
-                    session, principal, self._journal, self._metrics, self._refusals, self._on_degraded
-                ),
-                rules=rules,
-                rates=self._rates,
-                emit=emit,
-                may_read=principal.may_read,
+            ledger = Ledger(
+                session, principal, self._journal, self._metrics, self._refusals, self._on_degraded
             )
+            relay: Relay | RpcRelay
+            if script.callback:
+                relay = RpcRelay(
+                    session,
+                    ledger=ledger,
+                    rules=rules,
+                    rates=self._rates,
+                    emit=emit,
+                    may_read=principal.may_read,
+                )
+            else:
+                relay = Relay(
+                    session,
+                    formats=formats_of(manifest.foreign),
+                    protocol=script.protocol,
+                    ledger=ledger,
+                    rules=rules,
+                    rates=self._rates,
+                    emit=emit,
+                    may_read=principal.may_read,
+                )
             self._relays[session.id] = relay
             return session
 
@@ -113,10 +133,9 @@ class UserScripts:
         finally:
             opening.add_done_callback(self._forget)
 
-    async def _folder(self, bridge: str) -> str:
-        """The one that its scripts lie in, without links; empty where none is named."""
-        named = self._settings.bridge(bridge).scripts
-        return await asyncio.to_thread(os.path.realpath, named) if named else ""
+    async def _folders(self, bridge: str) -> tuple[str, ...]:
+        """Those that its scripts lie in, without links; none where none is named."""
+        return await asyncio.to_thread(real_folders, self._settings.bridge(bridge).scripts)
 
     def _forget(self, opening: asyncio.Future[Session]) -> None:
         """Also where the caller left before its session was open."""
@@ -128,6 +147,14 @@ class UserScripts:
         await self._relay(principal, params.session).send(params.data, principal)
         return {}
 
+    async def wire(self, principal: Principal, params: ScriptWireParams) -> object:
+        """Bytes of a gRPC worker's caller. Raises as `send`; `UsageError` for a script that has none."""
+        relay = self._relay(principal, params.session)
+        if not isinstance(relay, RpcRelay):
+            raise UsageError("this script has no connections")
+        await relay.wire(params.conn, params.data, principal, end=params.end)
+        return {}
+
     async def end_input(self, principal: Principal, params: ScriptEofParams) -> object:
         """The end of the script's standard input. Raises as `send`."""
         self._relay(principal, params.session).finish_input()
@@ -135,11 +162,22 @@ class UserScripts:
 
     async def _order(self, key: SessionKey, session: str, script: Script, principal: str) -> StartOrder:
         order = await self._make_order(key.tenant, key.bridge, session, key.name, principal)
-        return msgspec.structs.replace(order, script=script)
+        spec = msgspec.structs.replace(order.spec, callback_port=script.callback)
+        return msgspec.structs.replace(order, script=script, spec=spec)
 
-    def _relay(self, principal: Principal, session: str) -> Relay:
+    def _relay(self, principal: Principal, session: str) -> Relay | RpcRelay:
         relay = self._relays.get(session)
         if relay is None or not principal.may_act_for(relay.session.key.tenant):
             raise self._sessions.why_missing(principal.may_act_for, session)
         principal.demand_bridge(relay.session.key.bridge)
         return relay
+
+
+def _checked(port: int) -> int:
+    """Raises `UsageError`: the sandbox has one loopback, on which the gateway listens too."""
+    if not 1024 <= port <= 65535 or port == GATEWAY_PORT:
+        raise UsageError(
+            f"a worker can't call back at port {port} in a sandbox",
+            hint=f"Give its starter a port from 1024 to 65535 other than {GATEWAY_PORT}.",
+        )
+    return port

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from bridgehold.errors import BridgeholdError, SessionEndedError
 from bridgehold.host.cell.sessions.session import SessionKey
 from bridgehold.host.shares.logs import SessionLog
-
-ENDED_SECONDS = 3_600.0
-MOST_ENDED, MOST_TENANTS = 256, 1_024
-"""Ended sessions that are remembered of one tenant; tenants."""
-LOG_BYTES, TENANT_LOG_BYTES, ALL_LOG_BYTES = 64 * 1024, 4 << 20, 64 << 20
-"""Of logs: the last of one session, of a tenant's together, of all. The oldest make room."""
-_MOST_TEXT = 600
+from bridgehold.host.shares.session_ends import (
+    ALL_LOG_BYTES,
+    CARRIED_LOG_BYTES,
+    ENDED_SECONDS,
+    LOG_BYTES,
+    MOST_ENDED,
+    MOST_TENANTS,
+    MOST_TEXT,
+    TENANT_LOG_BYTES,
+    SessionEnd,
+    session_ended,
+)
 
 MaySee = Callable[[str], bool]
 """Of a tenant: whether the caller may see its sessions."""
@@ -24,14 +29,15 @@ MaySee = Callable[[str], bool]
 class EndedSession:
     """One of them."""
 
-    def __init__(self, session_id: str, key: SessionKey, why: BridgeholdError, log: SessionLog) -> None:
+    def __init__(self, session_id: str, key: SessionKey, why: str, log: SessionLog | None, at: float) -> None:
         self.id = session_id
         self.key = key
-        self.why = _reason(why)[:_MOST_TEXT]
+        self.why = why[:MOST_TEXT]
         """In words: an error that was raised holds its frames, and what its callers had in hand."""
-        self.log: SessionLog | None = log
-        self.at = time.monotonic()
-        log.shorten(LOG_BYTES)
+        self.log = log
+        self.at = at
+        if log is not None:
+            log.shorten(LOG_BYTES)
 
     @property
     def log_bytes(self) -> int:
@@ -46,7 +52,14 @@ class EndedSession:
     @property
     def error(self) -> SessionEndedError:
         """What a command for it gets."""
-        return _ended_error(self.id, self.why)
+        return session_ended(self.id, self.why)
+
+    @property
+    def carried(self) -> SessionEnd:
+        """What outlives this process."""
+        log = self.log.newest(CARRIED_LOG_BYTES) if self.log is not None else None
+        key = self.key
+        return SessionEnd(session=self.id, name=key.name, bridge=key.bridge, why=self.why, log=log)
 
 
 class EndedSessions:
@@ -57,12 +70,29 @@ class EndedSessions:
         self._bytes: dict[str, int] = {}
         """Of the logs that are kept, by tenant."""
 
-    def add(self, session_id: str, key: SessionKey, why: BridgeholdError, log: SessionLog) -> None:
-        """Once for each session; later calls change nothing."""
+    def add(
+        self, session_id: str, key: SessionKey, why: BridgeholdError, log: SessionLog
+    ) -> EndedSession | None:
+        """Once for each session; later calls change nothing, and return None."""
+        if session_id in self._ended.get(key.tenant, ()):
+            return None
+        one = EndedSession(session_id, key, _reason(why), log, time.monotonic())
+        self._keep(one)
+        return one
+
+    def restore(self, tenant: str, ends: Iterable[SessionEnd]) -> None:
+        """Those of a process before this one, the oldest first."""
+        for end in ends:
+            log = SessionLog(LOG_BYTES) if end.log is not None else None
+            if log is not None:
+                log.write(end.log or b"")
+            key = SessionKey(tenant, end.bridge, end.name)
+            self._keep(EndedSession(end.session, key, end.why, log, end.at))
+
+    def _keep(self, one: EndedSession) -> None:
+        key = one.key
         kept = self._ended.setdefault(key.tenant, OrderedDict())
-        if session_id in kept:
-            return
-        kept[session_id] = one = EndedSession(session_id, key, why, log)
+        kept[one.id] = one
         self._bytes[key.tenant] = self._bytes.get(key.tenant, 0) + one.log_bytes
         while len(kept) > MOST_ENDED or not next(iter(kept.values())).known:
             self._drop_log(kept.popitem(last=False)[1])
@@ -102,12 +132,7 @@ class EndedSessions:
 
 def ended_error(session_id: str, why: BridgeholdError) -> SessionEndedError:
     """What a command for an ended session gets, each time."""
-    return _ended_error(session_id, _reason(why))
-
-
-def _ended_error(session_id: str, reason: str) -> SessionEndedError:
-    message = f"session {session_id} has ended: {reason}"[:_MOST_TEXT]
-    return SessionEndedError(message, where=session_id, hint="Open a new one.")
+    return session_ended(session_id, _reason(why))
 
 
 def anew(before: EndedSession | None, *, recovers: bool) -> str:

@@ -30,6 +30,7 @@ from bridgehold.host.shares.callers import LEAVING
 from bridgehold.host.shares.closings import Closings
 from bridgehold.host.shares.cordons import Cordons
 from bridgehold.host.shares.observe import Metrics
+from bridgehold.host.shares.session_ends import SessionEnd
 from bridgehold.ids import new_session_id
 from bridgehold.policies.units import format_ms
 
@@ -68,14 +69,17 @@ class Sessions:
         metrics: Metrics,
         on_degraded: Callable[[str], None],
         over: Callable[[str], None] = lambda _session: None,
-        opened: Callable[[str, str], None] = lambda _session, _name: None,
+        opened: Callable[[str, SessionKey], None] = lambda _session, _key: None,
+        tell_end: Callable[[SessionEnd], Awaitable[None]] | None = None,
     ) -> None:
         """`bound`: sessions of all tenants. `tenants`: how many those are, one of the given name included.
         `on_degraded`: an event that must be in the audit can't be written. `over`: told of each session that
-        was ordered, once it has ended, or has not begun. `opened`: of each that is open, by id and name.
+        was ordered, once it has ended, or has not begun. `opened`: of each that is open, by id.
+        `tell_end`: asked to keep how each ended, beyond this process.
         """
         self._over = over
         self._tell_opened = opened
+        self._tell_end = tell_end
         self._closings = Closings(journal, on_degraded)
         self._metrics = metrics
         self._recovery = recovery
@@ -180,7 +184,7 @@ class Sessions:
         order = worker.order  # no await from the start's end to here: a worker is never without its session
         self._open[key] = session = Session(key, order, worker, principal, self._closings)
         self._by_id[session.id] = session
-        self._tell_opened(session.id, key.name)
+        self._tell_opened(session.id, key)
         session.draining, session.leaving = self._stopping, self._leaving
         session.anew = anew(self._ended.before(key), recovers=bool(recovers))
         kind = "fork" if worker.launched.zygote else "cold"
@@ -218,7 +222,13 @@ class Sessions:
     async def _remember(self, session: Session) -> None:
         """Once it has ended: why, and its log."""
         why = await session.wait_ended()
-        self._ended.add(session.id, session.key, why, session.worker.log)
+        ended = self._ended.add(session.id, session.key, why, session.worker.log)
+        if ended is not None and self._tell_end is not None:
+            await self._tell_end(ended.carried)
+
+    def restore(self, tenant: str, ends: Iterable[SessionEnd]) -> None:
+        """The tenant's that a process before this one had."""
+        self._ended.restore(tenant, ends)
 
     def settle(self, session: Session) -> None:
         """Where `session` has lost its worker, let that be known now, before anybody asks again."""

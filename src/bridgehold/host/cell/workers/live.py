@@ -91,6 +91,8 @@ class LiveWorker:
         self.calls = GuestCalls(self.violation)
         self.pipes: GuestPipes | None = None
         self.gateway: GatewayHandle | None = None
+        self.sockets: tuple[socket.socket, ...] = ()
+        """Of a foreign worker that listens: where it calls back, and sockets to connect to it by."""
         self.attestation: Attestation | None = None
         self.report: ExitReport | None = None
         self.deadline = 0.0
@@ -193,6 +195,15 @@ class LiveWorker:
         """Bytes for a user script's standard input."""
         await self._live_pipes().send(data)
 
+    def take_sockets(self) -> tuple[socket.socket, ...]:
+        """`sockets`, the caller's to close from here on: what a transport has, nobody else closes."""
+        taken, self.sockets = self.sockets, ()
+        return taken
+
+    def hold(self, owner: object, size: int) -> None:
+        """`owner`, a part of this session, now holds `size` bytes of messages, by the host's budget."""
+        self._services.frames.hold(owner, size)
+
     def charge(self, size: int) -> None:
         """Its frames were as much work as `size` more bytes: it is read from so much the later."""
         self._live_pipes().charge(size)
@@ -281,6 +292,8 @@ class LiveWorker:
                 last.callback(self.account.close)
                 last.push_async_callback(self.events.close)
                 last.callback(self.calls.fail, CrashError("the worker has ended"))
+                for one in self.sockets:
+                    last.callback(one.close)
                 if self.gateway is not None:
                     last.push_async_callback(self.gateway.close)
                 if self.pipes is not None:

@@ -27,7 +27,7 @@ from bridgehold.policies.model import MIB, Limits, Rate
 
 _READ_BYTES = 65_536
 _BYTES_PER_SECOND, _BYTES_AT_ONCE = 4 * MIB, 32 * MIB
-"""Of frames, per session: the worst text of 8 MiB takes 0.4 s to judge, and all sessions share the loop."""
+"""Of frames, per session: the worst text of 8 MiB takes 0.2 s to judge, and all sessions share the loop."""
 _OUTPUT_PER_SECOND, _OUTPUT_AT_ONCE = 32 * MIB, 64 * MIB
 """Of stdout and stderr together, per session: what is read, whatever of it is kept. Frames wait, too."""
 _OUTPUT_COST = 16 * 1024

@@ -45,7 +45,8 @@ _BUBBLEWRAP = "bwrap: "
 _LINE = 4096
 """Bytes of a log beyond which it is no single line of bubblewrap's."""
 _PIPES = 4
-"""Frames to the guest and from it, its standard error and output; then its listener, where it has one."""
+"""Frames to the guest and from it, its standard error and output; then the gateway's listener, where it has
+one; then what belongs to callbacks."""
 
 
 Record = Callable[[StartOrder], Awaitable[object]]
@@ -165,6 +166,9 @@ async def _boot(services: Services, worker: LiveWorker, descriptors: list[int]) 
     if len(descriptors) > _PIPES:
         listener = socket.socket(fileno=descriptors[_PIPES])
         worker.gateway = await services.open_gateway(listener, order, placeholders, worker.events)
+    worker.sockets = tuple(socket.socket(fileno=number) for number in descriptors[_PIPES + 1 :])
+    for one in worker.sockets:
+        one.setblocking(False)
     worker.booted = True
     await worker.pipes.send(boot_frame(order, placeholders))
     ready: ReadyFrame = await asyncio.shield(worker.calls.ready)

@@ -1,0 +1,1 @@
+"""Questions about an audit: a small typed language, a disposable index, and what both read."""

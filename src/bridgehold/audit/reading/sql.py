@@ -1,0 +1,107 @@
+"""A question as SQL with parameters, for the columns that the index has (pure).
+
+What is compiled fits at least each event that fits the question, and it may fit more: `Compiled.exact` says
+when it doesn't. So only what is exact may be negated, and every row is judged again by `linear`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from bridgehold.audit.chain import parse_reference
+from bridgehold.audit.reading.columns import NAMES, NUMBERED, NUMBERS, number_of, shared_number
+from bridgehold.audit.reading.fields import FRAMEWORK
+from bridgehold.audit.reading.linear import needle_of
+from bridgehold.audit.reading.syntax import All, AnyOf, Compare, Expression, Not, Text, folded
+
+_KEPT = (*NAMES, FRAMEWORK)
+_TEXT = "id IN (SELECT value FROM json_each(?))"
+
+
+class Needle(NamedTuple):
+    """A parameter that stands for the ids of events in whose text these bytes stand, as JSON."""
+
+    data: bytes
+
+
+class Compiled(NamedTuple):
+    """A condition on a row of ``events``."""
+
+    sql: str
+    parameters: tuple[str | int | bytes | Needle, ...] = ()
+    exact: bool = False
+
+    @property
+    def needles(self) -> tuple[bytes, ...]:
+        """What has to be looked for in texts first."""
+        return tuple(dict.fromkeys(one.data for one in self.parameters if isinstance(one, Needle)))
+
+
+_ANY = Compiled("1")
+
+
+def compile_question(expression: Expression, key: bytes) -> Compiled:
+    """The condition for an index whose names are numbered with `key`."""
+    match expression:
+        case All(()):
+            return Compiled("1", exact=True)
+        case All(parts):
+            return _joined(" AND ", [compile_question(one, key) for one in parts])
+        case AnyOf(parts):
+            return _joined(" OR ", [compile_question(one, key) for one in parts])
+        case Not(part):
+            inner = compile_question(part, key)
+            return Compiled(f"NOT ({inner.sql})", inner.parameters, exact=True) if inner.exact else _ANY
+        case Text(needle):
+            return Compiled(_TEXT, (Needle(needle_of(needle)),), exact=True)
+        case Compare():
+            return _compare(expression, key)
+
+
+def required(expression: Expression) -> tuple[bytes, ...]:
+    """Texts without which nothing fits."""
+    parts = expression.parts if isinstance(expression, All) else (expression,)
+    return tuple(needle_of(one.needle) for one in parts if isinstance(one, Text))
+
+
+def _joined(word: str, parts: list[Compiled]) -> Compiled:
+    sql = word.join(f"({one.sql})" for one in parts)
+    parameters = tuple(value for one in parts for value in one.parameters)
+    return Compiled(sql, parameters, exact=all(one.exact for one in parts))
+
+
+def _compare(wanted: Compare, key: bytes) -> Compiled:
+    field, value = wanted.field, wanted.value
+    if field.name in _KEPT:
+        return _kept(wanted, key)
+    if field.type == "kind":
+        query = "kind IN (SELECT id FROM names WHERE text = ? OR substr(text, 1, ?) = ?)"
+        family = f"{value}."
+        return Compiled(query, (str(value), len(family), family), exact=True)
+    if field.type == "event":
+        return Compiled("seq = ?", ((parse_reference(str(value)) or ("", 0))[1],))
+    if field.type == "time" or field.name in NUMBERS:
+        return Compiled(f"coalesce({field.name} {wanted.operator} ?, 0)", (value,), exact=True)
+    if field.name in NUMBERED and wanted.operator == "=":
+        return Compiled(f"{field.name} = ?", (shared_number(str(value)),))
+    return _by_text(wanted)
+
+
+def _kept(wanted: Compare, key: bytes) -> Compiled:
+    """A name that the index has once for all events that bear it."""
+    name = wanted.field.name
+    if wanted.operator == "=":
+        return Compiled(f"{name} = ?", (number_of(key, str(wanted.value)),), exact=True)
+    query = f"{name} IN (SELECT id FROM names WHERE instr(folded, ?) > 0)"  # noqa: S608 - a field of ours
+    return Compiled(query, (folded(str(wanted.value)).encode("utf-8"),), exact=True)
+
+
+def _by_text(wanted: Compare) -> Compiled:
+    """No column has it: its name, or what is looked for, stands in the line, if that is spelled as usual."""
+    if wanted.field.type in ("number", "flag"):
+        needle = f'"{wanted.field.name}":'.encode("ascii")
+    elif wanted.value == "":
+        return _ANY
+    else:
+        needle = needle_of(str(wanted.value))
+    return Compiled(f"odd OR {_TEXT}", (Needle(needle),))

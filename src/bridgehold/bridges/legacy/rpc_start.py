@@ -1,0 +1,69 @@
+"""What of a gRPC worker's start goes in (pure): its arguments, its variables, and where it listens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+
+import msgspec
+
+SCRIPTS = frozenset({"grpc_server.py", "grpc_server_threaded.py"})
+"""Names of the scripts that speak gRPC: Snakepit's own, which its orphan sweep looks for, too."""
+_ADDRESS = "--elixir-address"
+_ALONE = frozenset({"--health-check", "--help", "-h"})
+"""With one of these it serves nobody."""
+_ADDRESSES = ("SNAKEPIT_GRPC_ADDRESS", "SNAKEPIT_ELIXIR_ADDRESS")
+READY_FILE = "SNAKEPIT_READY_FILE"
+_LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost):([0-9]{1,5})")
+_PASSING = re.compile(
+    r"SNAKEPIT_[A-Z0-9_]{1,60}|SNAKEBRIDGE_[A-Z0-9_]{1,60}|GRPC_(VERBOSITY|TRACE|POLL_STRATEGY|ENABLE_FORK_SUPPORT)"
+    r"|(OMP|OPENBLAS|MKL|NUMEXPR)_NUM_THREADS|PYTHONUNBUFFERED"
+)
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|COOKIE|AUTH")
+_OWN = frozenset({READY_FILE, *_ADDRESSES, "SNAKEPIT_PYTHON", "SNAKEBRIDGE_VENV"})
+"""Paths and addresses of the starter's machine, which the sandbox has none of."""
+_LONGEST = 8 * 1024
+_MOST = 64
+
+
+class _Told(msgspec.Struct, frozen=True, kw_only=True, tag="bridgehold_ready", forbid_unknown_fields=True):
+    port: int
+
+
+def is_rpc_worker(script: str, args: Sequence[str]) -> bool:
+    """Whether a worker that speaks gRPC is started, which serves until it is ended."""
+    return PurePosixPath(script).name in SCRIPTS and not _ALONE.intersection(args)
+
+
+def callback_port(args: Sequence[str], environment: Mapping[str, str]) -> int:
+    """The port on this machine's loopback at which its starter is called back; 0: none, or elsewhere."""
+    given = next((environment[name] for name in _ADDRESSES if environment.get(name)), "")
+    for index, word in enumerate(args):
+        if word == _ADDRESS and index + 1 < len(args):
+            given = args[index + 1]
+        elif word.startswith(_ADDRESS + "="):
+            given = word.partition("=")[2]
+    found = _LOOPBACK.fullmatch(given)
+    port = int(found[2]) if found else 0
+    return port if 1024 <= port <= 65535 else 0
+
+
+def passing(environment: Mapping[str, str]) -> dict[str, str]:
+    """Those variables that go in: what such a worker is configured by. What is named like a secret stays."""
+    found = {
+        name: value
+        for name, value in environment.items()
+        if _PASSING.fullmatch(name) and not _SECRET.search(name) and name not in _OWN
+        if len(value) <= _LONGEST and "\0" not in value
+    }
+    return dict(sorted(found.items())[:_MOST])
+
+
+def read_ready(body: bytes) -> int | None:
+    """The port that the worker listens at, as the runner inside says it; None: some other frame."""
+    try:
+        port = msgspec.json.decode(body, type=_Told).port
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None
+    return port if 1 <= port <= 65535 else None

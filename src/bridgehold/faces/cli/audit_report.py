@@ -1,0 +1,84 @@
+"""`bridgehold audit report`: a review of an audit, or of a copy, as Markdown, one HTML file or JSON."""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from bridgehold import writes
+from bridgehold.audit import anchors as anchor_files
+from bridgehold.audit.query import TIMES, parse_time
+from bridgehold.audit.reading.desk import Desk
+from bridgehold.audit.reading.shelf import cache_folder
+from bridgehold.audit.verify import verify_audit
+from bridgehold.config.layout import default_layout
+from bridgehold.errors import AuditError
+from bridgehold.faces.cli.audit import Folder, Json, audit_folder
+from bridgehold.faces.render import print_json
+from bridgehold.faces.report.gather import Gathering, Scope, wanted
+from bridgehold.faces.report.sections import Document, markdown, page
+from bridgehold.faces.screen import err
+
+
+def report(
+    audit: Folder = None,
+    tenant: Annotated[str, typer.Option(help="Only this tenant.")] = "",
+    framework: Annotated[str, typer.Option(help="Only this bridge, and its sessions.")] = "",
+    since: Annotated[str, typer.Option(help=f"From this time on: {TIMES}. UTC.")] = "",
+    until: Annotated[str, typer.Option(help="Up to this time.")] = "",
+    anchors: Annotated[
+        list[Path] | None, typer.Option("--anchors", help="Anchors kept elsewhere: a file or folder.")
+    ] = None,
+    keys: Annotated[
+        list[Path] | None, typer.Option("--key", help="A public key that may sign anchors.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A file; HTML where it ends in .html.")
+    ] = None,
+    json_output: Json = False,
+) -> None:
+    """A review: granted, reached, refused, spent, changed, and whether the log holds; exit 50 where not."""
+    scope = Scope(tenant=tenant, framework=framework, since=parse_time(since), until=parse_time(until))
+    folder, own = audit_folder(audit), default_layout().anchors / "anchor.pub"
+    trusted: dict[str, bytes] = {}
+    for path in [*(keys or []), *([own] if audit is None and own.exists() else [])]:
+        trusted |= anchor_files.read_key(path)
+    verdict = verify_audit(
+        folder,
+        outside=[anchor for path in anchors or [] for anchor in anchor_files.load(path)],
+        beside=default_layout().anchors if audit is None else None,
+        keys=trusted,
+    )
+    with Desk.open(folder, cache_folder(os.environ)) as desk:
+        sections = Gathering(scope).gather(desk.every(wanted(scope)), verdict)
+    document = Document(title="Review of an audit", scope=_scope(scope, folder), sections=sections)
+    if json_output:
+        print_json({"ok": verdict.ok, **msgspec.to_builtins(document)})
+    else:
+        html = output is not None and output.suffix in (".html", ".htm")
+        text = page(document) if html else markdown(document)
+        if output is not None:
+            writes.replace(output, text)
+            err.say(f"wrote {output}")
+        else:
+            sys.stdout.buffer.write(text.encode("utf-8"))
+    if not verdict.ok:
+        raise typer.Exit(AuditError.exit_status)
+
+
+def _scope(scope: Scope, folder: Path) -> tuple[tuple[str, str], ...]:
+    made = datetime.now(UTC).isoformat(timespec="seconds")
+    between = f"{scope.since or 'the beginning'} to {scope.until or 'the end'}"
+    return (
+        ("audit", str(folder)),
+        ("made", made),
+        ("time", between),
+        ("tenant", scope.tenant or "all"),
+        ("framework", scope.framework or "all"),
+    )

@@ -1,0 +1,215 @@
+"""A shim for a worker that speaks gRPC: a port of this machine's loopback before a worker in a sandbox.
+
+Bytes pass between sockets here and the host, which reads them; nothing is decided here. The BEAM dials our
+listener, whose port is written into its ready file; what the worker calls back is dialled here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bridgehold import writes
+from bridgehold.bridges.legacy.rpc_start import READY_FILE, callback_port, passing
+from bridgehold.client.client import Client
+from bridgehold.errors import BridgeholdError, UsageError
+from bridgehold.faces.legacy.bound import BoundSession, End
+from bridgehold.faces.legacy.python_argv import Invocation
+from bridgehold.faces.legacy.run import say
+from bridgehold.faces.legacy.values import Outcome, ShimFile
+
+_CHUNK = 256 * 1024
+_CONNECT_SECONDS = 5.0
+
+
+class RpcShim:
+    """One worker, until it has ended."""
+
+    def __init__(
+        self,
+        client: Client,
+        given: ShimFile,
+        invocation: Invocation,
+        environment: Mapping[str, str],
+        path: tuple[str, ...],
+    ) -> None:
+        self._client = client
+        self._back = callback_port(invocation.args, environment)
+        if not self._back:
+            raise UsageError(
+                "a worker that speaks gRPC needs --elixir-address 127.0.0.1:PORT",
+                hint="Its sandbox reaches its starter alone, on this machine's loopback.",
+            )
+        self._ready_file = environment.get(READY_FILE, "")
+        self._conns: dict[int, _Conn] = {}
+        self._next = 0
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ready = False
+        self._stopped = 0
+        params = {
+            "bridge": given.profile,
+            "tenant": given.tenant,
+            "kind": invocation.kind,
+            "text": invocation.text,
+            "args": invocation.args,
+            "path": path,
+            "callback": self._back,
+            "environment": passing(environment),
+        }
+        self._held = BoundSession(client, "foreign.open", params, self._on_event)
+
+    async def run(self) -> Outcome:
+        """Until the worker has ended, by itself or by a signal."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop, number)
+        try:
+            end = await asyncio.shield(self._held.ended)
+        finally:
+            if self._server is not None:
+                self._server.close()
+            await self._held.close()
+            for conn in list(self._conns.values()):
+                conn.close()
+        return self._outcome(end)
+
+    def _stop(self, number: int) -> None:
+        """The first signal asks the worker to end; another one doesn't wait for it."""
+        first, self._stopped = not self._stopped, number
+        self._spawn(self._ask_to_end() if first and self._held.opened else self._held.close())
+
+    async def _ask_to_end(self) -> None:
+        with contextlib.suppress(BridgeholdError):
+            await self._client.request("foreign.eof", {"session": await self._held.id()})
+
+    def _outcome(self, end: End) -> Outcome:
+        if end.cause == "exited" and end.exit >= 0:
+            return Outcome(status=end.exit)
+        if self._stopped:
+            return Outcome(status=128 + self._stopped)
+        if end.cause == "signal":
+            return Outcome(status=128 + end.exit, message=end.reason)
+        return Outcome(status=end.status or 1, message=f"{end.code}: {end.reason}")
+
+    def _on_event(self, event: dict[str, Any]) -> None:
+        kind = event.get("type")
+        if kind == "ready" and not self._ready:
+            self._ready = True
+            self._spawn(self._listen())
+        elif kind == "err":
+            with contextlib.suppress(OSError):
+                os.write(2, base64.b64decode(event["data"]))
+        elif kind == "wire":
+            self._came(
+                int(event["conn"]), base64.b64decode(event.get("data", "")), end=bool(event.get("end"))
+            )
+
+    async def _listen(self) -> None:
+        """On a port of ours, which the ready file then names."""
+        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0, limit=_CHUNK)
+        port = self._server.sockets[0].getsockname()[1]
+        if self._ready_file:
+            try:
+                writes.replace(Path(self._ready_file), str(port))
+            except OSError as error:
+                say(f"the ready file can't be written: {error.strerror}")
+                await self._held.close()
+
+    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._next += 1
+        conn = self._conns[self._next] = _Conn(self._next)
+        conn.writer = writer
+        await self._pass(conn, reader)
+
+    def _came(self, number: int, data: bytes, *, end: bool) -> None:
+        conn = self._conns.get(number)
+        if conn is None:
+            if number >= 0 or end:
+                return
+            conn = self._conns[number] = _Conn(number)
+            self._spawn(self._dial(conn))
+        conn.put(data)
+        if end:
+            del self._conns[number]
+            conn.close()
+
+    async def _dial(self, conn: _Conn) -> None:
+        """The worker calls its starter back."""
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                reader, writer = await asyncio.open_connection("127.0.0.1", self._back, limit=_CHUNK)
+        except OSError:
+            await self._say_end(conn)
+            return
+        conn.take(writer)
+        await self._pass(conn, reader)
+
+    async def _pass(self, conn: _Conn, reader: asyncio.StreamReader) -> None:
+        """To the host, each piece once the one before it is taken."""
+        if conn.writer is not None:
+            sock = conn.writer.get_extra_info("socket")
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            session = await self._held.id()
+            while data := await reader.read(_CHUNK):
+                told = {
+                    "session": session,
+                    "conn": conn.number,
+                    "data": base64.b64encode(data).decode("ascii"),
+                }
+                await self._client.request("foreign.wire", told)
+        except (BridgeholdError, OSError):
+            pass
+        await self._say_end(conn)
+
+    async def _say_end(self, conn: _Conn) -> None:
+        if self._conns.pop(conn.number, None) is not None:
+            with contextlib.suppress(BridgeholdError):
+                told = {"session": await self._held.id(), "conn": conn.number, "end": True}
+                await self._client.request("foreign.wire", told)
+        conn.close()
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class _Conn:
+    """One connection of the BEAM's, or to it. What is for it waits until it is there; HTTP/2 bounds it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.writer: asyncio.StreamWriter | None = None
+        self._early: list[bytes] = []
+        self._closed = False
+
+    def put(self, data: bytes) -> None:
+        """Send, or keep, `data`."""
+        if self.writer is None:
+            self._early.append(data)
+        elif data:
+            self.writer.write(data)
+
+    def take(self, writer: asyncio.StreamWriter) -> None:
+        """It is there."""
+        self.writer = writer
+        for data in self._early:
+            writer.write(data)
+        self._early.clear()
+        if self._closed:
+            writer.close()
+
+    def close(self) -> None:
+        """End it, after what is written."""
+        self._closed = True
+        if self.writer is not None:
+            self.writer.close()

@@ -1,0 +1,219 @@
+"""Workers that speak gRPC, as today's Snakepit starts them: from the ready file to the end, and hostile ones."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hostile.stage import Stage
+from legacy.conftest import PROFILES, SCRIPTS, foreign_stage, make_shim
+from waiting import until
+
+sys.path.append(str(SCRIPTS))
+import rpcwire
+from rpcwire import field, pair
+
+TOOLS = '[tools]\nallow = ["*"]\ndeny = ["forbidden"]\n'
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Stage]:
+    """With HTTP/2 for the worker beside it: its environment has nothing."""
+    with foreign_stage() as ready:
+        for name in ("h2", "hpack", "hyperframe"):
+            found = importlib.util.find_spec(name)
+            assert found is not None
+            assert found.origin is not None
+            shutil.copytree(Path(found.origin).parent, ready.log / name)
+        for name in PROFILES.values():
+            policy = ready.layout.policies / f"{name}.toml"
+            policy.write_text(policy.read_text().replace("[sandbox]", TOOLS + "[sandbox]", 1))
+        yield ready
+
+
+class Beam:
+    """What a BEAM does with one worker: serves it, starts it, waits for its file, dials it."""
+
+    def __init__(self, host: Stage, program: Path, folder: Path) -> None:
+        self.asked: list[tuple[str, bytes]] = []
+        self.port, self.connections = rpcwire.listen(self.serve)
+        self.ready = folder / "ready"
+        self.environment = {
+            "PATH": "/usr/bin:/bin",
+            "SNAKEPIT_READY_FILE": str(self.ready),
+            "SNAKEPIT_LOG_LEVEL": "debug",
+            "OPENAI_API_KEY": "sk-of-the-beam-0123456789abcdef",
+            "SNAKEPIT_API_TOKEN": "also-a-secret-0123456789",
+            "DATABASE_URL": "postgres://secret",
+        }
+        script = str(host.log / "grpc_server.py")
+        run = ("--port", "0", "--elixir-address", f"127.0.0.1:{self.port}", "--snakepit-run-id", "run1")
+        self.argv = [str(program), script, "--adapter", "a.B", *run]
+        self.stderr = (folder / "stderr").open("w+b")
+        self.process = subprocess.Popen(
+            self.argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self.stderr,
+            env=self.environment,
+        )
+
+    def serve(self, name: str, message: bytes) -> Iterator[bytes]:
+        self.asked.append((name, message))
+        yield field(1, 1) + (field(2, field(2, b"42")) if name == "ExecuteElixirTool" else b"")
+
+    def dial(self) -> rpcwire.Connection:
+        until(lambda: self.ready.exists() or self.process.poll() is not None)
+        assert self.process.poll() is None, self.said()
+        return rpcwire.dial(int(self.ready.read_text()))
+
+    def said(self) -> str:
+        self.stderr.seek(0)
+        return self.stderr.read().decode()
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.stderr.close()
+
+
+@pytest.fixture
+def beams(host: Stage, tmp_path: Path) -> Iterator[Callable[[str], Beam]]:
+    made: list[Beam] = []
+
+    def start(profile: str) -> Beam:
+        folder = tmp_path / str(len(made))
+        folder.mkdir()
+        made.append(Beam(host, make_shim(host, folder / "venv", profile), folder))
+        return made[-1]
+
+    yield start
+    for beam in made:
+        beam.end()
+
+
+def run(connection: rpcwire.Connection, tool: str, session: str = "s1", /, **given: object) -> Any:
+    """The result of a tool, or the reply where it gave none."""
+    reply = ask(connection, tool, session, **given)
+    if reply.status:
+        return reply
+    found = dict(rpcwire.parse(reply.messages[0]))
+    return json.loads(dict(rpcwire.parse(found[2]))[2]) if found[1] else found[3].decode()
+
+
+def ask(connection: rpcwire.Connection, tool: str, session: str, /, **given: object) -> rpcwire.Reply:
+    message = field(1, session) + field(2, tool)
+    for name, value in given.items():
+        message += pair(3, name, field(1, "json") + field(2, json.dumps(value)))
+    return connection.call("ExecuteTool", message)
+
+
+def told(host: Stage, kind: str, **facts: object) -> list[dict[str, object]]:
+    """The events of `kind` with these facts, once there is one."""
+    return until(
+        lambda: [
+            one for one in host.events(kind) if all(one.get(name) == value for name, value in facts.items())
+        ]
+    )
+
+
+@pytest.mark.parametrize("start", PROFILES)
+def test_a_worker_starts_answers_calls_back_and_ends(
+    host: Stage, beams: Callable[[str], Beam], start: str
+) -> None:
+    name = PROFILES[start]
+    beam = beams(name)
+    worker = beam.dial()
+    assert dict(rpcwire.parse(worker.call("Ping").messages[0]))[1] == b"Pong from Python"
+    assert beam.asked[0][0] == "Ping"
+    assert run(worker, "echo", text="grüße") == {"text": "grüße"}
+    assert ("InitializeSession", field(1, "s1")) in beam.asked
+    (intent,) = told(host, "command.intent", operation=f"{name}:echo")
+    assert "grüße" in str(intent["arguments_preview"])
+    assert told(host, "command.outcome", intent=intent["ref"])[0]["application_ok"] is True
+
+    called = run(worker, "call_back", tool="calc")
+    assert called["status"] == 0
+    tool = told(host, "tool.intent", tool="calc")[-1]
+    assert tool["command"]
+    assert told(host, "tool.outcome", intent=tool["ref"])[0]["ok"] is True
+
+    facts = run(worker, "facts")
+    assert facts["argv"][0].endswith("/grpc_server.py")
+    assert facts["environment"]["SNAKEPIT_LOG_LEVEL"] == "debug"
+    assert not any("secret" in value or "beam" in value for value in facts["environment"].values())
+    assert not any(path.startswith("socket:") for path in facts["descriptors"][:3])
+
+    _, stream = worker.begin(
+        "ExecuteStreamingTool",
+        field(1, "s1")
+        + field(2, "many")
+        + b"".join(pair(3, n, field(2, str(v))) for n, v in (("count", 40), ("size", 30_000))),
+    )
+    assert stream.done.wait(30)
+    assert (stream.status, [len(dict(rpcwire.parse(m))[2]) for m in stream.messages]) == (0, [30_000] * 40)
+    assert run(worker, "fail") == "no such thing"
+    until(lambda: told(host, "command.outcome", reason="no such thing"))
+
+    beam.process.send_signal(signal.SIGTERM)
+    assert beam.process.wait(30) == 0
+
+
+@pytest.mark.parametrize("start", ["fork"])
+def test_what_is_refused_says_by_which_rule_and_event(
+    host: Stage, beams: Callable[[str], Beam], start: str
+) -> None:
+    name = PROFILES[start]
+    worker = beams(name).dial()
+    reply = ask(worker, "forbidden", "s1")
+    assert (reply.status, reply.headers["bridgehold-rule"]) == (7, "operations.deny%5B0%5D")
+    assert told(host, "command.refused", ref=reply.headers["bridgehold-event"])
+    key = ask(worker, "echo", "s1", api_key="sk-proj-0123456789abcdefghijklmnopqrstuvwxyz")
+    assert (key.status, key.headers["bridgehold-rule"]) == (7, "inline_keys")
+    unknown = worker.call("RegisterTools", field(1, "s1"))
+    assert (unknown.status, unknown.headers["bridgehold-rule"]) == (7, "rpc")
+    twice = worker.call("ExecuteTool", field(1, "s1") + field(2, "echo") + field(2, "forbidden"))
+    assert (twice.status, "stands twice" in twice.headers["grpc-message"]) == (3, True)
+    large = worker.call("ExecuteTool", field(1, "s1") + field(2, "echo") + field(9, b"x" * (1 << 20)))
+    assert large.status == 8
+    assert run(worker, "echo", n=1) == {"n": 1}
+
+
+@pytest.mark.parametrize("start", ["fork"])
+def test_a_hostile_worker_reaches_no_other_session_and_stops_nobody(
+    host: Stage, beams: Callable[[str], Beam], start: str
+) -> None:
+    beam, other = beams(PROFILES[start]), beams(PROFILES[start])
+    worker, neighbour = beam.dial(), other.dial()
+    assert run(neighbour, "echo", "theirs", n=1) == {"n": 1}
+    for name in ("CleanupSession", "GetSession", "Heartbeat", "GetExposedElixirTools"):
+        found = run(worker, "ask", name=name, message=field(1, "theirs").hex())
+        assert (found["status"], found["rule"]) == (7, "session"), name
+        assert told(host, "tool.refused", ref=found["event"])
+    registers = field(1, "s1") + field(3, "worker_1_of_the_pool")
+    assert run(worker, "ask", name="RegisterTools", message=registers.hex())["status"] == 3
+    own = field(1, "s1") + field(3, "python-140001")
+    assert run(worker, "ask", name="RegisterTools", message=own.hex())["status"] == 0
+    assert run(worker, "ask", name="ExecuteTool", message=field(1, "s1").hex())["rule"] == "rpc"
+    assert run(worker, "ask", name="", path="/other.Service/Do", message="")["rule"] == "rpc"
+    assert run(worker, "call_back", tool="forbidden")["rule"] == "tools.deny%5B0%5D"
+    twice = field(1, "s1") + field(1, "theirs")
+    assert run(worker, "ask", name="CleanupSession", message=twice.hex())["status"] == 3
+    asked = [
+        one for one in beam.asked if b"theirs" in one[1] or b"forbidden" in one[1] or b"worker_1" in one[1]
+    ]
+    assert asked == []
+    assert run(worker, "broken", data=(b"GET / HTTP/1.1\r\n\r\n" * 100).hex())["status"] == 0
+    assert told(host, "protocol.violation")
+    assert run(worker, "flood", streams=300)["status"] == 0
+    assert run(neighbour, "echo", "theirs", n=2) == {"n": 2}
+    assert worker.call("Ping").status == 0

@@ -1,0 +1,87 @@
+"""What is read of a gRPC worker's messages: as a writer of protocol buffers wrote it, or not at all."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridgehold.bridges.legacy import protobuf, rpc, rpc_start
+from bridgehold.errors import BridgeholdError, LimitError, ProtocolError
+from legacy.conftest import SCRIPTS
+
+sys.path.append(str(SCRIPTS))
+from rpcwire import field, pair
+
+VALUES = st.one_of(st.integers(0, (1 << 64) - 1), st.binary(max_size=40))
+EXECUTE = rpc.TO_WORKER["ExecuteTool"]
+
+
+@given(st.lists(st.tuples(st.integers(1, (1 << 29) - 1), VALUES), max_size=20))
+def test_fields_are_read_as_they_were_written(written: list[tuple[int, int | bytes]]) -> None:
+    data = b"".join(field(number, value) for number, value in written)
+    found = [(n, v if isinstance(v, int) else bytes(v)) for n, v in protobuf.fields(data)]
+    assert found == written
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_or_refused(data: bytes) -> None:
+    for method in (*rpc.TO_WORKER.values(), *rpc.FROM_WORKER.values()):
+        for read in (rpc.read_request, rpc.read_answer):
+            try:
+                read(method, data)
+            except BridgeholdError:
+                continue
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        field(1, "a") + field(1, "b"),
+        field(2, "a") + field(2, "a"),
+        pair(3, "k", b"") + pair(3, "k", b""),
+        pair(3, "k", b"") + pair(6, "k", b""),
+        field(3, field(1, "k") + field(1, "j")),
+        b"\x0a\x81\x00a",
+        b"\x0b",
+        b"\x0a\x05a",
+        b"\x0a\x01\xff",
+        b"\x00\x01",
+        field(1, 5),
+        field(9, b"") * 20_000,
+    ],
+)
+def test_what_reads_two_ways_is_refused(data: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        rpc.read_request(EXECUTE, data)
+
+
+def test_the_head_of_a_message_is_bounded() -> None:
+    assert rpc.head(b"\0\0\0\0\x05", 5) == 5
+    with pytest.raises(LimitError):
+        rpc.head(b"\0\0\0\0\x06", 5)
+    with pytest.raises(ProtocolError):
+        rpc.head(b"\1\0\0\0\x05", 5)
+
+
+def test_of_the_environment_what_configures_a_worker_passes_and_no_key() -> None:
+    given = {
+        "SNAKEPIT_LOG_LEVEL": "info",
+        "OMP_NUM_THREADS": "2",
+        "SNAKEPIT_API_TOKEN": "x",
+        "OPENAI_API_KEY": "x",
+        "LD_PRELOAD": "x",
+        "PATH": "x",
+        "SNAKEPIT_READY_FILE": "/home/x",
+        "SNAKEPIT_LONG": "x" * 10_000,
+    }
+    assert rpc_start.passing(given) == {"SNAKEPIT_LOG_LEVEL": "info", "OMP_NUM_THREADS": "2"}
+    assert rpc_start.callback_port(["--elixir-address", "127.0.0.1:50051"], {}) == 50051
+    assert rpc_start.callback_port(["--elixir-address=localhost:50051"], {}) == 50051
+    assert rpc_start.callback_port([], {"SNAKEPIT_GRPC_ADDRESS": "127.0.0.1:50051"}) == 50051
+    for elsewhere in ("10.0.0.1:50051", "127.0.0.1:80", "127.0.0.1:99999", "[::1]:50051", ""):
+        assert rpc_start.callback_port(["--elixir-address", elsewhere], {}) == 0
+    assert rpc_start.is_rpc_worker("/a/grpc_server.py", ["--adapter", "x"])
+    assert not rpc_start.is_rpc_worker("/a/grpc_server.py", ["--health-check"])
