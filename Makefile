@@ -2,7 +2,7 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check compat bench setup environments upgrade docs vm wheel clean
+.PHONY: demo test check compat bench setup environments upgrade docs vm wheel package image clean
 
 demo: setup
 	@$(BIN)/bridgehold demo
@@ -30,6 +30,14 @@ vm: setup
 # The wheel, installed and used with each Python of this machine (scripts/try-wheel).
 wheel: setup
 	@VENV=$(VENV) $(BIN)/python scripts/try-wheel
+
+# A tarball, a Debian package, an SBOM and their sums in dist/ (scripts/package --help).
+package: setup
+	@VENV=$(VENV) $(BIN)/python scripts/package
+
+# The package in an image, by podman or docker (scripts/image; BASE=IMAGE for another base).
+image: package
+	@scripts/image
 
 setup:
 	@VENV=$(VENV) scripts/setup

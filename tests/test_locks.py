@@ -50,3 +50,11 @@ def test_what_has_no_stable_interface_has_an_upper_bound() -> None:
     for asked in map(Requirement, PROJECT["project"]["dependencies"]):
         if locked[canonicalize_name(asked.name)].startswith("0."):
             assert any(one.operator == "<" for one in asked.specifier), str(asked)
+
+
+def test_what_a_package_holds_is_what_was_tested() -> None:
+    tested, packed = pins("dev"), pins("run")
+    assert {canonicalize_name(Requirement(one).name) for one in PROJECT["project"]["dependencies"]} <= set(
+        packed
+    )
+    assert {name: version for name, version in packed.items() if tested.get(name) != version} == {}

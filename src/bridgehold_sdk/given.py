@@ -172,7 +172,7 @@ class Input(io.RawIOBase):
 
     def readinto(self, buffer: Any, /) -> int:
         """The next bytes, once there are any; 0 at the end."""
-        from bridgehold_sdk.programs import bytes_of
+        from bridgehold_sdk.pieces import bytes_of
 
         while not self._left and self._tool is not None:
             takes = "prompt" in self._tool.parameters.get("properties", ())

@@ -6,34 +6,46 @@ session ends with all that is in it.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
+import errno
 import fcntl
 import os
 import re
 import select
 import signal
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bridgehold_sdk.errors import InvalidInput
-from bridgehold_sdk.plain import clean_text
 
 Piece = Callable[[str, bytes], None]
 """Takes what a program wrote: the stream's name, and bytes."""
 _READ_BYTES = 64 * 1024
 _LIVE_SECONDS = 0.02
 """Between two pieces at the least, but for the first."""
-KEPT_BYTES = 128 * 1024
-"""Of each stream in a result: the first and the last half."""
 _STREAM_FIRST = 20
 """Where descriptors of ours lie, above those that a program expects."""
 _KEY = re.compile(r"(?i)(?:^|_)(?:api_?)?(?:key|token|secret|password|passwd|credentials?|auth)s?(?:$|_)")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MOST_VARIABLES = 256
+_MOST_CHARACTERS = 1000
+_TIOCSCTTY = 0x540E
+_OURS: set[int] = set()
+"""This side's ends of all that runs."""
+
+
+def _let_go() -> None:
+    """In a copy of this process, which would hold them open."""
+    for descriptor in _OURS - {-1}:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    _OURS.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def checked_environment(given: Mapping[str, Any] | None) -> dict[str, str]:
@@ -57,6 +69,24 @@ def checked_folder(path: str) -> str:
     return path
 
 
+class Size(NamedTuple):
+    """Of a terminal, in characters."""
+
+    rows: int
+    columns: int
+
+
+def checked_size(given: Mapping[str, Any] | None) -> Size | None:
+    """The terminal that a caller asks for; None: none. `InvalidInput` for a size that none has."""
+    if given is None:
+        return None
+    rows, columns = given.get("rows", 24), given.get("columns", 80)
+    for value in (rows, columns):
+        if type(value) is not int or not 1 <= value <= _MOST_CHARACTERS:
+            raise InvalidInput(f"a terminal has 1 to {_MOST_CHARACTERS} rows and columns")
+    return Size(rows, columns)
+
+
 class Ended(NamedTuple):
     """How a program ended: its exit status, or the number of the signal that ended it."""
 
@@ -67,17 +97,30 @@ class Ended(NamedTuple):
 class Program:
     """A child process that was started, and this side's ends of its streams."""
 
-    def __init__(self, pid: int, outputs: Mapping[int, str], stdin: int) -> None:
-        """`outputs`: descriptors to read, each with its stream's name. `stdin`: to write to; -1: none."""
+    def __init__(self, pid: int, outputs: Mapping[int, str], stdin: int, *, terminal: bool = False) -> None:
+        """`outputs`: descriptors to read, each with its stream's name. `stdin`: to write to; -1: none.
+
+        `terminal`: its streams are one, of a terminal's.
+        """
         self.pid = pid
         self.outputs = dict(outputs)
         self.stdin = stdin
+        self.terminal = next(iter(outputs)) if terminal else -1
         self.ended: Ended | None = None
-        self.over, over = os.pipe()
+        self.over, over = pipe()
         """Readable once it has ended."""
+        _OURS.update((*outputs, stdin, self.over, over))
         self._lock = threading.Lock()
         self._reaper = threading.Thread(target=self._reap, args=(over,), name="program", daemon=True)
-        self._reaper.start()
+        try:
+            self._reaper.start()
+        except RuntimeError:  # no thread: nobody would see its end
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            _OURS.difference_update((*outputs, stdin, self.over, over))
+            for descriptor in (self.over, over):
+                os.close(descriptor)
+            raise InvalidInput("this session has no room for another process") from None
 
     def _reap(self, over: int) -> None:
         status = 0
@@ -86,6 +129,7 @@ class Program:
         code = os.waitstatus_to_exitcode(status)
         with self._lock:
             self.ended = Ended(code, 0) if code >= 0 else Ended(128 - code, -code)
+        _OURS.discard(over)
         os.close(over)
 
     def wait(self, seconds: float) -> bool:
@@ -101,19 +145,57 @@ class Program:
 
     def write(self, data: bytes) -> bool:
         """Write all of `data` to its input, waiting as it reads; whether anybody is left to read."""
-        try:
-            while data:
-                data = data[os.write(self.stdin, data) :]
-        except OSError:
-            return False
+        while data:
+            taken = self.offer(data, _LIVE_SECONDS * 10)
+            if taken is None:
+                return False
+            data = data[taken:]
         return True
 
+    def offer(self, data: bytes, seconds: float) -> int | None:
+        """Write what it takes within `seconds`: how many bytes. None: nobody is left to read."""
+        taken, until = 0, time.monotonic() + seconds
+        while taken < len(data):
+            descriptor, poll = self.stdin, select.poll()
+            if descriptor < 0:
+                return None
+            poll.register(descriptor, select.POLLOUT)
+            if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
+                break
+            with self._lock:
+                if self.stdin != descriptor:
+                    return None
+                os.set_blocking(descriptor, False)
+                try:
+                    taken += os.write(descriptor, data[taken : taken + _READ_BYTES])
+                except BlockingIOError:
+                    break
+                except OSError:
+                    return None
+        return taken
+
+    def end_input(self) -> None:
+        """The program reads the end of its input; at a terminal, as if Ctrl-D were typed."""
+        if self.terminal >= 0:
+            self.write(b"\x04")
+        else:
+            self.close_input()
+
     def close_input(self) -> None:
-        """The program reads the end of its input."""
+        """Close this side's end."""
         with self._lock:
             stdin, self.stdin = self.stdin, -1
         if stdin >= 0:
+            _OURS.discard(stdin)
             os.close(stdin)
+
+    def resize(self, size: Size) -> bool:
+        """Give its terminal another size; whether it has one."""
+        with self._lock:
+            if self.terminal < 0 or self.stdin < 0:
+                return False
+            _set_size(self.stdin, size)
+        return True
 
     def pump(self, tell: Piece) -> Ended:
         """Tell what it writes until it has ended. Raised through: it is killed."""
@@ -144,7 +226,7 @@ class Program:
                         over = True
                         poll.unregister(self.over)
                         continue
-                    data = os.read(descriptor, _READ_BYTES)
+                    data = _read(descriptor)
                     if not data:
                         poll.unregister(descriptor)
                         left.discard(descriptor)
@@ -171,12 +253,30 @@ class Program:
         """Close this side's ends."""
         self.close_input()
         for descriptor in (*self.outputs, self.over):
+            _OURS.discard(descriptor)
             with contextlib.suppress(OSError):
                 os.close(descriptor)
 
 
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, _READ_BYTES)
+    except OSError as error:
+        if error.errno == errno.EIO:  # of a terminal that nobody has open any more
+            return b""
+        raise
+
+
+def _set_size(descriptor: int, size: Size) -> None:
+    import termios
+
+    fcntl.ioctl(descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+
+
 @contextlib.contextmanager
-def _ends(*, with_input: bool) -> Iterator[tuple[list[int], dict[int, str], int]]:
+def _ends(
+    *, with_input: bool, terminal: Size | None = None
+) -> Iterator[tuple[list[int], dict[int, str], int]]:
     """The child's three descriptors; ours to read, with their names; ours to write, or -1.
 
     The child's are closed here afterwards; ours where the block fails.
@@ -184,6 +284,18 @@ def _ends(*, with_input: bool) -> Iterator[tuple[list[int], dict[int, str], int]
     ours: list[int] = []
     theirs: list[int] = []
     try:
+        if terminal is not None:
+            try:
+                own, other = os.openpty()
+            except OSError as error:
+                raise InvalidInput(f"there is no terminal left in this sandbox: {error.strerror}") from None
+            ours.append(_up(own))
+            theirs.append(_up(other))
+            _set_size(ours[0], terminal)
+            ours.append(fcntl.fcntl(ours[0], fcntl.F_DUPFD_CLOEXEC, _STREAM_FIRST))
+            theirs *= 3
+            yield theirs, {ours[0]: "stdout"}, ours[1]
+            return
         for _ in range(2):
             read, write = os.pipe()
             ours.append(_up(read))
@@ -200,7 +312,7 @@ def _ends(*, with_input: bool) -> Iterator[tuple[list[int], dict[int, str], int]
             os.close(descriptor)
         raise
     finally:
-        for descriptor in theirs:
+        for descriptor in {*theirs}:
             os.close(descriptor)
 
 
@@ -217,10 +329,17 @@ def _up(descriptor: int) -> int:
     return moved
 
 
+def _forked() -> int:
+    try:
+        return os.fork()
+    except OSError as error:
+        raise InvalidInput(f"this session has no room for another process: {error.strerror}") from None
+
+
 def fork(child: Callable[[], None], *, with_input: bool) -> Program:
     """A copy of this process that runs `child`, which must not come back."""
     with _ends(with_input=with_input) as (theirs, outputs, stdin):
-        pid = os.fork()
+        pid = _forked()
         if pid == 0:
             try:
                 _take(theirs, (*outputs, stdin))
@@ -236,19 +355,23 @@ def start(
     folder: str = "",
     environment: Mapping[str, str] | None = None,
     with_input: bool,
+    terminal: Size | None = None,
 ) -> Program:
     """A program by its name or path; `InvalidInput` where there is none."""
     if not argv or any("\0" in one for one in argv):
         raise InvalidInput("a command is a program's name and its arguments, as a list of text")
-    variables = {**os.environ, **(environment or {})}
+    kind = {} if terminal is None else {"TERM": "xterm-256color"}
+    variables = {**os.environ, **kind, **(environment or {})}
     failed, tell = os.pipe()
     tell = _up(tell)
     try:
-        with _ends(with_input=with_input) as (theirs, outputs, stdin):
-            pid = os.fork()
+        with _ends(with_input=with_input, terminal=terminal) as (theirs, outputs, stdin):
+            pid = _forked()
             if pid == 0:
                 try:
                     _take(theirs, (*outputs, stdin))
+                    if terminal is not None:
+                        fcntl.ioctl(0, _TIOCSCTTY, 0)
                     for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
                         signal.signal(number, signal.SIG_DFL)
                     if folder:
@@ -264,7 +387,7 @@ def start(
             if failure:
                 os.waitpid(pid, 0)
                 raise InvalidInput(f"{argv[0][:200]!r} can't be started: {os.strerror(int(failure))}")
-            return Program(pid, outputs, stdin)
+            return Program(pid, outputs, stdin, terminal=terminal is not None)
     finally:
         os.close(failed)
         if tell >= 0:
@@ -284,75 +407,3 @@ def _take(theirs: Sequence[int], ours: Sequence[int]) -> None:
             signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
-class Kept:
-    """The first and the last half of what is added, up to `limit` bytes; the middle is counted and cut."""
-
-    def __init__(self, limit: int = KEPT_BYTES) -> None:
-        self._half = limit // 2
-        self._head, self._tail = bytearray(), bytearray()
-        self.cut = 0
-
-    def add(self, data: bytes) -> None:
-        """Keep it, or a part."""
-        room = self._half - len(self._head)
-        if room > 0:
-            self._head += data[:room]
-            data = data[room:]
-        self._tail += data
-        extra = len(self._tail) - self._half
-        if extra > self._half:
-            self.cut += extra
-            del self._tail[:extra]
-
-    def text(self) -> str:
-        """What is kept, with a mark in the place of what is not."""
-        extra = len(self._tail) - self._half
-        if extra > 0:
-            self.cut += extra
-            del self._tail[:extra]
-        if not self.cut:
-            return shown(bytes(self._head + self._tail))
-        return f"{shown(bytes(self._head))}\n… {self.cut} bytes cut …\n{shown(bytes(self._tail))}"
-
-
-def shown(data: bytes) -> str:
-    """As text; what is none is spelled out."""
-    return data.decode("utf-8", "backslashreplace")
-
-
-def piece_of(data: bytes) -> dict[str, str]:
-    """Bytes as a piece carries them: text where they are, base64 otherwise."""
-    try:
-        return {"text": data.decode("utf-8")}
-    except UnicodeDecodeError:
-        return {"base64": base64.b64encode(data).decode("ascii")}
-
-
-def bytes_of(said: Mapping[str, Any]) -> bytes:
-    """The opposite. `InvalidInput` for base64 that is none."""
-    text = said.get("text")
-    if isinstance(text, str):
-        return clean_text(text).encode("utf-8")
-    try:
-        return base64.b64decode(str(said.get("base64") or ""), validate=True)
-    except (binascii.Error, ValueError):
-        raise InvalidInput("no base64") from None
-
-
-def feed(program: Program, said: Mapping[str, Any]) -> bool:
-    """One answer of whoever gives input; whether more is to be asked for.
-
-    ``{"text" or "base64", "eof", "signal"}``: each may be left out.
-    """
-    number = said.get("signal")
-    if isinstance(number, int) and number in signal.valid_signals():
-        program.send_signal(number)
-    data = bytes_of(said)
-    if data and not program.write(data):
-        return False
-    if said.get("eof"):
-        program.close_input()
-        return False
-    return True

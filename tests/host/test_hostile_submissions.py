@@ -85,14 +85,13 @@ def test_what_is_handed_in_is_parsed_beside_the_loop(monkeypatch: pytest.MonkeyP
         threads.append(threading.current_thread())
         raise ManifestError(text)
 
-    async def take_out(*_: object) -> bytes:
-        return b""
+    async def take_out(*_: object) -> bundle.Bundle:
+        return found
 
     found = bundle.bundle([("bridge.toml", b"seen")])
     monkeypatch.setattr(quarantine, "parse_manifest", parse)
-    monkeypatch.setattr("bridgehold.host.examination.unpack", lambda _: found)
     examination: Any = Examination.__new__(Examination)
-    examination._artifacts = SimpleNamespace(take_out=take_out)
+    examination._bench = SimpleNamespace(take_out=take_out)
     kept: Any = SimpleNamespace(bundle=lambda _: found)
     submissions = made(kept)
     record = msgspec.structs.replace(new_record("acme", found, "mine", "1", "x"), state="waiting")
@@ -257,10 +256,15 @@ def test_what_a_tenants_bridge_causes_is_recorded_as_the_tenants(layout: Layout)
 # Its time.
 
 
+async def let_go(_: object) -> None:
+    """Nothing was built for it."""
+
+
 def made(kept: Any, journal: Any = None, examination: Any = None) -> Submissions:
     anything: Any = SimpleNamespace(own_bridges=lambda _: Path("/nowhere"))
     tenants: Any = SimpleNamespace(demand=lambda _: None)
     others: Any = None
+    examination = examination or SimpleNamespace(let_go=let_go)
     return Submissions(anything, others, tenants, kept, examination, AdminLog(journal), others)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import pty
 import re
 import select
 import signal
+import struct
 import subprocess
 import sys
 import termios
@@ -15,12 +17,30 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from bridgehold.errors import UsageError
 from bridgehold.faces.cli.shell import whole
+from bridgehold.faces.cli.terminal import Drawn
 from hostile.stage import KINDS_OF_HOSTS, Stage, stage
 from waiting import until
 
 PATIENCE = 60.0
+SEQUENCES = [
+    *(
+        b"\x1b[1;31m",
+        b"\x1b[6n",
+        b"\x1b]52;c;eA==\x07",
+        b"\x1b]0;",
+        b"\x1b\\",
+        b"\x1bP",
+        b"\x1b[?1049h",
+        b"\x1b[",
+        b"\x1b",
+    ),
+    *("ä€".encode(), b"\xc3", b"\x9b", b"\x1b(", b"\x1bc", b"text"),
+]
 _STYLE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\r")
 
 
@@ -36,6 +56,7 @@ class Terminal:
     def __init__(self, host: Stage, *arguments: str) -> None:
         self._ours, theirs = pty.openpty()
         self._seen = ""
+        self.raw = ""
         environment = {**os.environ, "BRIDGEHOLD_HOME": str(host.layout.config.parent), "TERM": "xterm"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "bridgehold", "shell", *arguments],
@@ -58,14 +79,26 @@ class Terminal:
             ready, _, _ = select.select([self._ours], [], [], max(0, end - time.monotonic()))
             assert ready, f"no {text!r} in {self._seen!r}"
             try:
-                self._seen += _STYLE.sub("", os.read(self._ours, 4096).decode(errors="replace"))
+                text_read = os.read(self._ours, 4096).decode(errors="replace")
             except OSError as error:
                 raise AssertionError(f"it ended: {self._seen!r}") from error
+            self.raw += text_read
+            self._seen += _STYLE.sub("", text_read)
         before, _, self._seen = self._seen.partition(text)
         return before
 
+    def resize(self, rows: int, columns: int) -> None:
+        fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def asked(self, keys: str, answer: str) -> bool:
+        """Whether `keys` are answered by a line that is `answer`."""
+        self.type(keys)
+        self.until("\n")
+        return answer in self.until("$ ")
+
     def close(self) -> int:
-        self.type("\x04")
+        with contextlib.suppress(OSError):
+            self.type("\x04")
         try:
             return self.process.wait(PATIENCE)
         finally:
@@ -134,6 +167,74 @@ def test_blocks_history_completion_and_interrupts(host: Stage) -> None:
         history = host.layout.state / "shell-history"
         assert history.stat().st_mode & 0o077 == 0
         assert "a_long_name = 17" in history.read_text()
+
+
+def test_a_program_of_the_sandboxs_at_this_terminal(host: Stage) -> None:
+    terminal = Terminal(host, "--terminal", "python", "--", "sh", "-i")
+    terminal.until("$ ")
+    terminal.type("echo $((6 * 7)); tty\r")
+    terminal.until("42\n/dev/pts/0\n")
+    terminal.resize(33, 99)
+    until(lambda: terminal.asked("stty size\r", "33 99"))
+    terminal.type("sleep 600\r")
+    terminal.until("sleep 600\n")
+    terminal.type("\x03")
+    terminal.until("$ ")
+    terminal.type(
+        "printf '\\033]52;c;ZXZpbA==\\007\\033[6n\\033[31mred\\n'\r"
+    )  # the clipboard, the cursor's place
+    terminal.until("red\n")
+    assert "ZXZpbA==\x07" not in terminal.raw
+    assert "\x1b[6n" not in terminal.raw
+    assert "\x1b[31m" in terminal.raw
+    terminal.type("exit 7\r")
+    assert terminal.process.wait(PATIENCE) == 7
+    terminal.close()
+    assert host.client.sessions() == []
+
+
+@given(st.lists(st.binary(max_size=12) | st.sampled_from(SEQUENCES), max_size=12), st.integers(1, 7))
+def test_what_is_drawn_is_the_same_in_whatever_parts_it_comes(parts: list[bytes], size: int) -> None:
+    data = b"".join(parts)
+    drawn = Drawn()
+    whole = Drawn()(data)
+    pieces = b"".join(drawn(data[n : n + size]) for n in range(0, len(data), size))
+    assert pieces == whole
+    whole.decode()
+    assert not re.search(
+        rb"\x1b[P\]X^_cZH]|\x1b\[[0-9;?<=>]*[cntpxyiu$]|[\x00-\x06\x10-\x1a\x1c-\x1f\x7f]", whole
+    )
+
+
+def test_what_draws_is_drawn_and_what_asks_is_not() -> None:
+    drawn = b"\x1b[1;31mred\x1b[0m\x1b[2J\x1b[10;5H\x1b[?1049h\x1b[?25l\x1b(0lqk\x1b(B\x1b7\x1b8\r\n\t\x07h\xc3\xa4\xe2\x82\xac"
+    assert Drawn()(drawn) == drawn
+    for evil in (
+        *(
+            b"\x1b]0;title\x07",
+            b"\x1b]52;c;eA==\x1b\\",
+            b"\x1bP$qm\x1b\\",
+            b"\x1b_a\x1b\\",
+            b"\x1b[c",
+            b"\x1b[>c",
+        ),
+        *(b"\x1b[5n", b"\x1b[?6n", b"\x1b[21t", b"\x1b[x", b"\x1b[?2026$p", b"\x1bc", b"\x1bZ", b"\x1b[?3h"),
+        *("\x9b5n".encode()[:2], b"\x05", b"\x1b[4i", b"\x1b[>4;2m", b"\x1b[!p"),
+    ):
+        assert Drawn()(b"a" + evil + b"b") == b"ab", evil
+    assert Drawn()(b"\x9b\xff") == b"\\x9b\\xff"
+
+
+def test_a_terminal_needs_one() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bridgehold", "shell", "--terminal"],
+        input=b"",
+        capture_output=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == UsageError.exit_status
+    assert b"no terminal" in done.stderr
 
 
 def test_another_bridges_operations_are_completed(host: Stage) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import hashlib
 import json
@@ -379,6 +380,130 @@ def test_input_and_variables_by_the_interface(host: Stage, session: SyncSession)
     assert text.index("b") < text.index("2")
 
 
+def test_a_process_goes_on_behind_the_commands_that_follow(host: Stage) -> None:
+    with host.client.session("python") as session:
+        lines = session.command(
+            ["sh", "-c", "while read x; do echo got $x; echo also >&2; done; exit 4"],
+            background=True,
+            env={"A": "b"},
+        )
+        assert session.execute("6 * 7")["value"] == 42  # while it runs
+        lines.write("one\n")
+        assert lines.read(wait_ms=1000).data == b"got one\n"
+        lines.write(b"two\n", eof=True)
+        assert b"".join(lines.output()) == b"got one\ngot two\n"
+        assert b"".join(lines.output(stream="stderr")) == b"also\n" * 2
+        ended = lines.wait()
+        assert (ended.status, ended.signal, ended.written) == (4, 0, {"stdout": 16, "stderr": 10})
+        with pytest.raises(BridgeholdError):
+            lines.write("more")
+        loud = session.command(["sh", "-c", "head -c 1000000 /dev/zero; kill -9 $$"], background=True)
+        assert (loud.wait().status, loud.wait().signal) == (137, 9)
+        part = loud.read(10)
+        assert (part.lost, part.offset + len(part.data)) == (1000000 - 262144 - 10, 1000000)
+        assert part.end
+        with pytest.raises(LimitError):
+            list(loud.output())
+        deaf = session.command(["sleep", "31536001"], background=True)
+        asked = {"process": deaf.number, "text": "x" * (1 << 20)}
+        assert session.run("process_write", asked)["written"] < 1 << 20  # and nobody waits for it
+        fed = session.command(["cat"], background=True, stdin="all")
+        assert b"".join(fed.output()) == b"all"
+        assert [one.number for one in session.processes()] == [1, 2, 3, 4]
+        deaf.send_signal("INT")
+        assert deaf.wait().signal == signal.SIGINT
+        # A copy of the interpreter holds nobody's input open.
+        held = session.command(["cat"], background=True)
+        copy = session.command([sys.executable.rpartition("/")[2], "-c", "pass"], background=True)
+        assert copy.wait().running is False
+        session.execute("import os\nif os.fork() == 0:\n    import time; time.sleep(600)")
+        held.write("", eof=True)
+        events = session.stream("process_attach", {"process": held.number, "wait_ms": 20_000})
+        assert list(events)[-1]["value"]["running"] is False
+        for wrong in (
+            {"process": 99}, {"process": held.number, "offset": 5}, {"process": held.number, "stream": "x"}
+        ):  # fmt: skip
+            with pytest.raises(BridgeholdError) as refused:
+                session.run("process_read", wrong)
+            assert refused.value.code in ("not_found", "usage", "invalid_input"), refused.value
+        for arguments in ({"argv": ["no-such"]}, {"argv": ["true"], "env": {"API_KEY": "x"}}, {"argv": []}):
+            with pytest.raises(BridgeholdError) as refused:
+                session.run("process_start", arguments)
+            assert refused.value.code in ("usage", "invalid_input", "denied"), refused.value
+        with contextlib.suppress(UsageError):
+            for _ in range(17):
+                session.command(["sleep", "31536001"], background=True)
+            pytest.fail("there is no bound")
+        assert len(session.processes()) == 16
+        assert session.execute("1")["value"] == 1
+        text = b"31536001"
+        assert running(text)
+    until(lambda: not running(text), 30)  # they end with their session
+
+
+def running(text: bytes) -> bool:
+    """Whether the command line of any process has `text`."""
+    found = False
+    for place in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found = found or text in place.read_bytes().split(b"\0")
+    return found
+
+
+def test_a_terminal_in_the_place_of_streams(session: SyncSession) -> None:
+    said = session.command(
+        ["sh", "-c", "stty size; test -t 0 && test -t 2 && echo yes >&2; read x; echo $x $TERM"],
+        stdin="typed\n",
+        terminal=(11, 22),
+    )
+    assert said["status"] == 0
+    for shown in ("11 22", "yes", "typed xterm-256color"):
+        assert shown in said["stdout"]
+    shell = session.command(["sh", "-i"], terminal=(24, 80), background=True)
+    shell.resize(30, 100)
+    shell.write("stty size; trap 'echo caught' INT; echo read''y; sleep 600\n")
+    seen = b""
+    for data in shell.output():
+        seen += data
+        if b"ready" in seen:
+            break
+    assert b"30 100" in seen
+    shell.write("\x03")
+    shell.write("\x04")
+    assert b"caught" in b"".join(shell.output())
+    assert shell.wait().running is False
+    with pytest.raises(BridgeholdError):
+        session.command(["cat"], background=True).resize(1, 1)
+    for size in ((0, 80), (24, 70000)):
+        with pytest.raises(BridgeholdError):
+            session.command(["true"], terminal=size)
+    held = [session.command(["sleep", "600"], terminal=(9, 9), background=True) for _ in range(12)]
+    assert len(held) == 12
+    with pytest.raises(BridgeholdError) as none:
+        session.execute("import os\nheld = [os.openpty() for _ in range(16)]")
+    assert none.value.message.startswith("OSError")  # sixteen are all that a sandbox has
+
+
+def test_processes_and_a_notebooks_questions_by_the_asynchronous_interface(host: Stage) -> None:
+    async def act() -> None:
+        async with Client.connect(host.layout.socket) as client, client.session("python") as session:
+            process = await session.command(["cat"], background=True)
+            await process.write(b"\0\xff", eof=True)
+            assert [data async for data in process.output()] == [b"\0\xff"]
+            assert (await process.wait()).status == 0
+            assert [one.argv for one in await session.processes()] == [["cat"]]
+            heard: list[Any] = []
+            lines = iter(["a", None])
+            said = await session.command(["cat"], stdin=lambda _: next(lines), on_event=heard.append)
+            assert (said["status"], said["stdout"]) == (0, "a\n")
+            assert any(event["type"] == "chunk" for event in heard)
+            await session.execute("import math\nvalue = 1")
+            assert "math.sqrt" in (await session.complete("math.sq"))["matches"]
+            assert (await session.inspect("math.sqrt"))["found"]
+
+    asyncio.run(act())
+
+
 def test_what_a_policy_does_not_grant_is_refused(host: Stage) -> None:
     file = host.layout.policies / "python@narrow.toml"
     file.write_text(NARROW)
@@ -390,6 +515,8 @@ def test_what_a_policy_does_not_grant_is_refused(host: Stage) -> None:
             ("files_write", {"path": "x", "base64": ""}),
             ("program", {"kind": "code", "text": "pass"}),
             ("command", {"argv": ["true"]}),
+            ("process_start", {"argv": ["true"]}),
+            ("process_attach", {"process": 1}),
         ):
             with pytest.raises(BridgeholdError) as refused:
                 session.run(operation, arguments)
@@ -472,6 +599,17 @@ def test_a_listing_that_lies_writes_nothing_elsewhere(session: SyncSession, tmp_
         with pytest.raises(BridgeholdError) as refused:  # nor is a path that leads elsewhere given to anybody
             list(session.files.folder("d"))
         assert refused.value.code == "protocol", refused.value
+    for facts in ("{}", "dict(process='x')", "[]"):
+        session.run(
+            "execute", {"code": f"python_bridge.PythonBridge.process_start = lambda self, **_: {facts}"}
+        )
+        session.run(
+            "execute", {"code": f"python_bridge.PythonBridge.process_list = lambda self, **_: {facts}"}
+        )
+        for ask in (lambda: session.command(["cat"], background=True), session.processes):
+            with pytest.raises(BridgeholdError) as refused:
+                ask()
+            assert refused.value.code == "protocol", refused.value
     growing = "python_bridge.PythonBridge.files_read = lambda self, **a: dict(base64='eHh4eA==', offset=0, size_bytes=1, end=False)"
     session.run("execute", {"code": growing})
     assert session.files.read("grows", length=10) == b"xxxxxxxxxx"

@@ -43,7 +43,8 @@ assert sorted(os.listdir("/bridge")) == ["bridge.toml", "hostile.py"], os.listdi
 
 @pytest.fixture(scope="module", params=KINDS_OF_HOSTS)
 def host(request: pytest.FixtureRequest) -> Iterator[Stage]:
-    with stage(request.param, config=CONFIG, host=f'index = "{NOTHING}"\n') as ready:
+    cells = str(request.param != "root").lower()  # each tenant has one of its own at the ordinary user's host
+    with stage(request.param, config=CONFIG, host=f'index = "{NOTHING}"\ncells = {cells}\n') as ready:
         yield ready
         assert "Traceback" not in ready.layout.config.parent.joinpath("host.log").read_text()
 
@@ -119,7 +120,7 @@ def test_from_archive_to_sessions_and_back(host: Stage, tmp_path: Path, start: s
         host.client.request("bridge.rollback", {"bridge": name, "tenant": whose})
         assert (says("back"), says("new"), says("old")) == ("first", "second", "first")
         host.client.request("bridge.rollback", {"bridge": name, "tenant": whose})
-        assert code_of(lambda: says("none")) == "denied"
+        assert code_of(lambda: says("none")) in ("denied", "not_found")  # it was there, and is gone
 
 
 def test_it_is_tried_without_reach_and_shown_with_what_it_gains(host: Stage, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bridgehold.bridges.kit.provider import Provider
-from bridgehold.client.sync import _Loop
+from bridgehold.client.facade import Loop
 from hostile.stage import KINDS_OF_HOSTS, ordinary_user
 from typed import DONE, ROOT, Shell, blocks, commands, give_to, pattern, until_listening
 
@@ -40,7 +40,7 @@ POLICY = 'extends = "poet"\nweakenings = ["private_network"]\n[sandbox]\nenforce
 @pytest.fixture
 def provider() -> Iterator[Provider]:
     """Plays the paid provider of the page's last section."""
-    loop = _Loop()
+    loop = Loop()
     manager = Provider.open()
     provider = loop.run(manager.__aenter__())
     yield provider

@@ -27,6 +27,7 @@ import pytest
 
 from bridgehold.errors import BridgeholdError, UnsupportedError
 from bridgehold.ids import random_id
+from bridgehold.sandbox import syscalls
 from bridgehold.sandbox.cgroups import CgroupParent, SessionCgroup, files, open_parent, places, v1
 from bridgehold.sandbox.values import Resources
 from waiting import until
@@ -503,6 +504,25 @@ def test_a_choice_that_does_not_exist_is_refused_with_its_remedy() -> None:
         with pytest.raises(UnsupportedError) as caught:
             open_parent(choice, reserve_bytes=MIB, instance="t-none")
         assert caught.value.hint
+
+
+def test_a_network_of_ones_own_has_no_count_of_the_machines_and_a_parent_all_the_same() -> None:
+    """As in any container: what TCP may have is told in the machine's own network alone."""
+
+    def act() -> Any:
+        syscalls.unshare(syscalls.CLONE_NEWNET)
+        parent = open_parent("auto", reserve_bytes=64 * MIB, instance=random_id("t", 8))
+        try:
+            parent.create("one", SMALL, tenant="t").remove()
+            return Path(v1._TCP_MEM).exists(), parent.version
+        finally:
+            parent.close()
+
+    if os.getuid() != 0:
+        pytest.skip("needs root to have a network of its own and the machine's cgroups")
+    told, version = Place("auto", 0, lambda: None).call(act)
+    assert version in ("v1", "v2")
+    assert not told
 
 
 def test_an_ordinary_user_without_a_sub_tree_is_refused_and_told_what_to_do() -> None:

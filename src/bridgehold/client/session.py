@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from bridgehold.client.connection import Progress
 from bridgehold.client.execution import Ask, arguments_of, value_of
+from bridgehold.client.processes import Programs
 from bridgehold.client.retry import with_retries
 from bridgehold.client.session_files import SessionFiles
 from bridgehold.client.tools import RUNNING_FOR, Tool, Tools
@@ -46,7 +47,7 @@ class Asks(Protocol):
         """The tenant's artifacts; see `Client.files`."""
 
 
-class ClientSession:
+class ClientSession(Programs):
     """One session, from the caller's side: operations may be named without their bridge."""
 
     def __init__(

@@ -5,81 +5,32 @@ One background thread runs the loop; every call waits for its coroutine. Safe fr
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import functools
-import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
+from typing import Any, Self
 
 from bridgehold.client.adapter import Adapter
 from bridgehold.client.client import RECONNECT_SECONDS, Client, Host
 from bridgehold.client.connection import Progress
-from bridgehold.client.session import ClientSession
-from bridgehold.client.session_files import MOST_READ, Content, SessionFiles
+from bridgehold.client.facade import Facade, Loop, waited
+from bridgehold.client.session_files import Content
+from bridgehold.client.sync_session import SyncSession
 from bridgehold.client.tools import Tools
 from bridgehold.config.layout import Layout
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
-from bridgehold.protocol.values import Artifact
 
-Artifacts = list[Artifact]
-A = TypeVar("A")
-P = ParamSpec("P")
-T = TypeVar("T")
+__all__ = ["SyncAdapter", "SyncClient", "SyncSession"]
 
 
-class _Loop:
-    """An event loop on a daemon thread of its own."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="bridgehold", daemon=True)
-        self._thread.start()
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except BaseException:  # its own failure, or what a signal's handler raised: nobody waits any more
-            future.cancel()
-            raise
-
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-
-class _Facade(Generic[A]):
-    """`awaited`, whose coroutines run in `loop`."""
-
-    def __init__(self, loop: _Loop, awaited: A) -> None:
-        self._loop = loop
-        self._awaited = awaited
-
-
-def _waited(
-    method: Callable[Concatenate[A, P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate[_Facade[A], P], T]:
-    """`method` of what the facade is of, or what its own class makes of it, waited for."""
-
-    @functools.wraps(method)
-    def wait(self: _Facade[A], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        work: Coroutine[Any, Any, T] = getattr(self._awaited, method.__name__)(*args, **kwargs)
-        return self._loop.run(work)
-
-    return wait
-
-
-class SyncClient(_Facade[Client]):
+class SyncClient(Facade[Client]):
     """A client of the running host, or (`open`) of a private one. Use it as a context manager.
 
     Its methods are `Client`'s, waited for; an `on_event` is called on the client's own thread.
     """
 
-    def __init__(self, loop: _Loop, client: Client, stack: contextlib.AsyncExitStack) -> None:
+    def __init__(self, loop: Loop, client: Client, stack: contextlib.AsyncExitStack) -> None:
         super().__init__(loop, client)
         self._stack = stack
 
@@ -125,7 +76,7 @@ class SyncClient(_Facade[Client]):
 
     @classmethod
     def _enter(cls, enter: Any) -> Self:
-        loop = _Loop()
+        loop = Loop()
         stack = contextlib.AsyncExitStack()
         try:
             return cls(loop, loop.run(enter(stack)), stack)
@@ -154,8 +105,8 @@ class SyncClient(_Facade[Client]):
         """As `Client.request`; `on_event` is called on the client's own thread."""
         return self._loop.run(self._awaited.request(method, params or {}, on_event))
 
-    call = _waited(Client.call)
-    run = _waited(Client.run)
+    call = waited(Client.call)
+    run = waited(Client.run)
 
     @contextlib.contextmanager
     def session(
@@ -189,20 +140,20 @@ class SyncClient(_Facade[Client]):
             raise
         self._loop.run(stack.aclose())
 
-    put = _waited(Client.put)
-    get = _waited(Client.get)
-    files = _waited(Client.files)
-    remove = _waited(Client.remove)
-    submit = _waited(Client.submit)
-    submissions = _waited(Client.submissions)
-    create_resource = _waited(Client.create_resource)
-    execute_resource = _waited(Client.execute_resource)
-    delete_resource = _waited(Client.delete_resource)
-    list_resources = _waited(Client.list_resources)
-    describe = _waited(Client.describe)
-    configure = _waited(Client.configure)
-    sessions = _waited(Client.sessions)
-    logs = _waited(Client.logs)
+    put = waited(Client.put)
+    get = waited(Client.get)
+    files = waited(Client.files)
+    remove = waited(Client.remove)
+    submit = waited(Client.submit)
+    submissions = waited(Client.submissions)
+    create_resource = waited(Client.create_resource)
+    execute_resource = waited(Client.execute_resource)
+    delete_resource = waited(Client.delete_resource)
+    list_resources = waited(Client.list_resources)
+    describe = waited(Client.describe)
+    configure = waited(Client.configure)
+    sessions = waited(Client.sessions)
+    logs = waited(Client.logs)
 
     def get_adapter(
         self, bridge: str = "", *, session: str = ANONYMOUS_SESSION, tenant: str = LOCAL_TENANT
@@ -212,7 +163,7 @@ class SyncClient(_Facade[Client]):
         return SyncAdapter(self._loop, adapter)
 
 
-class SyncAdapter(_Facade[Adapter]):
+class SyncAdapter(Facade[Adapter]):
     """As `Adapter`: ``adapter.create_program(signature="question -> answer")``."""
 
     def __dir__(self) -> list[str]:
@@ -225,95 +176,6 @@ class SyncAdapter(_Facade[Adapter]):
             return self._loop.run(operation(**arguments))
 
         return call
-
-
-class SyncSession(_Facade[ClientSession]):
-    """One session; its operations may be named without their bridge.
-
-    Its methods are `ClientSession`'s, waited for; an `on_event` is called on the client's own thread.
-    """
-
-    call = _waited(ClientSession.call)
-    run = _waited(ClientSession.run)
-    execute = _waited(ClientSession.execute)
-    logs = _waited(ClientSession.logs)
-    put = _waited(ClientSession.put)
-    get = _waited(ClientSession.get)
-    artifacts = _waited(ClientSession.artifacts)
-
-    @property
-    def files(self) -> SyncFiles:
-        """As `ClientSession.files`."""
-        return SyncFiles(self._loop, self._awaited.files)
-
-    @property
-    def id(self) -> str:
-        """Another one after it was lost and made again (`lost`)."""
-        return self._awaited.id
-
-    @property
-    def anew(self) -> str:
-        """As `ClientSession.anew`."""
-        return self._awaited.anew
-
-    @property
-    def lost(self) -> list[str]:
-        """As `ClientSession.lost`."""
-        return self._awaited.lost
-
-    def stream(
-        self, operation: str, arguments: dict[str, Any] | None = None, *, deadline_ms: int = 0
-    ) -> Iterator[dict[str, Any]]:
-        """As `ClientSession.stream`."""
-        events = self._awaited.stream(operation, arguments, deadline_ms=deadline_ms)
-        try:
-            while (event := self._loop.run(_next(events))) is not None:
-                yield event
-        finally:
-            self._loop.run(_closed(events))
-
-
-class SyncFiles(_Facade[SessionFiles]):
-    """`session.files`: `SessionFiles`, whose methods are waited for."""
-
-    stat = _waited(SessionFiles.stat)
-    list = _waited(SessionFiles.list)
-    read = _waited(SessionFiles.read)
-    write = _waited(SessionFiles.write)
-    write_all = _waited(SessionFiles.write_all)
-    mkdir = _waited(SessionFiles.mkdir)
-    rename = _waited(SessionFiles.rename)
-    remove = _waited(SessionFiles.remove)
-    put = _waited(SessionFiles.put)
-    get = _waited(SessionFiles.get)
-
-    def __call__(self) -> Artifacts:
-        """As `SessionFiles.__call__`."""
-        return self._loop.run(self._awaited())
-
-    def parts(self, path: str, *, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
-        """As `SessionFiles.parts`."""
-        yield from self._each(self._awaited.parts(path, offset=offset, length=length))
-
-    def folder(self, path: str = "", *, most_bytes: int = MOST_READ) -> Iterator[tuple[str, bytes]]:
-        """As `SessionFiles.folder`."""
-        yield from self._each(self._awaited.folder(path, most_bytes=most_bytes))
-
-    def _each(self, items: AsyncIterator[T]) -> Iterator[T]:
-        try:
-            while (item := self._loop.run(_next(items))) is not None:
-                yield item
-        finally:
-            self._loop.run(_closed(items))
-
-
-async def _next(events: AsyncIterator[T]) -> T | None:
-    return await anext(events, None)
-
-
-async def _closed(events: AsyncIterator[Any]) -> None:
-    if isinstance(events, AsyncGenerator):
-        await events.aclose()
 
 
 async def _unwound(

@@ -18,10 +18,8 @@ from bridgehold.host.admin_log import AdminLog
 from bridgehold.host.cell.artifact_methods import Artifacts
 from bridgehold.host.cell.store.artifacts import ArtifactStore
 from bridgehold.host.cell.store.quarantine import Quarantine
-from bridgehold.host.cell.workers.forks import ForkStart
-from bridgehold.host.cell.workers.trial import Trial
-from bridgehold.host.cell_parts import CellParts, Ground, Shared, join_cell, share
-from bridgehold.host.examination import Examination
+from bridgehold.host.cell_parts import Ground, Shared, join_cell, share
+from bridgehold.host.examination import Bench, Examination
 from bridgehold.host.front.allowances import Allowances
 from bridgehold.host.front.bridge_methods import BridgeMethods
 from bridgehold.host.front.callers import Callers, limits
@@ -35,6 +33,7 @@ from bridgehold.host.front.orders import Orders
 from bridgehold.host.front.principals import Principals
 from bridgehold.host.front.server import SocketServer
 from bridgehold.host.front.tenants import TokenFiles
+from bridgehold.host.front.trials import Trials
 from bridgehold.host.parts import Foundation, HostParts, look_up_again
 from bridgehold.host.reloading import Reloading
 from bridgehold.host.serving import Celled, InHost, Serving
@@ -65,7 +64,7 @@ def assemble(given: Foundation) -> HostParts:
     budgets = spent_before(layout, Spending(shared.tenants.of, prices_of(config)))
     kept, log = Quarantine(layout.quarantine), AdminLog(peers.journal)
     environments.disk.waiting = kept.environments
-    examination: Examination | None = None
+    bench: Bench
     serving: Serving
     if given.template is None:
         cell = join_cell(ground, shared, orders.make, budgets)
@@ -73,11 +72,13 @@ def assemble(given: Foundation) -> HostParts:
         shared.metrics.watch(cell.sessions.__len__, lambda: len(cell.zygotes.infos()))
         serving = InHost(cell, ground)
         refusals = cell.refusals
-        examination = _examination_of(ground, cell, orders, environments, kept)
+        bench = cell.bench
     else:
         serving = celled = _celled(given, shared, orders, budgets, given.template)
         environments.when_changed(celled.cells.retire)
         refusals = Refusals(peers.journal, shared.metrics)
+        bench = Trials(celled.cells)
+    examination = _examination_of(ground, bench, shared, orders, environments, kept)
     submissions = Submissions(
         layout, shared.registry, shared.tenants, kept, examination, log, given.supervisor.release
     )
@@ -113,23 +114,11 @@ def assemble(given: Foundation) -> HostParts:
 
 
 def _examination_of(
-    ground: Ground, cell: CellParts, orders: Orders, environments: Environments, kept: Quarantine
+    ground: Ground, bench: Bench, shared: Shared, orders: Orders, environments: Environments, kept: Quarantine
 ) -> Examination:
+    locking = Locking(shared.settings, ground.layout.quarantine, environments)
     return Examination(
-        ground.layout,
-        cell.artifacts,
-        cell.shared.registry,
-        cell.shared.tenants,
-        orders,
-        Trial(cell.services, ForkStart(cell.services, cell.zygotes), ground.peers.journal),
-        Locking(cell.shared.settings, ground.layout.quarantine, environments),
-        kept,
-        environments,
-        lambda digest: (
-            cell.zygotes.uses(digest)
-            or cell.pool.uses(digest)
-            or any(one.order.environment_digest == digest for one in cell.sessions)
-        ),
+        ground.layout, bench, shared.registry, shared.tenants, orders, locking, kept, environments
     )
 
 

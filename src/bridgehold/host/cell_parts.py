@@ -21,6 +21,7 @@ from bridgehold.config.settings import Settings
 from bridgehold.errors import BridgeholdError
 from bridgehold.hardening import open_descriptors
 from bridgehold.host.cell.artifact_methods import Artifacts, inside_tools
+from bridgehold.host.cell.bench import CellBench
 from bridgehold.host.cell.commands.dispatch import Dispatch, OrderMaker
 from bridgehold.host.cell.commands.inline_keys import KeyKeeper
 from bridgehold.host.cell.commands.recovery import Recovery
@@ -41,6 +42,7 @@ from bridgehold.host.cell.workers.forks import ForkStart
 from bridgehold.host.cell.workers.live import Services
 from bridgehold.host.cell.workers.pipes import FrameBudget
 from bridgehold.host.cell.workers.pool import WarmPool
+from bridgehold.host.cell.workers.trial import Trial
 from bridgehold.host.cell.workers.zygotes import Zygotes
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.redaction import Redaction
@@ -134,6 +136,7 @@ class CellParts(msgspec.Struct, frozen=True, kw_only=True):
     unified: Unified
     artifacts: Artifacts
     refusals: Refusals
+    bench: CellBench
 
     def table(self) -> dict[str, Method]:
         """The methods that it answers, by name."""
@@ -306,6 +309,9 @@ def join_cell(
         unified=Unified(dispatch, shared.registry, resources, sessions.why_missing),
         artifacts=artifacts,
         refusals=refusals,
+        bench=CellBench(
+            artifacts, Trial(services, ForkStart(services, zygotes), peers.journal), sessions, zygotes, pool
+        ),
     )
 
 

@@ -18,28 +18,25 @@ from pathlib import Path
 import msgspec
 
 from bridgehold.audit.client import JournalClient
-from bridgehold.audit.events import Event, GrantResolved
-from bridgehold.bridges.manifest import Manifest
+from bridgehold.bridges import bundle
+from bridgehold.bridges.manifest_file import parse_manifest
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
 from bridgehold.config.machine import package_folder
 from bridgehold.errors import BridgeholdError, DeniedError, UnsupportedError, UsageError, to_log_text
 from bridgehold.hardening import harden, open_descriptors
 from bridgehold.host.cell.entrance import Entrance
-from bridgehold.host.cell.sessions.session import SessionKey
-from bridgehold.host.cell_parts import CellParts, Ground, Peers, Shared, join_cell, share
+from bridgehold.host.cell_parts import CellParts, Ground, Peers, join_cell, share
 from bridgehold.host.confinement import confine, prepared
-from bridgehold.host.front.boots import StartOrder
 from bridgehold.host.front.callers import Callers, limits
-from bridgehold.host.front.environments import LISTENER
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.redaction import Redaction
+from bridgehold.host.ordering import FrontOrders, FrontRecords, start_order
 from bridgehold.host.shares import cell_wire
 from bridgehold.host.shares.callers import CALLER
 from bridgehold.host.shares.handed_files import HandedFiles
 from bridgehold.host.shares.link import Link, Waiting, decoded
 from bridgehold.host.shares.openings import Openings
-from bridgehold.host.shares.session_ends import SessionEnd
 from bridgehold.host.startup import FileChange, HostConfig
 from bridgehold.ids import LOCAL_TENANT
 from bridgehold.keeper.budgets import Budgets
@@ -48,88 +45,12 @@ from bridgehold.keeper.spending import Spending, prices_of
 from bridgehold.policies.model import Machine
 from bridgehold.policies.units import parse_size
 from bridgehold.protocol.frames import read_params
-from bridgehold.sandbox.envs.values import BuildProgress
+from bridgehold.protocol.submissions import Tried
 from bridgehold.sandbox.landlock import CHANGE, READ, USE
 from bridgehold.sandbox.launcher.control import LauncherClient
 
 _TELL_SECONDS = 0.5
 """Between two words of what the tenant has used."""
-
-
-class FrontOrders:
-    """Orders that the front makes. What a session needs is decided there; this only asks."""
-
-    def __init__(self, link: Link, shared: Shared) -> None:
-        self._link = link
-        self._shared = shared
-
-    async def make(
-        self, tenant: str, bridge: str, session: str, session_name: str, principal: str
-    ) -> StartOrder:
-        """As `Orders.make`. Raises its typed errors."""
-        ask = cell_wire.AskOrder(
-            bridge=bridge, session=session, session_name=session_name, principal=principal
-        )
-        try:
-            raw = await self._link.ask("order", ask, _Steps())
-            ordered: cell_wire.Ordered = decoded(raw, cell_wire.Ordered)
-            manifest = self._shared.registry.manifest(bridge, tenant)
-            _same(manifest, ordered)
-        except BaseException:
-            self.over(session)
-            raise
-        return StartOrder(
-            session=session,
-            session_name=session_name,
-            manifest=manifest,
-            grant=ordered.grant,
-            spec=ordered.spec,
-            environment_digest=ordered.environment,
-            bridge_folder=Path(ordered.folder),
-            weights=ordered.weights,
-            shapes=ordered.shapes,
-            env_secrets=ordered.env_secrets,
-        )
-
-    def over(self, session: str) -> None:
-        """A session that was ordered has ended, or did not begin."""
-        if session:
-            self._link.tell("over", cell_wire.SessionOver(session=session))
-
-    def opened(self, session: str, key: SessionKey) -> None:
-        """A session is open."""
-        opened = cell_wire.SessionOpened(session=session, name=key.name, bridge=key.bridge)
-        self._link.tell("opened", opened)
-
-    async def ended(self, end: SessionEnd) -> None:
-        """A session has ended: the front keeps how, for who asks once this cell is gone."""
-        with contextlib.suppress(BridgeholdError):
-            await self._link.ask("ended", end)
-
-
-class _FrontRecords:
-    """What a grant rests on is the front's to write down: it resolves the grant itself."""
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
-
-    async def append(self, event: Event, *, durable: bool = True) -> None:
-        if durable and isinstance(event, GrantResolved):
-            await self._link.ask("granted", cell_wire.Granted(bridge=str(event.grant.get("bridge", ""))))
-
-
-class _Steps:
-    """Tells a build's steps to whoever this task's request is for."""
-
-    def __init__(self) -> None:
-        self._listener = LISTENER.get()
-
-    def __call__(self, event: msgspec.Raw, /) -> None:
-        if self._listener is not None:
-            self._listener(decoded(event, BuildProgress))
-
-    def full(self, _most: int = 0) -> bool:
-        return False
 
 
 class CellProcess:
@@ -147,6 +68,7 @@ class CellProcess:
         self._over = asyncio.Event()
         self._status = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._trials: set[asyncio.Task[tuple[Tried, ...]]] = set()
         self._entrance: Entrance | None = None
 
     async def run(
@@ -232,7 +154,7 @@ class CellProcess:
             openings=openings,
             tenant=self._given.tenant,
         )
-        shared = share(ground, _no_writing, _FrontRecords(self._link))
+        shared = share(ground, _no_writing, FrontRecords(self._link))
         orders = FrontOrders(self._link, shared)
         budgets = Budgets(Spending(shared.tenants.of, prices_of(self._config)))
         budgets.restore(self._given.tenant, self._given.spent.providers, self._given.spent.periods)
@@ -328,6 +250,8 @@ class CellProcess:
                 parts.pool.retire(gone.environment, gone.reason)
             case "metrics":
                 return parts.shared.metrics.text()
+            case "unpack" | "try":
+                return await self._submitted(parts, method, body)
             case "end":
                 return await self._end_all(parts, decoded(body, cell_wire.End).reason)
             case "stop":
@@ -352,8 +276,28 @@ class CellProcess:
         CALLER.set(self._callers.setdefault(call.caller, object()))
         return await method.handler(call.principal, params, told)
 
+    async def _submitted(self, parts: CellParts, method: str, body: msgspec.Raw) -> object:
+        if method == "unpack":
+            opened = decoded(body, cell_wire.Unpack)
+            found = await parts.bench.take_out(opened.principal, self._given.tenant, opened.archive)
+            return await asyncio.to_thread(bundle.encode, found)
+        ask: cell_wire.TryOut = decoded(body, cell_wire.TryOut)
+        manifest = await asyncio.to_thread(parse_manifest, ask.toml, Path(ask.ordered.folder))
+        order = start_order(ask.session, "", manifest, ask.ordered)
+        task = asyncio.ensure_future(parts.bench.try_out(order, bundle.Bundle(files=()), ask.principal))
+        self._trials.add(task)
+        task.add_done_callback(self._trials.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+
     async def _end_all(self, parts: CellParts, reason: str) -> cell_wire.Ended:
         own = self._given.tenant
+        for trial in (trials := set(self._trials)):
+            trial.cancel()
+        await asyncio.gather(*trials, return_exceptions=True)
         sessions, zygotes, pool = await asyncio.gather(
             parts.sessions.end_all(own, reason),
             parts.zygotes.end_all(own, reason),
@@ -377,12 +321,6 @@ class CellProcess:
 
 async def _no_writing(_: FileChange) -> None:
     raise UnsupportedError("a cell writes no configuration")
-
-
-def _same(manifest: Manifest, ordered: cell_wire.Ordered) -> None:
-    """Raise where the bridge that was ordered isn't the one that is read here."""
-    if manifest.digest != ordered.manifest:
-        raise UsageError(f"the bridge {manifest.name} has just changed", retry="same")
 
 
 def warm() -> None:

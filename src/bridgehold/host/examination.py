@@ -9,28 +9,41 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
-from bridgehold.bridges.bundle import MOST_PACKED, Bundle
+from bridgehold.bridges.bundle import Bundle
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.config.layout import Layout
 from bridgehold.errors import BridgeholdError, BusyError, DeniedError, ManifestError, UsageError, from_os
-from bridgehold.host.cell.artifact_methods import Artifacts
 from bridgehold.host.cell.store import quarantine
-from bridgehold.host.cell.store.archives import unpack
 from bridgehold.host.cell.store.quarantine import Quarantine
-from bridgehold.host.cell.workers.trial import Trial, confined
+from bridgehold.host.cell.workers.trial import confined
+from bridgehold.host.front.boots import StartOrder
 from bridgehold.host.front.environments import Environments
 from bridgehold.host.front.locking import Locking
 from bridgehold.host.front.orders import Orders
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.front.tenants import TenantFiles
 from bridgehold.ids import new_session_id
-from bridgehold.protocol.submissions import Submission
+from bridgehold.protocol.submissions import Submission, Tried
 from bridgehold.protocol.values import Principal
 
 _TRIALS_AT_ONCE = 2
+
+
+class Bench(Protocol):
+    """Where a tenant's bytes are opened, and its code is tried: its cell."""
+
+    async def take_out(self, principal: Principal, tenant: str, archive: str) -> Bundle:
+        """What the tenant's artifact `archive` holds, which is let go of. Raises what is wrong with it."""
+
+    async def try_out(self, order: StartOrder, found: Bundle, principal: str) -> tuple[Tried, ...]:
+        """Run it in a sandbox of the tenant's. Raises what is no fault of the bridge's."""
+
+    def uses(self, digest: str) -> bool:
+        """Whether a session, a zygote or a pooled sandbox has this environment."""
 
 
 class Examination:
@@ -39,27 +52,22 @@ class Examination:
     def __init__(
         self,
         layout: Layout,
-        artifacts: Artifacts,
+        bench: Bench,
         registry: Registry,
         tenants: TenantFiles,
         orders: Orders,
-        trial: Trial,
         locking: Locking,
         quarantine: Quarantine,
         environments: Environments,
-        in_use: Callable[[str], bool],
     ) -> None:
-        """`in_use`: whether a session, a zygote or a pooled sandbox has this environment."""
         self._layout = layout
-        self._artifacts = artifacts
+        self._bench = bench
         self._registry = registry
         self._tenants = tenants
         self._orders = orders
-        self._trial = trial
         self._locking = locking
         self._quarantine = quarantine
         self._environments = environments
-        self._in_use = in_use
         self._room = asyncio.Semaphore(_TRIALS_AT_ONCE)
 
     async def take(
@@ -70,8 +78,7 @@ class Examination:
         `settling`: called before its record says which. Raises why nothing waits of it; where it had come so
         far its record says so, too.
         """
-        data = await self._artifacts.take_out(principal, tenant, archive, MOST_PACKED)
-        found = await asyncio.to_thread(unpack, data)
+        found = await self._bench.take_out(principal, tenant, archive)
         manifest = await asyncio.to_thread(quarantine.manifest_of, found)
         self._demand(principal, tenant, found, manifest)
         limits = self._tenants.of(tenant).limits
@@ -125,7 +132,7 @@ class Examination:
             record = await asyncio.to_thread(self._built, record, order.environment_digest)
             async with self._room:
                 self._tenants.demand(record.tenant)
-                tried = await self._trial.of(order, principal.name)
+                tried = await self._bench.try_out(order, found, principal.name)
         finally:
             await asyncio.to_thread(self._quarantine.clear, record)
         faults = [f"{one.name}: {one.detail}" for one in tried if one.status == "FAIL"]
@@ -153,7 +160,7 @@ class Examination:
         if not digest or digest in self._environments.referenced(self._registry.manifests()):
             return
         waiting = [self._quarantine.environments(tenant) for tenant in self._quarantine.tenants()]
-        if not self._in_use(digest) and not any(digest in one for one in waiting):
+        if not self._bench.uses(digest) and not any(digest in one for one in waiting):
             await self._environments.let_go(digest)
 
 

@@ -24,7 +24,6 @@ from bridgehold.errors import (
     DeniedError,
     NotFoundError,
     PolicyError,
-    UnsupportedError,
     UsageError,
     from_os,
 )
@@ -86,11 +85,10 @@ class Submissions:
         registry: Registry,
         tenants: TenantFiles,
         kept: Quarantine,
-        examination: Examination | None,
+        examination: Examination,
         log: AdminLog,
         write: Write,
     ) -> None:
-        """`examination`: None where tenants have cells, in which nothing is tried yet."""
         self._layout = layout
         self._registry = registry
         self._tenants = tenants
@@ -127,12 +125,6 @@ class Submissions:
         tenant = parse_name(params.tenant, "tenant")
         self._tenants.demand(tenant)
         examination = self._examination
-        if examination is None:
-            raise UnsupportedError(
-                "no bridge is handed in where tenants have cells",
-                where="[host] cells",
-                hint="Hand it in at a host without them; or an operator puts it into the tenant's folder.",
-            )
         while (before := self._checking.get(tenant)) is not None:
             if not before.settling:
                 raise BusyError(f"another submission of {tenant} is being checked", retry="later")
@@ -342,8 +334,7 @@ class Submissions:
         return record
 
     async def _let_go(self, record: Submission) -> None:
-        if self._examination is not None:
-            await self._examination.let_go(record)
+        await self._examination.let_go(record)
 
     async def _expire(self, tenant: str) -> None:
         """One tenant's, between two decisions on its submissions: what was decided does not expire."""

@@ -188,6 +188,34 @@ class FileFact(msgspec.Struct, frozen=True, kw_only=True):
     """The path in base64, where it is no text."""
 
 
+class ProcessFact(msgspec.Struct, frozen=True, kw_only=True):
+    """A program that was started in the background of a session: the sandbox's own word."""
+
+    process: int
+    """What the session calls it."""
+    argv: list[str]
+    running: bool
+    status: int | None
+    """As a shell tells it; None while it runs, or where nobody knows."""
+    signal: int
+    """The one that ended it; 0: none."""
+    written: dict[str, int]
+    """Bytes of each stream so far."""
+    terminal: bool = False
+
+
+class ProcessPart(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of what a process wrote: the sandbox's own word."""
+
+    data: bytes
+    offset: int
+    """Where it begins."""
+    lost: int
+    """Bytes between what was asked for and this, which are kept no more."""
+    end: bool
+    """The process has ended, and wrote nothing after this."""
+
+
 class FilePart(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of a file inside a session: the sandbox's own word."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -11,8 +12,9 @@ from bridgehold.config.http import listen_address
 from bridgehold.config.layout import HOME_VARIABLE, Layout, unread
 from bridgehold.config.load import Config
 from bridgehold.config.machine import system_paths
-from bridgehold.errors import EnvironmentChangedError
+from bridgehold.errors import EnvironmentChangedError, UnsupportedError
 from bridgehold.host.cold_starts import remedy
+from bridgehold.sandbox.cgroups import scope
 from bridgehold.sandbox.doctor import Check, Context, run_checks
 from bridgehold.sandbox.doctor.launcher import own_launcher
 from bridgehold.sandbox.doctor.model import Probe, caution, failed, passed
@@ -24,6 +26,8 @@ from bridgehold.supervisor.plans import launcher_config
 def run_all(layout: Layout, config: Config, *, on_check: Callable[[str], None] | None = None) -> list[Check]:
     """Every row of the doctor, in its fixed order."""
     launcher = launcher_config(layout, config)
+    with contextlib.suppress(UnsupportedError):  # as a host starts; the row cgroup says what there is then
+        scope.enter(launcher.cgroup, os.environ)
     context = Context(
         cgroup=launcher.cgroup,
         reserve_bytes=launcher.reserve_bytes,

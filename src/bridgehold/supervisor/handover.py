@@ -240,6 +240,8 @@ class Check:
         with self._said as file:
             file.seek(0)
             said = file.read(LONGEST_REASON).decode(errors="replace").strip()
+        if status == -signal.SIGALRM:
+            return f"it gave no answer within {CHECK_SECONDS} s; the machine may be busy: try again"
         return "" if status == 0 else said or f"status {status}"
 
     def give_up(self) -> None:

@@ -25,10 +25,11 @@ import msgspec
 from bridgehold import writes
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config, load_config
-from bridgehold.errors import InternalError, error_classes
+from bridgehold.errors import InternalError, UnsupportedError, error_classes
 from bridgehold.host.startup import LEAVE
 from bridgehold.retold import Teller, configuration_file
 from bridgehold.sandbox.attest.view import open_view
+from bridgehold.sandbox.cgroups import scope
 from bridgehold.sandbox.limits import slices
 from bridgehold.supervisor import files, plans, releases
 from bridgehold.supervisor.folders import prepare_folders
@@ -89,6 +90,8 @@ def run(
     outside = OriginalMounts()
     config = load_config(layout.config_file)
     prepare_folders(layout, config)
+    with contextlib.suppress(UnsupportedError):  # the launcher tells what there is then, and the remedy
+        scope.enter(config.host.cgroup, os.environ)
     if os.getuid() == 0:
         open_view(plans.needed_paths(layout))
     signal.signal(LEAVE, signal.SIG_IGN)  # until the HTTP face has its own answer to it

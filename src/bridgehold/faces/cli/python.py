@@ -6,58 +6,30 @@ import base64
 import codecs
 import contextlib
 import os
-import queue
-import select
-import signal
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import typer
 
 from bridgehold import reads
 from bridgehold.client.once import Once
-from bridgehold.config.layout import default_layout
-from bridgehold.errors import (
-    BridgeholdError,
-    HostUnavailableError,
-    LimitError,
-    ProtocolError,
-    UsageError,
-    harmless,
-)
+from bridgehold.errors import LimitError, UsageError
+from bridgehold.faces.cli.attached import Input, Written, is_null, read_word, running_host
 from bridgehold.faces.cli.run import Tenant, build_bars, parse_deadline
 from bridgehold.ids import LOCAL_TENANT, parse_name
 from bridgehold.protocol.frames import MAX_FRAME
 from bridgehold.protocol.values import FilePart
 
 _PART_BYTES = 1 << 20
-_READ_BYTES = 64 * 1024
-_PATIENCE_S = 15.0
-"""How long one question for input is left open: a tool of a caller's has 30 s."""
-_MOST_WAITING = 4_096
-"""Pieces of output that wait to be written."""
-_STREAMS = {"stdout": 1, "stderr": 2}
 _MOST_READ = 1024 * 1024 * 1024
 """Bytes of one file that is taken out: a sandbox's may grow as it is read."""
-T = TypeVar("T", bound=msgspec.Struct)
 _TOOL = {
     "name": "stdin",
     "description": "The next part of standard input.",
     "parameters": {"type": "object", "properties": {"signals": {"type": "boolean"}}},
 }
-
-
-class _Piece(msgspec.Struct, frozen=True):
-    """Of a program's output: the sandbox's own word, as `_Ended` is."""
-
-    stream: Literal["stdout", "stderr"]
-    text: str = ""
-    base64: bytes = b""
 
 
 class _Ended(msgspec.Struct, frozen=True):
@@ -167,7 +139,7 @@ def _stdin_text() -> str:
 
 def _run(asked: _Program, *, with_input: bool) -> int:
     """The program's exit status."""
-    with _host() as host:
+    with running_host() as host:
         with build_bars() as built:
             params = {"bridge": asked.bridge, "tenant": asked.tenant, "progress": True}
             session = host.hold(params, built)
@@ -176,35 +148,13 @@ def _run(asked: _Program, *, with_input: bool) -> int:
         request = _request(asked, session, "program", asked.arguments)
         request |= {"stream": True, "deadline_ms": asked.deadline_ms, "tools": [_TOOL]}
         with contextlib.ExitStack() as stack:
-            written = stack.enter_context(_Written())
-            empty = not with_input or _is_null(0)
-            heard = stack.enter_context(_Input(host, written, empty=empty))
-            ended = _read(host.request("run", request, heard)["value"], _Ended)
+            written = stack.enter_context(Written())
+            empty = not with_input or is_null(0)
+            heard = stack.enter_context(Input(host, written, empty=empty))
+            ended = read_word(host.request("run", request, heard)["value"], _Ended)
         for there, here in asked.wanted:
             _get(host, session, asked, there, Path(here))
         return ended.status
-
-
-def _read(said: object, kind: type[T]) -> T:
-    try:
-        return msgspec.convert(said, type=kind)
-    except msgspec.ValidationError as error:
-        raise ProtocolError(f"the session's word on its program is none: {error}") from None
-
-
-@contextlib.contextmanager
-def _host() -> Iterator[Once]:
-    """The host that runs, or a private one for the block."""
-    layout = default_layout()
-    with contextlib.ExitStack() as stack:
-        try:
-            host = Once.open(layout.socket)
-        except HostUnavailableError:
-            from bridgehold.client.private import PrivateHost
-
-            stack.callback(PrivateHost.start(layout).stop)
-            host = Once.open(layout.socket)
-        yield stack.enter_context(host)
 
 
 def _request(asked: _Program, session: str, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -241,112 +191,3 @@ def _get(host: Once, session: str, asked: _Program, there: str, here: Path) -> N
                 return
             if offset >= _MOST_READ:
                 raise LimitError(f"the file has more than {_MOST_READ} bytes", where=there)
-
-
-def _is_null(descriptor: int) -> bool:
-    """Whether nothing can come from it."""
-    with contextlib.suppress(OSError):
-        return os.fstat(descriptor).st_rdev == Path(os.devnull).stat().st_rdev
-    return True
-
-
-class _Written:
-    """Writes what the program does, on a thread: a pager that waits keeps none of the host's answers waiting.
-
-    To a terminal nothing is written that it could act on.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: queue.Queue[tuple[int, bytes] | None] = queue.Queue(_MOST_WAITING)
-        self._broken = False
-        self._shown = {number: os.isatty(number) for number in _STREAMS.values()}
-        self._thread = threading.Thread(target=self._write, daemon=True)
-
-    def __call__(self, event: dict[str, Any]) -> None:
-        if self._broken:
-            raise BrokenPipeError
-        if event.get("type") != "chunk":
-            return
-        piece = _read(event["data"], _Piece)
-        number = _STREAMS[piece.stream]
-        data = piece.text.encode() or piece.base64
-        if self._shown[number]:
-            data = harmless(data.decode("utf-8", "backslashreplace")).encode()
-        self._waiting.put((number, data))
-
-    def __enter__(self) -> _Written:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._waiting.put(None)
-        self._thread.join()
-
-    def _write(self) -> None:
-        while (item := self._waiting.get()) is not None:
-            number, data = item
-            try:
-                while data and not self._broken:
-                    data = data[os.write(number, data) :]
-            except OSError:
-                self._broken = True
-
-
-class _Input:
-    """Answers what the program's side asks for, on threads: input once it is read, and an interrupt.
-
-    The first interrupt is the program's, the next one ours.
-    """
-
-    def __init__(self, host: Once, written: _Written, *, empty: bool) -> None:
-        """`empty`: there is no input."""
-        self._host = host
-        self._written = written
-        self._empty = empty
-        self._inputs: queue.Queue[dict[str, Any]] = queue.Queue()
-        self._signals: queue.Queue[dict[str, Any]] = queue.Queue()
-        self._woken, self._wake = os.pipe()
-        self._interrupts = 0
-        self._before: Any = None
-
-    def __call__(self, event: dict[str, Any]) -> None:
-        if event.get("type") == "tool_call":
-            (self._signals if event["arguments"].get("signals") else self._inputs).put(event)
-        else:
-            self._written(event)
-
-    def __enter__(self) -> Self:
-        for work in (self._give_input, self._give_signals):
-            threading.Thread(target=work, daemon=True).start()
-        self._before = signal.signal(signal.SIGINT, self._interrupt)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
-
-    def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
-        self._interrupts += 1
-        if self._interrupts > 1:
-            raise KeyboardInterrupt
-        os.write(self._wake, b"i")
-
-    def _give_input(self) -> None:
-        while True:
-            asked = self._inputs.get()
-            result: dict[str, Any] = {}
-            if self._empty or select.select([0], [], [], _PATIENCE_S)[0]:
-                data = b"" if self._empty else os.read(0, _READ_BYTES)
-                self._empty = not data
-                result = {"base64": base64.b64encode(data).decode("ascii"), "eof": not data}
-            self._reply(asked, result)
-
-    def _give_signals(self) -> None:
-        while True:
-            asked = self._signals.get()
-            woken = select.select([self._woken], [], [], _PATIENCE_S)[0] and os.read(self._woken, 1)
-            self._reply(asked, {"signal": int(signal.SIGINT)} if woken else {})
-
-    def _reply(self, asked: dict[str, Any], result: dict[str, Any]) -> None:
-        with contextlib.suppress(BridgeholdError, OSError):
-            told = {"command": asked["command"], "call": asked["call"], "result": result}
-            self._host.send("tool.reply", told)

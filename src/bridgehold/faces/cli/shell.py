@@ -20,7 +20,7 @@ import typer
 from bridgehold import reads, writes
 from bridgehold.client.sync import SyncClient, SyncSession
 from bridgehold.config.layout import default_layout
-from bridgehold.errors import BridgeholdError, ConfigError
+from bridgehold.errors import BridgeholdError, ConfigError, UsageError
 from bridgehold.faces.cli.run import Live, Tenant, building, print_value, read_arguments
 from bridgehold.faces.render import plain, print_cold, print_error
 from bridgehold.faces.screen import err, out
@@ -30,21 +30,30 @@ HISTORY_LINES = 1_000
 _MAX_HISTORY_BYTES = 1 << 20
 _LAST = frozenset({"memory", "crash", "session_ended", "host_unavailable", "host_leaving"})
 """After these there is no session to talk to."""
-_MATCHES = (
-    "(lambda c: print(*filter(None, [c.complete({text!r}, n) for n in range(100)]), sep='\\n'))"
-    "(__import__('rlcompleter').Completer(globals()))"
-)
-"""Run in the session: only there are its names. It leaves none, and no value."""
 
 
 def shell(
     bridge: Annotated[str, typer.Argument(help="The bridge to talk to.")] = "python",
+    program: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PROGRAM ARG...]", help="With --terminal; a shell, if none."),
+    ] = None,
+    terminal: Annotated[
+        bool,
+        typer.Option("--terminal", help="A program of the sandbox's at this terminal."),
+    ] = False,
     tenant: Tenant = LOCAL_TENANT,
 ) -> None:
     """Talk to one session: `OPERATION {JSON}` a line; with the python bridge, code as at Python's prompt.
 
     Ctrl-C interrupts the command that runs, Ctrl-D ends. Tab completes; there is a history.
     """
+    if terminal:
+        from bridgehold.faces.cli.terminal import run_terminal
+
+        raise typer.Exit(run_terminal(bridge, tenant, program or ()))
+    if program:
+        raise UsageError(f"{program[0][:80]!r} is a program for --terminal", where="shell")
     with SyncClient.open() as client, contextlib.ExitStack() as stack:
         with building(client):
             session = stack.enter_context(client.session(bridge, tenant=tenant))
@@ -163,8 +172,9 @@ def _completer(
 def _names(session: SyncSession, text: str) -> list[str]:
     """By the session itself; none where it can't say now."""
     with contextlib.suppress(BridgeholdError):
-        said: Any = session.run("execute", {"code": _MATCHES.format(text=text)}, deadline_ms=5_000)
-        return [plain(line) for line in str(said["stdout"]).splitlines()] if isinstance(said, dict) else []
+        said: Any = session.run("complete", {"code": text}, deadline_ms=5_000)
+        found = said.get("matches") if isinstance(said, dict) else None
+        return [plain(str(one)) for one in found] if isinstance(found, list) else []
     return []
 
 

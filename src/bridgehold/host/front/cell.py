@@ -23,6 +23,7 @@ from bridgehold.host.shares.memory import in_memory
 from bridgehold.ids import random_id
 from bridgehold.keeper.spending import Used
 from bridgehold.sandbox import procfs
+from bridgehold.sandbox.values import SandboxSpec
 
 _ORDERS = 8
 
@@ -62,6 +63,12 @@ class Cell:
         """Where it gets them."""
         self.bridges: set[str] = set()
         """Those that it may start something for."""
+        self.ways: dict[str, tuple[SandboxSpec, ...]] = {}
+        """What it may start for each."""
+        self.tried: dict[str, tuple[SandboxSpec, ...]] = {}
+        """The same, of submitted bridges that it tries now."""
+        self.environments: set[str] = set()
+        """Digests of those that it had an order for."""
         self.used = Used()
         self.metrics = ""
         """As it said last."""

@@ -27,7 +27,7 @@ from bridgehold.host.front.directory import Directory
 from bridgehold.host.front.ends import Ends
 from bridgehold.host.front.environments import LISTENER
 from bridgehold.host.front.opens import House, Opens
-from bridgehold.host.front.orders import Orders
+from bridgehold.host.front.orders import Orders, ordered
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.shares import cell_wire
 from bridgehold.host.shares.cordons import Cordons
@@ -115,6 +115,10 @@ class Cells:
         """Those that run, of tenants that the caller may act for."""
         return [cell for tenant, cell in self._cells.items() if may_act_for(tenant)]
 
+    def uses(self, environment: str) -> bool:
+        """Whether a cell that runs was ordered something in it."""
+        return any(environment in one.environments for one in (*self.living(), *self._leaving.values()))
+
     def now(self, tenant: str) -> Cell | None:
         """The tenant's cell, where it runs."""
         return self._cells.get(tenant)
@@ -196,8 +200,21 @@ class Cells:
         """What it could start for `bridges` it can't any more, until the next order."""
         for bridge in tuple(bridges):
             cell.bridges.discard(bridge)
-            with contextlib.suppress(BridgeholdError):
-                await self._intakes.launcher.allow(cell.name, bridge, cell.tenant, ())
+            cell.ways.pop(bridge, None)
+            await self._allow_as_told(cell, bridge)
+
+    def allow_soon(self, cell: Cell, bridge: str) -> None:
+        """As `allow`, for who doesn't wait."""
+        self._spawn(self._allow_as_told(cell, bridge))
+
+    async def _allow_as_told(self, cell: Cell, bridge: str) -> None:
+        with contextlib.suppress(BridgeholdError):  # it is gone, and its channel with it
+            await self.allow(cell, bridge)
+
+    async def allow(self, cell: Cell, bridge: str) -> None:
+        """Tell the launcher what the cell may start for `bridge` now."""
+        ways = (*cell.ways.get(bridge, ()), *cell.tried.get(bridge, ()))
+        await self._intakes.launcher.allow(cell.name, bridge, cell.tenant, ways)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -449,7 +466,9 @@ class Cells:
             order = await self._orders.make(tenant, ask.bridge, ask.session, ask.session_name, asks)
             ways = starts_of(order.spec, self._zygote_bytes())
             cell.bridges.add(ask.bridge)
-            await self._intakes.launcher.allow(cell.name, ask.bridge, tenant, ways)
+            cell.ways[ask.bridge] = ways
+            cell.environments.add(order.environment_digest)
+            await self.allow(cell, ask.bridge)
             if ask.session:
                 await self._allowances.allow(tenant, ask.session, order.grant)
         except BaseException:
@@ -458,16 +477,7 @@ class Cells:
                 self._spawn(self._allowances.over(tenant, ask.session))
             self._spawn(self._withdraw(cell, cell.bridges & {ask.bridge}))
             raise
-        return cell_wire.Ordered(
-            manifest=order.manifest.digest,
-            grant=order.grant,
-            spec=order.spec,
-            environment=order.environment_digest,
-            folder=str(order.bridge_folder),
-            weights=order.weights,
-            shapes=order.shapes,
-            env_secrets=order.env_secrets,
-        )
+        return ordered(order)
 
 
 async def _in_time(ended: asyncio.Event) -> None:

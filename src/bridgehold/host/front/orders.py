@@ -18,6 +18,7 @@ from bridgehold.errors import ConfigError, DependencyError, SecretError
 from bridgehold.host.front.boots import GATEWAY_PORT, StartOrder
 from bridgehold.host.front.environments import Environments
 from bridgehold.host.front.registry import Registry
+from bridgehold.host.shares import cell_wire
 from bridgehold.policies.model import Grant
 from bridgehold.sandbox.spec import worker_spec
 
@@ -168,3 +169,17 @@ class Orders:
                     )
                     await self._journal.append(event)
         return tuple(found)
+
+
+def ordered(order: StartOrder) -> cell_wire.Ordered:
+    """What the front says of an order of its."""
+    return cell_wire.Ordered(
+        manifest=order.manifest.digest,
+        grant=order.grant,
+        spec=order.spec,
+        environment=order.environment_digest,
+        folder=str(order.bridge_folder),
+        weights=order.weights,
+        shapes=order.shapes,
+        env_secrets=order.env_secrets,
+    )

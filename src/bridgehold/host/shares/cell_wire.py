@@ -1,6 +1,6 @@
 """What a front and a cell say to each other over their link, by method.
 
-front → cell: `call`, `left`, `config`, `retire`, `metrics`, `end`, `stop`.
+front → cell: `call`, `left`, `config`, `retire`, `metrics`, `unpack`, `try`, `end`, `stop`.
 cell → front: `order`, `granted`, `opened`, `ended`, `over`, `used`, `relay`, `shut`.
 Connections come by a entrance of their own.
 """
@@ -139,6 +139,23 @@ class Ordered(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"Ordered({self.spec.tenant}/{self.spec.bridge})"
+
+
+class Unpack(msgspec.Struct, frozen=True, kw_only=True):
+    """A submitted bridge, in an artifact of the tenant's, which goes. Answered by its bundle's bytes."""
+
+    principal: Principal
+    archive: str
+
+
+class TryOut(msgspec.Struct, frozen=True, kw_only=True):
+    """A submitted bridge is to be tried. Answered by what came of it, `Tried` each."""
+
+    ordered: Ordered
+    session: str
+    toml: str
+    """The text of its bridge.toml, which no catalogue has."""
+    principal: str
 
 
 class Granted(msgspec.Struct, frozen=True, kw_only=True):

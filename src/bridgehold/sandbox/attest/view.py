@@ -76,5 +76,5 @@ def _call(result: int, what: str) -> None:
         error = ctypes.get_errno()
         raise UnsupportedError(
             f"can't {what}: {os.strerror(error)}",
-            hint="Install Bridgehold below a folder that every user may enter, such as /opt.",
+            hint="Install Bridgehold below a folder that every user may enter, such as /opt, with its state.",
         )

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import msgspec
 
-from bridgehold.sandbox import procfs
+from bridgehold.sandbox import containers, procfs
 from bridgehold.sandbox.cgroups.places import Hierarchy, hierarchies, own_cgroups
 
 V1 = ("memory", "pids", "cpu", "cpuacct")
 """Each is needed. ``memory`` comes first: its folder carries the owner's lock."""
-_CONTAINERS = ("/.dockerenv", "/run/.containerenv")
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,11 +58,10 @@ def look(environ: Mapping[str, str]) -> Seen:
     unified = hierarchies(mountinfo, "v2")
     mount = unified[0].mount if unified and in_v2 else None
     mounts = [one.mount for version in ("v1", "v2") for one in hierarchies(mountinfo, version)]
-    contained = any(os.access(mark, os.F_OK) for mark in _CONTAINERS) or "container" in environ
     runtime = environ.get("XDG_RUNTIME_DIR", "")
     return Seen(
         uid=own_account(),
-        container=contained and not any(map(_writable, mounts)),
+        container=containers.contained(environ) and not any(map(_writable, mounts)),
         manager=bool(runtime) and os.access(f"{runtime}/systemd/private", os.F_OK),
         v1=tuple(hierarchies(mountinfo, "v1")),
         v2=mount if mount is not None and _controllers(mount) else None,
@@ -75,10 +73,7 @@ def remedy(seen: Seen) -> str:
     held = {name: hierarchy for hierarchy in seen.v1 for name in hierarchy.controllers}
     v1 = all(name in held for name in V1)
     if seen.container:
-        return (
-            "Start the container with a cgroup that it may write: --cgroupns=private, and "
-            "/sys/fs/cgroup mounted writable."
-        )
+        return f"Start the container with a cgroup that it may write: {containers.CGROUP}."
     if seen.uid == 0:
         return (
             "Mount cgroup2 at /sys/fs/cgroup, or the v1 controllers memory, pids, cpu and cpuacct, and let "

@@ -30,6 +30,8 @@ from bridgehold.sandbox.values import Resources, TenantShare, Usage
 _PERIOD_US = 100_000
 _TCP_MEM = Path("/proc/sys/net/ipv4/tcp_mem")
 _SOCKET_PART, _LEAST_SOCKETS, _MOST_SOCKETS = 8, 4 * MIB, 32 * MIB
+_UNTOLD_PART = 32
+"""A kernel lets TCP have 3/32 of the memory; half of that would be the share."""
 _TENANT_SOCKETS = 2
 """One tenant may have this part of what all have, and no more: a second finds as much."""
 
@@ -112,7 +114,7 @@ class Parent:
         if files.number(memory / "memory.use_hierarchy") != 1:
             files.limit(memory / "memory.use_hierarchy", 1)
         _limit_memory(memory, self.capacity_bytes)
-        self._sockets = min(self.capacity_bytes, socket_share(files.numbers(_TCP_MEM)))
+        self._sockets = min(self.capacity_bytes, _machines_sockets())
         _limit_sockets(memory, self._sockets)
         files.limit(pids / "pids.max", self.capacity.processes)
         files.limit(folders["cpu"] / "cpu.shares", _SESSIONS_SHARES)
@@ -209,6 +211,14 @@ def socket_share(tcp_mem: tuple[int, ...]) -> int:
     `tcp_mem`: the sysctl's three numbers of pages.
     """
     return tcp_mem[2] * files.PAGE // 2
+
+
+def _machines_sockets() -> int:
+    """`socket_share`; a container's network has no such sysctl: what a kernel starts with, rounded down."""
+    try:
+        return socket_share(files.numbers(_TCP_MEM))
+    except FileNotFoundError:
+        return os.sysconf("SC_PHYS_PAGES") // _UNTOLD_PART * files.PAGE
 
 
 class Leaf:

@@ -17,7 +17,7 @@ from functools import partial
 
 import msgspec
 
-from bridgehold.sandbox import syscalls
+from bridgehold.sandbox import containers, syscalls
 from bridgehold.sandbox.cgroups.places import own_cgroups
 from bridgehold.sandbox.doctor.acts import in_child, read, syscall
 from bridgehold.sandbox.doctor.model import Check, Context, Probe, Status, passed
@@ -26,6 +26,7 @@ _AF_NETLINK = 16
 _OPENAT2, _AT_FDCWD = 437, -100
 _CLONE_NEWUTS = 0x04000000
 _ENOUGH_UIDS = 1000
+_CAP_SYS_PTRACE = 19
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +35,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     directives: str
     breaks: str
     works: Callable[[], bool]
+    option: containers.Option | None = None
+    """What a container's runtime calls it."""
     status: Status = "FAIL"
 
 
@@ -102,6 +105,12 @@ def mounts_below(mountinfo: str, folder: str) -> list[str]:
     return [point for point in points if point.startswith(folder + "/")]
 
 
+def _attaching() -> bool:
+    """Root without it sees no namespace of a session's; an ordinary user's launcher has one of its own."""
+    held = next((line.split()[1] for line in read("/proc/self/status").splitlines() if "CapEff" in line), "0")
+    return os.geteuid() != 0 or bool(int(held, 16) & 1 << _CAP_SYS_PTRACE)
+
+
 def _executable_memory() -> bool:
     mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC).close()
     return True
@@ -110,11 +119,13 @@ def _executable_memory() -> bool:
 TRIALS = (
     Trial(
         directives="RestrictNamespaces=",
+        option=containers.NAMESPACES,
         breaks="no user namespace can be made",
         works=_user_namespace,
     ),
     Trial(
-        directives="SystemCallFilter=@system-service (it lacks @mount), or a container's seccomp profile",
+        directives="SystemCallFilter=@system-service (it lacks @mount)",
+        option=containers.NAMESPACES,
         breaks="nothing can be mounted in a namespace of one's own",
         works=_mounting,
     ),
@@ -140,6 +151,7 @@ TRIALS = (
     ),
     Trial(
         directives="ProtectKernelTunables=yes",
+        option=containers.PROC,
         breaks="/proc/sys is read-only, and bwrap must write there to forbid further namespaces",
         works=lambda: _writable("/proc/sys"),
     ),
@@ -154,19 +166,28 @@ TRIALS = (
         works=_open_beneath,
     ),
     Trial(
-        directives="ProtectControlGroups=yes, or a container without a writable cgroup mount",
+        directives="ProtectControlGroups=yes",
+        option=containers.CGROUP,
         breaks="/sys/fs/cgroup is read-only: no limits",
         works=lambda: _writable("/sys/fs/cgroup") or read("/proc/mounts").count(" cgroup rw") > 0,
     ),
     Trial(
         directives="NoNewPrivileges=yes (many directives imply it for a service with User=)",
+        option=containers.PRIVILEGES,
         breaks="newuidmap gets no privilege, so sessions get no uids of their own",
         works=_new_privileges,
     ),
     Trial(
         directives="PrivateUsers=yes",
+        option=containers.UIDS,
         breaks="this process sees a handful of uids: none are left for sessions",
         works=_many_uids,
+    ),
+    Trial(
+        directives="CapabilityBoundingSet= without CAP_SYS_PTRACE",
+        option=containers.ATTACH,
+        breaks="a session's namespaces can't be seen, so it can't be attested",
+        works=_attaching,
     ),
     Trial(
         directives="MemoryDenyWriteExecute=yes",
@@ -180,9 +201,11 @@ TRIALS = (
 def service(_: Context) -> Check:
     """Whether the systemd unit that this runs in delegates what the host needs."""
     unit = unit_name(read("/proc/self/cgroup"))
-    where = f"unit {unit}" if unit else "not a systemd service"
+    contained = not unit and containers.contained(os.environ)
+    where = f"unit {unit}" if unit else "a container" if contained else "not a systemd service"
+    bad = [trial for trial in TRIALS if in_child(partial(_try, trial)) != 0]
     found: list[tuple[Status, str]] = [
-        (t.status, f"{t.directives}: {t.breaks}") for t in TRIALS if in_child(partial(_try, t)) != 0
+        (one.status, one.breaks if contained else f"{one.directives}: {one.breaks}") for one in bad
     ]
     found += judge_unit(_unit_settings(unit))
     if not found:
@@ -192,8 +215,16 @@ def service(_: Context) -> Check:
         name="systemd",
         status=worst,
         detail=f"{where}; " + "; ".join(text for _, text in found),
-        remedy="Take these out of the unit (Delegate=yes, OOMPolicy=continue): docs/how-to/service.md.",
+        remedy=_options(bad)
+        if contained
+        else "Take these out of the unit (Delegate=yes, OOMPolicy=continue): docs/how-to/service.md.",
     )
+
+
+def _options(bad: list[Trial]) -> str:
+    """What to start the container with, each option once (pure)."""
+    needed = dict.fromkeys(str(one.option) for one in bad if one.option is not None)
+    return f"Start the container with: {' — '.join(needed)} (docs/how-to/container.md)."
 
 
 def _try(trial: Trial) -> int:

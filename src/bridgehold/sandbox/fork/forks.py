@@ -243,7 +243,7 @@ class Fork:
             try:
                 running.host_ends = tuple(network.enter(init, self._plan.spec, settled=True))
             except OSError as error:
-                raise UnsupportedError(f"no listener inside the sandbox: {error}") from error
+                raise network.no_listener(error) from error
         self._mark("listener")
 
     def _ask(self) -> None:

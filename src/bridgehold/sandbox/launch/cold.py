@@ -205,7 +205,7 @@ class Start:
             for listener in network.enter(init, self._plan.spec):
                 self._listeners.append(self._fds.add(listener))
         except OSError as error:
-            raise UnsupportedError(f"no listener inside the sandbox: {error}") from error
+            raise network.no_listener(error) from error
         self._mark("listener")
         self._met = True
 

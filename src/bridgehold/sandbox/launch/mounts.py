@@ -14,7 +14,7 @@ import os
 import msgspec
 
 from bridgehold.errors import UnsupportedError
-from bridgehold.sandbox import procfs, syscalls
+from bridgehold.sandbox import containers, procfs, syscalls
 from bridgehold.sandbox.limits.shortage import shortage
 
 _JUDGED_BY = ("/proc", "/sys", "/dev")
@@ -122,7 +122,9 @@ def own_mounts(*, made: bool) -> None:
         for place in filter(os.path.ismount, _JUDGED_BY):
             syscalls.mount("none", place, None, syscalls.MS_REC | syscalls.MS_PRIVATE)
     except OSError as error:
-        raise UnsupportedError(f"the launcher has no mount namespace of its own: {error}") from error
+        raise UnsupportedError(
+            f"the launcher has no mount namespace of its own: {error}", hint=containers.hint(error)
+        ) from error
 
 
 def sealing_namespace() -> int:

@@ -9,7 +9,8 @@ import os
 import socket
 import threading
 
-from bridgehold.sandbox import syscalls
+from bridgehold.errors import UnsupportedError
+from bridgehold.sandbox import containers, syscalls
 from bridgehold.sandbox.values import SandboxSpec
 
 SETTINGS = (
@@ -53,6 +54,11 @@ def enter(init: int, spec: SandboxSpec, *, settled: bool = False) -> list[int]:
             os.close(descriptor)
         raise failed[0]
     return made
+
+
+def no_listener(error: OSError) -> UnsupportedError:
+    """What `enter` could not do, as the error of a start (pure but for where this runs)."""
+    return UnsupportedError(f"no listener inside the sandbox: {error}", hint=containers.hint(error))
 
 
 def _act(init: int, spec: SandboxSpec, settled: bool, made: list[int]) -> None:

@@ -15,6 +15,8 @@ from pathlib import Path
 from bridgehold.errors import UnsupportedError
 from bridgehold.sandbox import procfs, syscalls
 
+_MAX_SAID = 600
+
 
 def subordinate_range(table: str, user: str, uid: int) -> tuple[int, int] | None:
     """(first, count) of the first line for `user` in the text of /etc/subuid or /etc/subgid (pure)."""
@@ -57,19 +59,26 @@ def enter(ranges: tuple[tuple[int, int], tuple[int, int]]) -> int:
     count = min(uid_count, gid_count)
     me, own_uid, own_gid = os.getpid(), os.getuid(), os.getgid()
     go_read, go_write = os.pipe()
+    said_read, said_write = os.pipe()
     helper = os.fork()
     if helper == 0:
         os.close(go_write)
+        os.dup2(said_write, 2)
         os._exit(_write_maps(go_read, me, (own_uid, uid_first), (own_gid, gid_first), count))
     os.close(go_read)
+    os.close(said_write)
     syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
     os.write(go_write, b"g")
     os.close(go_write)
+    with os.fdopen(said_read, "rb") as file:
+        said = file.read(_MAX_SAID).decode(errors="replace").strip()
     _, status = os.waitpid(helper, 0)
     if status != 0:
         raise UnsupportedError(
-            "newuidmap could not map the subordinate uids",
-            hint="Check /etc/subuid and /etc/subgid, and that newuidmap is setuid (apt-get install uidmap).",
+            f"the subordinate uids could not be mapped: {said or f'status {status}'}",
+            hint="Check /etc/subuid and /etc/subgid, and that newuidmap is setuid (apt-get install uidmap). "
+            "A container needs it with file capabilities instead, and no no-new-privileges: "
+            "docs/how-to/container.md.",
         )
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
@@ -123,6 +132,6 @@ def _write_maps(go: int, pid: int, uids: tuple[int, int], gids: tuple[int, int],
         return 1
     for tool, (own, first) in (("newgidmap", gids), ("newuidmap", uids)):
         argv = [tool, str(pid), "0", str(own), "1", "1", str(first), str(count)]
-        if subprocess.run(argv, check=False, stderr=subprocess.DEVNULL).returncode != 0:
+        if subprocess.run(argv, check=False).returncode != 0:
             return 1
     return 0

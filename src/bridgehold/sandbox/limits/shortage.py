@@ -14,6 +14,7 @@ import os
 import msgspec
 
 from bridgehold.errors import BridgeholdError, ErrorInfo, ShortageError, UnsupportedError, from_info
+from bridgehold.sandbox import containers
 
 ENOTSUPP = 524
 """What the kernel answers, without a name of its own, when no memory for compiled filters is left."""
@@ -60,7 +61,7 @@ def typed(error: BaseException) -> BridgeholdError:
         return short_of(number, error.message if isinstance(error, BridgeholdError) else str(error))
     if isinstance(error, BridgeholdError):
         return error
-    return UnsupportedError(f"the sandbox did not start: {error}"[:_MAX_TEXT])
+    return UnsupportedError(f"the sandbox did not start: {error}"[:_MAX_TEXT], hint=containers.hint(error))
 
 
 def encode_failure(error: BaseException, where: str) -> bytes:

@@ -12,24 +12,19 @@ import json
 import keyword
 import linecache
 import operator
-import os
 import platform
 import sys
-import threading
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.machinery import BuiltinImporter
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from bridgehold_sdk import Bridge, InvalidInput, Session, operation
 from bridgehold_sdk.faults import class_name
 from bridgehold_sdk.files import Files
 from bridgehold_sdk.plain import clean_text, to_plain
+from bridgehold_sdk.processes import Processes
 from bridgehold_sdk.streams import note_last
-
-if TYPE_CHECKING:
-    from bridgehold_sdk import Tool
-    from bridgehold_sdk.programs import Program
 
 REPR_CHARACTERS = 16 * 1024
 SOURCES_KEPT = 100
@@ -48,8 +43,6 @@ NOT_NAMES = ("artifact_put", "artifact_get", "artifact_list")
 """Tools that the code has as `artifacts`."""
 CO_COROUTINE = 0x80
 """`inspect.CO_COROUTINE`, whose import every start would pay."""
-SIGNALS_AFTER = 0.3
-"""Seconds after which a program's caller is asked whether it has a signal for it."""
 FUTURES = functools.reduce(
     operator.or_, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
 )
@@ -63,7 +56,7 @@ class Exit(_sitebuiltins.Quitter):
         raise SystemExit(code)
 
 
-class PythonBridge(Files, Bridge):
+class PythonBridge(Files, Processes, Bridge):
     """Python code in a namespace that lasts the session; each operation is described in bridge.toml."""
 
     name = "python"
@@ -260,75 +253,6 @@ class PythonBridge(Files, Bridge):
         self._fresh()
         return {"status": "reset", "names": len(names)}
 
-    @operation(effect="run", stream=True)
-    def program(
-        self,
-        kind: str,
-        text: str,
-        args: Sequence[str] = (),
-        cwd: str = "",
-        env: Mapping[str, str] | None = None,
-        stdin: str | None = None,
-    ) -> dict[str, Any]:
-        """Run a program in a process of its own; what it writes comes as chunks, and a part in the result."""
-        __tracebackhide__ = True
-        from bridgehold_sdk import programs
-        from bridgehold_sdk.python_program import Invocation
-
-        folder, environment = programs.checked_folder(cwd), programs.checked_environment(env)
-        what = Invocation(kind, text, list(args), folder, environment)
-        asked = self.tools.get("stdin") if stdin is None else None
-        if asked is None:
-            return self._watched(programs.fork(what.become, with_input=stdin is not None), stdin, None)
-        seen, what.wanted = programs.pipe()
-        started = programs.fork(what.become, with_input=True)
-        os.close(what.wanted)
-        return self._watched(started, None, asked, seen)
-
-    @operation(effect="run", stream=True)
-    def command(
-        self,
-        argv: Sequence[str],
-        cwd: str = "",
-        env: Mapping[str, str] | None = None,
-        stdin: str | None = None,
-    ) -> dict[str, Any]:
-        """Start a program by its name or path; what it writes comes as chunks, and a part in the result."""
-        __tracebackhide__ = True
-        from bridgehold_sdk import programs
-
-        asked = self.tools.get("stdin") if stdin is None else None
-        started = programs.start(
-            argv,
-            folder=programs.checked_folder(cwd),
-            environment=programs.checked_environment(env),
-            with_input=stdin is not None or asked is not None,
-        )
-        return self._watched(started, stdin, asked)
-
-    def _watched(
-        self, started: Program, stdin: str | None, asked: Tool | None, wanted: int = -1
-    ) -> dict[str, Any]:
-        """What came of a program: fed with `stdin`, or by the caller's own tool, and told as it writes."""
-        __tracebackhide__ = True
-        from bridgehold_sdk import programs
-
-        kept = {"stdout": programs.Kept(), "stderr": programs.Kept()}
-
-        def tell(stream: str, data: bytes) -> None:
-            kept[stream].add(data)
-            self.emit({"stream": stream, **programs.piece_of(data)})
-
-        if stdin is not None or asked is not None:
-            given = (started, stdin, asked, wanted)
-            threading.Thread(target=_feed, args=given, name="stdin", daemon=True).start()
-        if asked is not None and "signals" in asked.parameters.get("properties", ()):
-            threading.Thread(target=_pass_signals, args=(started, asked), name="signals", daemon=True).start()
-        ended = started.pump(tell)
-        shown = {name: one.text() for name, one in kept.items()}
-        cut = any(one.cut for one in kept.values())
-        return {"status": ended.status, "signal": ended.signal, **shown, "truncated": cut}
-
     def _fresh(self) -> None:
         module = types.ModuleType("__main__")
         sys.modules["__main__"] = module
@@ -451,37 +375,6 @@ class PythonBridge(Files, Bridge):
             if self.interrupted:
                 raise
             return Shown(kind, text, None, cut)
-
-
-def _feed(program: Program, stdin: str | None, asked: Tool | None, wanted: int) -> None:
-    """On a thread: all of `stdin`, or what `asked` gives until it says that there is no more.
-
-    `wanted`: readable once the program may read, if it ever does.
-    """
-    from bridgehold_sdk import programs
-
-    if asked is None:
-        program.write((stdin or "").encode("utf-8", "surrogatepass"))
-        program.close_input()
-        return
-    try:
-        while wanted < 0 or os.read(wanted, 1):
-            if wanted >= 0:
-                os.close(wanted)
-                wanted = -1
-            if not programs.feed(program, asked()):
-                break
-    except Exception:  # noqa: BLE001 - whatever the caller's side fails at, there is no more input
-        program.close_input()
-
-
-def _pass_signals(program: Program, asked: Tool) -> None:
-    """On a thread, of a program that takes its time: what else its caller has for it."""
-    from bridgehold_sdk import programs
-
-    with contextlib.suppress(Exception):  # whatever the caller's side fails at, it sends none
-        while not program.wait(SIGNALS_AFTER):
-            programs.feed(program, asked(signals=True))
 
 
 class Final(BaseException):

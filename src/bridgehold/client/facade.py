@@ -1,0 +1,76 @@
+"""What makes the synchronous facade: a loop on a thread, and methods that wait for another's."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+
+A = TypeVar("A")
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Loop:
+    """An event loop on a daemon thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="bridgehold", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """What `work` gives, once it is done."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:  # its own failure, or what a signal's handler raised: nobody waits any more
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        """End the loop and its thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class Facade(Generic[A]):
+    """`awaited`, whose coroutines run in `loop`."""
+
+    def __init__(self, loop: Loop, awaited: A) -> None:
+        self._loop = loop
+        self._awaited = awaited
+
+
+def waited(
+    method: Callable[Concatenate[A, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Facade[A], P], T]:
+    """`method` of what the facade is of, or what its own class makes of it, waited for."""
+
+    @functools.wraps(method)
+    def wait(self: Facade[A], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        work: Coroutine[Any, Any, T] = getattr(self._awaited, method.__name__)(*args, **kwargs)
+        return self._loop.run(work)
+
+    return wait
+
+
+def each(loop: Loop, items: AsyncIterator[T]) -> Iterator[T]:
+    """One after the other, each waited for."""
+    try:
+        while (item := loop.run(_next(items))) is not None:
+            yield item
+    finally:
+        loop.run(_closed(items))
+
+
+async def _next(events: AsyncIterator[T]) -> T | None:
+    return await anext(events, None)
+
+
+async def _closed(events: AsyncIterator[Any]) -> None:
+    if isinstance(events, AsyncGenerator):
+        await events.aclose()
