@@ -129,7 +129,9 @@ for fd in range(3, 1024):
 UNALLOWED = """
 from bridgehold.errors import BridgeholdError
 from bridgehold.keeper.protocol import UpstreamRequest
-ask = UpstreamRequest(tenant="acme", session="s-0", provider="openai", method="GET", path="/models")
+ask = UpstreamRequest(
+    tenant="acme", principal="acme", session="s-0", provider="openai", method="GET", path="/models"
+)
 try:
     await cell._parts.http_tools._keeper.request(ask, b"")
 except BridgeholdError as error:

@@ -60,18 +60,6 @@ _NOBODYS = Encodings(b"")
 """Of what the guest brought itself, or of no key at all."""
 
 
-_OF_CELL = (
-    protocol.UpstreamRequest
-    | protocol.Prefetch
-    | protocol.PutSessionSecret
-    | protocol.DropSession
-    | protocol.AskVersions
-    | protocol.AskMarks
-    | protocol.AskRedact
-)
-"""What a cell may ask, for its own tenant. All else on its channel ends that."""
-
-
 class Keeper:
     """Serves one host over one socket, and its cells each over another."""
 
@@ -136,7 +124,7 @@ class Keeper:
     async def _serve_cell(self, tenant: str, sock: socket.socket) -> None:
         def opened(stream: Stream, payload: bytes) -> None:
             ask = protocol.decode_ask(payload)
-            if not (isinstance(ask, _OF_CELL) and ask.tenant == tenant):
+            if not (isinstance(ask, protocol.OF_CELL) and ask.tenant == tenant):
                 channel.close()
                 sys.stderr.write(
                     f"bridgehold keeper: a cell of {tenant[:64]!r} asked for what is not its own\n"

@@ -205,6 +205,9 @@ Ask = (
     | AskRedact
 )
 
+OF_CELL = UpstreamRequest | Prefetch | PutSessionSecret | DropSession | AskVersions | AskMarks | AskRedact
+"""What a cell may ask, for its own tenant. All else on its channel ends that."""
+
 
 def tenant_of(ask: Ask) -> str:
     """Whose part of what is shared `ask` takes (pure): its tenant's, or the host's own."""

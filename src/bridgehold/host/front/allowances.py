@@ -56,7 +56,7 @@ class Allowances:
         """Tell of the tenant's rules, where they are others now. What can't be told now is told later."""
         with contextlib.suppress(BridgeholdError):
             rules = self._tenant_of(tenant)
-            if self._told.get(tenant) != rules:
+            if tenant in self._told and self._told[tenant] != rules:
                 await self._keeper.allow_tenant(AllowTenant(tenant=tenant, rules=rules))
                 self._told[tenant] = rules
 
