@@ -7,6 +7,7 @@ an ordinary user to whom root has given a sub-tree of the same kind. All is done
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import mmap
 import os
@@ -439,6 +440,40 @@ def test_what_a_killed_owner_left_is_swept_and_what_a_living_one_has_is_not(plac
         os.waitpid(alive, 0)
         until(lambda: cleared(Path(kept).parent.parent))
     assert wait_until(lambda: not Path(f"/proc/{held}").exists() or _zombie(held))
+
+
+def test_who_cannot_see_the_living_takes_nobody_for_dead(place: Place) -> None:
+    """A machine that is short of descriptors shows a part of the hierarchies: what isn't seen may well live."""
+
+    def act() -> list[Any]:
+        living = place.open()
+        session = living.create("w-living", SMALL, tenant="local")
+        sweeper, scandir = place.open(), os.scandir
+
+        def short(folder: Any) -> Any:
+            if Path(folder) in hidden:
+                raise OSError(errno.EMFILE, "Too many open files", str(folder))
+            return scandir(folder)
+
+        mounts = [one.mount for kind in ("v1", "v2") for one in places.hierarchies(mountinfo(), kind)]
+        own = Path(session.path).parent.parent
+        hidden = {own.parent}
+        try:
+            os.scandir = short  # type: ignore[assignment]  # what the machine refuses
+            swept = sweeper.sweep()
+            os.scandir = scandir
+            left = [mount for mount in mounts for _ in mount.rglob(own.name)]
+            return [own.name in swept, len(left) > 0, session.usage().oom_kills]
+        finally:
+            os.scandir = scandir
+            sweeper.close()
+            session.remove()
+            living.close()
+
+    def mountinfo() -> str:
+        return Path("/proc/self/mountinfo").read_text()
+
+    assert place.call(act) == [False, True, 0]
 
 
 def _zombie(pid: int) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from bridgehold.errors import LimitError, ShortageError
+from bridgehold.errors import LimitError, ShortageError, ZygoteError
 from bridgehold.sandbox.launcher.control import LauncherClient
 from bridgehold.sandbox.limits import shortage
 from sandbox import faulty_launcher
@@ -141,6 +141,11 @@ async def attempt(begin: Beginning, proved: Callable[[], None] = lambda: None) -
     return True
 
 
+def told_ends(client: LauncherClient) -> list[str]:
+    """What the launcher has said of each worker's end."""
+    return [str(known.result()) for known in client._exits.values() if known.done()]
+
+
 async def end(guest: Guest) -> None:
     try:
         await guest.client.kill(guest.launched.worker)
@@ -166,7 +171,10 @@ def test_a_step_that_fails_is_a_shortage_and_ends_nothing_else(
         failed: dict[str, int] = {}
         for step in range(1 + half + 2 * KINDS.index(box.kind), MOST_STEPS, 2 * len(KINDS)):
             kernel.fail(step)
-            came = await attempt(begin, kernel.rest if start == "zygote" else lambda: None)
+            try:
+                came = await attempt(begin, kernel.rest if start == "zygote" else lambda: None)
+            except ZygoteError as error:
+                pytest.fail(f"{error} at step {step}, {kernel.failed()}: {told_ends(client)}, {failed}")
             name = kernel.failed()
             kernel.fail(0)
             if came and not name:

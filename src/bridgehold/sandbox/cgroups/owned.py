@@ -7,6 +7,7 @@ it ends, so no pid has to be guessed (pids repeat, and a container's owner has a
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -26,6 +27,7 @@ _PRIVATE = 0o700
 _LOCK_SECONDS = 2.0
 _MAX_FOLDERS = 20_000
 _MAX_DEPTH = 10
+_GONE = (errno.ENOENT, errno.ENODEV, errno.ENOTDIR)
 # v1 and v2 names together: a folder has those of its own hierarchy.
 _DYING = (("pids.max", "0"), ("cpu.max", "max"), ("cpu.cfs_quota_us", "-1"), ("cgroup.freeze", "0"))
 
@@ -94,26 +96,33 @@ class Locks:
             os.close(self._descriptors.pop())
 
 
-def find(roots: Iterable[Path]) -> Iterator[Path]:
-    """Every instance's folder at or below `roots`, by a bounded walk that skips what it can't read."""
+def find(roots: Iterable[Path], *, whole: bool = False) -> Iterator[Path]:
+    """Every instance's folder at or below `roots`, by a bounded walk that skips what it can't read.
+
+    `whole`: what can't be read, and a walk that meets its bound, raises `OSError` instead.
+    """
     waiting = [(root, 0) for root in roots]
     seen = 0
     while waiting and seen < _MAX_FOLDERS:
         folder, depth = waiting.pop()
-        for child in subfolders(folder):
+        for child in subfolders(folder, whole=whole):
             seen += 1
             if _OURS.fullmatch(child.name):
                 yield child
             elif depth < _MAX_DEPTH:
                 waiting.append((child, depth + 1))
+    if whole and waiting:
+        raise OSError(errno.ENOSPC, "too many cgroups to look at", str(waiting[0][0]))
 
 
-def subfolders(folder: Path) -> list[Path]:
-    """The folders in `folder`; none where it is gone."""
+def subfolders(folder: Path, *, whole: bool = False) -> list[Path]:
+    """The folders in `folder`; none where it is gone. Unreadable: none, or an `OSError` where `whole`."""
     try:
         with os.scandir(folder) as entries:
             return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except OSError:
+    except OSError as error:
+        if whole and error.errno not in _GONE:
+            raise
         return []
 
 
@@ -122,7 +131,8 @@ def sweep(keyed: Iterable[Path], all_roots: Iterable[Path], own: str) -> list[st
 
     `keyed` are the roots of the hierarchy that carries the locks, `all_roots` those of every one.
     A folder that has no sibling of its name in the locked hierarchy has no owner either: the owner
-    makes that one first and removes it last.
+    makes that one first and removes it last. So a look at that hierarchy that isn't whole, where the machine
+    is short of descriptors or memory, would take who lives for dead: it ends nothing.
     """
     locks: dict[str, int] = {}
     living: set[str] = {own}
@@ -132,7 +142,11 @@ def sweep(keyed: Iterable[Path], all_roots: Iterable[Path], own: str) -> list[st
         # in another hierarchy is then not seen, one made before has its lock already.
         for folder in find(all_roots):
             everywhere.setdefault(folder.name, []).append(folder)
-        for folder in find(keyed):
+        try:
+            locked = list(find(keyed, whole=True))
+        except OSError:
+            return []
+        for folder in locked:
             if folder.name == own or folder.name in locks:
                 continue
             descriptor = _lock(folder)

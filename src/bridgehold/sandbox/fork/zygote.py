@@ -35,8 +35,9 @@ from bridgehold.sandbox.launch.running import Running
 from bridgehold.sandbox.values import SandboxSpec
 
 _STOP_SECONDS = 2.0
-_REST_SECONDS = 1.0
-"""After a fork that failed: for letting go of what that was handed. Then it has to stand as it was."""
+_REST_SECONDS = 5.0
+"""After a fork that failed: for letting go of what that was handed, on a busy machine. Then it has to stand
+as it was; nobody but its own tenant waits for it."""
 _QUICK_LOOKS, _QUICK_SECONDS = 8, 0.00005
 """It stops within this, where nothing keeps it: looked for once, and then at each turn of the loop."""
 _HELD = "t"
@@ -95,7 +96,7 @@ class Zygote:
         self._socket = running.fork_socket
         self._socket.setblocking(False)
         self._hold: Hold | None = None
-        self._late = 0.0
+        self._late = self._rested = 0.0
         """When it must stand, once it was told to stop."""
         self._quick = 0
         """How many looks without a turn of the loop in between it may still have."""
@@ -262,9 +263,8 @@ class Zygote:
     def clear(self) -> bool:
         """After a fork that failed: true once all is as before it. Raises `ZygoteChangedError`, `OSError`."""
         if self._resting:
-            late, self._resting = self._late, False
+            self._resting = False
             self.stop()
-            self._late = late  # however often it is let go
         if not self.stands:
             return False
         unknown = [pid for pid in self._cgroup.processes() if pid not in self._own]
@@ -280,11 +280,14 @@ class Zygote:
                 raise ZygoteChangedError(f"{len(unknown)} processes in the zygote's cgroup do not die")
             return False
         self._cgroup.limit_processes(len(self._own))
-        rest = self._late - _STOP_SECONDS + _REST_SECONDS
-        if time.monotonic() < rest and strange_descriptors(self.pid, self.running.given):
-            self._resting = True  # its fork ended before it had closed them all, and it was stopped there
-            self._held.let_go()
-            return False
+        if strange_descriptors(self.pid, self.running.given):
+            now = time.monotonic()
+            self._rested = self._rested or now + _REST_SECONDS  # however often it is let go
+            if now < self._rested:
+                self._resting = True  # its fork ended before it had closed them all, and it was stopped there
+                self._held.let_go()
+                return False
+        self._rested = 0.0
         self.check()
         return True
 

@@ -14,7 +14,7 @@ from bridgehold.bridges.legacy.rpc import CallFacts, Method
 from bridgehold.errors import BridgeholdError, BudgetError, CrashError, DeniedError, LimitError, ProtocolError
 from bridgehold.host.cell.commands import refusals
 from bridgehold.host.cell.scripts.ledger import Ledger, Pending
-from bridgehold.host.cell.scripts.rpc_pair import Call
+from bridgehold.host.cell.scripts.rpc_call import Call
 from bridgehold.host.cell.sessions.session import Session
 from bridgehold.host.cell.tools.records import ToolRecords
 from bridgehold.host.cell.tools.values import ToolContext, ToolSpec

@@ -28,7 +28,8 @@ from bridgehold.host.cell.scripts.ledger import Ledger
 from bridgehold.host.cell.scripts.relay import Fault, Rules
 from bridgehold.host.cell.scripts.rpc_judge import Callbacks, Commands, most_held, past_held
 from bridgehold.host.cell.scripts.rpc_links import InsideLink, OutsideLink, Pace
-from bridgehold.host.cell.scripts.rpc_pair import Pair, Peer
+from bridgehold.host.cell.scripts.rpc_pair import Pair
+from bridgehold.host.cell.scripts.rpc_peer import Peer
 from bridgehold.host.cell.sessions.session import Session
 from bridgehold.host.front.boots import Script
 from bridgehold.host.front.outgoing import Emit

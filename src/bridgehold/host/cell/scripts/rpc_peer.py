@@ -1,0 +1,91 @@
+"""One HTTP/2 connection of a gRPC worker or its BEAM: the bounds that it says, and the headers that pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.settings import SettingCodes, Settings
+
+_WINDOW = 1 << 20
+"""Of one stream, each way."""
+_CONNECTION_WINDOW = 1 << 24
+"""Of all streams of a connection together: given back at once, since streams bound themselves."""
+MOST_STREAMS = 128
+_FRAME = 256 * 1024
+_MOST_HEADERS = 32 * 1024
+_HOP = frozenset({"te", "grpc-encoding", "grpc-accept-encoding", "content-length", "accept-encoding"})
+"""Said by each side for itself: nothing that passes is compressed, since nobody here reads that."""
+
+Headers = list[tuple[str, str]]
+
+
+class Link(Protocol):
+    """The transport below one of the two connections."""
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits to be read at its other end that no message is to follow yet."""
+
+    def write(self, data: bytes) -> None:
+        """Send, or queue, `data`."""
+
+    def close(self) -> None:
+        """End it, after what is queued."""
+
+
+class Peer:
+    """One of the two connections: bytes in, events; frames, bytes out."""
+
+    def __init__(self, *, client: bool) -> None:
+        config = H2Configuration(client_side=client, header_encoding="utf-8")
+        self.h2 = H2Connection(config)
+        self.h2.local_settings = Settings(
+            client=client,
+            initial_values={
+                SettingCodes.INITIAL_WINDOW_SIZE: _WINDOW,
+                SettingCodes.MAX_FRAME_SIZE: _FRAME,
+                SettingCodes.MAX_CONCURRENT_STREAMS: MOST_STREAMS,
+                SettingCodes.MAX_HEADER_LIST_SIZE: _MOST_HEADERS,
+                SettingCodes.ENABLE_PUSH: 0,
+            },
+        )
+        self.h2.max_inbound_frame_size = _FRAME  # what the settings that go out allow
+        self.h2.initiate_connection()
+        self.h2.increment_flow_control_window(_CONNECTION_WINDOW)
+        self.link: Link | None = None
+
+    def flush(self) -> None:
+        """Send what is to be sent."""
+        if self.link is not None and (data := self.h2.data_to_send()):
+            self.link.write(data)
+
+
+def plain(headers: Iterable[tuple[str | bytes, str | bytes]] | None) -> Headers:
+    """Those of an event, as text."""
+    return [(_text(name), _text(value)) for name, value in headers or ()]
+
+
+def _text(part: str | bytes) -> str:
+    return part if isinstance(part, str) else part.decode("utf-8", "replace")
+
+
+def forwarded(headers: Headers) -> Headers:
+    """A request's, as the answering side gets them."""
+    found = dict(headers)
+    kept = [(name, value) for name, value in headers if not name.startswith(":") and name not in _HOP]
+    return [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", found.get(":path", "")),
+        (":authority", "localhost"),
+        ("te", "trailers"),
+        *kept,
+    ]
+
+
+def passed(headers: Headers) -> Headers:
+    """An answer's, as the asking side gets them."""
+    return [(name, value) for name, value in headers if name not in _HOP]
