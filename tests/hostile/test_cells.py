@@ -458,15 +458,15 @@ def test_a_cell_that_is_taken_over_opens_nothing_but_its_tenants_own(host: Stage
         *map(Path, ("/", "/etc/passwd", "/proc", "/proc/self/mem", "/tmp", "/root", "/dev/ptmx")),
     )
     wanted = {"places": [str(place) for place in places], "socket": str(layout.socket)}
-    found = act_in_cell(host, "opener", OPENED.format(**wanted))
+    found = act_in_cell(host, "keyhole", OPENED.format(**wanted))
     assert len(found) == 3 * len(places) + 8
     assert {name: said for name, said in found.items() if not said} == {}
     code = """
 store = cell._parts.store
-made = store.put("opener", b"its own words")
-result["back"] = store.read("opener", made.digest).decode()
+made = store.put("keyhole", b"its own words")
+result["back"] = store.read("keyhole", made.digest).decode()
 """
-    assert act_in_cell(host, "opener", code) == {"back": "its own words"}
+    assert act_in_cell(host, "keyhole", code) == {"back": "its own words"}
 
 
 ASKED = """
