@@ -16,12 +16,13 @@ from gateway_support import Recorder, credentials, make_grant
 
 from bridgehold.bridges.kit.provider import Provider, fingerprint
 from bridgehold.config.providers import ProviderEntry
-from bridgehold.errors import BridgeholdError, HostUnavailableError, SecretError
+from bridgehold.errors import BridgeholdError, BusyError, DeniedError, HostUnavailableError, SecretError
 from bridgehold.intake import hand_in
 from bridgehold.keeper import protocol
 from bridgehold.keeper.accounts import allowed_part
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.keeper.main import Keeper
+from bridgehold.keeper.places import QUESTIONS_EACH
 from bridgehold.keeper.values import KeeperConfig
 from bridgehold.policies.model import Endpoint
 from bridgehold.policies.tenants import Tenant
@@ -149,6 +150,32 @@ def test_what_is_not_its_own_ends_a_cells_channel_and_no_other(tmp_path: Path, a
             assert (await at.host.status()).session_secrets == 1
 
     asyncio.run(act())
+
+
+def test_a_cell_that_asks_all_that_it_may_at_once_doesnt_keep_the_fronts_word_away(tmp_path: Path) -> None:
+    """Texts that never come hold every place of its tenant's: the end of a session is heard all the same."""
+
+    async def act() -> None:
+        async with house(tmp_path) as at:
+            ours, theirs = socket.socketpair()
+            await hand_in(at.intake, "acme", theirs)
+            asked = msgspec.json.encode(protocol.AskRedact(tenant="acme", body_bytes=2))
+            for stream in range(1, 2 * QUESTIONS_EACH, 2):
+                ours.sendall(protocol.HEADER.pack(len(asked), protocol.OPEN, stream) + asked)
+            other = await at.cell("acme")
+            while True:  # until they are all there
+                try:
+                    await other.versions("acme")
+                except BusyError:
+                    break
+            await at.host.end_session("acme", "s-1")
+            with pytest.raises(DeniedError):
+                await other.request(request("acme"), b"")
+            assert not at.provider.log
+            ours.close()
+            await other.close()
+
+    asyncio.run(asyncio.wait_for(act(), 60))
 
 
 def test_a_cell_has_its_tenants_key_and_a_sessions_own_one_is_no_other_tenants(tmp_path: Path) -> None:

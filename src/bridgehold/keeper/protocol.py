@@ -211,7 +211,8 @@ OF_CELL = UpstreamRequest | Prefetch | PutSessionSecret | DropSession | AskVersi
 
 def tenant_of(ask: Ask) -> str:
     """Whose part of what is shared `ask` takes (pure): its tenant's, or the host's own."""
-    return "" if isinstance(ask, Forget) else getattr(ask, "tenant", "")
+    of_host = isinstance(ask, Forget | AllowSession | EndSession | AllowTenant)
+    return "" if of_host else getattr(ask, "tenant", "")
 
 
 class Marks(msgspec.Struct, frozen=True, kw_only=True):
