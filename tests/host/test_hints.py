@@ -80,6 +80,8 @@ def _fault(line: str) -> str:
     for part in line.split()[1:]:
         if command.context_settings.get("ignore_unknown_options") and part.startswith("'"):
             break  # a program's own text and arguments
+        if part == "--":
+            break  # after it come a program and its arguments
         word = part.strip(".,;:()'\"")
         children = getattr(command, "commands", None)
         if children is not None and re.fullmatch(r"[a-z-]+", word) and not word.startswith("-"):

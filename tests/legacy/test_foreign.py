@@ -127,7 +127,7 @@ def test_the_policy_alone_decides_on_undeclared_commands(allow: str, command: st
 @pytest.mark.parametrize(
     ("inline_keys", "args", "allowed"),
     [
-        ("capture", {"api_key": "a-real-key"}, False),
+        ("capture", {"api_key": "a-real-key"}, True),
         ("refuse", {"api_key": "a-real-key"}, False),
         ("refuse", {"lm": {"Authorization": "Bearer x"}}, False),
         ("refuse", {"api_key": ""}, True),

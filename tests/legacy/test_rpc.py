@@ -153,6 +153,11 @@ def test_a_worker_starts_answers_calls_back_and_ends(
     assert not any("secret" in value or "beam" in value for value in facts["environment"].values())
     assert not any(path.startswith("socket:") for path in facts["descriptors"][:3])
 
+    opened = told(host, "session.opened", session=intent["session"])[0]
+    assert opened["kept_back"][:2] == ["OPENAI_API_KEY", "SNAKEPIT_API_TOKEN"]
+    assert "DATABASE_URL" in opened["kept_back"]
+    assert "secret" not in str(opened)
+
     _, stream = worker.begin(
         "ExecuteStreamingTool",
         field(1, "s1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridgehold.bridges.legacy import protobuf, rpc, rpc_start
@@ -19,6 +19,7 @@ VALUES = st.one_of(st.integers(0, (1 << 64) - 1), st.binary(max_size=40))
 EXECUTE = rpc.TO_WORKER["ExecuteTool"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, (1 << 29) - 1), VALUES), max_size=20))
 def test_fields_are_read_as_they_were_written(written: list[tuple[int, int | bytes]]) -> None:
     data = b"".join(field(number, value) for number, value in written)
@@ -26,6 +27,7 @@ def test_fields_are_read_as_they_were_written(written: list[tuple[int, int | byt
     assert found == written
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     for method in (*rpc.TO_WORKER.values(), *rpc.FROM_WORKER.values()):
@@ -78,6 +80,17 @@ def test_of_the_environment_what_configures_a_worker_passes_and_no_key() -> None
         "SNAKEPIT_LONG": "x" * 10_000,
     }
     assert rpc_start.passing(given) == {"SNAKEPIT_LOG_LEVEL": "info", "OMP_NUM_THREADS": "2"}
+    kept = rpc_start.kept_back(given | {"a": "x", "b\nc": "x"})
+    assert kept == (
+        "OPENAI_API_KEY",
+        "SNAKEPIT_API_TOKEN",
+        "LD_PRELOAD",
+        "PATH",
+        "SNAKEPIT_LONG",
+        "SNAKEPIT_READY_FILE",
+        "a",
+    )
+    assert len(rpc_start.bounded(f"N{n}" for n in range(10**6))) == 64
     assert rpc_start.callback_port(["--elixir-address", "127.0.0.1:50051"], {}) == 50051
     assert rpc_start.callback_port(["--elixir-address=localhost:50051"], {}) == 50051
     assert rpc_start.callback_port([], {"SNAKEPIT_GRPC_ADDRESS": "127.0.0.1:50051"}) == 50051

@@ -148,21 +148,51 @@ def test_every_command_has_an_intent_before_and_an_outcome_after(host: Stage, st
         assert order.index(outcome["intent"]) < order.index(outcome["ref"])
 
 
-def test_a_key_is_refused_and_is_nowhere_in_the_audit(host: Stage, start: Start) -> None:
-    peer = start()
-    peer.handshake()
-    key = "AIzaSyNotReal0123456789abcdefghijklmnop"
-    refused = peer.ask(1, "configure_lm", {"model": "m", "api_key": key})
-    assert refused["success"] is False
-    assert refused["error"].startswith("denied: the argument api_key holds a key")
-    assert "sk-bh-foreign" in refused["error"]
-    nested = peer.ask(2, "configure_lm", {"model": "m", "lm": {"API_KEY": key}})
-    assert nested["error"].startswith("denied: ")
-    passed = peer.ask(3, "configure_lm", {"model": "m", "api_key": "sk-bh-foreign"})
-    assert passed["result"] == {"status": "configured", "key": "sk-bh-foreign", "env": "sk-bh-foreign"}
+@pytest.mark.parametrize("how", ["capture", "refuse"])
+def test_a_key_in_a_frame_is_captured_or_refused_and_is_nowhere_inside_or_in_the_audit(
+    host: Stage, start: Start, request: pytest.FixtureRequest, how: str
+) -> None:
+    policy = host.layout.policies / f"{PROFILES[request.node.callspec.params['start']]}.toml"
+    before = policy.read_text()
+    policy.write_text(f'inline_keys = "{how}"\n' + before)
+    try:
+        peer = start()
+        peer.handshake()
+        session = session_of(host)
+        key = "AIzaSyNotReal0123456789abcdefghijklmnop"
+        answers = [
+            peer.ask(1, "configure_lm", {"model": "m", "api_key": key, "n": 1.50}),
+            peer.ask(2, "echo", {"lm": {"Authorization": f"Bearer {key}"}, "text": f"grüße {key}"}),
+            peer.ask(3, "configure_lm", {"model": "m", "api_key": "sk-bh-foreign"}),
+        ]
+        two = peer.ask(4, "echo", {"api_key": key, "openai_api_key": key[::-1]})
+        assert two["error"].startswith("denied: the argument ")
+        short = peer.ask(5, "echo", {"api_key": "echo", "text": "echo"})
+        assert short["error"].startswith("denied: the argument api_key holds a key")
+    finally:
+        policy.write_text(before)
+    configured = {"status": "configured", "key": "sk-bh-foreign", "env": "sk-bh-foreign"}
+    assert answers[2]["result"] == configured
+    captured = [one for one in host.events("secret.") if one["session"] == session]
+    found = commands(host, session)
+    if how == "capture":
+        assert answers[0]["result"] == configured
+        assert answers[1]["result"] == {
+            "lm": {"Authorization": "Bearer sk-bh-foreign"},
+            "text": "grüße sk-bh-foreign",
+        }
+        assert {(one["action"], one["name"], one["store"]) for one in captured} == {
+            ("captured", "openai", "session")
+        }
+        intents = [one["command"] for one in found["intent"]]
+        assert [one["command"] for one in captured] == intents[1:3]
+    else:
+        assert all(one["error"].startswith("denied: the argument ") for one in answers[:2])
+        assert "sk-bh-foreign" in answers[0]["error"]
+        assert not captured
+    assert len(found["refused"]) == (2 if how == "capture" else 4)
     audit = b"".join(path.read_bytes() for path in host.layout.audit.rglob("*") if path.is_file())
     assert key.encode() not in audit
-    assert len(commands(host, session_of(host))["refused"]) == 2
 
 
 def test_a_command_that_the_policy_denies_never_reaches_the_script(host: Stage, start: Start) -> None:
@@ -288,29 +318,74 @@ def test_the_folder_of_scripts_is_read_only_and_the_only_one(
     assert peer.end() == (13, b"")
 
 
-def test_ids_in_flight_are_answered_when_the_script_dies(host: Stage, start: Start) -> None:
+def test_what_a_worker_died_of_is_told_to_who_writes_to_it(host: Stage, start: Start) -> None:
+    """Its frames are taken no more: each that waits, and the one that is being written, has the reason."""
+    peer = start()
+    peer.handshake()
+    peer.send(1, "eat", {"seconds": 0.3})
+    for identity in (2, 3, 4):  # more than the script's own pipe holds
+        peer.send(identity, "echo", {"t": "x" * 50_000})
+    answers = [peer.receive() for _ in range(4)]
+    assert {answer["id"] for answer in answers} == {1, 2, 3, 4}
+    assert all(answer["error"].startswith("memory: ") for answer in answers), answers
+    status, _ = peer.end()
+    assert (status, "memory: " in peer.stderr) == (31, True)
+
+
+@pytest.mark.parametrize(
+    ("longer", "which"), [("request", "limits.response"), ("response", "limits.request")]
+)
+def test_a_frame_that_is_too_long_says_which_of_the_two_limits(
+    host: Stage, start: Start, request: pytest.FixtureRequest, longer: str, which: str
+) -> None:
+    policy = host.layout.policies / f"{PROFILES[request.node.callspec.params['start']]}.toml"
+    before = policy.read_text()
+    policy.write_text(before.replace(f'{longer} = "1MiB"', f'{longer} = "4MiB"'))
+    try:
+        peer = start()
+        peer.handshake()
+        error = peer.ask(1, "echo", {"t": "x" * 2_000_000})["error"]
+        assert "20000" in error
+        assert which in error
+        assert error.startswith("protocol: " if longer == "request" else "limit: ")
+    finally:
+        policy.write_text(before)
+
+
+@pytest.mark.parametrize(
+    ("how", "status"), [({"status": 9}, 9), ({"signal": signal.SIGSEGV}, 128 + signal.SIGSEGV)]
+)
+def test_ids_in_flight_are_answered_when_the_script_dies_and_its_status_is_known(
+    host: Stage, start: Start, how: dict[str, int], status: int
+) -> None:
     peer = start()
     peer.handshake()
     session = session_of(host)
     peer.send(1, "sleep", {"seconds": 0.3})
-    peer.send(2, "die", {"status": 9})
+    peer.send(2, "die", how)
     peer.send(3, "echo")
     answers = {answer["id"]: answer for answer in (peer.receive(), peer.receive(), peer.receive())}
     assert answers[1]["success"] is True
     assert answers[2]["error"].startswith("crash: ")
     assert answers[3]["success"] is False
-    status, rest = peer.end()
-    forked = "not known" in peer.stderr  # nobody outside can wait for a process that a zygote forked
-    assert (status, rest) == ((1 if forked else 9), b"")
+    assert peer.end() == (status, b"")
     outcomes = commands(host, session)["outcome"]
     assert [outcome["code"] for outcome in outcomes if not outcome["transport_ok"]] == ["crash", "crash"]
 
 
-def test_a_command_past_its_deadline_ends_the_session(host: Stage, start: Start) -> None:
-    peer = start()
-    peer.handshake()
-    peer.send(1, "sleep", {"seconds": 60})
-    answer = peer.receive(15)
+def test_a_command_past_its_deadline_ends_the_session_and_a_slow_import_does_not(
+    host: Stage, start: Start, request: pytest.FixtureRequest
+) -> None:
+    policy = host.layout.policies / f"{PROFILES[request.node.callspec.params['start']]}.toml"
+    before = policy.read_text()
+    policy.write_text(before.replace('command = "6s"', 'command = "600ms"'))
+    try:
+        peer = start(*POOL, "--start-seconds", "1.2")
+        peer.handshake()  # against `startup`
+        peer.send(1, "sleep", {"seconds": 60})
+        answer = peer.receive(15)
+    finally:
+        policy.write_text(before)
     assert answer["error"].startswith("timeout: ")
     assert peer.end() == (30, b"")
 
@@ -492,9 +567,9 @@ def test_a_script_that_negotiates_gets_its_format(host: Stage, start: Start, sup
     peer.send_body(pack({"id": 4, "command": "nothing", "args": {"api_key": ""}}))
     assert peer.receive()["result"]["status"] == "error"
     peer.send_body(pack({"id": 5, "command": "echo", "args": {"api_key": "a-real-key"}}))
-    assert peer.receive()["error"].startswith("denied: ")
+    assert peer.receive()["result"]["echoed"] == {"api_key": "sk-bh-foreign"}
     outcomes = commands(host, session)["outcome"]
-    assert [outcome["application_ok"] for outcome in outcomes][-1] is False
+    assert [outcome["application_ok"] for outcome in outcomes][-2:] == [False, True]
     peer.to.close()
     assert peer.end() == (0, b"")
 
@@ -536,7 +611,13 @@ def test_nobody_else_can_talk_to_a_script(host: Stage, start: Start) -> None:
     assert peer.ask(1, "echo", {"x": 1})["result"] == {"x": 1}
 
 
-def test_python_tells_its_version(python: Callable[..., subprocess.CompletedProcess[bytes]]) -> None:
+def test_python_tells_its_version_and_leaves_standard_input_alone(
+    host: Stage, tmp_path: Path, python: Callable[..., subprocess.CompletedProcess[bytes]]
+) -> None:
+    program = make_shim(host, tmp_path / "venv", "mine")
+    typed = f"{program} --version\necho the next line\n".encode()
+    shell = subprocess.run(["sh"], input=typed, capture_output=True, timeout=60, check=True)
+    assert shell.stdout.splitlines()[1:] == [b"the next line"]
     for option in ("--version", "-V"):
         done = python(option)
         assert (done.returncode, done.stderr) == (0, b"")

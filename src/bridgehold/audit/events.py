@@ -112,6 +112,8 @@ class SessionOpened(Event, frozen=True, kw_only=True, tag="session.opened"):
     name: str = ""
     recovers: str = ""
     """The session that lost its worker, and whose resources are made again in this one."""
+    kept_back: tuple[str, ...] = ()
+    """Names of variables of a foreign worker's starter that stay outside, the first 64: keys first."""
 
 
 class SessionClosed(Event, frozen=True, kw_only=True, tag="session.closed"):

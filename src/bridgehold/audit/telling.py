@@ -43,7 +43,9 @@ def _opened(event: Entry, _: str) -> str:
     recovers = event.text("recovers")
     again = f", in place of {recovers}" if recovers else ""
     whose = f"{event.text('bridge')} for tenant {event.tenant}"
-    return f"Session {event.session} of {whose} was opened, by a {event.text('start')} start{again}"
+    kept = event.fields.get("kept_back")
+    outside = f"; outside stayed {', '.join(map(str, kept))}" if isinstance(kept, list) and kept else ""
+    return f"Session {event.session} of {whose} was opened, by a {event.text('start')} start{again}{outside}"
 
 
 def _closed(event: Entry, _: str) -> str:

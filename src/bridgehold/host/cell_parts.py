@@ -254,11 +254,12 @@ def join_cell(
     starts = as_child(ground.layout.tools) if ground.openings is None else by_front(ground.openings)
     process_tools = ProcessTools(starts)
     offers = Offers(settings, http_tools, process_tools, (inside_tools(), artifacts))
+    keys = KeyKeeper(peers.keeper, peers.journal, ground.redaction.forget)
     dispatch = Dispatch(
         registry=shared.registry,
         sessions=sessions,
         journal=peers.journal,
-        keys=KeyKeeper(peers.keeper, peers.journal, ground.redaction.forget),
+        keys=keys,
         make_order=make_order,
         offers=offers,
         resources=resources,
@@ -278,6 +279,7 @@ def join_cell(
         metrics=shared.metrics,
         refusals=refusals,
         rates=rates,
+        keys=keys,
         on_degraded=ground.degraded,
     )
     methods = Methods(

@@ -7,7 +7,10 @@ from importlib import resources
 
 SHIPPED = "shipped:"
 """Before the name of a policy that comes with the package, where a file of the operator's has its name."""
-_NAMES = ("baseline", "custom", "dspy", "enhanced", "langchain", "pandas", "python", "transformers")
+_NAMES = (
+    *("baseline", "custom", "dspy", "enhanced", "foreign", "langchain", "pandas", "python"),
+    "transformers",
+)
 
 
 def names() -> tuple[str, ...]:

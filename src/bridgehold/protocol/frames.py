@@ -253,6 +253,8 @@ class OpenScriptParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Of a worker that speaks gRPC: the port of its starter's machine that it calls back at."""
     environment: dict[str, str] = {}
     """Of its starter's variables, those that may matter to it; the host passes those that it knows."""
+    kept_back: tuple[str, ...] = ()
+    """Names of those that stay outside, for the audit; their values don't leave their starter."""
 
 
 class ScriptWireParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

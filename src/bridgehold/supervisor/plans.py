@@ -18,6 +18,7 @@ from bridgehold.config.machine import package_folder, real_folders
 from bridgehold.host.startup import MOST_CELLS, HostConfig
 from bridgehold.keeper.values import keeper_config
 from bridgehold.policies.units import parse_size
+from bridgehold.sandbox.attest.view import covering
 from bridgehold.sandbox.launcher.main import LauncherConfig
 from bridgehold.sandbox.spec import prefix_of
 
@@ -73,9 +74,10 @@ def roles(config: Config) -> Roles:
     return Roles(host=base, keeper=base + 1, journal=base + 2, http=base + 3)
 
 
-def needed_paths(layout: Layout) -> list[Path]:
+def needed_paths(layout: Layout, config: Config) -> list[Path]:
     """Every folder that the unprivileged roles and the sandboxes must reach."""
     return [
+        *(Path(folder) for one in config.bridges.values() for folder in one.scripts),
         *(Path(entry) for entry in sys.path if entry and Path(entry).exists()),
         Path(sys.prefix),
         Path(sys.base_prefix),
@@ -86,6 +88,22 @@ def needed_paths(layout: Layout) -> list[Path]:
         layout.environments,  # may be a link: a host to play with uses its user's
         layout.run,
     ]
+
+
+def hidden(layout: Layout, config: Config, folders: tuple[str, ...]) -> tuple[str, ...]:
+    """Which of `folders` a host of root's has covered that was started with `config`.
+
+    They lie beside what it needs, below a folder that is closed to others: its next start shows them.
+    """
+    if os.getuid() != 0:
+        return ()
+    plan = covering(needed_paths(layout, config))
+    return tuple(
+        folder
+        for folder in folders
+        for closed, shown in plan.items()
+        if Path(folder).is_relative_to(closed) and not any(Path(folder).is_relative_to(one) for one in shown)
+    )
 
 
 def plan(layout: Layout, config: Config, *, credentials: str = "", lasting: bool = False) -> Plan:

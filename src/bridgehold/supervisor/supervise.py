@@ -93,7 +93,7 @@ def run(
     with contextlib.suppress(UnsupportedError):  # the launcher tells what there is then, and the remedy
         scope.enter(config.host.cgroup, os.environ)
     if os.getuid() == 0:
-        open_view(plans.needed_paths(layout))
+        open_view(plans.needed_paths(layout, config))
     signal.signal(LEAVE, signal.SIG_IGN)  # until the HTTP face has its own answer to it
     slices.shorten(reset_on_fork=False)  # for all of them; the launcher keeps it from the sandboxes
     with held_lock(layout, given.lock, private=lifeline >= 0) as lock:

@@ -77,7 +77,13 @@ class Bridge:
         time.sleep(args["seconds"])
         return {"slept": args["seconds"]}
 
+    def do_eat(self, args):
+        time.sleep(args["seconds"])
+        return len([bytearray(1 << 20) for _ in range(4000)])
+
     def do_die(self, args):
+        if "signal" in args:
+            os.kill(os.getpid(), args["signal"])
         os._exit(args.get("status", 3))
 
     def do_garbage(self, args):

@@ -11,8 +11,10 @@ _SHOWN = 4
 class Splitter:
     """Cuts a stream into frames. A length beyond `max_frame` is refused before anything is kept for it."""
 
-    def __init__(self, max_frame: int) -> None:
+    def __init__(self, max_frame: int, whose: str = "") -> None:
+        """`whose`: what the bound is, for the error that it leads to."""
         self._max_frame = max_frame
+        self._whose = whose
         self._held = bytearray()
         self.frames = 0
         """How many were complete."""
@@ -31,7 +33,7 @@ class Splitter:
             length = int.from_bytes(self._held[start : start + HEADER_BYTES], "big")
             if length > self._max_frame:
                 raise ProtocolError(
-                    _too_long(bytes(self._held[start : start + _SHOWN]), length, self._max_frame)
+                    _too_long(bytes(self._held[start : start + _SHOWN]), length, self._max_frame, self._whose)
                 )
             end = start + HEADER_BYTES + length
             if len(self._held) < end:
@@ -53,9 +55,9 @@ def pack(body: bytes) -> bytes:
     return len(body).to_bytes(HEADER_BYTES, "big") + body
 
 
-def _too_long(header: bytes, length: int, most: int) -> str:
+def _too_long(header: bytes, length: int, most: int, whose: str) -> str:
     """People who see this have mostly written text where a length belongs."""
     text = f"a frame of {length} bytes; at most {most} are taken"
     if all(32 <= byte < 127 or byte in b"\r\n\t" for byte in header):
         return f"{text} (its length reads {header.decode('ascii')!r}: this is text, not a frame)"
-    return text
+    return f"{text}: {whose}" if whose else text

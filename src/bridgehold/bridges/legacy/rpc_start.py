@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import PurePosixPath
 
 import msgspec
@@ -23,6 +24,7 @@ _PASSING = re.compile(
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|COOKIE|AUTH")
 _OWN = frozenset({READY_FILE, *_ADDRESSES, "SNAKEPIT_PYTHON", "SNAKEBRIDGE_VENV"})
 """Paths and addresses of the starter's machine, which the sandbox has none of."""
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _LONGEST = 8 * 1024
 _MOST = 64
 
@@ -58,6 +60,20 @@ def passing(environment: Mapping[str, str]) -> dict[str, str]:
         if len(value) <= _LONGEST and "\0" not in value
     }
     return dict(sorted(found.items())[:_MOST])
+
+
+def kept_back(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Names of those that stay outside, for the audit: first what is named like a secret."""
+    return bounded(sorted(environment.keys() - passing(environment).keys(), key=_secrets_first))
+
+
+def bounded(names: Iterable[str]) -> tuple[str, ...]:
+    """Those that are a variable's name, the first of them; a caller may have sent anything."""
+    return tuple(islice(filter(_NAME.fullmatch, names), _MOST))
+
+
+def _secrets_first(name: str) -> tuple[bool, str]:
+    return not _SECRET.search(name.upper()), name
 
 
 def read_ready(body: bytes) -> int | None:

@@ -61,7 +61,7 @@ def read_script(source: str, where: str) -> ScriptFacts:
             hint='It is searched for {"command": handler}, command == "name", and methods handle_NAME.',
         )
     handlers = tuple(_handler(name, functions.get(function)) for name, function in found.items())
-    return ScriptFacts(handlers=handlers, imports=tuple(sorted(_imports(tree))))
+    return ScriptFacts(handlers=handlers, imports=tuple(sorted(imports_of(tree))))
 
 
 def _commands(tree: ast.AST, functions: dict[str, ast.FunctionDef]) -> Iterator[tuple[str, str]]:
@@ -144,7 +144,8 @@ def _effect(name: str) -> str:
     return "configure" if name.startswith(("configure", "set_", "update_")) else "run"
 
 
-def _imports(tree: ast.AST) -> set[str]:
+def imports_of(tree: ast.AST) -> set[str]:
+    """Top-level packages that are imported and aren't the standard library's."""
     import sys
 
     found: set[str] = set()

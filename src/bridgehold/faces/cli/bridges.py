@@ -77,7 +77,7 @@ def build(
 ) -> None:
     """Build the bridge's environment (found at once where it is built already)."""
     result = asyncio.run(
-        _build(parse_name(bridge, "bridge"), parse_name(tenant, "tenant"), anew=anew, start=start)
+        build_environment(parse_name(bridge, "bridge"), parse_name(tenant, "tenant"), anew=anew, start=start)
     )
     if json_output:
         print_json(result)
@@ -87,7 +87,10 @@ def build(
         print_cold(result["cold_start"])
 
 
-async def _build(bridge: str, tenant: str, *, anew: bool, start: bool) -> dict[str, Any]:
+async def build_environment(
+    bridge: str, tenant: str, *, anew: bool = False, start: bool = False
+) -> dict[str, Any]:
+    """The environment of a bridge, with a bar on standard error: packages and digest."""
     with build_progress() as bars:
         task = bars.add_task(bridge, total=None, note="")
         async with Host.open() as host:

@@ -43,13 +43,14 @@ def check_layout(layout: Layout) -> tuple[list[str], list[str]]:
 
     Run by root it forks, so that the process has to be one of a single thread.
     """
-    uid = roles(load_config(layout.config_file)).host
+    config = load_config(layout.config_file)
+    uid = roles(config).host
     if os.geteuid() != 0 or uid == 0:
         return _checked(layout)
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
-        _answer_as(uid, layout, write)
+        _answer_as(uid, layout, config, write)
     os.close(write)
     with os.fdopen(read, "rb") as answers:
         data = answers.read()
@@ -60,10 +61,10 @@ def check_layout(layout: Layout) -> tuple[list[str], list[str]]:
     return found, faults
 
 
-def _answer_as(uid: int, layout: Layout, write: int) -> NoReturn:
+def _answer_as(uid: int, layout: Layout, config: Config, write: int) -> NoReturn:
     """In a child: see what the host's process sees, with its rights, and say what is wrong."""
     try:
-        open_view(needed_paths(layout))
+        open_view(needed_paths(layout, config))
         os.setgroups([])
         os.setgid(uid)
         os.setuid(uid)

@@ -35,13 +35,18 @@ def first_line(interpreter: str) -> str:
     return f"#!/bin/sh\n'''exec' \"{quoted}\" -I \"$0\" \"$@\"\n' '''"
 
 
-def write_shim(folder: Path, given: ShimFile, *, interpreter: str = sys.executable) -> Path:
-    """Make or renew the shim in `folder`; the program's path. `UsageError` over somebody's own folder."""
+def check_folder(folder: Path) -> None:
+    """Raise `UsageError` where `folder` is somebody's own and no shim."""
     if folder.exists() and any(folder.iterdir()) and not (folder / SHIM_FILE).is_file():
         raise UsageError(
             f"{folder} is there already, and is no shim",
             hint="Name a folder that does not exist; your own virtual environment is not needed any more.",
         )
+
+
+def write_shim(folder: Path, given: ShimFile, *, interpreter: str = sys.executable) -> Path:
+    """Make or renew the shim in `folder`; the program's path. `UsageError` over somebody's own folder."""
+    check_folder(folder)
     program = folder / "bin" / "python3"
     try:
         writes.make_folder(program.parent)

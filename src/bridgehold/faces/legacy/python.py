@@ -47,6 +47,8 @@ def run(executable: Path, arguments: Sequence[str]) -> int:
             return _STATUS_NO_FILE
         given = read_shim_file(executable.resolve().parent.parent / SHIM_FILE)
         frames_in, frames_out = take_standard()
+        if not invocation.takes_input:
+            frames_in = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         outcome = asyncio.run(_relay(given, invocation, frames_in, frames_out))
     except BridgeholdError as error:
         say(f"{error.code}: {error.message}" + (f" ({error.hint})" if error.hint else ""))

@@ -22,11 +22,16 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     kind: Literal["script", "code", "module", "stdin"]
     text: str = ""
     args: tuple[str, ...] = ()
+    takes_input: bool = True
+    """Whether standard input is its own: what asks for the version leaves it to whoever comes next."""
 
     @property
     def protocol(self) -> bool:
         """Whether its standard streams carry frames; otherwise they are anybody's text."""
         return self.kind == "script"
+
+
+_VERSION = Invocation(kind="code", text=VERSION_CODE, takes_input=False)
 
 
 def parse(arguments: Sequence[str]) -> Invocation:
@@ -42,7 +47,7 @@ def parse(arguments: Sequence[str]) -> Invocation:
             rest.insert(0, word)
             break
         if word == "--version":
-            return Invocation(kind="code", text=VERSION_CODE)
+            return _VERSION
         if word == _LONG_WITH_ARGUMENT:
             rest[:1] = []
             continue
@@ -60,7 +65,7 @@ def _short(letters: str, rest: list[str]) -> Invocation | None:
     """A cluster such as ``-uBc``; takes from `rest` what belongs to it."""
     for index, letter in enumerate(letters):
         if letter == "V":
-            return Invocation(kind="code", text=VERSION_CODE)
+            return _VERSION
         if letter in "cm":
             text = letters[index + 1 :] or (rest.pop(0) if rest else None)
             if text is None:

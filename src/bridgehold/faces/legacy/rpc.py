@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bridgehold import writes
-from bridgehold.bridges.legacy.rpc_start import READY_FILE, callback_port, passing
+from bridgehold.bridges.legacy.rpc_start import READY_FILE, callback_port, kept_back, passing
 from bridgehold.client.client import Client
 from bridgehold.errors import BridgeholdError, UsageError
 from bridgehold.faces.legacy.bound import BoundSession, End
@@ -27,6 +27,8 @@ from bridgehold.faces.legacy.values import Outcome, ShimFile
 
 _CHUNK = 256 * 1024
 _CONNECT_SECONDS = 5.0
+_MOST_UNREAD = 256 << 20
+"""Bytes that wait for a BEAM which offers large windows and doesn't read: past them its connection ends."""
 
 
 class RpcShim:
@@ -63,6 +65,7 @@ class RpcShim:
             "path": path,
             "callback": self._back,
             "environment": passing(environment),
+            "kept_back": kept_back(environment),
         }
         self._held = BoundSession(client, "foreign.open", params, self._on_event)
 
@@ -198,6 +201,8 @@ class _Conn:
             self._early.append(data)
         elif data:
             self.writer.write(data)
+            if self.writer.transport.get_write_buffer_size() > _MOST_UNREAD:
+                self.writer.transport.abort()
 
     def take(self, writer: asyncio.StreamWriter) -> None:
         """It is there."""

@@ -63,7 +63,7 @@ class AsItComes:
 
 def frames() -> Reader:
     """A reader of frames with a length in front, up to the wire's bound."""
-    return Splitter(MAX_FRAME)
+    return Splitter(MAX_FRAME, "the most that one of a caller's may have, whatever `limits.request` says")
 
 
 async def serve(worker: Taker, source: PipeIn, sink: PipeOut, reader: Reader) -> Outcome:

@@ -24,7 +24,7 @@ from bridgehold.faces.legacy.values import Outcome
 from bridgehold.protocol.frames import INPUT_CLOSED
 
 _KILLED = 137
-_LAST_WORDS_SECONDS = 0.5
+_LAST_WORDS_SECONDS, _WRITTEN_SECONDS = 0.5, 0.1
 
 
 class Shim:
@@ -62,8 +62,13 @@ class Shim:
 
     @property
     def last_words_seconds(self) -> float:
-        """Of one that never ran: the first request has not come yet, maybe, and is to be told why."""
-        return 0.0 if self._held.opened else _LAST_WORDS_SECONDS
+        """Of one that never ran: the first request has not come yet, maybe, and is to be told why.
+
+        Of one that ran: what is written already is read, and told why.
+        """
+        if not self._held.opened:
+            return _LAST_WORDS_SECONDS
+        return _WRITTEN_SECONDS if self._protocol else 0.0
 
     async def take(self, body: bytes) -> None:
         """Send one frame of the caller's to the script.

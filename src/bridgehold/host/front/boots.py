@@ -59,6 +59,8 @@ class StartOrder(msgspec.Struct, frozen=True, kw_only=True):
     """How each configured provider's interface looks; ``openai`` for one that isn't configured."""
     script: Script | None = None
     """Of a `foreign` bridge: what the session runs."""
+    kept_back: tuple[str, ...] = ()
+    """Names of its starter's variables that stay outside."""
     env_secrets: tuple[tuple[str, str], ...] = ()
     """Weakening ``env_secret`` only: variables that travel in the boot frame, never in argv."""
 

@@ -42,11 +42,16 @@ def plan_view(paths: Iterable[Path], mode_of: dict[Path, int]) -> dict[Path, lis
     return plan
 
 
-def open_view(paths: Iterable[Path]) -> None:
-    """Cover what `plan_view` says, in a mount namespace of this process's own."""
+def covering(paths: Iterable[Path]) -> dict[Path, list[Path]]:
+    """`plan_view` of what is there, by the modes that it has now."""
     existing = [path.resolve() for path in paths if path.exists()]
     modes = {parent: parent.stat().st_mode for path in existing for parent in path.parents}
-    plan = plan_view(existing, modes)
+    return plan_view(existing, modes)
+
+
+def open_view(paths: Iterable[Path]) -> None:
+    """Cover what `plan_view` says, in a mount namespace of this process's own."""
+    plan = covering(paths)
     if not plan:
         return
     libc = ctypes.CDLL(None, use_errno=True)

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from bridgehold.host.front.boots import StartOrder
 
 
+_ALIASES = {"google": "gemini", "gpt": "openai", "claude": "anthropic"}
+"""Of providers: what DSPex says, and what models' names begin with."""
+
+
 class SessionSecrets(Protocol):
     """Where a captured key goes: the keeper."""
 
@@ -65,8 +69,13 @@ class KeyKeeper:
         self._changed = changed
         self._journal = journal
 
-    async def capture(self, session: _Holder, arguments: Arguments) -> dict[str, object]:
-        """The arguments to send on. Raises `DeniedError` where a key's provider is ambiguous."""
+    async def capture(
+        self, session: _Holder, arguments: Arguments, *, command: str = "", principal: str = ""
+    ) -> dict[str, object]:
+        """The arguments to send on. Raises `DeniedError` where a key's provider is ambiguous.
+
+        `command` and `principal`: whose they are, where it isn't the session's current one.
+        """
         chosen: dict[str, str] = {}
         for path, value in arguments.keys:
             provider = _provider(session.order.grant, arguments.kept, path)
@@ -81,9 +90,9 @@ class KeyKeeper:
             self._changed(tenant)
             captured = SecretChanged(
                 tenant=tenant,
-                principal=session.current_principal,
+                principal=principal or session.current_principal,
                 session=session.id,
-                command=session.current_command,
+                command=command or session.current_command,
                 name=provider,
                 action="captured",
                 store="session",
@@ -92,11 +101,17 @@ class KeyKeeper:
         return arguments.kept
 
 
+def _family(model: object) -> str:
+    """The provider that a model's name begins with: ``openai/…`` as litellm writes it, or ``gemini-…``."""
+    return re.split(r"[/-]", model, maxsplit=1)[0] if isinstance(model, str) else ""
+
+
 def _provider(grant: Grant, kept: dict[str, object], path: tuple[str, ...]) -> str:
     granted = [endpoint.provider for endpoint in grant.endpoints]
-    named = kept.get("provider")
-    if isinstance(named, str) and named in granted:
-        return named
+    for word in (kept.get("provider"), _family(kept.get("model"))):
+        named = _ALIASES.get(word, word) if isinstance(word, str) else ""
+        if named in granted:
+            return named
     plain = re.sub(r"[^a-z0-9]", "", path[-1].lower())
     if spelt := [one for one in granted if plain.startswith(re.sub(r"[^a-z0-9]", "", one.lower()))]:
         return max(spelt, key=len)

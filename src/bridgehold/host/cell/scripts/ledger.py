@@ -56,11 +56,16 @@ class Ledger:
         self.principal = principal
         self._log = CommandLog(journal, metrics, on_degraded)
 
-    async def intend(self, grant: Grant, operation: str, arguments: Arguments, rule: str) -> Pending:
-        """The intent, durable; `grant`: what it was decided by. Raises `AuditError` or `BudgetError`."""
+    async def intend(
+        self, grant: Grant, operation: str, arguments: Arguments, rule: str, command: str = ""
+    ) -> Pending:
+        """The intent, durable; `grant`: what it was decided by. Raises `AuditError` or `BudgetError`.
+
+        `command`: its id, where it has one already.
+        """
         request = self._request(operation, arguments.kept)
         plan = Plan(
-            command=new_command_id(),
+            command=command or new_command_id(),
             principal=self.principal,
             request=request,
             bridge=grant.bridge,

@@ -16,11 +16,13 @@ from bridgehold.audit.arguments import left_in, split_in_turns
 from bridgehold.bridges.legacy.bodies import Format, is_odd
 from bridgehold.bridges.legacy.frames import Splitter, pack
 from bridgehold.bridges.legacy.messages import Answer, read_answer, read_exit
+from bridgehold.bridges.legacy.splice import with_other
 from bridgehold.errors import (
     BridgeholdError,
     BudgetError,
     BusyError,
     CommandTimeoutError,
+    CrashError,
     DeniedError,
     LimitError,
     NotFoundError,
@@ -29,13 +31,15 @@ from bridgehold.errors import (
     UsageError,
 )
 from bridgehold.host.cell.commands import refusals
+from bridgehold.host.cell.commands.inline_keys import KeyKeeper
 from bridgehold.host.cell.scripts.ledger import Ledger, Pending
-from bridgehold.host.cell.scripts.rules import PLAIN, DecidedCommand, decide_frame, decide_plain
+from bridgehold.host.cell.scripts.rules import PLAIN, DecidedCommand, decide_frame, decide_plain, key_refused
 from bridgehold.host.cell.sessions.session import Session
 from bridgehold.host.cell.workers.pipes import PlainBytes
-from bridgehold.host.front.boots import Script
+from bridgehold.host.front.boots import SCRIPT_PLACEHOLDER, Script
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.shares.logs import Stream
+from bridgehold.ids import new_command_id
 from bridgehold.policies.buckets import CommandRates
 from bridgehold.policies.model import MIB, Grant
 from bridgehold.policies.units import format_ms
@@ -50,6 +54,11 @@ _MOST_UNREAD = 4 * MIB
 _LOOK_SECONDS = 0.05
 _LAST_WORDS = 16_384
 _WITHHELD = b"bridgehold: the script's standard error is in its log, which you may not read\n"
+_OF_A_RESPONSE = (
+    "`limits.response` of the policy bounds what a script answers, `limits.request` what it is sent"
+)
+_ENDING_SECONDS = 10.0
+"""Until it is known why a worker has ended that takes no more bytes."""
 _ODD_COST = 8
 """What is hard to read counts as so many more bytes: all sessions share the loop that reads it."""
 
@@ -71,6 +80,7 @@ class Relay:
         ledger: Ledger,
         rules: Rules,
         rates: CommandRates,
+        keys: KeyKeeper,
         emit: Emit,
         may_read: bool,
     ) -> None:
@@ -84,6 +94,7 @@ class Relay:
         self._ledger = ledger
         self._rules = rules
         self._rates = rates
+        self._keys = keys
         self._emit = emit
         self._may_read = may_read
         self._grant = session.order.grant
@@ -91,6 +102,8 @@ class Relay:
         self._pending: dict[int | str | None, Pending] = {}
         self._negotiated = False
         self._leaving = False
+        self._began = 0.0
+        """When the script was let run, by the monotonic clock."""
         self._spoke = False
         """Whether the script ever wrote a frame."""
         self.exit_status = -1
@@ -106,10 +119,11 @@ class Relay:
 
         `principal`: who opened it.
         """
-        worker = self.session.worker
+        worker, self._began = self.session.worker, time.monotonic()
         fault = await self._look_up_rules()
         if self._protocol:  # without rules each of its commands is refused
-            worker.relay(Splitter(self._grant.limits.response_bytes), self._on_body, self._full)
+            bound = Splitter(self._grant.limits.response_bytes, _OF_A_RESPONSE)
+            worker.relay(bound, self._on_body, self._full)
         else:
             decision, told = decide_plain(script, self._grant)
             if fault is not None:
@@ -140,24 +154,36 @@ class Relay:
                     raise await self._refuse_out_of_scope(PLAIN, {}, principal)
                 await self._wait_for_ceiling()
                 self._charge(data)
-                await self.session.worker.send_raw(data)
+                await self._deliver(data)
                 return
             fault = await self._look_up_rules()
             most = self._grant.limits.request_bytes
             if len(data) > most:
                 raise LimitError(
                     f"the request has {len(data)} bytes; {most} are allowed",
-                    hint="Raise `limits.request` in the policy.",
+                    hint="Raise `limits.request` in the policy; `limits.response` bounds what is answered.",
                 )
             decided = await decide_frame(data, self._grant, self._formats)
             if decided is not None:
-                await self._admit(decided, fault, principal)
+                data = await self._admit(decided, fault, principal, data)
             elif self._negotiated:
                 raise UsageError("the format was negotiated already")
             else:
                 self._negotiated = True
             self._charge(data)
-            await self.session.worker.send_raw(pack(data))
+            await self._deliver(pack(data))
+
+    async def _deliver(self, data: bytes) -> None:
+        """To the script. Raises why its worker ended, where that is why it takes no more."""
+        try:
+            await self.session.worker.send_raw(data)
+        except CrashError as error:
+            try:
+                async with asyncio.timeout(_ENDING_SECONDS):
+                    ending = await self.session.wait_ended()
+            except TimeoutError:
+                raise error from None
+            raise ending from None
 
     def say_last_words(self) -> None:
         """What a script printed that ended without a frame (its help, its traceback) is its caller's, too.
@@ -224,8 +250,13 @@ class Relay:
         refusal = refusals.ungranted(fault, self.session.key.bridge, operation)
         return await self._ledger.refuse(operation, kept, *refusal)
 
-    async def _admit(self, decided: DecidedCommand, fault: Fault | None, principal: Principal) -> None:
-        """The word of policy and scope, the durable intent, and the place in the table, in this order."""
+    async def _admit(
+        self, decided: DecidedCommand, fault: Fault | None, principal: Principal, data: bytes
+    ) -> bytes:
+        """The word of policy and scope, the durable intent, and the place in the table, in this order.
+
+        What goes on of `data`: all of it, but for keys that the policy says to capture.
+        """
         identity, operation, kept = decided.request.id, decided.request.command, decided.arguments.kept
         if self.session.draining:
             raise self.session.refusal()
@@ -241,9 +272,29 @@ class Relay:
         if not principal.may_run(bridge, f"{bridge}:{operation}"):
             raise await self._refuse_out_of_scope(operation, kept, principal)
         await self._demand_rate(operation, kept)
-        rule = decided.decision.rule
-        self._put(identity, await self._ledger.intend(self._grant, operation, decided.arguments, rule))
+        rule, command = decided.decision.rule, new_command_id()
+        arguments = decided.arguments
+        if arguments.keys and self._grant.inline_keys == "capture":
+            data = await self._capture(decided, command, data)
+        self._put(identity, await self._ledger.intend(self._grant, operation, arguments, rule, command))
         self.session.commands += 1
+        return data
+
+    async def _capture(self, decided: DecidedCommand, command: str, data: bytes) -> bytes:
+        """`data` with the placeholder for each key, which is the session's secret from now on."""
+        arguments, principal = decided.arguments, self._ledger.principal.name
+        values = tuple({value for _, value in arguments.keys})
+        without = await asyncio.to_thread(with_other, data, values, SCRIPT_PLACEHOLDER)
+        why = "it can't be replaced as it is written there"
+        if without is not None:
+            try:
+                await self._keys.capture(self.session, arguments, command=command, principal=principal)
+            except DeniedError as error:
+                why = error.message
+            else:
+                return without
+        refused = key_refused(arguments, self._grant, why)
+        raise await self._ledger.refuse(decided.request.command, arguments.kept, refused, DeniedError)
 
     def _on_body(self, body: bytes) -> None:
         """One frame of the script's. Raises `ProtocolError`: its pipe is not read on then."""
@@ -301,6 +352,9 @@ class Relay:
         self.session.serve(oldest.plan.command if oldest is not None else "")
         if oldest is not None:
             deadline_ms = oldest.plan.deadline_ms
+            if self._protocol and not self._spoke:  # its imports are its start's time, not a command's
+                passed_ms = int((time.monotonic() - self._began) * 1000)
+                deadline_ms = max(deadline_ms, self._grant.limits.startup_ms - passed_ms)
             self._timer = asyncio.get_running_loop().call_later(deadline_ms / 1000, self._late, deadline_ms)
 
     def _late(self, deadline_ms: int) -> None:

@@ -19,7 +19,7 @@ from bridgehold.host.cell.scripts.rpc_peer import Headers, Peer
 class Ticket(Protocol):
     """A call that was let through and is to be told of at its end."""
 
-    def answered(self, message: memoryview) -> None:
+    def answered(self, message: bytes) -> None:
         """The one answer, or one of a stream."""
 
     def ended(self, status: int, message: str) -> None:
@@ -84,13 +84,13 @@ class Call:
         self.down = Flow(pair.judge.hold, pair.answering, pair.asking, pair.judge.answer_bytes)
         self.down.sink_stream = stream
         self.ticket: Ticket | None = None
-        self._request: memoryview | None = None
+        self._request: bytes | None = None
         self.gone = False
         """It has ended, on one way or another."""
         self.begun = False
         """Whether headers of an answer were passed."""
 
-    def requested(self, message: memoryview) -> None:
+    def requested(self, message: bytes) -> None:
         """One message of the asking side. Raises `BridgeholdError`."""
         if self.method.streams:
             self.up.put(message)
@@ -105,7 +105,7 @@ class Call:
         if not self.method.streams:
             if self._request is None:
                 raise ProtocolError(f"{self.method.name} takes one message")
-            self._pair.judge.judge(self, self._request[rpc.PREFIX :])
+            self._pair.judge.judge(self, memoryview(self._request))
 
     def let_through(self, ticket: Ticket | None = None) -> None:
         """It was decided: the answering side gets it. `ticket` is told how it ends."""
@@ -164,9 +164,7 @@ class Call:
         if self.gone:
             return
         self.gone = True
-        if self._request is not None:
-            self._pair.judge.hold(-len(self._request))
-            self._request = None
+        self._request = None
         if not self.up.over:
             self._cancel_answer()
             if self.begun and not self.up.finished:

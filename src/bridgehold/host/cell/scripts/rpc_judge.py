@@ -11,7 +11,15 @@ from bridgehold.audit.arguments import Arguments, shown, split_in_turns
 from bridgehold.bridges.legacy import rpc
 from bridgehold.bridges.legacy.messages import Answer
 from bridgehold.bridges.legacy.rpc import CallFacts, Method
-from bridgehold.errors import BridgeholdError, BudgetError, CrashError, DeniedError, LimitError, ProtocolError
+from bridgehold.errors import (
+    BridgeholdError,
+    BudgetError,
+    BusyError,
+    CrashError,
+    DeniedError,
+    LimitError,
+    ProtocolError,
+)
 from bridgehold.host.cell.commands import refusals
 from bridgehold.host.cell.scripts.ledger import Ledger, Pending
 from bridgehold.host.cell.scripts.rpc_call import Call
@@ -25,6 +33,8 @@ from bridgehold.policies.decide import decide_operation, decide_tool
 from bridgehold.policies.model import MIB, Decision, Grant
 
 _MOST_SESSIONS = 10_000
+_MOST_UNDECIDED = 256
+"""Calls of one direction that wait for a decision or its record; one that was given up waits on, too."""
 _OTHER = 32 * MIB
 """Held for the calls of a session beside two of its largest messages."""
 
@@ -57,6 +67,7 @@ class _Judge:
     def __init__(self, held: Held, rates: CommandRates) -> None:
         self._held = held
         self._rates = rates
+        self._undecided = 0
 
     def odd(self, what: str) -> None:
         """A side broke the wire."""
@@ -67,11 +78,17 @@ class _Judge:
         self._held.hold(size)
 
     def _later(self, call: Call, work: Callable[[], Awaitable[None]]) -> None:
+        if self._undecided >= _MOST_UNDECIDED:
+            raise BusyError(f"{_MOST_UNDECIDED} calls wait to be decided on")
+        self._undecided += 1
+
         async def act() -> None:
             try:
                 await work()
             except BridgeholdError as error:
                 call.refuse(error, getattr(error, "rule", ""))
+            finally:
+                self._undecided -= 1
 
         self._held.spawn(act())
 
@@ -173,15 +190,17 @@ class _Command:
         self._pending = pending
         self._answer: rpc.Answered | None = None
         self._body = b""
+        self._kept = 0
         deadline_ms = pending.plan.deadline_ms
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(deadline_ms / 1000, held.late, deadline_ms)
 
-    def answered(self, message: memoryview) -> None:
+    def answered(self, message: bytes) -> None:
         """Its answer, or a piece of it."""
         self._held.session.used_at = time.monotonic()
         if self._method.answers:
-            self._body = bytes(message)
+            self._keep(len(message))
+            self._body = message
             self._answer = rpc.read_answer(self._method, message)
 
     def ended(self, status: int, message: str) -> None:
@@ -202,8 +221,19 @@ class _Command:
         session = self._held.session
         if session.current_command == self._pending.plan.command:
             session.serve("")
-        work = self._held.ledger.record(self._pending, answer, failure=failure, body=self._body)
-        self._held.spawn(work)
+        self._held.spawn(self._record(answer, failure))
+
+    async def _record(self, answer: Answer | None, failure: BridgeholdError | None) -> None:
+        try:
+            await self._held.ledger.record(self._pending, answer, failure=failure, body=self._body)
+        finally:
+            self._body = b""
+            self._keep(0)
+
+    def _keep(self, size: int) -> None:
+        """Its answer has passed and is kept for the record: counted like what waits to pass."""
+        more, self._kept = size - self._kept, size
+        self._held.hold(more)
 
 
 class Callbacks(_Judge):
@@ -290,7 +320,7 @@ class _Tool:
         self._answer = rpc.Answered(ok=False)
         self._size = 0
 
-    def answered(self, message: memoryview) -> None:
+    def answered(self, message: bytes) -> None:
         """The BEAM's answer: what it says of itself, where that can be read."""
         self._size = len(message)
         try:

@@ -28,7 +28,6 @@ from bridgehold.bridges.legacy import rpc
 from bridgehold.bridges.legacy.rpc import Method
 from bridgehold.errors import BridgeholdError, BusyError, UnsupportedError
 from bridgehold.host.cell.scripts.rpc_call import Call, Judge
-from bridgehold.host.cell.scripts.rpc_flow import Flow
 from bridgehold.host.cell.scripts.rpc_peer import MOST_STREAMS, Headers, Link, Peer, forwarded, passed, plain
 
 
@@ -60,10 +59,7 @@ class Pair:
 
     def resume(self, peer: Peer) -> None:
         """There is room again towards `peer`."""
-        for call in list(self.by_stream.values()):
-            (call.down if peer is self.asking else call.up).pump()
-            if call.down.over and not call.gone:
-                call.end()
+        self._pump(peer, {0})
         self.flush()
 
     def feed(self, peer: Peer, data: bytes) -> None:
@@ -78,13 +74,23 @@ class Pair:
         except (ValueError, KeyError, IndexError) as error:  # a parser's own defect ends its sender alone
             self._break(peer, f"{type(error).__name__} over a frame")
             return
+        widened: set[int] = set()
+        """Streams that have room again, which are looked at once however often it was said. 0: all."""
         for event in events:
-            if peer is self.asking:
+            if isinstance(event, WindowUpdated):
+                widened.add(event.stream_id or 0)
+            elif isinstance(event, RemoteSettingsChanged):
+                widened.add(0)
+                if not peer.settle(event.changed_settings):
+                    self._break(peer, "its table of headers changes its size for ever")
+            elif peer is self.asking:
                 self._asked(event)
             else:
                 self._answered(event)
             if self.closed:
                 return
+        if widened:
+            self._pump(peer, widened)
         self.flush()
 
     def _break(self, peer: Peer, what: str) -> None:
@@ -111,7 +117,7 @@ class Pair:
         if isinstance(event, RequestReceived):
             self._begin(event.stream_id, plain(event.headers))
         elif isinstance(event, DataReceived):
-            self._credit(self.asking, event.flow_controlled_length)
+            self.asking.credit(event.flow_controlled_length)
             if asked := self.by_stream.get(event.stream_id):
                 self._guard(asked, lambda: self._requests(asked, event))
         elif isinstance(event, StreamEnded):
@@ -121,21 +127,16 @@ class Pair:
         elif isinstance(event, StreamReset):
             if call := self.by_stream.get(event.stream_id):
                 call.cancelled(int(event.error_code or 0))
-        elif isinstance(event, (WindowUpdated, RemoteSettingsChanged)):
-            self._pump(event, self.by_stream, lambda call: call.down)
         elif isinstance(event, ConnectionTerminated):
             self.close("the asking side has left")
 
     def _answered(self, event: Event) -> None:
-        if isinstance(event, (WindowUpdated, RemoteSettingsChanged)):
-            self._pump(event, self.by_answer, lambda call: call.up)
-            return
         if isinstance(event, ConnectionTerminated):
             if not event.last_stream_id or event.error_code or not self.by_answer:
                 self.close("the answering side has left")
             return
         if isinstance(event, DataReceived):
-            self._credit(self.answering, event.flow_controlled_length)
+            self.answering.credit(event.flow_controlled_length)
         call = self.by_answer.get(getattr(event, "stream_id", None) or 0)
         if call is None:
             return
@@ -160,7 +161,7 @@ class Pair:
         call = Call(self, stream, method or Method(name=path[:200], session=False), forwarded(headers))
         self.by_stream[stream] = call
         if unknown:
-            self.judge.judge(call, None)
+            self._guard(call, lambda: self.judge.judge(call, None))
         elif len(self.by_stream) > MOST_STREAMS:
             call.refuse(BusyError(f"{MOST_STREAMS} calls are in flight on this connection"))
         elif found.get("grpc-encoding", "identity") != "identity":
@@ -176,7 +177,7 @@ class Pair:
     def _answers(self, call: Call, event: DataReceived) -> None:
         for message in call.down.take(event.data, event.flow_controlled_length):
             if call.ticket is not None:
-                call.ticket.answered(message[rpc.PREFIX :])
+                call.ticket.answered(message)
             call.down.put(message)
         call.down.pump()
 
@@ -200,18 +201,13 @@ class Pair:
             return
         call.fail(rpc.UNAVAILABLE, f"the answering side gave the call up ({code})")
 
-    def _pump(self, event: Event, calls: dict[int, Call], flow: Callable[[Call], Flow]) -> None:
-        stream = getattr(event, "stream_id", None) or 0
-        chosen = [calls[stream]] if stream in calls else [] if stream else list(calls.values())
-        for call in chosen:
-            flow(call).pump()
+    def _pump(self, peer: Peer, streams: set[int]) -> None:
+        """There is room again towards `peer`, in some of its streams or (0) in all."""
+        calls = self.by_stream if peer is self.asking else self.by_answer
+        for call in list(calls.values()) if 0 in streams else [calls[one] for one in streams if one in calls]:
+            (call.down if peer is self.asking else call.up).pump()
             if call.down.over and not call.gone:
                 call.end()
-
-    def _credit(self, peer: Peer, size: int) -> None:
-        if size:
-            with contextlib.suppress(H2Error):
-                peer.h2.increment_flow_control_window(size)
 
     def _guard(self, call: Call, act: Callable[[], object]) -> None:
         if call.gone:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
+from h2.exceptions import H2Error
 from h2.settings import SettingCodes, Settings
 
-_WINDOW = 1 << 20
+WINDOW = 1 << 20
 """Of one stream, each way."""
 _CONNECTION_WINDOW = 1 << 24
 """Of all streams of a connection together: given back at once, since streams bound themselves."""
 MOST_STREAMS = 128
 _FRAME = 256 * 1024
 _MOST_HEADERS = 32 * 1024
+_UPDATE = _CONNECTION_WINDOW // 16
+_TABLE, _MOST_TABLES = 4_096, 16
+"""Bytes of the table of headers towards one side, however large it may be there: it is searched from its
+begin to its end for each header. How often a side may change its size, which is kept until headers go."""
 _HOP = frozenset({"te", "grpc-encoding", "grpc-accept-encoding", "content-length", "accept-encoding"})
 """Said by each side for itself: nothing that passes is compressed, since nobody here reads that."""
 
@@ -45,7 +51,7 @@ class Peer:
         self.h2.local_settings = Settings(
             client=client,
             initial_values={
-                SettingCodes.INITIAL_WINDOW_SIZE: _WINDOW,
+                SettingCodes.INITIAL_WINDOW_SIZE: WINDOW,
                 SettingCodes.MAX_FRAME_SIZE: _FRAME,
                 SettingCodes.MAX_CONCURRENT_STREAMS: MOST_STREAMS,
                 SettingCodes.MAX_HEADER_LIST_SIZE: _MOST_HEADERS,
@@ -56,6 +62,24 @@ class Peer:
         self.h2.initiate_connection()
         self.h2.increment_flow_control_window(_CONNECTION_WINDOW)
         self.link: Link | None = None
+        self._owed = 0
+        """Bytes of the connection's window that aren't given back yet."""
+        self._tables = 0
+
+    def credit(self, size: int) -> None:
+        """So many bytes came: the connection's window is given back, in parts."""
+        self._owed += size
+        if self._owed >= _UPDATE:
+            with contextlib.suppress(H2Error):
+                self.h2.increment_flow_control_window(self._owed)
+            self._owed = 0
+
+    def settle(self, changed: Mapping[SettingCodes | int, object]) -> bool:
+        """Its other end has new settings, which it may make so often. The table of headers stays small."""
+        if SettingCodes.HEADER_TABLE_SIZE in changed:
+            self._tables += 1
+            self.h2.encoder.header_table_size = min(self.h2.encoder.header_table_size, _TABLE)
+        return self._tables <= _MOST_TABLES
 
     def flush(self) -> None:
         """Send what is to be sent."""

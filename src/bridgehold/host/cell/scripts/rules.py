@@ -68,16 +68,20 @@ def _decide(request: Request, arguments: Arguments, grant: Grant) -> Decision:
             allowed=False, rule="default-deny", reason=f"{request.command[:80]!r} is not a command's name"
         )
     decision = decide_operation(grant, grant.bridge, request.command)
-    if decision.allowed and arguments.keys and grant.inline_keys != "pass":
-        where = shown(arguments.keys[0][0])
-        return Decision(
-            allowed=False,
-            rule="inline_keys",
-            reason=f"the argument {where} holds a key, and a frame goes on as it is or not at all: "
-            f"leave it out or send {SCRIPT_PLACEHOLDER!r}, and the gateway puts the tenant's own key in",
-            source=str(grant.sources.get("inline_keys", "")),
-        )
+    if decision.allowed and arguments.keys and grant.inline_keys == "refuse":
+        return key_refused(arguments, grant, "the policy refuses keys in arguments")
     return decision
+
+
+def key_refused(arguments: Arguments, grant: Grant, why: str) -> Decision:
+    """Of a command whose arguments hold a key that does not go on (pure)."""
+    return Decision(
+        allowed=False,
+        rule="inline_keys",
+        reason=f"the argument {shown(arguments.keys[0][0])} holds a key, and {why}: leave it out or send "
+        f"{SCRIPT_PLACEHOLDER!r}, and the gateway puts the tenant's own key in",
+        source=str(grant.sources.get("inline_keys", "")),
+    )
 
 
 def decide_plain(script: Script, grant: Grant) -> tuple[Decision, dict[str, object]]:

@@ -8,11 +8,12 @@ from collections.abc import Callable
 import msgspec
 
 from bridgehold.audit.client import JournalClient
-from bridgehold.bridges.legacy.rpc_start import passing
+from bridgehold.bridges.legacy.rpc_start import bounded, passing
 from bridgehold.config.machine import real_folders
 from bridgehold.config.settings import Settings
 from bridgehold.errors import UsageError
 from bridgehold.host.cell.commands.dispatch import OrderMaker
+from bridgehold.host.cell.commands.inline_keys import KeyKeeper
 from bridgehold.host.cell.scripts.ledger import Ledger
 from bridgehold.host.cell.scripts.relay import Relay
 from bridgehold.host.cell.scripts.rpc_relay import RpcRelay
@@ -46,6 +47,7 @@ class UserScripts:
         metrics: Metrics,
         refusals: Refusals,
         rates: CommandRates,
+        keys: KeyKeeper,
         on_degraded: Callable[[str], None],
     ) -> None:
         self._registry = registry
@@ -58,6 +60,7 @@ class UserScripts:
         self._on_degraded = on_degraded
         self._relays: dict[str, Relay | RpcRelay] = {}
         self._rates = rates
+        self._keys = keys
 
     async def open(self, principal: Principal, params: OpenScriptParams, emit: Emit) -> object:
         """Run a script for as long as this request lasts; its frames are events."""
@@ -83,6 +86,7 @@ class UserScripts:
                 environment=tuple(passing(params.environment).items()),
             )
         key = SessionKey(parse_name(params.tenant, "tenant"), bridge, random_id("n", 10))
+        kept_back = bounded(params.kept_back)
 
         async def rules() -> Grant:
             self._settings.features.demand("foreign", key.tenant)
@@ -90,7 +94,7 @@ class UserScripts:
 
         async def start() -> Session:
             session = await self._sessions.get_or_open(
-                key, lambda name: self._order(key, name, script, principal.name), principal.name
+                key, lambda name: self._order(key, name, script, principal.name, kept_back), principal.name
             )
             ledger = Ledger(
                 session, principal, self._journal, self._metrics, self._refusals, self._on_degraded
@@ -113,6 +117,7 @@ class UserScripts:
                     ledger=ledger,
                     rules=rules,
                     rates=self._rates,
+                    keys=self._keys,
                     emit=emit,
                     may_read=principal.may_read,
                 )
@@ -160,10 +165,12 @@ class UserScripts:
         self._relay(principal, params.session).finish_input()
         return {}
 
-    async def _order(self, key: SessionKey, session: str, script: Script, principal: str) -> StartOrder:
+    async def _order(
+        self, key: SessionKey, session: str, script: Script, principal: str, kept_back: tuple[str, ...]
+    ) -> StartOrder:
         order = await self._make_order(key.tenant, key.bridge, session, key.name, principal)
         spec = msgspec.structs.replace(order.spec, callback_port=script.callback)
-        return msgspec.structs.replace(order, script=script, spec=spec)
+        return msgspec.structs.replace(order, script=script, spec=spec, kept_back=kept_back)
 
     def _relay(self, principal: Principal, session: str) -> Relay | RpcRelay:
         relay = self._relays.get(session)

@@ -46,6 +46,7 @@ class Opening:
             start=order.grant.sandbox.start,
             name=self._key.name,
             recovers=self._recovers,
+            kept_back=order.kept_back,
         )
         self._order, self._written = order, asyncio.create_task(self._journal.append(opened))
         durable = asyncio.shield(self._written)
