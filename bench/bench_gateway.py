@@ -30,7 +30,7 @@ from bridgehold.host.cell.gateway.opener import GatewayOpener
 from bridgehold.host.cell.gateway.values import Attribution
 from bridgehold.host.cell.store.artifacts import ArtifactStore, SerialChanges
 from bridgehold.host.cell.store.downloads import Downloads
-from bridgehold.host.shares.budgets import Budgets
+from bridgehold.keeper.budgets import Budgets
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.keeper.values import KeeperConfig, StoreConfig
 from bridgehold.policies.model import (

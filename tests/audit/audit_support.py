@@ -20,6 +20,7 @@ from bridgehold.audit.journal import Journal, JournalConfig
 from bridgehold.audit.recorders import HOST, Recorder
 from bridgehold.audit.segments import instance_folders
 from bridgehold.records import wire
+from bridgehold.records.sendings import SENDING_KINDS
 from bridgehold.records.workers import RECORDED_KINDS, kind_of
 
 
@@ -121,12 +122,17 @@ class Filler:
         fields = {"folder": str(folder), "reserve_bytes": 65_536, **changes}
         config = JournalConfig(**fields)  # type: ignore[arg-type]  # values by name
         self.journal = Journal(config, recorders=recorders, sync=sync)
-        self.launcher = Recorder("launcher")
+        self.launcher, self.keeper = Recorder("launcher"), Recorder("keeper")
+
+    def _recorder(self, kind: str) -> Recorder:
+        if kind in SENDING_KINDS:
+            return self.keeper
+        return self.launcher if kind in RECORDED_KINDS else HOST
 
     def put(self, *events: Event) -> list[Receipt]:
         """Each by whom it is to be written."""
         requests = [wire.Request(wire.APPEND, n, encode(event)) for n, event in enumerate(events)]
-        recorders = [self.launcher if kind_of(event) in RECORDED_KINDS else HOST for event in events]
+        recorders = [self._recorder(kind_of(event)) for event in events]
         answers = self.journal.answer(requests, recorders)
         assert all(not answer.code for answer in answers), answers
         instance = self.journal.writer.instance

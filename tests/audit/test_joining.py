@@ -13,6 +13,8 @@ from audit_support import Filler, intent, outcome
 
 from bridgehold.audit.events import (
     EgressIntent,
+    EgressOutcome,
+    EgressSent,
     Event,
     HostDegraded,
     SessionClosed,
@@ -35,6 +37,7 @@ class Story:
         self.filler = filler
         self.starts: dict[str, str] = {}
         self.intents: dict[str, str] = {}
+        self.decided: dict[str, str] = {}
 
     def tell(self, acts: list[Act]) -> None:
         for kind, session in acts:
@@ -43,6 +46,8 @@ class Story:
                 self.starts[session] = reference
             elif kind == "intent":
                 self.intents[session] = reference
+            elif kind == "decided":
+                self.decided[session] = reference
 
     def event(self, kind: str, session: str) -> Event:
         own: dict[str, Any] = {"tenant": "acme", "session": f"s-{session}"}
@@ -62,6 +67,16 @@ class Story:
             "failed": lambda: outcome(of, transport_ok=False, **own),
             "closed": lambda: SessionClosed(reason="asked", **own),
             "egress": lambda: EgressIntent(provider="p", host="h", method="POST", path="/", rule="r", **own),
+            "decided": lambda: EgressIntent(
+                provider="p", host="h", method="POST", path="/", rule="r", kept=True, **own,
+            ),
+            "sent": lambda: EgressSent(
+                provider="p", host="h", method="POST", path="/", rule="r", decided=self.decided.get(session, ""), **own,
+            ),
+            "answered": lambda: EgressOutcome(
+                intent=self.decided.get(session, ""), provider="p", host="h", method="POST", path="/", status=200,
+                request_bytes=0, response_bytes=0, ms=1, kept=True, **own,
+            ),
             "tool": lambda: ToolIntent(
                 parent="c", tool="t", how="host", rule="r", arguments_digest="", arguments_bytes=0,
                 arguments_preview="", **own,
@@ -89,6 +104,11 @@ FORGED: dict[str, tuple[list[str], list[tuple[str, int]]]] = {
     "a command that ran in no sandbox": (
         ["opened", "intent", "ran", "closed"], [("start_missing", 4)]),
     "a call from no sandbox": (["opened", "egress", "tool", "closed"], [("start_missing", 3), ("start_missing", 4)]),
+    "a request that was decided": (["opened", "start", "decided", "sent", "answered", "end", "closed"], []),
+    "a request that is sent as its caller leaves": (["opened", "start", "decided", "answered", "sent", "end", "closed"], []),
+    "a request that nobody decided": (["opened", "start", "sent", "end", "closed"], [("decision_missing", 4)]),
+    "a decision that is used twice": (
+        ["opened", "start", "decided", "sent", "sent", "answered", "end", "closed"], [("decision_missing", 6)]),
     "a command after its sandbox's end": (
         ["opened", "start", "end", "intent", "ran", "closed"], [("after_end", 6)]),
     "a command after its session's end": (

@@ -8,7 +8,7 @@ from bridgehold.audit.client import undone
 from bridgehold.audit.entries import Entry
 from bridgehold.audit.events import EgressIntent
 from bridgehold.audit.usage import Used, fold
-from bridgehold.host.shares.budgets import Budgets
+from bridgehold.keeper.budgets import Budgets
 
 
 def entry(kind: str, time: str, tenant: str, session: str, ref: str = "i.1", **fields: object) -> Entry:

@@ -21,7 +21,7 @@ from bridgehold.bridges.frames import (
     ToolReplyFrame,
 )
 from bridgehold.host.cell.gateway.replies import Refusal
-from bridgehold.host.cell.gateway.shapes import Denial, denial_body
+from bridgehold.keeper.shapes import Denial, denial_body
 from bridges.inference_support import check_inference
 
 pytestmark = pytest.mark.network

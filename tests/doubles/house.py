@@ -28,10 +28,10 @@ from bridgehold.host.cell.workers.pipes import FrameBudget
 from bridgehold.host.cell.workers.pool import WarmPool
 from bridgehold.host.cell.workers.zygotes import Zygotes
 from bridgehold.host.front.boots import StartOrder
-from bridgehold.host.shares.buckets import CommandRates
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.ids import digest_bytes
+from bridgehold.policies.buckets import CommandRates
 from bridgehold.policies.model import MIB, Grant, Limits, Machine, Rate, Rules, SandboxRules
 from bridgehold.protocol.frames import CommandRequest
 from bridgehold.protocol.values import Principal, Reply

@@ -26,8 +26,9 @@ from bridgehold.host.cell.gateway.gateway import Gateway
 from bridgehold.host.cell.gateway.values import Attribution, GatewayLimits, ProviderFacts, SessionFacts
 from bridgehold.host.cell.store.artifacts import ArtifactStore, SerialChanges
 from bridgehold.host.cell.store.downloads import Downloads
-from bridgehold.host.shares.budgets import Budgets, Buffers
+from bridgehold.host.shares.buffers import Buffers
 from bridgehold.host.shares.session_events import SessionEvents
+from bridgehold.keeper.budgets import Budgets
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.keeper.main import Keeper
 from bridgehold.keeper.places import Places

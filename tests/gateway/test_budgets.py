@@ -19,12 +19,12 @@ from hypothesis.stateful import (
 from bridgehold.audit.entries import Entry
 from bridgehold.config.load import load_config
 from bridgehold.errors import BudgetError, SuspendedError
-from bridgehold.host.cell.gateway.shapes import most_tokens
-from bridgehold.host.cell.gateway.usage import NOTHING, UsageTap, charge
 from bridgehold.host.shares import cell_wire
-from bridgehold.host.shares import spending as periods
-from bridgehold.host.shares.budgets import Budgets, Reservation
-from bridgehold.host.shares.spending import Used
+from bridgehold.keeper import spending as periods
+from bridgehold.keeper.budgets import Budgets, Reservation
+from bridgehold.keeper.shapes import most_tokens
+from bridgehold.keeper.spending import Used
+from bridgehold.keeper.usage import NOTHING, UsageTap, charge
 from bridgehold.policies.model import Ceilings, Rate
 from bridgehold.policies.tables import parse_time
 from bridgehold.policies.tenants import Tenant

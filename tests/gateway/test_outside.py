@@ -18,7 +18,7 @@ from bridgehold.bridges.kit.sink import ExfiltrationSink
 from bridgehold.errors import PolicyError
 from bridgehold.host.cell.gateway.gateway import Gateway
 from bridgehold.host.cell.gateway.values import GatewayLimits
-from bridgehold.host.shares.spending import Spending
+from bridgehold.keeper.spending import Spending
 from bridgehold.policies.tenants import Tenant
 from waiting import eventually
 

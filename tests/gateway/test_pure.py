@@ -21,10 +21,10 @@ from bridgehold.host.cell.gateway.admit import Admitted
 from bridgehold.host.cell.gateway.clienthello import BOUND, ClientHello, NotTls
 from bridgehold.host.cell.gateway.credentials import presented
 from bridgehold.host.cell.gateway.redirects import led_within
-from bridgehold.host.cell.gateway.shapes import UNBOUND, Denial, denial_body, most_tokens, rules_of
-from bridgehold.host.cell.gateway.usage import NOTHING, Unasked, UsageTap, charge
 from bridgehold.host.cell.gateway.values import ProviderFacts
-from bridgehold.host.shares.budgets import Buffers
+from bridgehold.host.shares.buffers import Buffers
+from bridgehold.keeper.shapes import UNBOUND, Denial, denial_body, most_tokens, rules_of
+from bridgehold.keeper.usage import NOTHING, Unasked, UsageTap, charge
 from bridgehold.policies.content import BodyFacts, ParsedRequest, body_facts
 from bridgehold.policies.model import Endpoint
 

@@ -23,7 +23,8 @@ from gateway_support import (
 from bridgehold.audit.entries import Entry
 from bridgehold.audit.events import EgressIntent, EgressOutcome, EgressRefused, Event, kind_of
 from bridgehold.bridges.kit.provider import Behaviour, fingerprint
-from bridgehold.host.shares.budgets import Budgets, Buffers, Spent
+from bridgehold.host.shares.buffers import Buffers
+from bridgehold.keeper.budgets import Budgets, Spent
 from bridgehold.keeper.values import KeeperConfig, UpstreamLimits
 from bridgehold.policies.model import Endpoint, Limits, Rate, SecretGrant
 from waiting import eventually

@@ -16,9 +16,9 @@ from bridgehold.bridges.kit.provider import Behaviour
 from bridgehold.errors import ApplicationError, BudgetError, DeniedError, ProviderError
 from bridgehold.host.cell.tools.http import HttpTools
 from bridgehold.host.cell.tools.values import ToolContext, ToolMeans, ToolSpec
-from bridgehold.host.shares.budgets import Budgets
 from bridgehold.host.shares.session_events import SessionEvents
-from bridgehold.host.shares.spending import Prices, Spending
+from bridgehold.keeper.budgets import Budgets
+from bridgehold.keeper.spending import Prices, Spending
 from bridgehold.policies import fields
 from bridgehold.policies.model import Ceilings, Rate, Rules, SecretGrant
 from bridgehold.policies.tenants import Tenant

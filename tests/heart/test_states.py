@@ -37,8 +37,8 @@ from bridgehold.host.cell.scripts.relay import Relay
 from bridgehold.host.cell.sessions.session import Session, SessionKey
 from bridgehold.host.front.boots import Script
 from bridgehold.host.front.registry import Registry
-from bridgehold.host.shares.buckets import CommandRates
 from bridgehold.host.shares.refusals import Refusals
+from bridgehold.policies.buckets import CommandRates
 from bridgehold.policies.model import Ceilings, Grant, Machine, Rate
 from bridgehold.policies.model import Rules as Allowed
 from bridgehold.protocol.frames import CommandRequest

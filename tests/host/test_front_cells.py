@@ -32,6 +32,7 @@ from bridgehold.errors import (
     UsageError,
 )
 from bridgehold.host.front import opens
+from bridgehold.host.front.allowances import Allowances
 from bridgehold.host.front.cells import Cell, Cells, Intakes
 from bridgehold.host.front.directory import Directory
 from bridgehold.host.front.entrances import Entrances, Proven
@@ -45,7 +46,9 @@ from bridgehold.host.shares.places import Places
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.host.shares.session_ends import SessionEnd
 from bridgehold.host.startup import HostConfig
+from bridgehold.keeper.protocol import AllowTenant
 from bridgehold.policies.model import Machine
+from bridgehold.policies.tenants import Tenant
 from bridgehold.protocol.values import Principal
 from waiting import eventually
 
@@ -110,8 +113,13 @@ class House:
         self.places = Places(bound, lambda _: 2)
         journal: Any = SimpleNamespace(append=self._append)
         house: Any = SimpleNamespace(layout=Layout(config=Path("/c"), state=Path("/s"), run=Path("/r")))
+        self.rules = Tenant(name="acme")
+        self.told_keeper: list[AllowTenant] = []
+        keeper: Any = SimpleNamespace(allow_tenant=self._allow_tenant)
+        settings: Any = None  # of operators' tools: no session is ordered here
+        allowances = Allowances(keeper, settings, lambda _: self.rules)
         self.cells = Cells(
-            template, intakes, orders, self.places, journal, self._config, lambda: 1 << 28, house
+            template, intakes, orders, self.places, journal, self._config, lambda: 1 << 28, house, allowances
         )
 
     async def _close(self, cell: str) -> None:
@@ -136,6 +144,9 @@ class House:
 
     async def _allow(self, cell: str, bridge: str, tenant: str, _specs: object) -> None:
         self.allowed.append((cell, bridge, tenant))
+
+    async def _allow_tenant(self, said: AllowTenant) -> None:
+        self.told_keeper.append(said)
 
     async def _make(self, *order: str) -> object:
         self.ordered.append(order)
@@ -190,6 +201,26 @@ def test_an_order_is_for_the_cells_own_tenant_whatever_it_says() -> None:
             assert [one[0] for one in at.ordered] == ["acme", "acme"]
             assert len(at.places) == 0  # an order that failed holds no place
             assert not at.allowed
+
+    asyncio.run(act())
+
+
+def test_the_keeper_hears_of_a_tenant_with_what_it_has_spent_first_and_of_new_rules_after() -> None:
+    """New rules alone, said first, would have it count from nothing."""
+
+    async def act() -> None:
+        async with house() as at:
+            at.cells.rules_changed("acme")
+            async with at.taken_over("acme"):
+                spent = cell_wire.Spent()
+                first = AllowTenant(
+                    tenant="acme", rules=at.rules, requests=spent.providers, periods=spent.periods
+                )
+                assert at.told_keeper == [first]
+                at.rules = Tenant(name="acme", state="suspended")
+                at.cells.rules_changed("acme")
+                await eventually(lambda: len(at.told_keeper) == 2)
+                assert at.told_keeper[1] == AllowTenant(tenant="acme", rules=at.rules)
 
     asyncio.run(act())
 

@@ -29,8 +29,8 @@ from bridgehold.host.cell.workers.pipes import FrameBudget
 from bridgehold.host.cell.workers.translate import exit_error, fault_error
 from bridgehold.host.front import registry
 from bridgehold.host.shares import logs
-from bridgehold.host.shares.buckets import TokenBucket
 from bridgehold.host.shares.logs import STREAMS, CommandOutput, OutputPiece, SessionLog, Stream
+from bridgehold.policies.buckets import TokenBucket
 from bridgehold.policies.model import Limits, Machine
 from bridgehold.sandbox.attest.view import plan_view
 from bridgehold.sandbox.values import ExitReport, Usage

@@ -18,8 +18,11 @@ from typing import Any
 import pytest
 
 from bridgehold import BridgeholdError, SyncClient
+from bridgehold.bridges.kit.provider import Provider
+from bridgehold.keeper.admin import SecretAdmin
 from bridgehold.sandbox import procfs
 from hostile import told_anew
+from hostile.served import running
 from hostile.stage import KINDS_OF_HOSTS, Stage, stage
 from hostile.taken_over import act_in_cell, doors
 from waiting import until
@@ -455,15 +458,15 @@ def test_a_cell_that_is_taken_over_opens_nothing_but_its_tenants_own(host: Stage
         *map(Path, ("/", "/etc/passwd", "/proc", "/proc/self/mem", "/tmp", "/root", "/dev/ptmx")),
     )
     wanted = {"places": [str(place) for place in places], "socket": str(layout.socket)}
-    found = act_in_cell(host, "opener", OPENED.format(**wanted))
+    found = act_in_cell(host, "keyhole", OPENED.format(**wanted))
     assert len(found) == 3 * len(places) + 8
     assert {name: said for name, said in found.items() if not said} == {}
     code = """
 store = cell._parts.store
-made = store.put("opener", b"its own words")
-result["back"] = store.read("opener", made.digest).decode()
+made = store.put("keyhole", b"its own words")
+result["back"] = store.read("keyhole", made.digest).decode()
 """
-    assert act_in_cell(host, "opener", code) == {"back": "its own words"}
+    assert act_in_cell(host, "keyhole", code) == {"back": "its own words"}
 
 
 ASKED = """
@@ -559,6 +562,120 @@ def test_cells_hear_of_providers_and_scripts_as_a_host_without_them(host: Stage)
 def test_a_slip_of_a_program_begins_no_cell(host: Stage) -> None:
     told_anew.a_slip_of_a_program_opens_nothing(host)
     assert not {one["tenant"] for one in host.events("cell.started")} & {"sliping", "slippping", "slippign"}
+
+
+ASKED_OF_KEEPER = """
+from bridgehold.errors import BridgeholdError
+from bridgehold.keeper.protocol import PutSessionSecret, UpstreamRequest
+keeper = cell._parts.http_tools._keeper
+body = b'{{"model": "m", "max_tokens": 5, "messages": [{{"role": "user", "content": "hello"}}]}}'
+remote = b'{{"model": "m", "messages": [], "tools": [{{"type": "web_search"}}]}}'
+sound = dict(tenant={tenant!r}, session={session!r}, provider="fresh", method="POST", path="/chat/completions",
+             headers=(("content-type", "application/json"),), secret="fresh")
+
+async def sent(body=body, **changes):
+    try:
+        ask = UpstreamRequest(**{{**sound, "body_bytes": len(body), **changes}})
+        async with await keeper.request(ask, body) as answer:
+            async for _ in answer.body():
+                pass
+            return answer.status
+    except BridgeholdError as error:
+        return f"{{error.code}} {{error.where}}"
+
+async def put(session, provider):
+    try:
+        await keeper.put_session_secret(session, provider, "sk-planted-0123456789", tenant={tenant!r})
+        return "done"
+    except BridgeholdError as error:
+        return error.code
+"""
+
+STOPPED = """
+result["a session of another's"] = await sent(session={near!r})
+result["another path"] = await sent(path="/files")
+result["a path twice"] = await sent(path="/chat/completions/../files")
+result["another method"] = await sent(method="DELETE")
+result["another provider"] = await sent(provider="other", secret="other")
+result["another key"] = await sent(secret="other")
+result["no key"] = await sent(secret="")
+result["a key of its own"] = await sent(how="pass", credential="sk-own-0123456789")
+result["as a tool"] = await sent(how="tool")
+result["no session"] = await sent(session="")
+result["a session that nobody ordered"] = await sent(session="s-0000")
+result["a tool of the provider's"] = await sent(remote)
+result["a query"] = await sent(query=(("store", "true"),))
+result["a key for a session that nobody ordered"] = await put("s-0000", "fresh")
+result["a key for another provider"] = await put({session!r}, "other")
+"""
+
+
+def test_a_cell_that_is_taken_over_has_the_keeper_ask_for_what_the_front_allows_and_no_more(
+    host: Stage,
+) -> None:
+    """Without any event of its own: what goes out and what is refused is in the audit all the same."""
+    before = host.layout.config_file.read_text()
+    name, secrets = told_anew.asking_bridge(host), SecretAdmin.open_file(host.layout.secrets)
+    secrets.set("asks", "fresh", told_anew.KEY.encode())
+    with (
+        running(Provider.open(key=told_anew.KEY)) as fresh,
+        running(Provider.open(key=told_anew.KEY)) as other,
+    ):
+        try:
+            sections = "".join(
+                f'[providers.{name}]\nbase_url = "{one.base_url}"\nprivate = true\n'
+                for name, one in (("fresh", fresh), ("other", other))
+            )
+            told_anew.reload(host, f"{before}{sections}")
+            host.client.request("tenant.create", {"name": "asks", "limits": {"tokens_per_day": 100}})
+            with host.session(name, "asks") as session, host.session(name, "near") as near:
+                assert told_anew.ask(session)[0] == 200
+                names = {"tenant": "asks", "session": session.id, "near": near.id}
+                start = ASKED_OF_KEEPER.format(**names)
+                found = act_in_cell(host, "asks", start + STOPPED.format(**names))
+                assert len(fresh.log) == 1, fresh.log
+                assert not other.log
+                assert {key: said for key, said in found.items() if "denied" not in str(said)} == {}
+                assert len(found) == 15
+                stopped = [one for one in host.events("egress.stopped") if one["tenant"] == "asks"]
+                assert sum(1 + one["folded"] for one in stopped) >= 10
+                assert {one["session"] for one in stopped} >= {session.id, near.id}
+
+                decided = [one["ref"] for one in host.events("egress.intent") if one["tenant"] == "asks"]
+                assert act_in_cell(host, "asks", f"{start}\nresult['status'] = await sent()") == {
+                    "status": 200
+                }
+                sent = [one for one in host.events("egress.sent") if one["tenant"] == "asks"]
+                until(lambda: len(ended_of(host, "asks")) == 2)
+                ended = ended_of(host, "asks")
+                assert [one["decided"] for one in sent] == [*decided, ""]
+                assert [ended[one["ref"]]["status"] for one in sent] == [200, 200]
+                assert sent[1]["path"] == "/chat/completions"
+                assert sent[1]["reserved"] > 0
+
+                more = f"{start}\nresult['said'] = [await sent(tokens=0) for _ in range(25)]"
+                said = act_in_cell(host, "asks", more)["said"]
+                assert said[-1] == "budget tenant.limits.tokens_per_day"
+                assert 0 < said.count(200) < 25
+                assert len(fresh.log) == 2 + said.count(200)
+                until(lambda: len(ended_of(host, "asks")) == 2 + said.count(200))
+                used = sum(one["charged"] for one in ended_of(host, "asks").values())
+                assert 100 <= used < 300
+            with pytest.raises(BridgeholdError):
+                told_anew.ask(session)
+            gone = act_in_cell(host, "asks", f"{start}\nresult['gone'] = await sent()")
+            assert gone["gone"] in ("denied session", "budget tenant.limits.tokens_per_day")
+            assert len(fresh.log) == 2 + said.count(200)
+            assert not other.log
+        finally:
+            host.layout.config_file.write_text(before)
+            host.client.request("reload", {})
+
+
+def ended_of(host: Stage, tenant: str) -> dict[object, dict[str, Any]]:
+    """What became of the tenant's requests, by the keeper's own events."""
+    found = [one for one in host.events("egress.ended") if one["tenant"] == tenant]
+    return {one["intent"]: one for one in found}
 
 
 HELD = """

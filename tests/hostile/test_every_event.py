@@ -35,6 +35,7 @@ from bridgehold.keeper.admin import SecretAdmin
 from bridgehold.records import wire
 from hostile.served import running_provider
 from hostile.stage import POLICY, Stage, make_home, start_host, stop_host
+from hostile.taken_over import act_in_cell, doors
 from waiting import until
 
 TOKEN = "of-acme-only"
@@ -124,6 +125,17 @@ for fd in range(3, 1024):
             os.write(fd, struct.pack(">I", 9) + b"no frame!")
     except OSError:
         pass
+"""
+UNALLOWED = """
+from bridgehold.errors import BridgeholdError
+from bridgehold.keeper.protocol import UpstreamRequest
+ask = UpstreamRequest(
+    tenant="acme", principal="acme", session="s-0", provider="openai", method="GET", path="/models"
+)
+try:
+    await cell._parts.http_tools._keeper.request(ask, b"")
+except BridgeholdError as error:
+    result["code"] = error.code
 """
 WITHOUT_MODULE = """
 name = "{name}"
@@ -269,9 +281,14 @@ def told() -> Iterator[list[Entry]]:
         SecretAdmin.open_file(stage.layout.secrets).set("local", "later", b"while-no-host-ran")
         text = stage.layout.config_file.read_text()
         stage.layout.config_file.write_text(text.replace("[host]", "[host]\ncells = true", 1))
-        again = start_host(stage.layout)
+        with doors():
+            again = start_host(stage.layout)
         with contextlib.closing(SyncClient.connect(stage.layout.socket)) as client:
-            assert client.request("artifact.list", {"tenant": "acme"}) is not None
+            said = client.run("all:act", {"code": "result['ok'] = ask('/openai/chat/completions', key)"})
+            assert said == {"ok": 200}
+            assert act_in_cell(stage, "acme", UNALLOWED, client) == {"code": "denied"}
+        wait_for(stage, "egress.ended", lambda _: True)
+        wait_for(stage, "egress.stopped", lambda _: True)
         wait_for(stage, "secret.changed", lambda entry: entry.text("name") == "later")
         keeper = next(
             one
@@ -331,6 +348,9 @@ CASES: dict[str, dict[str, Any]] = {
     "egress.intent": {**BY, "provider": "openai"},
     "egress.outcome": {**BY, "provider": "openai", "status": 200},
     "egress.refused": BY,
+    "egress.sent": {**BY, "provider": "openai"},
+    "egress.ended": {**BY, "provider": "openai", "status": 200, "unsent": False},
+    "egress.stopped": {"tenant": "acme", "rule": "session"},
     "protocol.violation": BY,
     "principal.refused": {"tenant": "", "uid": os.getuid()},
     "request.refused": {"tenant": "acme", "principal": "acme", "method": "logs"},

@@ -12,16 +12,20 @@ from typing import Any
 
 import msgspec
 import pytest
-from gateway_support import credentials
+from gateway_support import Recorder, credentials, make_grant
 
 from bridgehold.bridges.kit.provider import Provider, fingerprint
 from bridgehold.config.providers import ProviderEntry
-from bridgehold.errors import BridgeholdError, HostUnavailableError, SecretError
+from bridgehold.errors import BridgeholdError, BusyError, DeniedError, HostUnavailableError, SecretError
 from bridgehold.intake import hand_in
 from bridgehold.keeper import protocol
+from bridgehold.keeper.accounts import allowed_part
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.keeper.main import Keeper
+from bridgehold.keeper.places import QUESTIONS_EACH
 from bridgehold.keeper.values import KeeperConfig
+from bridgehold.policies.model import Endpoint
+from bridgehold.policies.tenants import Tenant
 
 pytestmark = pytest.mark.hostile
 
@@ -31,7 +35,10 @@ ACME, UMBRA = "sk-real-acme-0123456789abcdef", "sk-real-umbra-0123456789abcdef"
 class House:
     """A keeper with a host's client, and an intake for cells."""
 
-    def __init__(self, host: KeeperClient, intake: socket.socket, provider: Provider) -> None:
+    def __init__(
+        self, host: KeeperClient, intake: socket.socket, provider: Provider, recorder: Recorder
+    ) -> None:
+        self.recorder = recorder
         self.host = host
         self.intake = intake
         self.provider = provider
@@ -51,11 +58,15 @@ async def house(folder: Path) -> AsyncIterator[House]:
         entry = ProviderEntry(name="openai", base_url=provider.base_url, private=True)
         ours, theirs = socket.socketpair()
         intake, inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        recorder = Recorder()
         keeper = Keeper(KeeperConfig(secrets=store, providers=(entry,)))
-        serving = asyncio.create_task(keeper.serve(theirs, inner))
+        serving = asyncio.create_task(keeper.serve(theirs, inner, recorder))
         host = await KeeperClient.connect(ours)
+        for tenant in ("acme", "umbra"):
+            await host.allow_tenant(protocol.AllowTenant(tenant=tenant, rules=Tenant(name=tenant)))
+            await host.allow_session(allowed(tenant))
         try:
-            yield House(host, intake, provider)
+            yield House(host, intake, provider, recorder)
         finally:
             await host.close()
             intake.close()
@@ -63,8 +74,26 @@ async def house(folder: Path) -> AsyncIterator[House]:
                 await asyncio.wait_for(serving, 30)
 
 
+def allowed(tenant: str, session: str = "s-1", **changes: Any) -> protocol.AllowSession:
+    """The front's word: the session may read the provider's models."""
+    endpoint = Endpoint(
+        provider="openai", methods=("GET", "POST"), paths=("/models", "/chat/completions"), fields=("*",)
+    )
+    given = {"endpoints": (endpoint,), **changes}
+    return protocol.AllowSession(
+        tenant=tenant, session=session, grant=allowed_part(make_grant(tenant, **given))
+    )
+
+
 def request(tenant: str, **changes: Any) -> protocol.UpstreamRequest:
-    given = {"tenant": tenant, "session": "s-1", "provider": "openai", "method": "GET", "path": "/models"}
+    given = {
+        "tenant": tenant,
+        "session": "s-1",
+        "provider": "openai",
+        "method": "GET",
+        "path": "/models",
+        "secret": "openai",
+    }
     return protocol.UpstreamRequest(**{**given, **changes})
 
 
@@ -87,6 +116,11 @@ ANOTHERS: dict[str, protocol.Ask] = {
     "a key at hand": protocol.Prefetch(tenant="umbra", provider="openai"),
     "its own key revealed": protocol.AskReveal(tenant="acme", name="openai"),
     "its own end": protocol.Forget(tenant="acme"),
+    "a session of its own order": protocol.AllowSession(
+        tenant="acme", session="s-2", grant=make_grant("acme")
+    ),
+    "a session's end": protocol.EndSession(tenant="acme", session="s-1"),
+    "ceilings of its own": protocol.AllowTenant(tenant="acme", rules=Tenant(name="acme")),
     "a signature": protocol.AskSign(text="anchor"),
     "the public key": protocol.AskPublicKey(),
     "all names": protocol.AskReferences(),
@@ -116,6 +150,32 @@ def test_what_is_not_its_own_ends_a_cells_channel_and_no_other(tmp_path: Path, a
             assert (await at.host.status()).session_secrets == 1
 
     asyncio.run(act())
+
+
+def test_a_cell_that_asks_all_that_it_may_at_once_doesnt_keep_the_fronts_word_away(tmp_path: Path) -> None:
+    """Texts that never come hold every place of its tenant's: the end of a session is heard all the same."""
+
+    async def act() -> None:
+        async with house(tmp_path) as at:
+            ours, theirs = socket.socketpair()
+            await hand_in(at.intake, "acme", theirs)
+            asked = msgspec.json.encode(protocol.AskRedact(tenant="acme", body_bytes=2))
+            for stream in range(1, 2 * QUESTIONS_EACH, 2):
+                ours.sendall(protocol.HEADER.pack(len(asked), protocol.OPEN, stream) + asked)
+            other = await at.cell("acme")
+            while True:  # until they are all there
+                try:
+                    await other.versions("acme")
+                except BusyError:
+                    break
+            await at.host.end_session("acme", "s-1")
+            with pytest.raises(DeniedError):
+                await other.request(request("acme"), b"")
+            assert not at.provider.log
+            ours.close()
+            await other.close()
+
+    asyncio.run(asyncio.wait_for(act(), 60))
 
 
 def test_a_cell_has_its_tenants_key_and_a_sessions_own_one_is_no_other_tenants(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from bridgehold.host.cell.scripts.rules import (
     script_inside,
 )
 from bridgehold.host.front.boots import Script
-from bridgehold.host.shares.buckets import MOST_RATES, CommandRates
+from bridgehold.policies.buckets import MOST_RATES, CommandRates
 from bridgehold.policies.compose import compose
 from bridgehold.policies.grant import resolve
 from bridgehold.policies.model import Grant, Machine

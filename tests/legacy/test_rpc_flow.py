@@ -25,7 +25,7 @@ from bridgehold.host.cell.scripts.rpc_judge import Callbacks, past_held
 from bridgehold.host.cell.scripts.rpc_links import MOST_WAITING, InsideLink, Pace
 from bridgehold.host.cell.scripts.rpc_pair import Pair
 from bridgehold.host.cell.scripts.rpc_peer import MOST_STREAMS, Peer
-from bridgehold.host.shares.buckets import CommandRates
+from bridgehold.policies.buckets import CommandRates
 
 MIB = 1 << 20
 HEADERS = [(":method", "POST"), (":scheme", "http"), (":authority", "x"), ("te", "trailers")]

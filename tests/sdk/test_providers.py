@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from bridgehold.host.cell.gateway.replies import Refusal
-from bridgehold.host.cell.gateway.shapes import Denial, denial_body
+from bridgehold.keeper.shapes import Denial, denial_body
 from bridgehold_sdk.providers import provider_code
 
 

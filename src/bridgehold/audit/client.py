@@ -15,8 +15,10 @@ from bridgehold.audit.channels import Opening
 from bridgehold.audit.events import (
     CommandIntent,
     CommandOutcome,
+    EgressEnded,
     EgressIntent,
     EgressOutcome,
+    EgressSent,
     Event,
     Receipt,
     ToolIntent,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 _CLIP = 4096
 _UNDONE = "its caller went away, or the journal was too slow, before it was begun"
 _MOST_PENDING = 20_000
+_Intent = CommandIntent | ToolIntent | EgressIntent | EgressSent
 
 
 class JournalClient(asyncio.Protocol):
@@ -108,7 +111,7 @@ class JournalClient(asyncio.Protocol):
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
-            if isinstance(event, CommandIntent | ToolIntent | EgressIntent):
+            if isinstance(event, _Intent):
                 work.cancel()
             else:
                 later = asyncio.ensure_future(self._append_later(work, durable=durable))
@@ -181,7 +184,7 @@ class JournalClient(asyncio.Protocol):
 
     def _close(self, intent: Event | None, answer: wire.Answer) -> None:
         """Nobody waits for `answer` any more: an intent that is written gets its outcome."""
-        if answer.code or self._gone or not isinstance(intent, CommandIntent | ToolIntent | EgressIntent):
+        if answer.code or self._gone or not isinstance(intent, _Intent):
             return
         self._next += 1
         payload = encode(undone(intent, reference(self.instance, answer.seq)))
@@ -235,7 +238,7 @@ class JournalClient(asyncio.Protocol):
         )
 
 
-def undone(intent: CommandIntent | ToolIntent | EgressIntent, reference: str) -> Event:
+def undone(intent: _Intent, reference: str) -> Event:
     """The outcome of what was announced and never begun (pure)."""
     ties: dict[str, Any] = {
         "tenant": intent.tenant,
@@ -249,7 +252,17 @@ def undone(intent: CommandIntent | ToolIntent | EgressIntent, reference: str) ->
         return CommandOutcome(transport_ok=False, application_ok=False, reason=_UNDONE, **ties)
     if isinstance(intent, ToolIntent):
         return ToolOutcome(tool=intent.tool, ok=False, reason=_UNDONE, **ties)
+    if isinstance(intent, EgressSent):
+        return EgressEnded(
+            provider=intent.provider,
+            host=intent.host,
+            method=intent.method,
+            path=intent.path,
+            unsent=True,
+            **ties,
+        )
     return EgressOutcome(
+        kept=intent.kept,
         provider=intent.provider,
         host=intent.host,
         method=intent.method,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from bridgehold.records.sendings import EgressEnded, EgressSent, EgressStopped
 from bridgehold.records.workers import (
     Event,
     WorkerAttested,
@@ -20,6 +21,9 @@ from bridgehold.records.workers import (
 )
 
 __all__ = [
+    "EgressEnded",
+    "EgressSent",
+    "EgressStopped",
     "Event",
     "WorkerAttested",
     "WorkerExited",
@@ -286,6 +290,8 @@ class EgressOutcome(Event, frozen=True, kw_only=True, tag="egress.outcome"):
     """Tokens that the budget was charged with: never fewer than were said or seen."""
     unsent: bool = False
     """Nothing of it has reached the provider: no budget counts it, neither its tokens nor the request."""
+    kept: bool = False
+    """As its intent's."""
     digest: str = ""
     """Of a download: ``sha256:`` of what came, whether it was kept or not."""
     followed: str = ""
@@ -301,6 +307,8 @@ class EgressIntent(Event, frozen=True, kw_only=True, tag="egress.intent"):
     path: str
     rule: str
     how: str = "gateway"
+    kept: bool = False
+    """A cell's: the keeper writes down what goes out of it and keeps its account (`egress.sent`)."""
     background: bool = False
     reserved: int = 0
     """Tokens that the budget is charged with until the outcome says better."""
@@ -508,6 +516,7 @@ PAIRS = {
     "admin.intent": "admin.outcome",
     "command.intent": "command.outcome",
     "egress.intent": "egress.outcome",
+    "egress.sent": "egress.ended",
     "tool.intent": "tool.outcome",
     "worker.started": "worker.exited",
 }

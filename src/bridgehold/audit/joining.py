@@ -1,14 +1,15 @@
-"""Two stories of one session, joined: what the host says of it, and what the launcher says. Pure.
+"""The stories of one session, joined: what the host says of it, and launcher and keeper. Pure.
 
 The host is not believed about what ran: a command that ran has a start by the launcher before its outcome,
-and an intent from before the end of its session. Where the launcher had no channel (`journal.opened` says so)
-there is nothing to join.
+and an intent from before the end of its session; what the keeper sent for a cell has a decision of that
+cell's. Where the launcher had no channel (`journal.opened` says so) there is nothing to join.
 """
 
 from __future__ import annotations
 
 import re
 
+from bridgehold.audit import chain
 from bridgehold.audit.verdicts import Finding, FindingKind
 
 _MOST_FINDINGS = 100
@@ -17,7 +18,10 @@ _TIES = re.compile(
     rb'[a-z._]+","tenant":"' + _TEXT + rb'","principal":"' + _TEXT + rb'","session":"' + _TEXT + rb'"'
 )
 _RAN = b'"transport_ok":true'
-_CALLS = frozenset({b"tool.intent", b"egress.intent"})
+_KEPT = b'"kept":true'
+"""In the decision on a request of a cell's, which the keeper sends."""
+_DECIDED = re.compile(rb',"decided":"([^"]*)"')
+_CALLS = frozenset({b"tool.intent", b"egress.intent", b"egress.sent"})
 """What comes from inside a sandbox, so from one that was started."""
 JOINED = frozenset({b"session.closed", b"host.degraded", b"worker.started", b"worker.exited"})
 """Kinds that are read for this alone, or for this too."""
@@ -52,6 +56,8 @@ class Joining:
         self._sessions: dict[_Key, _Session] = {}
         self._starts: dict[int, tuple[_Key, str]] = {}
         """Without an end: whose each is, and where it stands."""
+        self._decided: dict[int, _Key] = {}
+        """Decisions on requests that the keeper is to send, and has not sent."""
         self._late: set[int] = set()
         """Intents of commands from after the end of their session."""
         self._intents: dict[int, _Key] = {}
@@ -79,8 +85,24 @@ class Joining:
             self._intents[seq] = key
             if session.over:
                 self._late.add(seq)
-        elif kind in _CALLS and not session.begun:
-            self._find("start_missing", place, seq, f"{_text(key[1])} calls out and was not started")
+        elif kind in _CALLS:
+            self._call(kind, line, key, seq, place)
+            if not session.begun:
+                self._find("start_missing", place, seq, f"{_text(key[1])} calls out and was not started")
+
+    def _call(self, kind: bytes, line: bytes, key: _Key, seq: int, place: str) -> None:
+        """Each decision is good for one request."""
+        if kind == b"egress.intent" and _KEPT in line:
+            self._decided[seq] = key
+        elif kind == b"egress.sent":
+            found = _DECIDED.search(line)
+            named = chain.parse_reference(found[1].decode("ascii", "replace")) if found else None
+            here = named is not None and named[0] == self._instance
+            if named is None or not here or self._decided.get(named[1]) != key:
+                reason = f"a request left for {_text(key[1])}, and its cell tells of no decision"
+                self._find("decision_missing", place, seq, reason)
+            else:
+                del self._decided[named[1]]
 
     def end(self, kind: bytes, line: bytes, intent: int, seq: int, place: str) -> None:
         """The outcome of `intent`, which is there and was open."""

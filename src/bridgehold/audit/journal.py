@@ -149,12 +149,12 @@ class Journal:
         )
 
     def ended(self, recorder: Recorder) -> None:
-        """Its channel is gone: what a cell or the launcher has left open is named, and counts no longer.
+        """Its channel is gone: what it has left open is named, and counts no longer.
 
         The host's own is named at the end, by `close`, as is what there is no room to say now.
         """
         tally = self.writer.tally
-        left = tally.left_by(recorder.owner) if recorder.name in ("tenant", "launcher") else ()
+        left = tally.left_by(recorder.owner) if recorder.name != "host" else ()
         for at in range(0, len(left), _LISTED):
             part = left[at : at + _LISTED]
             event = ChannelEnded(

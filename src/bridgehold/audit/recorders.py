@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 from bridgehold.audit.events import JOURNAL_KINDS, OUTCOME_KINDS, Event, kind_of
+from bridgehold.records.sendings import SENDING_KINDS
 from bridgehold.records.workers import RECORDED_KINDS
 
 Name = Literal["host", "launcher", "keeper", "tenant"]
@@ -26,7 +27,7 @@ TENANT_KINDS = frozenset(
 """What a channel of one tenant may write: that tenant's own story, and nothing of the host's."""
 _KINDS: dict[Name, frozenset[str]] = {
     "launcher": RECORDED_KINDS,
-    "keeper": frozenset(),
+    "keeper": SENDING_KINDS,
     "tenant": TENANT_KINDS,
 }
 """The host may write what is nobody else's alone."""
@@ -54,6 +55,13 @@ HOST = Recorder("host")
 """Of a journal whose one client is its host."""
 
 
+def _owner_of(kind: str, *, launcher: bool) -> str:
+    """Who alone may write it, if it is anybody's alone."""
+    if kind in SENDING_KINDS:
+        return "keeper"
+    return "launcher" if launcher and kind in RECORDED_KINDS else ""
+
+
 def breach(recorder: Recorder, event: Event, owner: str, *, launcher: bool) -> str:
     """How `event` breaks the rules of its channel; empty where it does not.
 
@@ -63,8 +71,8 @@ def breach(recorder: Recorder, event: Event, owner: str, *, launcher: bool) -> s
     if kind in JOURNAL_KINDS:
         return f"{kind} is an event of the journal's own kind"
     kinds = _KINDS.get(recorder.name)
-    if kinds is None and launcher and kind in RECORDED_KINDS:
-        return f"{kind} is the launcher's to write"
+    if kinds is None and (whose := _owner_of(kind, launcher=launcher)):
+        return f"{kind} is the {whose}'s to write"
     unrecorded = recorder.name == "tenant" and kind in RECORDED_KINDS and not launcher
     if kinds is not None and kind not in kinds and not unrecorded:
         return f"{kind} is not the {recorder.name}'s to write"

@@ -108,6 +108,21 @@ def _egress_outcome(event: Entry, _: str) -> str:
     return f"{event.text('host')} answered {event.number('status')} after {event.number('ms')} ms"
 
 
+def _egress_sent(event: Entry, source: str) -> str:
+    return f"The keeper was asked to send {_request(event)}; it is allowed{_by(event, source)}"
+
+
+def _egress_ended(event: Entry, source: str) -> str:
+    if event.fields.get("unsent") is True:
+        return f"Nothing of it was sent{f': {code}' if (code := event.text('code')) else ''}"
+    return _egress_outcome(event, source)
+
+
+def _egress_stopped(event: Entry, source: str) -> str:
+    asked = f"The keeper was asked to send {_request(event)}"
+    return f"{asked}; it was refused{_by(event, source)}{_because(event)}"
+
+
 def _tool_intent(event: Entry, source: str) -> str:
     return f"The bridge called the tool {event.text('tool')}; it was allowed{_by(event, source)}"
 
@@ -143,6 +158,9 @@ _SENTENCES: Mapping[str, Callable[[Entry, str], str]] = {
     "egress.intent": _egress_intent,
     "egress.refused": _egress_refused,
     "egress.outcome": _egress_outcome,
+    "egress.sent": _egress_sent,
+    "egress.ended": _egress_ended,
+    "egress.stopped": _egress_stopped,
     "tool.intent": _tool_intent,
     "tool.refused": _tool_refused,
     "tool.outcome": _tool_outcome,

@@ -31,6 +31,7 @@ FindingKind = Literal[
     "quarantine_unknown",  # a torn tail that no line tells of
     "orphan_outcome",  # an outcome whose intent isn't there
     "start_missing",  # something ran in a session that the launcher did not start
+    "decision_missing",  # the keeper sent a request for a cell that tells of no decision
     "start_unended",  # the launcher started it, and no end is told
     "after_end",  # a command ran in a session that had ended
     "anchor_contradicted",

@@ -20,6 +20,7 @@ from bridgehold.host.cell.store.artifacts import ArtifactStore
 from bridgehold.host.cell.store.quarantine import Quarantine
 from bridgehold.host.cell_parts import Ground, Shared, join_cell, share
 from bridgehold.host.examination import Bench, Examination
+from bridgehold.host.front.allowances import Allowances
 from bridgehold.host.front.bridge_methods import BridgeMethods
 from bridgehold.host.front.callers import Callers, limits
 from bridgehold.host.front.cells import Cells, Intakes
@@ -37,17 +38,17 @@ from bridgehold.host.parts import Foundation, HostParts, look_up_again
 from bridgehold.host.reloading import Reloading
 from bridgehold.host.serving import Celled, InHost, Serving
 from bridgehold.host.shares import cell_wire
-from bridgehold.host.shares.budgets import Budgets
 from bridgehold.host.shares.dialling import dial
 from bridgehold.host.shares.places import Places
 from bridgehold.host.shares.refusals import Refusals
-from bridgehold.host.shares.spending import Spending, prices_of
 from bridgehold.host.submissions import Submissions
 from bridgehold.host.template import Begun, Template
 from bridgehold.host.tenancy import AtRest, Tenancy
 from bridgehold.host.token_admin import TokenAdmin
+from bridgehold.keeper.budgets import Budgets
 from bridgehold.keeper.resolve import shared as shared_lookup
 from bridgehold.keeper.resolve import system_lookup
+from bridgehold.keeper.spending import Spending, prices_of
 from bridgehold.policies.units import parse_size
 
 
@@ -170,6 +171,7 @@ def _celled(given: Foundation, shared: Shared, orders: Orders, budgets: Budgets,
             dial=dial,
             adopt=ground.peers.launcher.adopt,
         ),
+        Allowances(ground.peers.keeper, shared.settings, shared.tenants.of),
     )
     shared.registry.files.on_instead = lambda kind, name: (
         cells.rules_changed(name) if kind == "tenant" else None

@@ -48,18 +48,18 @@ from bridgehold.host.front.method import Method
 from bridgehold.host.front.redaction import Redaction
 from bridgehold.host.front.registry import Records, Registry
 from bridgehold.host.front.tenants import TenantFiles
-from bridgehold.host.shares.buckets import CommandRates
-from bridgehold.host.shares.budgets import Budgets
 from bridgehold.host.shares.handed_files import HandedBridges, HandedFiles
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.openings import Openings
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.host.shares.session_ends import SessionEnd
-from bridgehold.host.shares.spending import prices_of
 from bridgehold.host.shares.tool_starts import as_child, by_front
 from bridgehold.host.startup import FileChange
+from bridgehold.keeper.budgets import Budgets
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.keeper.places import Places
+from bridgehold.keeper.spending import prices_of
+from bridgehold.policies.buckets import CommandRates
 from bridgehold.policies.model import Machine
 from bridgehold.policies.units import parse_size
 from bridgehold.sandbox.launcher.control import LauncherClient

@@ -33,15 +33,15 @@ from bridgehold.host.front.method import Method
 from bridgehold.host.front.redaction import Redaction
 from bridgehold.host.ordering import FrontOrders, FrontRecords, start_order
 from bridgehold.host.shares import cell_wire
-from bridgehold.host.shares.budgets import Budgets
 from bridgehold.host.shares.callers import CALLER
 from bridgehold.host.shares.handed_files import HandedFiles
 from bridgehold.host.shares.link import Link, Waiting, decoded
 from bridgehold.host.shares.openings import Openings
-from bridgehold.host.shares.spending import Spending, prices_of
 from bridgehold.host.startup import FileChange, HostConfig
 from bridgehold.ids import LOCAL_TENANT
+from bridgehold.keeper.budgets import Budgets
 from bridgehold.keeper.client import KeeperClient
+from bridgehold.keeper.spending import Spending, prices_of
 from bridgehold.policies.model import Machine
 from bridgehold.policies.units import parse_size
 from bridgehold.protocol.frames import read_params
@@ -92,6 +92,7 @@ class CellProcess:
             keeper=await KeeperClient.connect(socket.socket(fileno=keeper)),
         )
         peers.launcher.on_unrecorded = self._degraded
+        peers.keeper.keeps_account = True
         await peers.launcher.enter()
         confine(self._given.uid, namespace, self._files())  # before anything of the tenant's is read
         harden(parent=template, last=signal.SIGKILL)

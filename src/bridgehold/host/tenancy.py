@@ -18,10 +18,10 @@ from bridgehold.host.admin_log import AdminLog
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.front.tenants import TenantFiles, TokenFiles
-from bridgehold.host.shares.spending import Used
 from bridgehold.host.token_admin import info_of
 from bridgehold.ids import LOCAL_TENANT, nearest, parse_name
 from bridgehold.keeper.client import KeeperClient
+from bridgehold.keeper.spending import Used
 from bridgehold.policies.tables import LONGEST_TEXT, format_time
 from bridgehold.policies.tenants import State, Tenant, amount, limited, shown
 from bridgehold.policies.tokens import Token

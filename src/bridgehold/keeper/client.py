@@ -21,6 +21,8 @@ from bridgehold.keeper.protocol import (
     END,
     HEAD,
     UNREACHED,
+    AllowSession,
+    AllowTenant,
     Ask,
     AskMarks,
     AskMissing,
@@ -33,6 +35,7 @@ from bridgehold.keeper.protocol import (
     AskVersions,
     Done,
     DropSession,
+    EndSession,
     Forget,
     KeeperStatus,
     Marks,
@@ -94,6 +97,8 @@ class KeeperClient:
         self._channel = channel
         self.tenants_with: Callable[[str], int] = lambda _: 2
         """How many tenants this host has, the named one included."""
+        self.keeps_account = False
+        """Whether the keeper writes down what goes out over this channel, and charges it: of a cell's."""
         self._requests = Places(REQUESTS, self._count)
         self._questions = Places(QUESTIONS, self._count, each=QUESTIONS_EACH)
         self._reading = asyncio.create_task(self._read())
@@ -189,6 +194,18 @@ class KeeperClient:
         How many there were. Raises `SecretError` where they can't be let go of.
         """
         return int(await self._ask(Forget(tenant=tenant)))
+
+    async def allow_session(self, said: AllowSession) -> None:
+        """The cell's session may ask for what its grant says. `LimitError` for one that is too long."""
+        await self._ask(said)
+
+    async def end_session(self, tenant: str, session: str) -> None:
+        """Nothing more goes out for the session; an empty name means all of the tenant's."""
+        await self._ask(EndSession(tenant=tenant, session=session))
+
+    async def allow_tenant(self, said: AllowTenant) -> None:
+        """The tenant's ceilings hold for its cell's requests from now on."""
+        await self._ask(said)
 
     async def status(self) -> KeeperStatus:
         """What the keeper holds, counted. Raises `SecretError`, `HostUnavailableError`."""

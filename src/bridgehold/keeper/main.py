@@ -23,6 +23,7 @@ from typing import Any
 
 import msgspec
 
+from bridgehold.audit.client import JournalClient
 from bridgehold.audit.encodings import Encodings
 from bridgehold.audit.redact import Redactor
 from bridgehold.config.providers import ProviderEntry
@@ -38,14 +39,17 @@ from bridgehold.errors import (
 from bridgehold.hardening import harden, hear_no_more, open_descriptors
 from bridgehold.intake import Intake
 from bridgehold.keeper import protocol
+from bridgehold.keeper.accounts import Accounts
 from bridgehold.keeper.channel import Channel, Stream
 from bridgehold.keeper.paced import PacedSocket, Reads
 from bridgehold.keeper.places import QUESTIONS, QUESTIONS_EACH, REQUESTS, Places, Turns
 from bridgehold.keeper.resolve import Lookup, system_lookup
+from bridgehold.keeper.sending import Journal, Sending, Sendings
 from bridgehold.keeper.signer import Signer
 from bridgehold.keeper.upstream import Upstream, receive_body
-from bridgehold.keeper.values import KeeperConfig, parse_config
+from bridgehold.keeper.values import KeeperConfig, parse_config, prices_told
 from bridgehold.keeper.vault import CachedSecret, Vault
+from bridgehold.records.workers import Event
 from bridgehold.retold import LONGEST, hear
 
 _REFERENCES = 200
@@ -54,18 +58,6 @@ _TEXTS_BOUND = 16 * 1024 * 1024
 """Of one question. Of all there are four times as many, each tenant's part kept."""
 _NOBODYS = Encodings(b"")
 """Of what the guest brought itself, or of no key at all."""
-
-
-_OF_CELL = (
-    protocol.UpstreamRequest
-    | protocol.Prefetch
-    | protocol.PutSessionSecret
-    | protocol.DropSession
-    | protocol.AskVersions
-    | protocol.AskMarks
-    | protocol.AskRedact
-)
-"""What a cell may ask, for its own tenant. All else on its channel ends that."""
 
 
 class Keeper:
@@ -84,9 +76,17 @@ class Keeper:
         self._tasks: set[asyncio.Task[None]] = set()
         self._channel: Channel | None = None
         self._cells: set[asyncio.Task[None]] = set()
+        accounts = Accounts(prices_told(config))
+        self._sendings = Sendings(accounts, config.limits.request_bytes)
 
-    async def serve(self, sock: socket.socket, intake: socket.socket | None = None) -> None:
-        """Until the host closes its end, or breaks the protocol (`ProtocolError`)."""
+    async def serve(
+        self, sock: socket.socket, intake: socket.socket | None = None, journal: Journal | None = None
+    ) -> None:
+        """Until the host closes its end, or breaks the protocol (`ProtocolError`).
+
+        `journal`: where cells' requests are written down; without one they have none.
+        """
+        self._sendings.journal = journal
         self._channel = await Channel.connect(sock, self._opened)
         watching = asyncio.create_task(self._vault.watch())
         if intake is not None:
@@ -106,12 +106,14 @@ class Keeper:
 
         What is under way to a provider that went, or is another one now, ends; sessions' own keys for it do.
         """
-        told = {entry.name: entry for entry in parse_config(said).providers}
+        config = parse_config(said)
+        told = {entry.name: entry for entry in config.providers}
         gone = {name for name, entry in self._providers.items() if told.get(name) != entry}
         self._providers.clear()
         self._providers.update(told)
         self._vault.drop_providers(gone)
         self._upstream.drop(gone)
+        self._sendings.accounts.budgets.spending.prices = prices_told(config)
 
     def _enter(self, tenant: str, sock: socket.socket) -> None:
         """A channel for a cell of `tenant`, which ends by itself."""
@@ -122,17 +124,27 @@ class Keeper:
     async def _serve_cell(self, tenant: str, sock: socket.socket) -> None:
         def opened(stream: Stream, payload: bytes) -> None:
             ask = protocol.decode_ask(payload)
-            if not (isinstance(ask, _OF_CELL) and ask.tenant == tenant):
+            if not (isinstance(ask, protocol.OF_CELL) and ask.tenant == tenant):
                 channel.close()
                 sys.stderr.write(
                     f"bridgehold keeper: a cell of {tenant[:64]!r} asked for what is not its own\n"
                 )
                 raise ProtocolError("a cell asked for what is not its own")
-            self._begin(stream, ask)
+            self._begin(stream, ask, cell=True)
 
         channel = await Channel.connect(PacedSocket.over(sock, Reads()), opened)
         with contextlib.suppress(BridgeholdError):
             await channel.run()
+
+    async def redacted(self, event: Event) -> Event:
+        """An event of the keeper's own, without a value of its tenant's in it. Raises `SecretError`."""
+        redactor = Redactor(await self._vault.encodings(event.tenant))
+        shown = {
+            name: redactor.text(value)
+            for name in event.__struct_fields__
+            if isinstance(value := getattr(event, name), str) and value
+        }
+        return msgspec.structs.replace(event, **shown)
 
     def stop(self) -> None:
         """Close the socket: `serve` ends as if the host had."""
@@ -142,45 +154,60 @@ class Keeper:
     def _opened(self, stream: Stream, payload: bytes) -> None:
         self._begin(stream, protocol.decode_ask(payload))
 
-    def _begin(self, stream: Stream, ask: protocol.Ask) -> None:
+    def _begin(self, stream: Stream, ask: protocol.Ask, *, cell: bool = False) -> None:
         tenant = protocol.tenant_of(ask)
         places = self._requests if isinstance(ask, protocol.UpstreamRequest) else self._questions
         if not places.take(tenant):
             raise BusyError("the tenant has as much at the keeper as it may", hint="Try again in a moment.")
         stream.tenant = tenant
         stream.on_close = lambda: places.give_back(tenant)
-        task = asyncio.create_task(self._serve_stream(stream, ask))
+        task = asyncio.create_task(self._serve_stream(stream, ask, cell=cell))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         # A task that is cancelled before its first step runs no `finally` of its own.
         task.add_done_callback(lambda _: stream.close())
         stream.on_cancel = lambda: _cancel(task, stream)
 
-    async def _serve_stream(self, stream: Stream, ask: protocol.Ask) -> None:
+    async def _serve_stream(self, stream: Stream, ask: protocol.Ask, *, cell: bool) -> None:
         try:
-            if isinstance(ask, protocol.UpstreamRequest):
-                await self._request(stream, ask)
+            if isinstance(ask, protocol.UpstreamRequest) and cell:
+                await self._of_cell(stream, ask)
+            elif isinstance(ask, protocol.UpstreamRequest):
+                await self._request(stream, ask, None)
             elif isinstance(ask, protocol.AskRedact):
                 await self._redact(stream, ask)
             else:
+                if cell and isinstance(ask, protocol.PutSessionSecret):
+                    self._sendings.accounts.demand_capture(ask.tenant, ask.session, ask.provider)
                 await stream.end(await self._control(ask))
         except BridgeholdError as error:
             await stream.fail(error)
         except Exception as error:  # noqa: BLE001 - a defect ends one stream, and its text may hold a key
             await stream.fail(InternalError(f"the keeper failed: {type(error).__name__}"))
 
-    async def _request(self, stream: Stream, ask: protocol.UpstreamRequest) -> None:
+    async def _of_cell(self, stream: Stream, ask: protocol.UpstreamRequest) -> None:
+        """What the front's word allows, between two events of our own."""
+        sending = await self._sendings.begin(stream, ask, self._entry)
+        try:
+            await self._request(stream, ask, sending)
+        except BridgeholdError as error:
+            sending.code = error.code
+            raise
+        finally:
+            await asyncio.shield(sending.end())
+
+    async def _request(self, stream: Stream, ask: protocol.UpstreamRequest, account: Sending | None) -> None:
         entry = self._entry(ask.provider)
         if ask.how == "pass":
             await self._upstream.answer(
-                stream, ask, entry, ask.credential.encode("ascii", "replace"), _NOBODYS
+                stream, ask, entry, ask.credential.encode("ascii", "replace"), _NOBODYS, account
             )
             return
         if not entry.keyed:
-            await self._upstream.answer(stream, ask, entry, b"", _NOBODYS)
+            await self._upstream.answer(stream, ask, entry, b"", _NOBODYS, account)
             return
         held = await self._vault.find(ask.tenant, ask.session, entry, ask.secret)
-        await self._with_key(stream, ask, entry, held)
+        await self._with_key(stream, ask, entry, held, account)
 
     async def _redact(self, stream: Stream, ask: protocol.AskRedact) -> None:
         if ask.body_bytes > _TEXTS_BOUND:
@@ -196,13 +223,18 @@ class Keeper:
         await stream.end()
 
     async def _with_key(
-        self, stream: Stream, ask: protocol.UpstreamRequest, entry: ProviderEntry, held: CachedSecret
+        self,
+        stream: Stream,
+        ask: protocol.UpstreamRequest,
+        entry: ProviderEntry,
+        held: CachedSecret,
+        account: Sending | None,
     ) -> None:
         try:
             with held.use() as key:
                 encodings = await held.encodings()
                 try:
-                    await self._upstream.answer(stream, ask, entry, key, encodings)
+                    await self._upstream.answer(stream, ask, entry, key, encodings, account)
                 except BridgeholdError as error:  # its text may say what the provider said
                     error.message, error.hint = map(Redactor([encodings]).text, (error.message, error.hint))
                     raise
@@ -222,6 +254,12 @@ class Keeper:
                 self._vault.put_session(ask.session, ask.provider, ask.value, ask.tenant)
             case protocol.DropSession():
                 self._vault.drop_session(ask.session, ask.tenant)
+            case protocol.AllowSession():
+                self._sendings.accounts.allow(ask)
+            case protocol.EndSession():
+                self._sendings.accounts.end(ask.tenant, ask.session)
+            case protocol.AllowTenant():
+                self._sendings.accounts.tell(ask)
             case protocol.AskSign():
                 return base64.b64encode(self._signer.sign(ask.text.encode("utf-8", "replace")))
             case protocol.AskPublicKey():
@@ -292,8 +330,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bridgehold keeper")
     parser.add_argument("--fd-host", type=int, required=True)
     parser.add_argument("--fd-config", type=int, required=True)
-    parser.add_argument("--fd-intake", type=int, default=-1)
-    parser.add_argument("--fd-supervisor", type=int, default=-1)
+    for name in ("intake", "supervisor", "journal"):
+        parser.add_argument(f"--fd-{name}", type=int, default=-1)
     args = parser.parse_args()
     os.umask(0o077)
     sys.excepthook = _hook
@@ -304,11 +342,11 @@ def main() -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the supervisor's to pass on
         with os.fdopen(args.fd_config, "rb") as file:
             config = parse_config(file.read(LONGEST))
-        intake, supervisor = (
+        intake, supervisor, journal = (
             socket.socket(fileno=number) if number >= 0 else None
-            for number in (args.fd_intake, args.fd_supervisor)
+            for number in (args.fd_intake, args.fd_supervisor, args.fd_journal)
         )
-        asyncio.run(_run(config, socket.socket(fileno=args.fd_host), intake, supervisor))
+        asyncio.run(_run(config, socket.socket(fileno=args.fd_host), intake, supervisor, journal))
     except BridgeholdError as error:
         sys.stderr.write(f"bridgehold keeper: {error.code}: {error.message}\n")
         return error.exit_status
@@ -320,6 +358,7 @@ async def _run(
     sock: socket.socket,
     intake: socket.socket | None,
     supervisor: socket.socket | None,
+    journal: socket.socket | None,
 ) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_loop_hook)
@@ -334,7 +373,10 @@ async def _run(
     if supervisor is not None:
         loop.add_reader(supervisor, ready, supervisor)
     try:
-        await keeper.serve(sock, intake)
+        recorder = await JournalClient.connect(journal) if journal is not None else None
+        if recorder is not None:
+            recorder.redact = keeper.redacted
+        await keeper.serve(sock, intake, recorder)
     finally:
         hear_no_more(signal.SIGTERM)
 

@@ -20,6 +20,9 @@ from typing import Literal
 import msgspec
 
 from bridgehold.errors import ProtocolError
+from bridgehold.keeper.spending import Period
+from bridgehold.policies.model import Grant
+from bridgehold.policies.tenants import Tenant
 
 OPEN, HEAD, DATA, END, ERROR, CANCEL, WINDOW = range(1, 8)
 KINDS = frozenset({OPEN, HEAD, DATA, END, ERROR, CANCEL, WINDOW})
@@ -50,12 +53,17 @@ class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True, tag="request"):
     body_bytes: int = 0
     secret: str = ""
     """The secret to put in; the one that the keeper's own table names if empty."""
-    how: Literal["gateway", "pass"] = "gateway"
-    """``pass``: put in `credential`, which the guest brought itself (weakening ``inline_keys_pass``)."""
+    how: Literal["gateway", "pass", "tool"] = "gateway"
+    """``pass``: put in `credential`, which the guest brought itself (weakening ``inline_keys_pass``).
+    ``tool``: an operator's endpoint is called."""
     credential: str = ""
     intent: str = ""
     """Reference of the egress event that allowed it."""
     deadline_ms: int = 600_000
+    tokens: int = 0
+    """The most that it may use, as who asks reckons."""
+    command: str = ""
+    principal: str = ""
 
     def __repr__(self) -> str:
         return f"UpstreamRequest({self.tenant}/{self.session} {self.method} {self.provider}{self.path})"
@@ -92,6 +100,35 @@ class Forget(msgspec.Struct, frozen=True, kw_only=True, tag="forget"):
     """Let go of every secret of a tenant, its sessions' own ones too, for good; how many there were."""
 
     tenant: str
+
+
+class AllowSession(msgspec.Struct, frozen=True, kw_only=True, tag="allow_session"):
+    """A cell's session may ask for what `grant` says, until `EndSession`: the front's word."""
+
+    tenant: str
+    session: str
+    grant: Grant
+    """What of it the keeper decides by (`accounts.allowed_part`)."""
+    tools: dict[str, bool] = {}
+    """Endpoints of the operator's tools that it may call (`accounts.tools_of`)."""
+
+
+class EndSession(msgspec.Struct, frozen=True, kw_only=True, tag="end_session"):
+    """Nothing more goes out for the session; an empty name means all of the tenant's."""
+
+    tenant: str
+    session: str
+
+
+class AllowTenant(msgspec.Struct, frozen=True, kw_only=True, tag="allow_tenant"):
+    """State and ceilings of a tenant that has a cell, as its file says them now."""
+
+    tenant: str
+    rules: Tenant
+    requests: dict[str, tuple[int, int]] = {}
+    """What it has spent before, of each provider: requests and tokens. Counts where it wasn't known."""
+    periods: dict[str, Period] = {}
+    """The same by day and month."""
 
 
 class AskStatus(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
@@ -154,6 +191,9 @@ Ask = (
     | PutSessionSecret
     | DropSession
     | Forget
+    | AllowSession
+    | EndSession
+    | AllowTenant
     | AskStatus
     | AskSign
     | AskPublicKey
@@ -165,10 +205,14 @@ Ask = (
     | AskRedact
 )
 
+OF_CELL = UpstreamRequest | Prefetch | PutSessionSecret | DropSession | AskVersions | AskMarks | AskRedact
+"""What a cell may ask, for its own tenant. All else on its channel ends that."""
+
 
 def tenant_of(ask: Ask) -> str:
     """Whose part of what is shared `ask` takes (pure): its tenant's, or the host's own."""
-    return "" if isinstance(ask, Forget) else getattr(ask, "tenant", "")
+    of_host = isinstance(ask, Forget | AllowSession | EndSession | AllowTenant)
+    return "" if of_host else getattr(ask, "tenant", "")
 
 
 class Marks(msgspec.Struct, frozen=True, kw_only=True):

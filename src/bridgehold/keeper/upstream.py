@@ -14,8 +14,7 @@ import ssl
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Collection, Mapping
 from types import SimpleNamespace
-from typing import Any
-from urllib.parse import quote
+from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 import aiohttp
@@ -28,25 +27,36 @@ from bridgehold.config.providers import ProviderEntry
 from bridgehold.errors import BridgeholdError, DeniedError, LimitError, ProtocolError, ProviderError
 from bridgehold.keeper.channel import Stream
 from bridgehold.keeper.follow import FOLLOWED, MOST_HOPS, PASSED_ON, REDIRECTS, Hop, next_hop
+from bridgehold.keeper.heads import checked_headers, coding, make_url, returned_headers
 from bridgehold.keeper.paced import PacedSocket, Reads
 from bridgehold.keeper.places import Turns
 from bridgehold.keeper.protocol import DATA, END, REDIRECT, UNREACHED, Done, UpstreamHead, UpstreamRequest
 from bridgehold.keeper.resolve import Lookup, resolve, shared, system_lookup
 from bridgehold.keeper.scrub import Scrubber
-from bridgehold.keeper.slots import AUTH_HEADERS, HOP_HEADERS, REQUEST_HEADERS, inject
+from bridgehold.keeper.slots import inject
 from bridgehold.keeper.stores import check_value
 from bridgehold.keeper.values import UpstreamLimits
 from bridgehold.policies.downloads import parse_hub_item
-from bridgehold.policies.names import normalise_path
 
-_METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"})
-_SMALL = 256 * 1024
+SMALL = 256 * 1024
 """Request bodies up to here are sent in one piece with the head."""
 _POOLS = 256
-_HEADERS_BOUND = 64 * 1024
-_CHARSET = re.compile(r"charset\*?\s*=\s*[\"']?([^\s;,\"']+)", re.IGNORECASE)
-_ASCII_BASED = re.compile(r"utf-?8|us-ascii|ascii|latin-?1|iso[-_]?8859-\d{1,2}|windows-125\d", re.IGNORECASE)
-_VALUE = re.compile(r"[\x20-\x7e\t]{0,8192}")
+
+
+class Account(Protocol):
+    """What is kept of a cell's request on its way (`sending`)."""
+
+    under_way: asyncio.Event
+    body: bytes | None
+
+    def head(self, status: int, content_type: str) -> None:
+        """The provider answers."""
+
+    def feed(self, chunk: bytes) -> None:
+        """A piece of its answer."""
+
+    def whole(self) -> None:
+        """It has come to its end."""
 
 
 class _RefusedError(OSError):
@@ -117,17 +127,23 @@ class Upstream:
             self._close(self._pools.pop(key))
 
     async def answer(
-        self, stream: Stream, request: UpstreamRequest, entry: ProviderEntry, key: bytes, encodings: Encodings
+        self,
+        stream: Stream,
+        request: UpstreamRequest,
+        entry: ProviderEntry,
+        key: bytes,
+        encodings: Encodings,
+        account: Account | None = None,
     ) -> None:
         """Send `request` with `key`, and stream the answer without it in any of its `encodings`. Raises typed
-        errors that hold no key."""
+        errors that hold no key. `account`: of a cell's request."""
         if entry.keyed:
             check_value(key)
-        under_way = asyncio.Event()
+        under_way = asyncio.Event() if account is None else account.under_way
         try:
             try:
                 async with asyncio.timeout(min(request.deadline_ms, self._limits.total_ms) / 1000):
-                    await self._answer(stream, request, entry, key, encodings, under_way)
+                    await self._answer(stream, request, entry, key, encodings, under_way, account)
             except TimeoutError:
                 raise ProviderError(f"{entry.name} did not answer in time", where=UNREACHED) from None
             except aiohttp.ClientError as error:
@@ -145,17 +161,19 @@ class Upstream:
         key: bytes,
         encodings: Encodings,
         under_way: asyncio.Event,
+        account: Account | None,
     ) -> None:
         """`under_way` is set once there is a connection, so that the provider may have seen the request."""
         headers, query = inject(entry, key.decode("ascii"), checked_headers(request), list(request.query))
         url = make_url(entry, request, query)
         await self._vet_literal(entry, entry.host)
         if entry.shape == "hub":
-            await self._download(stream, request, entry, encodings, (url, headers), under_way)
+            await self._download(stream, request, entry, encodings, (url, headers), under_way, account)
             return
         if request.body_bytes or request.method in ("POST", "PUT", "PATCH"):
             headers["Content-Length"] = str(request.body_bytes)
-        body = await self._body(stream, request)
+        ready = account.body if account is not None else None
+        body = await self._body(stream, request) if ready is None else ready or None
         pool = self._pool(request.tenant, entry)
         async with pool.request(
             request.method,
@@ -165,7 +183,7 @@ class Upstream:
             allow_redirects=False,
             trace_request_ctx=under_way,
         ) as response:
-            await self._pass_on(stream, request, response, Scrubber(encodings), entry)
+            await self._pass_on(stream, request, response, Scrubber(encodings), entry, account=account)
 
     async def _download(
         self,
@@ -175,6 +193,7 @@ class Upstream:
         encodings: Encodings,
         first: tuple[URL, dict[str, str]],
         under_way: asyncio.Event,
+        account: Account | None,
     ) -> None:
         """A hub is only read; its redirects are followed, the key stays at its own origin."""
         if request.method != "GET" or request.body_bytes:
@@ -197,7 +216,9 @@ class Upstream:
                     if not hop.keyed:
                         told[FOLLOWED] = hop.host
                     scrubber = Scrubber(encodings if hop.keyed else b"")
-                    await self._pass_on(stream, request, response, scrubber, entry, told=told)
+                    await self._pass_on(
+                        stream, request, response, scrubber, entry, told=told, account=account
+                    )
                     return
                 hop = next_hop(entry, hop, response.headers.get("Location", ""))
         raise ProviderError(f"{entry.name} redirects more than {MOST_HOPS} times", where=entry.host)
@@ -211,7 +232,7 @@ class Upstream:
         if request.body_bytes > self._limits.request_bytes:
             raise LimitError(f"a request has at most {self._limits.request_bytes} bytes", where=UNREACHED)
         pieces = receive_body(stream, request.body_bytes)
-        if request.body_bytes > _SMALL:
+        if request.body_bytes > SMALL:
             return pieces
         return b"".join([piece async for piece in pieces]) or None
 
@@ -224,6 +245,7 @@ class Upstream:
         entry: ProviderEntry,
         *,
         told: Mapping[str, str] | None = None,
+        account: Account | None = None,
     ) -> None:
         """`told`: what a hub said of a file, before it led elsewhere."""
         bound = self._limits.response_bytes if told is None else self._limits.download_bytes
@@ -241,6 +263,8 @@ class Upstream:
             kept = tuple(pair for pair in headers if pair[0] not in (*PASSED_ON, FOLLOWED))
             headers = (*kept, *((name, scrubber.text(value)) for name, value in told.items()))
         head = UpstreamHead(status=response.status, headers=headers)
+        if account is not None:
+            account.head(response.status, response.headers.get("Content-Type", ""))
         await stream.send_head(msgspec.json.encode(head))
         total = 0
         if request.method != "HEAD":
@@ -248,7 +272,11 @@ class Upstream:
                 total += len(chunk)
                 if total > bound:
                     raise LimitError(f"an answer has at most {bound} bytes")
+                if account is not None:
+                    account.feed(chunk)
                 await stream.send(await self._turns.work(request.tenant, scrubber.steps(chunk)))
+        if account is not None:
+            account.whole()
         await stream.send(scrubber.finish())
         await stream.end(msgspec.json.encode(Done(scrubbed=scrubber.count, response_bytes=total)))
 
@@ -330,65 +358,6 @@ async def receive_body(stream: Stream, expected: int) -> AsyncIterator[bytes]:
         yield frame.payload
     if left:
         raise ProtocolError("the body of a request is not as long as its head says")
-
-
-def make_url(entry: ProviderEntry, request: UpstreamRequest, query: list[tuple[str, str]]) -> URL:
-    """The provider's base URL and the request's path, taken literally (pure). Raises `DeniedError`."""
-    if request.method not in _METHODS:
-        raise DeniedError(f"the method {request.method[:20]!r} goes to no provider", where="method")
-    if normalise_path(request.path) != request.path:
-        raise DeniedError("the path of a request is not normalised", where="path")
-    text = entry.base_url.rstrip("/") + request.path
-    if query:
-        text += "?" + "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in query)
-    return URL(text, encoded=True)
-
-
-def checked_headers(request: UpstreamRequest) -> dict[str, str]:
-    """The request's headers if each may go on (pure), and our own. Raises `DeniedError`."""
-    headers = {"Accept-Encoding": "identity"}
-    for name, value in request.headers:
-        if name not in REQUEST_HEADERS or name in AUTH_HEADERS or not _VALUE.fullmatch(value):
-            raise DeniedError(f"the header {name[:60]!r} does not go to a provider", where="header")
-        headers[name] = value
-    return headers
-
-
-def coding(headers: Any) -> str:
-    """Which header tells of a coding that hides an answer's bytes (pure); empty where none does.
-
-    Every header of a name counts. Only chunks are undone on the way here, and only a character set that
-    writes ASCII as ASCII can be searched.
-    """
-    for name, plain in (("Content-Encoding", {"identity"}), ("Transfer-Encoding", {"chunked", "identity"})):
-        said = [one.strip().lower() for value in headers.getall(name, ()) for one in value.split(",")]
-        if any(one and one not in plain for one in said) or said.count("chunked") > 1:
-            return name
-    for value in headers.getall("Content-Type", ()):
-        for charset in _CHARSET.findall(value):
-            if not _ASCII_BASED.fullmatch(charset):
-                return "Content-Type: charset"
-    return ""
-
-
-def returned_headers(headers: Any, scrubber: Scrubber) -> tuple[tuple[str, str], ...]:
-    """A provider's headers as the guest may see them. Raises `ProviderError` past the bound."""
-    dropped = HOP_HEADERS | {
-        token.strip().lower() for value in headers.getall("Connection", ()) for token in value.split(",")
-    }
-    passed = [(name, value) for name, value in headers.items() if name.lower() not in dropped]
-    if sum(len(name) + len(value) for name, value in passed) > _HEADERS_BOUND:
-        raise ProviderError("the provider's headers are too long")
-    kept = []
-    for name, value in passed:
-        shown = scrubber.text(value)
-        kept.append(
-            (
-                scrubber.text(name.lower()),
-                "".join(c if " " <= c <= "\xff" and c != "\x7f" else " " for c in shown),
-            )
-        )
-    return tuple(kept)
 
 
 def _seen_at(error: BridgeholdError, entry: ProviderEntry) -> str:

@@ -12,6 +12,7 @@ import msgspec
 
 from bridgehold.config.providers import ProviderEntry, provider_entry, provider_faults
 from bridgehold.errors import ConfigError
+from bridgehold.keeper.spending import Prices
 
 if TYPE_CHECKING:
     from bridgehold.config.layout import Layout
@@ -45,11 +46,20 @@ class UpstreamLimits(msgspec.Struct, frozen=True, kw_only=True):
     total_ms: int = 1_800_000
 
 
+class Price(msgspec.Struct, frozen=True, kw_only=True):
+    """Of a million tokens; of a provider's own where no model is named."""
+
+    provider: str
+    model: str = ""
+    price: float
+
+
 class KeeperConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What the keeper process is started with."""
 
     secrets: StoreConfig
     providers: tuple[ProviderEntry, ...] = ()
+    prices: tuple[Price, ...] = ()
     limits: UpstreamLimits = UpstreamLimits()
     cache_ms: int = 900_000
     """How long an unused value stays in memory."""
@@ -72,10 +82,28 @@ def keeper_config(layout: Layout, config: Config, *, credentials_directory: str 
     """The keeper's configuration from the operator's. Raises `ConfigError` for a wrong provider."""
     entries = tuple(provider_entry(name, section) for name, section in sorted(config.providers.items()))
     made = KeeperConfig(
-        secrets=store_config(layout, config, credentials_directory=credentials_directory), providers=entries
+        secrets=store_config(layout, config, credentials_directory=credentials_directory),
+        providers=entries,
+        prices=_prices(config),
     )
     check_config(made, str(layout.config_file))
     return made
+
+
+def _prices(config: Config) -> tuple[Price, ...]:
+    found = []
+    for name, section in config.providers.items():
+        found.append(Price(provider=name, price=section.price))
+        found += [Price(provider=name, model=model, price=one.price) for model, one in section.models.items()]
+    return tuple(found)
+
+
+def prices_told(config: KeeperConfig) -> Prices:
+    """The same, as budgets reckon with them."""
+    return Prices(
+        {one.provider: one.price for one in config.prices if not one.model},
+        {(one.provider, one.model): one.price for one in config.prices if one.model},
+    )
 
 
 def check_config(config: KeeperConfig, where: str = "") -> None:

@@ -170,6 +170,7 @@ def _start(
     keeper_host, keeper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     journal_host, journal_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     launcher_journal, journal_launcher = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    keeper_journal, journal_keeper = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     tokens = listen_at(layout.tokens_socket, 0o600) if http is not None else None
     channel, parent = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     sockets = [launcher_host, launcher_end, keeper_host, keeper_end, journal_host, journal_end, parent]
@@ -183,6 +184,8 @@ def _start(
         launcher_told,
         launcher_journal,
         journal_launcher,
+        keeper_journal,
+        journal_keeper,
         keeper_intake,
         keeper_inner,
         journal_intake,
@@ -196,12 +199,14 @@ def _start(
         given = {
             "host": journal_end.fileno(),
             "launcher": journal_launcher.fileno(),
+            "keeper": journal_keeper.fileno(),
             "intake": journal_inner.fileno(),
         }
         children.append(_spawn("journal", plan.journal, plan.roles.journal, given))
         given = {
             "host": keeper_end.fileno(),
             "intake": keeper_inner.fileno(),
+            "journal": keeper_journal.fileno(),
             "supervisor": keeper_told.fileno(),
         }
         children.append(_spawn("keeper", plan.keeper, plan.roles.keeper, given))

@@ -20,8 +20,8 @@ from bridgehold.host.front.opens import Opens
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.shares.link import Link
 from bridgehold.host.shares.memory import in_memory
-from bridgehold.host.shares.spending import Used
 from bridgehold.ids import random_id
+from bridgehold.keeper.spending import Used
 from bridgehold.sandbox import procfs
 from bridgehold.sandbox.values import SandboxSpec
 

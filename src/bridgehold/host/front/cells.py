@@ -21,6 +21,7 @@ import msgspec
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import CellEnded, CellStarted
 from bridgehold.errors import BridgeholdError, BusyError, CellEndedError, UsageError
+from bridgehold.host.front.allowances import Allowances
 from bridgehold.host.front.cell import Cell, facts_of
 from bridgehold.host.front.directory import Directory
 from bridgehold.host.front.ends import Ends
@@ -35,11 +36,11 @@ from bridgehold.host.shares.memory import in_memory
 from bridgehold.host.shares.observe import counted, merged, sound
 from bridgehold.host.shares.places import Places
 from bridgehold.host.shares.session_ends import SessionEnd
-from bridgehold.host.shares.spending import Used
 from bridgehold.host.startup import MOST_CELLS
 from bridgehold.host.template import Template
 from bridgehold.ids import parse_name
 from bridgehold.intake import hand_in
+from bridgehold.keeper.spending import Used
 from bridgehold.protocol.values import Principal
 from bridgehold.sandbox.launcher.control import LauncherClient
 from bridgehold.sandbox.spec import starts_of
@@ -79,10 +80,11 @@ class Cells:
         make_config: Callable[[str], Awaitable[cell_wire.CellConfig]],
         zygote_bytes: Callable[[], int],
         house: House,
+        allowances: Allowances,
     ) -> None:
         """`make_config`: what the tenant's cell is started with. `zygote_bytes`: memory of a zygote's.
 
-        `house`: what is opened for cells, and from what that is judged.
+        `allowances`: tell the keeper. `house`: what is opened for cells, and from what that is judged.
         """
         self.template = template
         self._intakes = intakes
@@ -92,6 +94,7 @@ class Cells:
         self._make_config = make_config
         self._zygote_bytes = zygote_bytes
         self._house = house
+        self._allowances = allowances
         self.directory = Directory()
         self.ends = Ends()
         self._cells: dict[str, Cell] = {}
@@ -187,6 +190,7 @@ class Cells:
     def tell(self, config: str, gone: Iterable[str]) -> None:
         """A configuration holds from now on, and nothing that was ordered under another one."""
         self._generation += 1
+        self._spawn(self._allowances.again())
         new = cell_wire.NewConfig(config=config, gone=tuple(gone))
         for cell in self._cells.values():
             cell.tell("config", new)
@@ -219,6 +223,7 @@ class Cells:
 
     def rules_changed(self, tenant: str) -> None:
         """Something else holds in place of the tenant's file, or no longer does."""
+        self._spawn(self._allowances.look(tenant))
         if (cell := self._cells.get(tenant)) is not None:
             cell.tell("rules", None)
 
@@ -236,6 +241,7 @@ class Cells:
             await asyncio.sleep(_LOOK_SECONDS)
             now = time.monotonic()
             for cell in self.living():
+                self._spawn(self._allowances.look(cell.tenant))
                 if cell.blind:
                     self._leave(cell)
                     self._spawn(
@@ -322,6 +328,7 @@ class Cells:
             undo.push(given)
             if namespace >= 0:
                 given.callback(os.close, namespace)
+            await self._allowances.begin(tenant, config.spent)
             await hand_in(self._intakes.keeper, tenant, keeper_end)
             await hand_in(self._intakes.journal, tenant, journal_end)
             config = msgspec.structs.replace(config, uid=uid, ended=self.ends.of(tenant))
@@ -395,6 +402,7 @@ class Cells:
             if table.get(cell.tenant) is cell:
                 del table[cell.tenant]
         self.places.clear(cell.tenant, cell.name)
+        self._spawn(self._allowances.over(cell.tenant))
         self.ends.lost(cell.tenant, cell.reason)
         past = merged([self.past, counted(cell.metrics)])
         self.past = past if len(past) <= _LONGEST_PAST else self.past
@@ -414,7 +422,10 @@ class Cells:
                 self.directory.add(cell.tenant, opened.session, opened.name)
                 self.ends.opened(cell.tenant, opened)
             case "over":
-                self.places.give_back(cell.tenant, cell.name, decoded(body, cell_wire.SessionOver).session)
+                session = decoded(body, cell_wire.SessionOver).session
+                self.places.give_back(cell.tenant, cell.name, session)
+                if session:
+                    self._spawn(self._allowances.over(cell.tenant, session))
             case "used":
                 cell.used = decoded(body, cell_wire.UsedNow).used
             case "shut":
@@ -458,8 +469,12 @@ class Cells:
             cell.ways[ask.bridge] = ways
             cell.environments.add(order.environment_digest)
             await self.allow(cell, ask.bridge)
+            if ask.session:
+                await self._allowances.allow(tenant, ask.session, order.grant)
         except BaseException:
             self.places.give_back(tenant, cell.name, ask.session)
+            if ask.session:
+                self._spawn(self._allowances.over(tenant, ask.session))
             self._spawn(self._withdraw(cell, cell.bridges & {ask.bridge}))
             raise
         return ordered(order)

@@ -31,13 +31,13 @@ from bridgehold.errors import (
 )
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.shares import openings
-from bridgehold.host.shares.buckets import TokenBucket
 from bridgehold.host.shares.dialling import Dial, provider_places
 from bridgehold.host.shares.memory import in_memory
 from bridgehold.host.shares.openings import Opened, answer
 from bridgehold.host.shares.tool_starts import kill, pidfd_of, spawn
 from bridgehold.ids import digest_bytes
 from bridgehold.keeper.resolve import Lookup, resolve
+from bridgehold.policies.buckets import TokenBucket
 from bridgehold.policies.decide import decide_address, decide_connect, decide_tool
 from bridgehold.policies.model import Grant
 

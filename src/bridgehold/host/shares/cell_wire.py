@@ -12,8 +12,8 @@ from typing import Annotated
 import msgspec
 
 from bridgehold.host.shares.session_ends import SessionEnd
-from bridgehold.host.shares.spending import Period, Used
 from bridgehold.host.startup import HostConfig
+from bridgehold.keeper.spending import Period, Used
 from bridgehold.policies.model import Grant, Machine
 from bridgehold.protocol.values import Principal
 from bridgehold.sandbox.values import SandboxSpec

@@ -24,7 +24,7 @@ from bridgehold.errors import (
     LimitError,
     from_info,
 )
-from bridgehold.host.shares.buckets import TokenBucket
+from bridgehold.policies.buckets import TokenBucket
 from bridgehold.protocol.frames import HEADER, MAX_FRAME
 
 MOST = MAX_FRAME + 64 * 1024

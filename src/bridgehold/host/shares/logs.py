@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 
 from bridgehold.errors import Output, harmless
-from bridgehold.host.shares.buckets import TokenBucket
+from bridgehold.policies.buckets import TokenBucket
 
 LAST_OUTPUT = "The bridge's last output:"
 """How a hint goes on with the end of a log."""

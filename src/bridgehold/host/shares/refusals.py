@@ -19,8 +19,8 @@ from bridgehold.audit.events import (
     kind_of,
 )
 from bridgehold.errors import BridgeholdError, BudgetError
-from bridgehold.host.shares.buckets import TokenBucket
 from bridgehold.host.shares.observe import Metrics
+from bridgehold.policies.buckets import TokenBucket
 from bridgehold.protocol.values import Principal
 
 _TEXT, LONGEST_REASON = 80, 500

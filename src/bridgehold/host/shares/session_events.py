@@ -17,7 +17,7 @@ import msgspec
 
 from bridgehold.audit.events import Event, EventsFolded, Receipt, kind_of
 from bridgehold.errors import BridgeholdError, BudgetError
-from bridgehold.host.shares.buckets import TokenBucket
+from bridgehold.policies.buckets import TokenBucket
 
 FOLD_SECONDS = 5.0
 _KINDS = 64
@@ -67,9 +67,12 @@ class SessionEvents:
         """Wait until `events` more may be written; who came before is served before."""
         await asyncio.sleep(self._bucket.take(events, time.monotonic()))
 
-    async def intend(self, event: Event) -> str:
-        """Its reference, once it is durable; `wait` comes before it. Raises `AuditError`, `BudgetError`."""
-        return (await self._journal.append(event)).ref
+    async def intend(self, event: Event, *, durable: bool = True) -> str:
+        """Its reference, once it is durable; `wait` comes before it. Raises `AuditError`, `BudgetError`.
+
+        `durable`: not where what follows is written durably by another recorder, and this with it.
+        """
+        return (await self._journal.append(event, durable=durable)).ref
 
     async def record(self, event: Event, counted_as: str = "") -> str:
         """Write an outcome, or a refusal for which there is `room`; its reference. Never raises.

@@ -22,10 +22,10 @@ from bridgehold.bridges.manifest import Operation
 from bridgehold.errors import AuditError, BridgeholdError, BudgetError, CancelledError, Output
 from bridgehold.host.cell.workers.calls import Watcher
 from bridgehold.host.cell.workers.translate import fault_error, middle
-from bridgehold.host.shares.buckets import CommandRates
 from bridgehold.host.shares.logs import OUTPUT_BYTES, CommandOutput
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.ids import digest_bytes
+from bridgehold.policies.buckets import CommandRates
 from bridgehold.policies.model import Decision, Grant
 from bridgehold.protocol.frames import CommandRequest
 from bridgehold.protocol.values import CommandUsage, Principal

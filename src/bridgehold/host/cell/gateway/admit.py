@@ -9,8 +9,8 @@ from bridgehold.errors import DeniedError
 from bridgehold.host.cell.gateway.credentials import presented
 from bridgehold.host.cell.gateway.parse import Target, parse_query
 from bridgehold.host.cell.gateway.replies import Refusal
-from bridgehold.host.cell.gateway.shapes import most_tokens, names_bound
 from bridgehold.host.cell.gateway.values import ProviderFacts, SessionFacts
+from bridgehold.keeper.shapes import most_tokens, names_bound
 from bridgehold.keeper.slots import AUTH_QUERY, forwarded_headers
 from bridgehold.policies.content import UNREADABLE, BodyFacts, ParsedRequest, body_facts, head_facts
 from bridgehold.policies.decide import decide_egress, secret_of

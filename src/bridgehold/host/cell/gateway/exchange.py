@@ -7,21 +7,30 @@ import time
 from collections.abc import Coroutine, Iterable
 from typing import TYPE_CHECKING, TypeVar
 
-from bridgehold.errors import BridgeholdError, BusyError, DeniedError, SecretError
+from bridgehold.errors import (
+    AuditError,
+    BridgeholdError,
+    BudgetError,
+    BusyError,
+    DeniedError,
+    SecretError,
+    SuspendedError,
+)
 from bridgehold.host.cell.gateway.admit import Admitted
 from bridgehold.host.cell.gateway.records import Announced
 from bridgehold.host.cell.gateway.redirects import led_within
 from bridgehold.host.cell.gateway.replies import Refusal, Replies
-from bridgehold.host.cell.gateway.shapes import Usage
-from bridgehold.host.cell.gateway.usage import NOTHING, Unasked, UsageTap, charge, is_stream
 from bridgehold.host.cell.gateway.wire import GuestGone, Wire
 from bridgehold.keeper.protocol import REDIRECT, UNREACHED, UpstreamRequest
+from bridgehold.keeper.shapes import Usage
+from bridgehold.keeper.usage import NOTHING, Unasked, UsageTap, charge, is_stream
 
 T = TypeVar("T")
+_NOT_BEGUN = (BusyError, BudgetError, SuspendedError, AuditError)
 
 if TYPE_CHECKING:
     from bridgehold.host.cell.gateway.served import Keeper, Served
-    from bridgehold.host.shares.budgets import Reservation
+    from bridgehold.keeper.budgets import Reservation
     from bridgehold.keeper.client import UpstreamResponse
 
 
@@ -115,12 +124,8 @@ class Exchange:
                 hint=error.hint,
             )
             return await self._broke(refusal, audited=True)
-        except SecretError as error:
-            refusal = Refusal(status=403, rule="secrets", reason=error.message, hint=error.hint)
-            return await self._broke(refusal)
         except BridgeholdError as error:
-            refusal = Refusal(status=502, rule=f"keeper.{error.code}", reason=error.message, hint=error.hint)
-            return await self._broke(refusal)
+            return await self._broke(_refusal_of(error))
         return ""
 
     async def _ask(self) -> None:
@@ -139,6 +144,9 @@ class Exchange:
             credential=admitted.credential,
             intent=self._announced.reference,
             deadline_ms=self._served.limits.request_ms,
+            tokens=self._reservation.tokens,
+            command=self._announced.intent.command,
+            principal=self._announced.intent.principal,
         )
         self._sent = True
         try:
@@ -230,6 +238,18 @@ class Exchange:
         )
 
 
+def _refusal_of(error: BridgeholdError) -> Refusal:
+    """What the keeper refuses, as the guest is told (pure)."""
+    status, rule = 502, f"keeper.{error.code}"
+    if isinstance(error, BudgetError):  # by the keeper's own account
+        status, rule = 429, error.where
+    elif isinstance(error, SuspendedError):
+        status, rule = 403, "tenant.state"
+    elif isinstance(error, SecretError):
+        status, rule = 403, "secrets"
+    return Refusal(status=status, rule=rule, reason=error.message, hint=error.hint)
+
+
 def never_sent(error: BridgeholdError) -> bool:
     """Whether no byte of the request can have reached the provider (pure).
 
@@ -240,4 +260,6 @@ def never_sent(error: BridgeholdError) -> bool:
         return error.retry != "same"
     if isinstance(error, DeniedError):
         return error.where != REDIRECT
-    return error.where == UNREACHED or isinstance(error, BusyError)
+    return error.where == UNREACHED or isinstance(
+        error, BusyError | BudgetError | SuspendedError | AuditError
+    )

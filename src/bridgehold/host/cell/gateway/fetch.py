@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from bridgehold.host.cell.gateway.download import DownloadRequest
+    from bridgehold.host.cell.gateway.records import Announced
     from bridgehold.host.cell.gateway.served import Served, Upstream
     from bridgehold.keeper.client import UpstreamResponse
     from bridgehold.protocol.values import Artifact
@@ -136,7 +137,7 @@ class Fetch:
         reservation.settle(0)
         code = "cancelled"
         try:
-            made = await self._ask(path, query, announced.reference, take)
+            made = await self._ask(path, query, announced, take)
             code = ""
             return made
         except Refused as no:
@@ -164,7 +165,7 @@ class Fetch:
         self,
         path: str,
         query: tuple[tuple[str, str], ...],
-        intent: str,
+        announced: Announced,
         take: Callable[[UpstreamResponse], Awaitable[T]],
     ) -> T:
         asked, facts = self._asked, self._served.facts
@@ -176,8 +177,10 @@ class Fetch:
             path=path,
             query=query,
             secret=asked.secret,
-            intent=intent,
+            intent=announced.reference,
             deadline_ms=_DEADLINE_MS,
+            command=announced.intent.command,
+            principal=announced.intent.principal,
         )
         async with await self._upstream.keeper.request(request, b"") as response:
             self._status = response.status

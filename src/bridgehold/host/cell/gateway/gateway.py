@@ -26,11 +26,13 @@ from bridgehold.host.cell.gateway.served import Keeper, Served, Upstream
 from bridgehold.host.cell.gateway.values import Attribution, GatewayLimits, ProviderFacts, SessionFacts
 from bridgehold.host.cell.gateway.wire import GuestGone, Wire
 from bridgehold.host.cell.store.downloads import Downloads
-from bridgehold.host.shares.budgets import Budgets, Buffers, TokenBucket
+from bridgehold.host.shares.buffers import Buffers
 from bridgehold.host.shares.dialling import Dial, dial
 from bridgehold.host.shares.session_events import SessionEvents
+from bridgehold.keeper.budgets import Budgets
 from bridgehold.keeper.places import Places as Shared
 from bridgehold.keeper.resolve import Lookup, system_lookup
+from bridgehold.policies.buckets import TokenBucket
 from bridgehold.policies.decide import secret_of
 from bridgehold.policies.model import Grant
 
@@ -67,7 +69,7 @@ class Gateway:
         self._listener = listener
         self._port = int(listener.getsockname()[1])
         self._limits = limits or GatewayLimits()
-        records = Records(facts, attribution, events)
+        records = Records(facts, attribution, events, kept=keeper.keeps_account)
         self._served = Served(grant, facts, records, buffers, self._limits)
         self._upstream = Upstream(keeper, budgets, downloads, providers)
         self._places = Places(lookup, dial, providers)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from bridgehold.host.cell.gateway.served import Served, Upstream
     from bridgehold.host.cell.gateway.wire import Wire
     from bridgehold.host.cell.store.downloads import FileFact, Listing
-    from bridgehold.host.shares.buckets import TokenBucket
+    from bridgehold.policies.buckets import TokenBucket
 
 _LONGEST_NAME = 200
 _AT_ONCE = 4

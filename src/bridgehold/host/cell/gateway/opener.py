@@ -14,10 +14,11 @@ from bridgehold.host.cell.gateway.served import Keeper
 from bridgehold.host.cell.gateway.values import Attribution, GatewayLimits, ProviderFacts, SessionFacts
 from bridgehold.host.cell.store.downloads import Downloads
 from bridgehold.host.front.boots import StartOrder
-from bridgehold.host.shares.budgets import Budgets, Buffers
+from bridgehold.host.shares.buffers import Buffers
 from bridgehold.host.shares.dialling import dial, provider_place
 from bridgehold.host.shares.openings import Openings
 from bridgehold.host.shares.session_events import SessionEvents
+from bridgehold.keeper.budgets import Budgets
 from bridgehold.keeper.places import Places
 from bridgehold.keeper.resolve import system_lookup
 from bridgehold.policies.units import parse_size

@@ -14,6 +14,8 @@ from bridgehold.host.shares.session_events import SessionEvents
 
 _TEXT = 300
 _PATH = 500
+_BY_CELL = ("connect", "proxy")
+"""What goes past the keeper, over connections that the front opens."""
 
 
 class Announced(msgspec.Struct, frozen=True):
@@ -27,8 +29,15 @@ class Records:
     """One session's events, each in the name of who it is asked for. `attribution` says who that is now."""
 
     def __init__(
-        self, facts: SessionFacts, attribution: Callable[[], Attribution], events: SessionEvents
+        self,
+        facts: SessionFacts,
+        attribution: Callable[[], Attribution],
+        events: SessionEvents,
+        *,
+        kept: bool = False,
     ) -> None:
+        """`kept`: the keeper writes down what goes out, durably, after what is said here."""
+        self._kept = kept
         self._facts = facts
         self._attribution = attribution
         self._events = events
@@ -97,8 +106,9 @@ class Records:
             background=not command,
             reserved=reserved,
             model=model,
+            kept=self._kept and how not in _BY_CELL,
         )
-        return Announced(await self._events.intend(event), event)
+        return Announced(await self._events.intend(event, durable=not event.kept), event)
 
     async def outcome(
         self,
@@ -131,6 +141,7 @@ class Records:
             response_bytes=response_bytes,
             ms=int((time.monotonic() - started) * 1000),
             background=intent.background,
+            kept=intent.kept,
             code=code,
             **more,
         )

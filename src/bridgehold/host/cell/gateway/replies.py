@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import h11
 import msgspec
 
-from bridgehold.host.cell.gateway.shapes import Denial, denial_body
 from bridgehold.host.cell.gateway.wire import GuestGone, Wire
+from bridgehold.keeper.shapes import Denial, denial_body
 
 _NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 _LENGTH = re.compile(r"[0-9]{1,15}")

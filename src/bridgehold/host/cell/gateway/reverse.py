@@ -22,7 +22,7 @@ from bridgehold.host.cell.gateway.wire import Wire
 
 if TYPE_CHECKING:
     from bridgehold.host.cell.gateway.served import Served, Slow, Upstream
-    from bridgehold.host.shares.buckets import TokenBucket
+    from bridgehold.policies.buckets import TokenBucket
 
 
 _FEW = 5_000

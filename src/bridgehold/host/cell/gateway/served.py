@@ -9,7 +9,8 @@ from typing import Protocol
 from bridgehold.host.cell.gateway.records import Records
 from bridgehold.host.cell.gateway.values import GatewayLimits, ProviderFacts, SessionFacts
 from bridgehold.host.cell.store.downloads import Downloads
-from bridgehold.host.shares.budgets import Budgets, Buffers
+from bridgehold.host.shares.buffers import Buffers
+from bridgehold.keeper.budgets import Budgets
 from bridgehold.keeper.client import UpstreamResponse
 from bridgehold.keeper.protocol import UpstreamRequest
 from bridgehold.policies.model import Grant
@@ -20,6 +21,9 @@ Slow = Callable[[], Awaitable[None]]
 
 class Keeper(Protocol):
     """The keeper's client, as the gateway uses it."""
+
+    keeps_account: bool
+    """See `KeeperClient.keeps_account`."""
 
     async def request(self, request: UpstreamRequest, body: bytes) -> UpstreamResponse:
         """See `KeeperClient.request`."""

@@ -38,9 +38,9 @@ from bridgehold.host.cell.sessions.session import Session
 from bridgehold.host.cell.workers.pipes import PlainBytes
 from bridgehold.host.front.boots import SCRIPT_PLACEHOLDER, Script
 from bridgehold.host.front.outgoing import Emit
-from bridgehold.host.shares.buckets import CommandRates
 from bridgehold.host.shares.logs import Stream
 from bridgehold.ids import new_command_id
+from bridgehold.policies.buckets import CommandRates
 from bridgehold.policies.model import MIB, Grant
 from bridgehold.policies.units import format_ms
 from bridgehold.protocol.frames import INPUT_CLOSED

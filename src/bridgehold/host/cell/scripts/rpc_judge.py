@@ -27,8 +27,8 @@ from bridgehold.host.cell.sessions.session import Session
 from bridgehold.host.cell.tools.records import ToolRecords
 from bridgehold.host.cell.tools.values import ToolContext, ToolSpec
 from bridgehold.host.front.boots import SCRIPT_PLACEHOLDER
-from bridgehold.host.shares.buckets import CommandRates
 from bridgehold.ids import is_operation
+from bridgehold.policies.buckets import CommandRates
 from bridgehold.policies.decide import decide_operation, decide_tool
 from bridgehold.policies.model import MIB, Decision, Grant
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from bridgehold.host.front.outgoing import Emit
-from bridgehold.host.shares.buckets import TokenBucket
+from bridgehold.policies.buckets import TokenBucket
 
 MOST_WAITING = 1 << 20
 """Bytes that wait for one connection inside; nothing is read of it, or passed to it, until it has read."""

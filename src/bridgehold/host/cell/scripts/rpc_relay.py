@@ -33,7 +33,7 @@ from bridgehold.host.cell.scripts.rpc_peer import Peer
 from bridgehold.host.cell.sessions.session import Session
 from bridgehold.host.front.boots import Script
 from bridgehold.host.front.outgoing import Emit
-from bridgehold.host.shares.buckets import CommandRates
+from bridgehold.policies.buckets import CommandRates
 from bridgehold.policies.units import format_ms
 from bridgehold.protocol.frames import INPUT_CLOSED
 from bridgehold.protocol.values import Principal

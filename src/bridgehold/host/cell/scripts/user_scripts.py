@@ -24,10 +24,10 @@ from bridgehold.host.cell.sessions.sessions import Sessions
 from bridgehold.host.front.boots import GATEWAY_PORT, Script, StartOrder
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.front.registry import Registry
-from bridgehold.host.shares.buckets import CommandRates
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.ids import parse_name, random_id
+from bridgehold.policies.buckets import CommandRates
 from bridgehold.policies.model import Grant
 from bridgehold.protocol.frames import OpenScriptParams, ScriptEofParams, ScriptSendParams, ScriptWireParams
 from bridgehold.protocol.values import Principal

@@ -24,13 +24,13 @@ from bridgehold.errors import (
 )
 from bridgehold.host.cell.gateway.exchange import never_sent
 from bridgehold.host.cell.gateway.records import Announced, Records
-from bridgehold.host.cell.gateway.shapes import most_tokens, names_bound
-from bridgehold.host.cell.gateway.usage import NOTHING, UsageTap, charge
 from bridgehold.host.cell.gateway.values import Attribution, ProviderFacts, SessionFacts
 from bridgehold.host.cell.tools.values import ToolContext, ToolMeans, ToolSpec
-from bridgehold.host.shares.budgets import Budgets, Reservation
+from bridgehold.keeper.budgets import Budgets, Reservation
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.keeper.protocol import UpstreamRequest
+from bridgehold.keeper.shapes import most_tokens, names_bound
+from bridgehold.keeper.usage import NOTHING, UsageTap, charge
 from bridgehold.policies.content import ParsedRequest, body_facts
 from bridgehold.policies.decide import decide_tool, tool_secret_of
 
@@ -95,6 +95,7 @@ class HttpTools:
             SessionFacts(tenant=context.tenant, session=context.session),
             lambda: Attribution(context.command, context.principal),
             means.events,
+            kept=self._keeper.keeps_account,
         )
         try:
             announced = await records.intent(
@@ -119,8 +120,12 @@ class HttpTools:
             headers=_JSON,
             body_bytes=len(body),
             secret=secret.name,
+            how="tool",
             intent=announced.reference,
             deadline_ms=tool.timeout_ms,
+            tokens=reserved,
+            command=context.command,
+            principal=context.principal,
         )
         open_ended = len(body) if generates and not names_bound(provider.shape, arguments) else 0
         under_way = _EndpointCall(self._keeper, records, announced, reservation, provider.shape, open_ended)

@@ -21,8 +21,8 @@ from bridgehold.bridges.frames import (
 )
 from bridgehold.bridges.wire import FrameReader, encode
 from bridgehold.errors import BridgeholdError, CrashError, ProtocolError
-from bridgehold.host.shares.buckets import TokenBucket
 from bridgehold.host.shares.logs import SessionLog, Stream
+from bridgehold.policies.buckets import TokenBucket
 from bridgehold.policies.model import MIB, Limits, Rate
 
 _READ_BYTES = 65_536

@@ -19,7 +19,7 @@ from bridgehold.bridges.kit.answers import answer
 from bridgehold.host.cell.gateway.parse import BadRequest, parse_head
 from bridgehold.host.cell.gateway.values import GatewayLimits
 from bridgehold.host.cell.gateway.wire import GuestGone, Wire
-from bridgehold.host.shares.buckets import TokenBucket
+from bridgehold.policies.buckets import TokenBucket
 
 _TEXT = "The simulated answer to: warm up"
 _MOST_CONNECTIONS, _MOST_REQUESTS = 4, 64

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from bridgehold.host.cell.gateway.shapes import Usage, rules_of
+from bridgehold.keeper.shapes import Usage, rules_of
 
 _DOCUMENT = 2 * 1024 * 1024
 """Of a longer JSON answer its end alone is looked at for usage, where all providers say it."""

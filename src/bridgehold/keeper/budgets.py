@@ -1,4 +1,4 @@
-"""Who may still spend what: requests and tokens by tenant and provider, and bytes held for guests.
+"""Who may still spend what: requests and tokens by tenant and provider.
 
 A request is charged before it goes out, with the most that it may use; what is known afterwards replaces
 that. The charge stands in its intent and the settlement in its outcome, so what was spent is a fold of
@@ -8,25 +8,19 @@ nothing here reads a clock or a file.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from bridgehold.audit.entries import Entry
-from bridgehold.audit.events import EgressIntent, EgressOutcome, kind_of
-from bridgehold.errors import BudgetError, BusyError
-from bridgehold.host.shares.buckets import TokenBucket
-from bridgehold.host.shares.fair import Shares
-from bridgehold.host.shares.spending import Period, Spending
+from bridgehold.audit.events import EgressEnded, EgressIntent, EgressOutcome, EgressSent, kind_of
+from bridgehold.errors import BudgetError
+from bridgehold.keeper.spending import Period, Spending
+from bridgehold.policies.buckets import TokenBucket
 from bridgehold.policies.model import Rate
 
-__all__ = ["Budgets", "Buffers", "Reservation", "Spent", "TokenBucket"]
-
-_INTENT = kind_of(EgressIntent)
-_OUTCOME = kind_of(EgressOutcome)
+_INTENTS = frozenset((kind_of(EgressIntent), kind_of(EgressSent)))
+_OUTCOMES = frozenset((kind_of(EgressOutcome), kind_of(EgressEnded)))
 _BURST_SECONDS = 10
 
 Key = tuple[str, str]
@@ -81,13 +75,13 @@ class Budgets:
         charged: dict[str, tuple[Key, int, float, str]] = {}
         for entry in entries:
             key = (entry.tenant, entry.text("provider"))
-            if not key[1]:
+            if not key[1] or entry.fields.get("kept") is True:  # the keeper's own word counts
                 continue
-            if entry.kind == _INTENT:
+            if entry.kind in _INTENTS:
                 tokens, price, day = _whole(entry, "reserved"), self._price_of(entry), entry.time[:10]
                 charged[entry.ref] = (key, tokens, price, day)
                 self.add(key, 1, tokens, price, day)
-            elif entry.kind == _OUTCOME:
+            elif entry.kind in _OUTCOMES:
                 known = charged.pop(entry.text("intent"), None)
                 first, tokens, price, day = known or (key, 0, self._price_of(entry), entry.time[:10])
                 unsent = entry.fields.get("unsent") is True
@@ -200,89 +194,3 @@ def _settled(entry: Entry) -> int:
 def _whole(entry: Entry, name: str) -> int:
     value = entry.number(name)
     return 0 if isinstance(value, bool) else max(0, value)
-
-
-Owner = tuple[str, str]
-"""(tenant, session)."""
-
-
-class Holding:
-    """Bytes held for one request."""
-
-    def __init__(self, buffers: Buffers, owner: Owner, size: int) -> None:
-        self._buffers = buffers
-        self._owner = owner
-        self._size = size
-
-    def shrink(self, size: int) -> None:
-        """Only `size` bytes are still held."""
-        if size < self._size:
-            self._buffers.give(self._owner, self._size - size)
-            self._size = size
-
-
-class Buffers:
-    """Bytes that this host holds for guests: one bound for all, a smaller one for each session, and of what
-    is free no tenant has more than the others could (`Shares`).
-
-    Whoever wants more waits its turn, without reading from its guest meanwhile.
-    """
-
-    def __init__(self, total: int, *, share: int = 8, patience_s: float = 10.0) -> None:
-        self._tenants = Shares(total)
-        self._each = max(1, total // share)
-        self._patience = patience_s
-        self._held: dict[Owner, int] = {}
-        self._queue: deque[asyncio.Event] = deque()
-
-    @property
-    def held(self) -> int:
-        """Bytes that are held now, for all."""
-        return self._tenants.taken
-
-    @contextlib.asynccontextmanager
-    async def hold(self, owner: Owner, size: int) -> AsyncIterator[Holding]:
-        """Room for `size` bytes while the block runs. Raises `BusyError` where none comes free in time."""
-        await self._take(owner, size)
-        holding = Holding(self, owner, size)
-        try:
-            yield holding
-        finally:
-            holding.shrink(0)
-
-    async def _take(self, owner: Owner, size: int) -> None:
-        if size > self._each:
-            raise BusyError(
-                f"{size} bytes at once are more than one session may hold",
-                hint="Raise `[host] buffered_bytes`.",
-                retry="no",
-            )
-        try:
-            async with asyncio.timeout(self._patience):
-                while not self._fits(owner, size):
-                    freed = asyncio.Event()
-                    self._queue.append(freed)
-                    try:
-                        await freed.wait()
-                    finally:
-                        with contextlib.suppress(ValueError):
-                            self._queue.remove(freed)
-        except TimeoutError:
-            raise BusyError("the host holds as many bytes for this tenant's sandboxes as it may") from None
-        self._tenants.take(owner[0], size, owed=True)
-        self._held[owner] = self._held.get(owner, 0) + size
-
-    def _fits(self, owner: Owner, size: int) -> bool:
-        return self._tenants.fits(owner[0], size) and self._held.get(owner, 0) + size <= self._each
-
-    def give(self, owner: Owner, size: int) -> None:
-        """Give `size` bytes back."""
-        self._tenants.take(owner[0], -size)
-        left = self._held.get(owner, 0) - size
-        if left > 0:
-            self._held[owner] = left
-        else:
-            self._held.pop(owner, None)
-        for waiting in self._queue:
-            waiting.set()
-        self._queue.clear()

@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from bridgehold.config.load import Config
 from bridgehold.errors import BudgetError
 from bridgehold.policies.tables import format_time
 from bridgehold.policies.tenants import Tenant, amount
+
+if TYPE_CHECKING:
+    from bridgehold.config.load import Config
 
 TenantOf = Callable[[str], Tenant]
 _DAY, _MONTH = 10, 7
