@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from audit_support import Filler, segment_files
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bridgehold.audit import chain
@@ -154,6 +154,7 @@ def linear(audit: Path, question: Expression) -> list[Hit]:
     return [hit for hit in every_hit(audit) if matches(question, hit)]
 
 
+@settings(deadline=None)
 @given(
     segments=st.lists(st.lists(LINES, max_size=12), min_size=1, max_size=3),
     more=st.lists(LINES, max_size=6),
@@ -382,6 +383,7 @@ def test_a_question_is_read_as_it_is_written() -> None:
     assert all(parse(f"kind = {kind}") for kind in KINDS)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 @example("tenant = '")
 def test_any_text_is_a_question_or_says_where_it_goes_wrong(text: str) -> None:
@@ -391,6 +393,7 @@ def test_any_text_is_a_question_or_says_where_it_goes_wrong(text: str) -> None:
         assert error.where.startswith("question, column ")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40), st.integers(0, 200), st.booleans())
 def test_the_shorter_look_at_a_line_finds_what_the_longer_one_finds(noise: bytes, at: int, put: bool) -> None:
     stored = line(7, "command.intent", [("tenant", "acme", 0)])[:-1]

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridgehold.errors import UsageError
@@ -193,6 +193,7 @@ def test_a_program_of_the_sandboxs_at_this_terminal(host: Stage) -> None:
     until(lambda: not host.client.sessions())
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=12) | st.sampled_from(SEQUENCES), max_size=12), st.integers(1, 7))
 def test_what_is_drawn_is_the_same_in_whatever_parts_it_comes(parts: list[bytes], size: int) -> None:
     data = b"".join(parts)
