@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from common import Row, median, row, show, times
@@ -143,7 +144,7 @@ def a_million(folder: Path) -> None:
     journal = Journal(JournalConfig(folder=str(folder)), sync=lambda _: None)
     journal.writer.write([GrantResolved(digest="sha256:" + "a" * 64, grant={})])
     for number in range(MANY // 200):
-        ties = {"tenant": f"tenant{number % 50}", "session": f"s-{number:016d}"}
+        ties: dict[str, Any] = {"tenant": f"tenant{number % 50}", "session": f"s-{number:016d}"}
         journal.writer.write(
             [SessionOpened(bridge="python", grant="sha256:" + "a" * 64, start="fork", **ties)]
         )

@@ -11,7 +11,8 @@ import time
 
 from common import Row, row, show
 
-from bridgehold.client.client import ClientSession, Host
+from bridgehold.client.client import Host
+from bridgehold.client.session import ClientSession
 from bridgehold.faces.bench.starts import available_bytes, bench_home, prepare
 
 MIB = 1 << 20

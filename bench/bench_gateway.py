@@ -24,17 +24,23 @@ from common import Row, median, percentile, row, show
 
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.journal import JournalConfig
-from bridgehold.config.load import Config, ProviderSection
+from bridgehold.config.load import Config
 from bridgehold.config.providers import ProviderEntry
-from bridgehold.host.cell.gateway.opener import GatewayOpener
-from bridgehold.host.cell.gateway.values import Attribution
+from bridgehold.config.sections import ProviderSection
+from bridgehold.host.cell.gateway.gateway import Gateway
+from bridgehold.host.cell.gateway.opener import provider_facts
+from bridgehold.host.cell.gateway.values import Attribution, SessionFacts
 from bridgehold.host.cell.store.artifacts import ArtifactStore, SerialChanges
 from bridgehold.host.cell.store.downloads import Downloads
+from bridgehold.host.shares.buffers import Buffers
+from bridgehold.host.shares.session_events import SessionEvents
 from bridgehold.keeper.budgets import Budgets
 from bridgehold.keeper.client import KeeperClient
+from bridgehold.keeper.places import Places
 from bridgehold.keeper.values import KeeperConfig, StoreConfig
 from bridgehold.policies.model import (
     GIB,
+    MIB,
     Endpoint,
     Grant,
     Limits,
@@ -160,20 +166,26 @@ async def measure(folder: Path) -> list[Row]:
         )
         journal_config = JournalConfig(folder=str(folder / "audit"))
         journal_socket = await stack.enter_async_context(
-            process("bridgehold.audit.journal", "journal", journal_config)
+            process("bridgehold.audit.journal", "host", journal_config)
         )
         journal = await JournalClient.connect(journal_socket)
-        opener = GatewayOpener(
-            Config(providers={"openai": ProviderSection(base_url=base_url, private=True)}),
-            keeper=await KeeperClient.connect(keeper_socket),
-            audit=journal,
-            budgets=Budgets(),
-            downloads=Downloads(ArtifactStore(folder, 1 << 30), SerialChanges(), folder, journal),
-            attribution=lambda session: Attribution(command="c-bench"),
-        )
+        config = Config(providers={"openai": ProviderSection(base_url=base_url, private=True)})
         listener = socket.create_server(("127.0.0.1", 0))
         port = int(listener.getsockname()[1])
-        gateway = await opener.open(listener, grant(), "s-bench", {"openai": PLACEHOLDER})
+        gateway = Gateway(
+            listener,
+            grant(),
+            SessionFacts(tenant="local", session="s-bench", placeholders={"openai": PLACEHOLDER}),
+            keeper=await KeeperClient.connect(keeper_socket),
+            events=SessionEvents(journal, "local", "s-bench", per_second=1_000_000, on_degraded=print),
+            budgets=Budgets(),
+            buffers=Buffers(256 * MIB),
+            providers=provider_facts(config),
+            downloads=Downloads(ArtifactStore(folder, GIB), SerialChanges(), folder, journal),
+            attribution=lambda: Attribution(command="c-bench"),
+            descriptors=Places(1_000, lambda _: 2),
+        )
+        gateway.start()
         direct = Caller(urlsplit(base_url).port or 0, "/v1/chat/completions", KEY)
         through = Caller(port, "/openai/chat/completions", PLACEHOLDER)
         rows = await compare(direct, through)

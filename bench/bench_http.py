@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ class Http:
 
 
 async def in_turns(
-    ways: dict[str, Callable[[], Awaitable[Any]]], count: int, warmup: int
+    ways: Mapping[str, Callable[[], Awaitable[Any]]], count: int, warmup: int
 ) -> dict[str, list[float]]:
     """Milliseconds of each way, one after the other, so that they share the machine's moods."""
     found: dict[str, list[float]] = {name: [] for name in ways}
