@@ -183,11 +183,12 @@ class House:
             metrics=METRICS,  # type: ignore[arg-type]
             on_degraded=self.degraded.append,
         )
+        self.keys = KeyKeeper(_NoKeys(), self.journal)  # type: ignore[arg-type]
         self.dispatch = Dispatch(
             registry=self.registry,  # type: ignore[arg-type]
             sessions=self.sessions,
             journal=self.journal,  # type: ignore[arg-type]
-            keys=KeyKeeper(_NoKeys(), self.journal),  # type: ignore[arg-type]
+            keys=self.keys,
             make_order=self.order,
             offers=_no_tools(),
             resources=Resources(),

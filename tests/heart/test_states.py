@@ -436,6 +436,7 @@ async def relayed(
         ledger=ledger,
         rules=rules,
         rates=rates or CommandRates(),
+        keys=house.keys,
         emit=emit,  # type: ignore[arg-type]
         may_read=True,
     )

@@ -60,6 +60,7 @@ def probes(bridge: str, session: str) -> dict[str, dict[str, Any]]:
         "session.hold": where,
         "foreign.open": {**where, "kind": "code", "text": "print(1)"},
         "foreign.send": {**of_session, "data": ""},
+        "foreign.wire": {**of_session, "conn": 1, "data": "", "end": False},
         "foreign.eof": of_session,
         "session.close": of_session,
         "session.kill": of_session,

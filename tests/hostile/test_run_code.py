@@ -21,6 +21,7 @@ import pytest
 from bridgehold import BridgeholdError, Client
 from bridgehold.client.sync import SyncSession
 from bridgehold.errors import LimitError, NotFoundError, ProtocolError, UsageError
+from bridgehold.faces.cli import attached
 from bridgehold.faces.cli import python as cli
 from bridgehold.faces.cli.border import guarded
 from bridgehold.faces.cli.commands import app
@@ -647,7 +648,7 @@ def test_the_command_line_believes_no_session_that_lies(tmp_path: Path) -> None:
     for number, said in enumerate(odd):
         with pytest.raises(ProtocolError):
             cli._get(Lies(said), "s", program, "x", tmp_path / str(number))  # type: ignore[arg-type]  # no socket
-    written = cli._Written()
+    written = attached.Written()
     for piece in ({"display": {}}, {"stream": "x"}, {"stream": []}, {"stream": "stdout", "text": 1}, "x", 1):
         with pytest.raises(ProtocolError):
             written({"type": "chunk", "data": piece})

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bridgehold.sandbox import syscalls
+from bridgehold.sandbox import containers, syscalls
 from bridgehold.sandbox.cgroups import SessionCgroup
 from bridgehold.sandbox.doctor import (
     PROBES,
@@ -187,6 +187,23 @@ def load_filter(rules: tuple[Rule, ...] = RULES) -> None:
     loaded = Program(len(program) // 8, ctypes.cast(buffer, ctypes.c_void_p))
     libc = ctypes.CDLL(None, use_errno=True)
     assert libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(loaded), 0, 0) == 0
+
+
+@pytest.fixture(autouse=True)
+def outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the suite runs: what is lost is a unit's directive, unless a test says otherwise."""
+    monkeypatch.setattr(containers, "contained", lambda _: False)
+
+
+def test_in_a_container_what_is_lost_is_named_by_its_runtimes_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(containers, "contained", lambda _: True)
+    row = with_loss("systemd", load_filter)
+    assert row.status == "FAIL"
+    assert row.detail.startswith("a container; no user namespace can be made")
+    assert "RestrictNamespaces" not in row.detail
+    for runtime in ("Docker, Podman --cap-add=SYS_ADMIN", "Kubernetes securityContext.capabilities.add"):
+        assert runtime in row.remedy, row.remedy
+    assert row.remedy.count("SYS_ADMIN") == 2, "each option once"
 
 
 def test_directives_that_break_sandboxes_are_found_by_trying() -> None:
