@@ -21,6 +21,7 @@ from bridgehold.faces.authoring import locking
 from bridgehold.keeper.files import replacing as replacing_private
 from bridgehold.supervisor import plans
 from bridgehold.supervisor.folders import prepare_folders
+from ways import open_way
 
 ROOT = Path(__file__).parents[1]
 AUTHOR = 60_123
@@ -109,8 +110,7 @@ def test_the_search_sees_a_stray(line: str) -> None:
 @pytest.fixture
 def victim(tmp_path: Path) -> Path:
     """Something of root's, or the user's, that nobody asked to be changed."""
-    for parent in (tmp_path, *list(tmp_path.parents)[:2]):
-        parent.chmod(0o755)
+    open_way(tmp_path)
     path = tmp_path / "victim"
     path.write_text("mine\n")
     path.chmod(0o640)

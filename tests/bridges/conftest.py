@@ -40,6 +40,7 @@ from bridgehold.sandbox.envs.interpreter import host_interpreter
 from bridgehold.sandbox.envs.lock import read_lock
 from bridgehold.sandbox.envs.store import EnvironmentStore
 from hostile.stage import built_environments
+from ways import open_way
 
 SOURCE = Path(bridgehold.__file__).parent
 PATIENCE = 30.0
@@ -308,9 +309,7 @@ def bridge_folder(tmp_path: Path) -> Callable[[str], Path]:
         folder.mkdir(exist_ok=True)
         (folder / "sample.py").write_text(source)
         folder.chmod(0o755)
-        for parent in list(tmp_path.parents)[:3]:  # and one more below a worker of several
-            parent.chmod(0o755)
-        tmp_path.chmod(0o755)
+        open_way(tmp_path)
         return folder
 
     return make

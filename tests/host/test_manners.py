@@ -33,6 +33,7 @@ from bridgehold.faces.legacy.values import ShimFile
 from bridgehold.faces.testing.transcript import load
 from bridgehold.policies.explain import check as check_policies
 from bridgehold.sandbox.envs.lock import read_lock
+from ways import open_way
 
 STATUSES = {kind.exit_status: kind.code for kind in error_classes()}
 FORBIDDEN = ("Traceback", "internal:", '"internal"', "Exception ignored", "During handling")
@@ -169,8 +170,7 @@ def test_no_stream_locale_or_variable_does(odd: dict[str, tuple[int, str, str]],
 def test_a_home_that_is_somebody_elses_is_told_with_its_place(tmp_path: Path) -> None:
     home = tmp_path / "locked"
     home.mkdir(mode=0o755)
-    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
-        folder.chmod(0o755)
+    open_way(tmp_path)
     for arguments in (
         ("init",),
         ("bridge", "new", "mine"),

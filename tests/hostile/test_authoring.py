@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from ways import open_way
+
 SCRIPT = '''
 import sys, json, requests_like_package
 from os import path
@@ -38,8 +40,7 @@ open("/tmp/bridgehold-must-not-run", "w")
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    for parent in (tmp_path, *list(tmp_path.parents)[:2]):
-        parent.chmod(0o755)
+    open_way(tmp_path)
     return tmp_path / "home"
 
 

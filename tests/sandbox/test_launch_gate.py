@@ -20,6 +20,7 @@ from bridgehold.sandbox.launch.seccomp import compile_filter
 from bridgehold.sandbox.launch.staging import Staged
 from bridgehold.sandbox.limits.rlimits import own_rlimits
 from sandbox.launcher_support import MIB, python_spec, resources
+from ways import open_way
 
 UID = 0x78000000 + 900 if os.getuid() == 0 else os.getuid()
 NO_STAGE = Staged(folder="", sources={}, identities={})
@@ -38,8 +39,7 @@ def cgroup() -> Iterator[SessionCgroup]:
 @pytest.fixture
 def marker(tmp_path: Path) -> Path:
     """What a stand-in for bubblewrap touches, should it ever run."""
-    for folder in (tmp_path, *list(tmp_path.parents)[:3]):
-        folder.chmod(0o755)
+    open_way(tmp_path)
     place = tmp_path / "marks"
     place.mkdir()
     place.chmod(0o777)
