@@ -178,6 +178,31 @@ def test_a_cell_that_asks_all_that_it_may_at_once_doesnt_keep_the_fronts_word_aw
     asyncio.run(asyncio.wait_for(act(), 60))
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"gpt-4o-mini","messages":[],"model":"gpt-9-dear"}',
+        b'{"messages":[],"tools":[{"type":"web_search"}],"tools":[],"model":"gpt-4o-mini"}',
+        b'{"model":"gpt-4o-mini","messages":' + b"[" * 100 + b"]" * 100 + b"}",
+    ],
+)
+def test_what_two_readers_may_read_in_two_ways_is_not_sent_for_a_cell(tmp_path: Path, body: bytes) -> None:
+    """Its honest gateway encodes anew what it decided on; one that was taken over sends what it likes."""
+
+    async def act() -> None:
+        async with house(tmp_path) as found:
+            cell = await found.cell("acme")
+            before = len(found.provider.log)
+            ask = request("acme", method="POST", path="/chat/completions", body_bytes=len(body))
+            with pytest.raises(DeniedError, match="JSON"):
+                async with await cell.request(ask, body):
+                    pass
+            assert len(found.provider.log) == before
+            await cell.close()
+
+    asyncio.run(act())
+
+
 def test_a_cell_has_its_tenants_key_and_a_sessions_own_one_is_no_other_tenants(tmp_path: Path) -> None:
     async def act() -> None:
         async with house(tmp_path) as at:

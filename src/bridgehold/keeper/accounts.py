@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from bridgehold import strict
 from bridgehold.config.providers import ProviderEntry
 from bridgehold.errors import DeniedError, SuspendedError
 from bridgehold.keeper.budgets import Budgets, Reservation
@@ -177,8 +178,7 @@ def _gateway(
         raise _refused("secrets", f"the secret {ask.secret[:64]!r} is not granted for {ask.provider}")
     endpoint = next((item for item in grant.endpoints if item.provider == ask.provider), None)
     granted = () if endpoint is None else ("*",) if endpoint.remote_content else endpoint.fields
-    decision = Decision(allowed=False, rule="", reason="")
-    facts = BodyFacts()
+    facts, decided = BodyFacts(), list[Decision]()
     for path in _spellings(entry, ask.path):
         asked = ParsedRequest(
             path=path,
@@ -190,11 +190,12 @@ def _gateway(
         )
         judge = body_facts if whole else head_facts
         facts = unreadable or judge(entry.shape, asked, granted)
-        decision = decide_egress(grant, ask.provider, ask.method, path, facts)
-        if decision.allowed:
+        decided.append(decide_egress(grant, ask.provider, ask.method, path, facts))
+        if decided[-1].allowed:
             break
-    if not decision.allowed:
-        raise _refused(decision.rule, decision.reason)
+    decision = decided[-1]
+    if not decision.allowed:  # as it is asked for; the other spelling is one that nobody has used
+        raise _refused(decided[0].rule, decided[0].reason)
     open_ended = ask.body_bytes if facts.generates and not names_bound(entry.shape, value) else 0
     tokens = _bound(entry, ask, value, facts)
     return Judged(decision.rule, ask.how, facts.model[:_LONGEST_MODEL], tokens, open_ended, grant)
@@ -227,9 +228,9 @@ def _spellings(entry: ProviderEntry, path: str) -> tuple[str, ...]:
 def _parsed(body: bytes | None) -> tuple[dict[str, object] | None, BodyFacts | None]:
     if not body:
         return None, None
-    try:
-        value = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError, ValueError):
+    try:  # what goes out are these very bytes: nothing that the provider could read in another way
+        value = strict.loads(body)
+    except strict.StrictError:
         return None, UNREADABLE
     return (value, None) if isinstance(value, dict) else (None, UNREADABLE)
 

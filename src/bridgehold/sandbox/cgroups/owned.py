@@ -27,7 +27,8 @@ _PRIVATE = 0o700
 _LOCK_SECONDS = 2.0
 _MAX_FOLDERS = 20_000
 _MAX_DEPTH = 10
-_GONE = (errno.ENOENT, errno.ENODEV, errno.ENOTDIR)
+_GONE = (errno.ENOENT, errno.ENODEV, errno.ENOTDIR, errno.EACCES, errno.EPERM)
+"""Or another user's own, which a sweep of ours could not end either."""
 # v1 and v2 names together: a folder has those of its own hierarchy.
 _DYING = (("pids.max", "0"), ("cpu.max", "max"), ("cpu.cfs_quota_us", "-1"), ("cgroup.freeze", "0"))
 
