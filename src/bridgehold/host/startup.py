@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextlib
 import fcntl
 import itertools
 import os
@@ -105,7 +106,8 @@ class SupervisorLink:
 
     def say_ready(self) -> None:
         """Tell the supervisor that the host serves."""
-        self._channel.send(READY)
+        with contextlib.suppress(BrokenPipeError):  # it gave up, and its end ends this process too
+            self._channel.send(READY)
         self._channel.setblocking(False)
 
     async def ask_for_another(self) -> None:
