@@ -31,6 +31,9 @@ from bridgehold.errors import (
     TenantFullError,
     UsageError,
 )
+from bridgehold.host.cell.artifact_methods import Artifacts
+from bridgehold.host.cell.methods import Methods
+from bridgehold.host.cell.unified import Unified
 from bridgehold.host.front import opens
 from bridgehold.host.front.allowances import Allowances
 from bridgehold.host.front.cells import Cell, Cells, Intakes
@@ -535,6 +538,75 @@ def test_what_another_tenants_cell_holds_is_looked_for_where_its_caller_may_act(
                 with pytest.raises(Exception, match="no session"):
                     await table[name].handler(stranger, asked, lambda _: None)
             assert not reached
+
+    asyncio.run(act())
+
+
+def test_whatever_a_cell_answers_the_front_leads_there() -> None:
+    kinds: tuple[Any, ...] = (Methods, Unified, Artifacts)
+    answered = {name: method for kind in kinds for name, method in kind.__new__(kind).table().items()}
+    led: dict[str, Any] = forwarding_of(SimpleNamespace()).table()
+    assert set(led) == set(answered)
+    for name, method in answered.items():
+        assert (led[name].reads, led[name].operator) == (method.reads, method.operator), name
+        assert led[name].gives >= method.gives, name
+
+
+def test_a_cell_that_does_not_hear_what_holds_for_its_tenant_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A suspension that no file says: whoever asked for it has no answer before the cell knows."""
+    monkeypatch.setattr("bridgehold.host.front.cells._HEAR_SECONDS", 0.2)
+    heard: list[str] = []
+
+    async def answers(method: str, _body: msgspec.Raw, _told: Waiting) -> object:
+        heard.append(method)
+        return None
+
+    async def act() -> None:
+        async with house() as at, at.taken_over("acme"), at.taken_over("globex", answers) as (sound, _):
+            deaf = at.cells.now("acme")
+            await at.cells.hear_rules("globex")
+            assert heard == ["rules"]
+            await at.cells.hear_rules("nobody")
+            await at.cells.hear_rules("acme")
+            await asyncio.wait_for(deaf.ended.wait(), 30)
+            assert "did not hear" in deaf.reason
+            assert not sound.gone.is_set()
+
+    asyncio.run(act())
+
+
+def test_no_cell_begins_for_what_no_bridge_of_its_tenants_answers() -> None:
+    written: list[Event] = []
+
+    async def append(event: Event) -> Receipt:
+        written.append(event)
+        return Receipt(ref="i-1", seq=1, hash="")
+
+    def manifest(bridge: str, tenant: str) -> object:
+        if (bridge, tenant) != ("python", "acme"):
+            raise NotFoundError(f"no bridge {bridge!r}")
+        return object()
+
+    async def act() -> None:
+        CALLER.set(object())
+        journal: Any = SimpleNamespace(append=append)
+        async with house() as at:
+            table = Forwarding(at.cells, manifest, Refusals(journal, Metrics())).table()
+            emit: Any = None
+
+            def asked(**scope: str) -> Forwarded:
+                return Forwarded(scope=OfTenant(**scope), raw=msgspec.Raw(b"{}"))
+
+            for number in range(3):
+                with pytest.raises(DeniedError, match="nobody:act is not granted") as caught:
+                    await table["run"].handler(BOSS, asked(tenant=f"t{number}", operation="nobody:act"), emit)
+                assert caught.value.event == "i-1"
+                with pytest.raises(NotFoundError):
+                    await table["session.open"].handler(BOSS, asked(tenant="acme", bridge="nobody"), emit)
+            assert [(kind_of(one), one.tenant) for one in written] == [
+                ("command.refused", f"t{number}") for number in range(3)
+            ]
+            assert not at.template.pids
 
     asyncio.run(act())
 

@@ -60,7 +60,7 @@ FORWARDED: dict[str, _Forward] = {
     "foreign.open": _Forward(),
     "artifact.put": _Forward(),
     "artifact.drop": _Forward(),
-    "artifact.get": _Forward(gives=4 << 20, reads=True),
+    "artifact.get": _Forward(gives=32 << 20, reads=True),
     "artifact.list": _Forward(reads=True),
     "artifact.remove": _Forward(),
     "resource.create": _Forward(),
@@ -76,6 +76,7 @@ FORWARDED: dict[str, _Forward] = {
     "logs": _Forward(whose="session", gives=1 << 20, reads=True),
     "tool.reply": _Forward(whose="caller"),
     "foreign.send": _Forward(whose="caller"),
+    "foreign.wire": _Forward(whose="caller"),
     "foreign.eof": _Forward(whose="caller"),
 }
 """By name; what all of them are asked is `Forwarding`'s own."""
