@@ -575,6 +575,38 @@ def test_a_cell_that_does_not_hear_what_holds_for_its_tenant_ends(monkeypatch: p
     asyncio.run(act())
 
 
+def test_the_end_of_a_session_is_said_until_the_keeper_has_heard_it() -> None:
+    ended: list[tuple[str, str]] = []
+    deaf = True
+
+    async def end(tenant: str, session: str) -> None:
+        if deaf:
+            raise BusyError("the keeper has no room")
+        ended.append((tenant, session))
+
+    async def act() -> None:
+        nonlocal deaf
+        keeper: Any = SimpleNamespace(end_session=end)
+        settings: Any = None
+        allowances = Allowances(keeper, settings, lambda name: Tenant(name=name))
+        grant: Any = None
+        allowances._grants.update(
+            {("acme", name): grant for name in ("s-1", "s-2")} | {("globex", "s-3"): grant}
+        )
+        await allowances.over("acme", "s-1")
+        await allowances.over("acme")  # its cell has ended; the tenant's next one may have begun
+        await allowances.end_owed()
+        assert ended == []
+        deaf = False
+        await allowances.end_owed()
+        await allowances.end_owed()
+        assert sorted(ended) == [("acme", "s-1"), ("acme", "s-2")]
+        await allowances.over("globex", "s-3")
+        assert ended[-1] == ("globex", "s-3")
+
+    asyncio.run(act())
+
+
 def test_no_cell_begins_for_what_no_bridge_of_its_tenants_answers() -> None:
     written: list[Event] = []
 
@@ -776,6 +808,38 @@ def test_a_cell_has_no_more_processes_of_tools_than_it_may_however_it_asks(
                 assert sorted(codes) == [""] * most + ["busy"] * (8 - most)
                 assert len(begun) == most
             await eventually(gone)
+
+    asyncio.run(act())
+
+
+def test_a_cell_has_only_sockets_of_sandboxes_connected() -> None:
+    """One of the machine's own network, however it came by it, would lead anywhere."""
+
+    async def act() -> None:
+        with (
+            socket.create_server(("127.0.0.1", 0)) as server,
+            socket.socket() as own,
+            open(os.devnull) as file,
+        ):
+            port = server.getsockname()[1]
+            async with opening(SimpleNamespace()) as theirs:
+                for given in ([], [own.fileno()], [file.fileno()], [theirs.fileno()]):
+                    ask = openings.AskConnect(id=7, port=port)
+                    socket.send_fds(theirs, [msgspec.json.encode(ask)], given)
+                    data = await asyncio.to_thread(theirs.recv, 65_536)
+                    answer = msgspec.json.decode(data, type=openings.Opened)
+                    assert answer.error is not None
+                    assert answer.error.code == "usage"
+                ask_rules = msgspec.json.encode(openings.EndTool(id=8, tool=1))
+                before = len(os.listdir("/proc/self/fd"))
+                for _ in range(32):  # what comes beside another question is kept by nobody
+                    socket.send_fds(theirs, [ask_rules], [own.fileno()])
+                last = openings.AskConnect(id=9, port=port)
+                theirs.send(msgspec.json.encode(last))
+                assert b'"id":9' in await asyncio.to_thread(theirs.recv, 65_536)
+                assert len(os.listdir("/proc/self/fd")) <= before
+            with pytest.raises(OSError, match="not connected"):
+                own.getpeername()
 
     asyncio.run(act())
 

@@ -263,6 +263,7 @@ class Cells:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             now = time.monotonic()
+            self._spawn(self._allowances.end_owed())
             for cell in self.living():
                 self._spawn(self._allowances.look(cell.tenant))
                 if cell.blind:

@@ -28,7 +28,7 @@ from bridgehold.errors import (
 )
 from bridgehold.policies.model import Machine
 from bridgehold.sandbox import procfs
-from bridgehold.sandbox.cgroups.admission import Held, admit
+from bridgehold.sandbox.cgroups.admission import Held, admit, demand_count
 from bridgehold.sandbox.cgroups.none import Leaf as WatchedTree
 from bridgehold.sandbox.cgroups.none import Parent as WatchedTrees
 from bridgehold.sandbox.fork.forks import Fork
@@ -445,6 +445,9 @@ class Launcher:
         parts = self.parts
         check(spec, parts.bounds)
         held = Held.of((w.spec.tenant, w.spec.resources) for w in self.workers.values() if w.request)
+        if spec.kind == "worker":
+            theirs = (w for w in self.workers.values() if w.spec.tenant == spec.tenant)
+            demand_count(sum(w.spec.kind == "worker" for w in theirs), spec.tenant, share)
         overcommit = parts.overcommit and "overcommit" in spec.weakenings
         admit(
             spec.resources,
