@@ -446,7 +446,7 @@ class Launcher:
         check(spec, parts.bounds)
         held = Held.of((w.spec.tenant, w.spec.resources) for w in self.workers.values() if w.request)
         if spec.kind == "worker":
-            theirs = (w for w in self.workers.values() if w.spec.tenant == spec.tenant)
+            theirs = (w for w in self.workers.values() if w.request and w.spec.tenant == spec.tenant)
             demand_count(sum(w.spec.kind == "worker" for w in theirs), spec.tenant, share)
         overcommit = parts.overcommit and "overcommit" in spec.weakenings
         admit(
