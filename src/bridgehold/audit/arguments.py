@@ -84,8 +84,9 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
     """Nothing in them is a key, or looks like one or the name of one (`is_quiet`)."""
     hidden: tuple[str, ...] = ()
     """Keys that stand in `kept` all the same: they go on, and are not shown."""
-    contents: str | None = None
-    """A file's bytes, sent on as `CONTENTS` beside `kept`: not looked through for keys, and never shown."""
+    contents: bytes | str | None = None
+    """A file's bytes, or the base64 of them, sent on as `CONTENTS` beside `kept`: not looked through for
+    keys, and never shown."""
 
     @property
     def sent(self) -> dict[str, object]:
@@ -96,22 +97,31 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
         return f"Arguments({len(self.kept)} kept, {len(self.keys)} inline keys)"
 
 
-def facts_of(contents: str) -> str:
+def facts_of(contents: bytes | str) -> str:
     """What the audit says of a file's bytes: how many, and their digest; of what is no base64, the text's."""
-    data = _bytes_of(contents)
-    data = contents.encode("utf-8", "backslashreplace") if data is None else data
+    data = contents if isinstance(contents, bytes) else _bytes_of(contents)
+    if data is None:
+        data = str(contents).encode("utf-8", "backslashreplace")
     return f"{len(data)} bytes, {digest_bytes(data)}"
 
 
-def without_contents(arguments: dict[str, object]) -> tuple[dict[str, object], str | None]:
+def without_contents(arguments: dict[str, object]) -> tuple[dict[str, object], bytes | str | None]:
     """`arguments` without a file's bytes, and these; None where no base64 stands in their place (pure)."""
     contents = arguments.get(CONTENTS)
-    if not isinstance(contents, str) or _bytes_of(contents) is None:
+    if not isinstance(contents, bytes) and (not isinstance(contents, str) or _bytes_of(contents) is None):
         return arguments, None
     return {name: item for name, item in arguments.items() if name != CONTENTS}, contents
 
 
-def with_contents(arguments: Arguments, contents: str) -> Arguments:
+def as_text(arguments: dict[str, object]) -> dict[str, object]:
+    """The same as JSON has it: bytes that came beside it are base64 (pure)."""
+    contents = arguments.get(CONTENTS)
+    if not isinstance(contents, bytes):
+        return arguments
+    return {**arguments, CONTENTS: binascii.b2a_base64(contents, newline=False).decode("ascii")}
+
+
+def with_contents(arguments: Arguments, contents: bytes | str) -> Arguments:
     """The same, with a file's bytes beside them."""
     return msgspec.structs.replace(arguments, contents=contents)
 

@@ -14,7 +14,14 @@ from functools import partial
 
 import msgspec
 
-from bridgehold.audit.arguments import at_once, split_in_turns, with_contents, without_contents
+from bridgehold.audit.arguments import (
+    CONTENTS,
+    as_text,
+    at_once,
+    split_in_turns,
+    with_contents,
+    without_contents,
+)
 from bridgehold.audit.client import JournalClient
 from bridgehold.bridges.frames import ResultFrame
 from bridgehold.bridges.manifest import COMMON_TAKES, common_misfit
@@ -23,6 +30,7 @@ from bridgehold.errors import (
     BridgeholdError,
     BudgetError,
     DeniedError,
+    LimitError,
     NotFoundError,
     Output,
     PolicyError,
@@ -256,16 +264,20 @@ class Dispatch:
                     raise await refuse(decision, DeniedError)
         try:
             has_contents = declared is not None and declared.contents
-            given, contents = (
-                without_contents(request.arguments) if has_contents else (request.arguments, None)
-            )
+            given, contents = request.arguments, None
+            if has_contents:
+                given, contents = without_contents(given)
+            elif isinstance(given.get(CONTENTS), bytes):
+                given = as_text(given)
             arguments = at_once(given) or await split_in_turns(given)
             looked = looked or not arguments.quiet
             if arguments.keys:
                 arguments = take_inline_keys(given, arguments, grant)
             arguments = with_contents(arguments, contents) if contents is not None else arguments
             takes = declared.arguments if declared is not None else COMMON_TAKES
-            sent = arguments.kept if contents is None else arguments.sent
+            sent = arguments.kept
+            if contents is not None:
+                sent = {**sent, CONTENTS: _checked(contents, grant.limits.request_bytes)}
             wrong, waited = await problems_in_turns(takes, sent)
             if wrong:
                 raise manifest.misfit(declared, wrong) if declared else common_misfit(operation, wrong)
@@ -424,3 +436,16 @@ class Dispatch:
             anew=anew,
             output=Output() if inside or not plan.principal.may_read else written,
         )
+
+
+def _checked(contents: bytes | str, most: int) -> str:
+    """A file's bytes as a schema judges them: base64 of that length. Raises `LimitError` past the request's."""
+    if isinstance(contents, str):
+        return contents
+    if len(contents) > most:
+        raise LimitError(
+            f"the request has {len(contents)} bytes beside its arguments; {most} are allowed",
+            hint="Raise `limits.request` in the policy, or send less at once.",
+            where="arguments",
+        )
+    return "A" * (4 * ((len(contents) + 2) // 3))

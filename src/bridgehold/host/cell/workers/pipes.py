@@ -28,6 +28,8 @@ from bridgehold.policies.model import MIB, Limits, Rate
 _READ_BYTES = 65_536
 _BYTES_PER_SECOND, _BYTES_AT_ONCE = 4 * MIB, 32 * MIB
 """Of frames, per session: the worst text of 8 MiB takes 0.2 s to judge, and all sessions share the loop."""
+_PART_COST = 16
+"""Bytes of a frame's part count as one of JSON: nothing looks through them."""
 _OUTPUT_PER_SECOND, _OUTPUT_AT_ONCE = 32 * MIB, 64 * MIB
 """Of stdout and stderr together, per session: what is read, whatever of it is kept. Frames wait, too."""
 _OUTPUT_COST = 16 * 1024
@@ -109,6 +111,8 @@ class GuestPipes:
         self._loop = asyncio.get_running_loop()
         self.reader = FrameReader(max_frame=limits.response_bytes, zygote=zygote)
         self._request_bytes = limits.request_bytes
+        self.takes_parts = False
+        """The guest's own word, with `ready`."""
         self._frames = TokenBucket(rate.frames_per_second, 2 * rate.frames_per_second)
         self._bytes = TokenBucket(_BYTES_PER_SECOND, _BYTES_AT_ONCE)
         self._output_rate = TokenBucket(_OUTPUT_PER_SECOND, _OUTPUT_AT_ONCE)
@@ -175,7 +179,11 @@ class GuestPipes:
 
         The caller bounds the time.
         """
-        data = said if isinstance(said, bytes) else encode(said, max_bytes=self._request_bytes)
+        data = (
+            said
+            if isinstance(said, bytes)
+            else encode(said, max_bytes=self._request_bytes, parts=self.takes_parts)
+        )
         if self._closed or self._last_input:
             raise CrashError("the worker is gone")
         self._pending += data
@@ -239,9 +247,11 @@ class GuestPipes:
             self._on_end(None)
             return
         try:
+            part = self.reader.within_part
             found = self._source.feed(data)
             owed = self._frames.take(max(1, len(found)), now)
-            self._due = now + max(owed, self._bytes.take(len(data), now))
+            cost = len(data) // _PART_COST if part and not found else len(data)
+            self._due = now + max(owed, self._bytes.take(cost, now))
             if self._source.buffered != self._charged or self._half_frame is not None:
                 self._charged = self._source.buffered
                 self._budget.hold(self, self._charged)
