@@ -32,7 +32,7 @@ from bridgehold.audit.redact import (
     may_fold,
     preview_text,
 )
-from bridgehold.errors import UsageError
+from bridgehold.errors import LimitError, UsageError
 from bridgehold.ids import Digest, digest_bytes
 from bridgehold.steps import finished, in_turns
 
@@ -41,6 +41,8 @@ TURN = 500
 
 CONTENTS = "base64"
 """The argument that holds a file's bytes, of an operation whose manifest says ``contents = true``."""
+_STAND_IN = 4 * 1024
+"""Characters in the place of a file's bytes, where these are judged: all alike, and bounded before."""
 _DEEPEST = 128
 _MOST_VALUES = 16
 """Different keys of one request that are looked for in its other texts; with more, nothing of it is shown."""
@@ -119,6 +121,24 @@ def as_text(arguments: dict[str, object]) -> dict[str, object]:
     if not isinstance(contents, bytes):
         return arguments
     return {**arguments, CONTENTS: binascii.b2a_base64(contents, newline=False).decode("ascii")}
+
+
+def judged_as(contents: bytes | str, schema: dict[str, object], most: int) -> str:
+    """A file's bytes as `schema` judges them: text, a stand-in for that of bytes. Raises `LimitError` past
+    `most` bytes, and past what the schema takes of text."""
+    if isinstance(contents, str):
+        return contents
+    size = 4 * ((len(contents) + 2) // 3)
+    properties = schema.get("properties")
+    declared = properties.get(CONTENTS) if isinstance(properties, dict) else None
+    longest = declared.get("maxLength", size) if isinstance(declared, dict) else size
+    if len(contents) > most or (isinstance(longest, int) and size > longest):
+        raise LimitError(
+            f"{len(contents)} bytes come beside the arguments; {min(most, longest * 3 // 4)} are allowed",
+            hint="Send less at once, or raise `limits.request` in the policy.",
+            where="arguments",
+        )
+    return "A" * min(size, _STAND_IN)
 
 
 def with_contents(arguments: Arguments, contents: bytes | str) -> Arguments:

@@ -77,8 +77,9 @@ def encode(
 ) -> bytes:
     """The bytes of one frame, header included.
 
-    `parts`: the guest takes them; otherwise bytes go as base64 text. `max_bytes` bounds the body (the grant's `request_bytes`). Raises `UsageError` where arguments
-    hold what JSON or the guest's codec can't carry, `LimitError` where they are too large.
+    `parts`: the guest takes them; otherwise bytes go as base64 text. `max_bytes` bounds the body, a part
+    included (the grant's `request_bytes`). Raises `UsageError` where arguments hold what JSON or the guest's
+    codec can't carry, `LimitError` where they are too large.
     """
     body, part = _body(frame, timestamp), None
     if isinstance(frame, CallFrame) and isinstance(found := frame.args.get("base64"), bytes):

@@ -92,7 +92,8 @@ class Connection:
         if on_event is not None:
             self._events[request_id] = on_event
         try:
-            self._writer.write(_packed(request_id, method, params, moved))
+            for piece in _packed(request_id, method, params, moved):
+                self._writer.write(piece)
             await self._writer.drain()
             answer, data = await future
             result = msgspec.json.decode(answer.result) if answer.result is not msgspec.UNSET else None
@@ -182,12 +183,12 @@ class Connection:
         self._writer.write(pack(RequestFrame(id=request_id, method="cancel", params=params)))
 
 
-def _packed(request_id: int, method: str, params: bytes, moved: Moved | None) -> bytes:
+def _packed(request_id: int, method: str, params: bytes, moved: Moved | None) -> tuple[bytes, ...]:
     raw = msgspec.Raw(params)
     if moved is None:
-        return pack(RequestFrame(id=request_id, method=method, params=raw))
+        return (pack(RequestFrame(id=request_id, method=method, params=raw)),)
     frame = RequestFrame(id=request_id, method=method, params=raw, part=moved.place, parts=True)
-    return parts.pack(frame, moved.data) if moved.place else pack(frame)
+    return parts.pack(frame, moved.data) if moved.place else (pack(frame),)
 
 
 def _lost(failure: BridgeholdError) -> BridgeholdError:

@@ -97,10 +97,7 @@ class SessionFiles:
 
     async def read(self, path: str, *, offset: int = 0, length: int | None = None) -> bytes:
         """A file's bytes, or a range of them."""
-        found = bytearray()
-        async for data in self.parts(path, offset=offset, length=length):
-            found += data
-        return bytes(found)
+        return b"".join([data async for data in self.parts(path, offset=offset, length=length)])
 
     async def write(self, path: str, data: Content, *, mode: int = 0o644) -> FileFact:
         """Write a file, and the folders that it lies in; it appears when it is whole."""

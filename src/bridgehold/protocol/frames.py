@@ -38,9 +38,7 @@ _PACE = 1024 * 1024
 _VALUE_BYTES = 32
 
 
-class RequestFrame(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
-):
+class RequestFrame(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A caller's frame. `id` is new on its connection; `method` decides the type of `params`."""
 
     id: int

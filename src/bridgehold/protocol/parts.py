@@ -1,7 +1,7 @@
 """Bytes that cross beside a frame's JSON, as they are: in no base64, and nothing looks through them.
 
-A frame whose length has its highest bit set (`PARTED`) is a length of JSON (4 bytes, big-endian), that JSON,
-and bytes to the frame's end. `part` of the JSON says which member they are: one of `PLACES`. A host takes such
+In a frame whose length has its highest bit set (`PARTED`) stand a length of JSON (4 bytes, big-endian), the
+JSON, and bytes to the frame's end. `part` of the JSON says which member they are: one of `PLACES`. A host takes such
 frames where its `ping` says so, and answers with them whoever says ``"parts": true`` in a request; any other
 peer reads and writes the same member as base64 text (docs/adr/0018).
 """
@@ -25,6 +25,9 @@ PLACES = {
 }
 """Of the parameters, the result or the event of a frame: where its bytes may stand."""
 
+_JOINED = 64 * 1024
+"""Bytes that are copied rather than sent on their own."""
+
 
 class Moved(NamedTuple):
     """What a request carries, or none: then its answers may."""
@@ -40,12 +43,20 @@ class Moved(NamedTuple):
         put(value, self.place, base64.b64encode(self.data).decode("ascii"))
         return msgspec.json.encode(value)
 
+    def within(self, params: dict[str, Any]) -> dict[str, Any]:
+        """As `as_text`, of parameters that aren't JSON yet."""
+        if not self.place:
+            return params
+        found: dict[str, Any] = msgspec.json.decode(self.as_text(msgspec.json.encode(params)))
+        return found
 
-def pack(frame: RequestFrame | AnswerFrame, data: bytes) -> bytes:
-    """The bytes of `frame`, whose `part` names a place, and of its part."""
+
+def pack(frame: RequestFrame | AnswerFrame, data: bytes) -> tuple[bytes, bytes]:
+    """The bytes of `frame`, whose `part` names a place, and those to be written after them at once."""
     body = msgspec.json.encode(frame)
     size = HEADER.size + len(body) + len(data)
-    return b"".join((HEADER.pack(PARTED | size), HEADER.pack(len(body)), body, data))
+    head = b"".join((HEADER.pack(PARTED | size), HEADER.pack(len(body)), body))
+    return (head + data, b"") if len(data) < _JOINED else (head, data)
 
 
 def put(value: object, place: str, data: bytes | str) -> None:
@@ -68,7 +79,7 @@ def merged(raw: msgspec.Raw, place: str, data: bytes) -> msgspec.Raw:
     return msgspec.Raw(msgspec.json.encode(value))
 
 
-def answered(number: int, made: object) -> bytes:
+def answered(number: int, made: object) -> tuple[bytes, bytes]:
     """The result of request `number`, whose bytes, if it has any, go beside it."""
     raw = made if isinstance(made, msgspec.Raw) else None
     place, data = "", b""
@@ -85,7 +96,7 @@ def answered(number: int, made: object) -> bytes:
     return pack(frame, data) if place else _plain(frame)
 
 
-def told(number: int, event: object) -> bytes:
+def told(number: int, event: object) -> tuple[bytes, bytes]:
     """An event of request `number`, as `answered`."""
     data = b""
     if isinstance(event, dict):
@@ -112,7 +123,6 @@ def _without_data(value: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
     return {name: item for name, item in value.items() if name != "data"}, found
 
 
-def _plain(frame: AnswerFrame) -> bytes:
+def _plain(frame: AnswerFrame) -> tuple[bytes, bytes]:
     body = msgspec.json.encode(frame)
-    return HEADER.pack(len(body)) + body
-
+    return HEADER.pack(len(body)) + body, b""

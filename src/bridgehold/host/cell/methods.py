@@ -158,7 +158,12 @@ class Methods:
 
     async def ping(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
         """That the host answers, with its version, how many sessions it has, and that it takes parts."""
-        return {"status": "ok", "sessions": len(self._sessions), "version": version("bridgehold"), "parts": True}
+        return {
+            "status": "ok",
+            "sessions": len(self._sessions),
+            "version": version("bridgehold"),
+            "parts": True,
+        }
 
     async def run(self, principal: Principal, request: CommandRequest, emit: Emit) -> Reply:
         """Run a command."""

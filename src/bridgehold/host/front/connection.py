@@ -197,7 +197,7 @@ class Connection:
                     request.data = self._beside.pop()
                     size += len(request.data)
                     if not request.part:
-                        raise ProtocolError("a frame with a part that says no place for it")  # noqa: TRY301
+                        raise ProtocolError("a frame with a part that says no place for it")
                 elif entrances is not None and size <= SMALL and (one := self._quiet):
                     cell = await entrances.begun(one, request.method)
                     if cell is not None and one is self._principal:
@@ -316,16 +316,17 @@ class Connection:
         self._room.release()
 
     async def _answer(self, request: _Request, failure: BridgeholdError | None) -> None:
-        refused = False
+        refused, beside = False, b""
         try:
             made = await self._handle(request, failure)
             if request.parts:
-                answer = parts.answered(request.id, made)
+                answer, beside = parts.answered(request.id, made)
             else:
                 result = made if isinstance(made, msgspec.Raw) else msgspec.Raw(msgspec.json.encode(made))
                 answer = pack(AnswerFrame(id=request.id, result=result))
-            if len(answer) > MAX_FRAME:
-                large = LimitError(f"an answer of {len(answer)} bytes; {MAX_FRAME} are possible")
+            if len(answer) + len(beside) > MAX_FRAME:
+                size, beside = len(answer) + len(beside), b""
+                large = LimitError(f"an answer of {size} bytes; {MAX_FRAME} are possible")
                 answer = pack(AnswerFrame(id=request.id, error=large.info()))
         except BridgeholdError as error:
             refused = self._principal is None
@@ -340,6 +341,8 @@ class Connection:
             answer = pack(AnswerFrame(id=request.id, error=defect.info()))
         self._give_back(request.id)  # the answer counts as unread from here on
         self._out.put(answer)
+        if beside:
+            self._out.put(beside)
         if refused:
             self._out.finish(self._limits.last_s)  # nobody gets one answer, and no further try here
 
@@ -407,10 +410,13 @@ class Connection:
     def _emit(self, request: _Request, event: object) -> None:
         """Send one event. A client that doesn't read loses its connection, never our memory."""
         if request.parts:
-            data = parts.told(request.id, event)
+            data, beside = parts.told(request.id, event)
         else:
             data = pack(AnswerFrame(id=request.id, event=msgspec.Raw(msgspec.json.encode(event))))
+            beside = b""
         self._out.put(data, most=self._limits.unread_events)
+        if beside:
+            self._out.put(beside)
 
 
 def _check(principal: Principal, name: str, method: Method, params: msgspec.Struct) -> None:

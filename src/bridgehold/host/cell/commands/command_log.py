@@ -243,7 +243,7 @@ def ending_of(came: Came) -> Ending:
     # DSPex's bridges also answer ``success: true`` with an error inside: the audit tells them apart.
     wrong = isinstance(value, dict) and ("error" in value or value.get("status") == "error")
     beside = value.get(CONTENTS) if isinstance(value, dict) else None
-    if isinstance(beside, bytes):
+    if isinstance(value, dict) and isinstance(beside, bytes):
         value = {**value, CONTENTS: facts_of(beside)}
     return Ending(
         transport_ok=True,

@@ -18,6 +18,7 @@ from bridgehold.audit.arguments import (
     CONTENTS,
     as_text,
     at_once,
+    judged_as,
     split_in_turns,
     with_contents,
     without_contents,
@@ -30,7 +31,6 @@ from bridgehold.errors import (
     BridgeholdError,
     BudgetError,
     DeniedError,
-    LimitError,
     NotFoundError,
     Output,
     PolicyError,
@@ -263,12 +263,13 @@ class Dispatch:
                 if not decision.allowed:
                     raise await refuse(decision, DeniedError)
         try:
-            has_contents = declared is not None and declared.contents
-            given, contents = request.arguments, None
-            if has_contents:
-                given, contents = without_contents(given)
-            elif isinstance(given.get(CONTENTS), bytes):
-                given = as_text(given)
+            given, contents = (
+                without_contents(request.arguments)
+                if declared is not None and declared.contents
+                else (as_text(request.arguments), None)
+                if type(request.arguments.get(CONTENTS)) is bytes
+                else (request.arguments, None)
+            )
             arguments = at_once(given) or await split_in_turns(given)
             looked = looked or not arguments.quiet
             if arguments.keys:
@@ -277,7 +278,7 @@ class Dispatch:
             takes = declared.arguments if declared is not None else COMMON_TAKES
             sent = arguments.kept
             if contents is not None:
-                sent = {**sent, CONTENTS: _checked(contents, grant.limits.request_bytes)}
+                sent = {**sent, CONTENTS: judged_as(contents, takes, grant.limits.request_bytes)}
             wrong, waited = await problems_in_turns(takes, sent)
             if wrong:
                 raise manifest.misfit(declared, wrong) if declared else common_misfit(operation, wrong)
@@ -436,16 +437,3 @@ class Dispatch:
             anew=anew,
             output=Output() if inside or not plan.principal.may_read else written,
         )
-
-
-def _checked(contents: bytes | str, most: int) -> str:
-    """A file's bytes as a schema judges them: base64 of that length. Raises `LimitError` past the request's."""
-    if isinstance(contents, str):
-        return contents
-    if len(contents) > most:
-        raise LimitError(
-            f"the request has {len(contents)} bytes beside its arguments; {most} are allowed",
-            hint="Raise `limits.request` in the policy, or send less at once.",
-            where="arguments",
-        )
-    return "A" * (4 * ((len(contents) + 2) // 3))

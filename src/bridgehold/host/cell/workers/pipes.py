@@ -10,6 +10,7 @@ import contextlib
 import os
 import select
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -127,7 +128,9 @@ class GuestPipes:
         self._charged = 0
         """Bytes that the host's budget counts."""
         self._last_input = False
-        self._pending = bytearray()
+        self._pending: deque[memoryview] = deque()
+        self._unsent = 0
+        """Bytes of it."""
         self._drained = asyncio.Event()
         self._drained.set()
         self._closed = False
@@ -142,7 +145,7 @@ class GuestPipes:
     @property
     def buffered(self) -> int:
         """Bytes held that came from, or go to, this guest."""
-        return self._source.buffered + len(self._pending)
+        return self._source.buffered + self._unsent
 
     def become_raw(
         self, reader: RawReader, on_body: Callable[[bytes], None], full: Callable[[], bool]
@@ -186,7 +189,8 @@ class GuestPipes:
         )
         if self._closed or self._last_input:
             raise CrashError("the worker is gone")
-        self._pending += data
+        self._pending.append(memoryview(data))
+        self._unsent += len(data)
         self._drained.clear()
         self._write()
         await self._drained.wait()
@@ -199,6 +203,7 @@ class GuestPipes:
             return
         self._closed = True
         self._pending.clear()
+        self._unsent = 0
         self._budget.hold(self, 0)
         if self._half_frame is not None:
             self._half_frame.cancel()
@@ -216,13 +221,19 @@ class GuestPipes:
     def _write(self) -> None:
         try:
             while self._pending:
-                sent = os.write(self._to_guest, self._pending[:_READ_BYTES])
-                del self._pending[:sent]
+                data = self._pending[0]
+                sent = os.write(self._to_guest, data[:_READ_BYTES])
+                self._unsent -= sent
+                if sent == len(data):
+                    self._pending.popleft()
+                else:
+                    self._pending[0] = data[sent:]
         except BlockingIOError:
             self._loop.add_writer(self._to_guest, self._write)
             return
         except OSError:
             self._pending.clear()
+            self._unsent = 0
         self._loop.remove_writer(self._to_guest)
         self._drained.set()
         if self._last_input:
