@@ -276,9 +276,11 @@ class Dispatch:
                 arguments = take_inline_keys(given, arguments, grant)
             arguments = with_contents(arguments, contents) if contents is not None else arguments
             takes = declared.arguments if declared is not None else COMMON_TAKES
-            sent = arguments.kept
-            if contents is not None:
-                sent = {**sent, CONTENTS: judged_as(contents, takes, grant.limits.request_bytes)}
+            sent = (
+                arguments.kept
+                if contents is None
+                else {**arguments.kept, CONTENTS: judged_as(contents, takes, grant.limits.request_bytes)}
+            )
             wrong, waited = await problems_in_turns(takes, sent)
             if wrong:
                 raise manifest.misfit(declared, wrong) if declared else common_misfit(operation, wrong)
