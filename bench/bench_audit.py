@@ -28,7 +28,7 @@ from bridgehold.audit.events import (
 )
 from bridgehold.audit.formatter import EventFormatter
 from bridgehold.audit.journal import Journal, JournalConfig
-from bridgehold.audit.redact import preview
+from bridgehold.audit.preview import preview
 from bridgehold.audit.verify import verify_audit
 
 EVENTS = 60_000

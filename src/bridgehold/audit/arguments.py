@@ -14,24 +14,20 @@ from collections.abc import Generator, Iterable
 import msgspec
 
 from bridgehold.audit.encodings import SHORTEST
-from bridgehold.audit.redact import (
-    LOGINS,
+from bridgehold.audit.key_names import (
     LONGEST_NAME,
-    LOUD,
-    MARGIN,
-    MARKS,
-    MASK,
     NO_LETTERS,
     SAYS,
-    digest_of,
     is_key_name,
-    is_shape,
     is_token_name,
     looks_random,
     looks_secret,
-    may_fold,
-    preview_text,
 )
+from bridgehold.audit.key_shapes import MARKS, is_shape
+from bridgehold.audit.key_texts import LOGINS
+from bridgehold.audit.preview import MARGIN, digest_of, preview_text
+from bridgehold.audit.redact import LOUD, may_fold
+from bridgehold.audit.searching import MASK
 from bridgehold.errors import UsageError
 from bridgehold.ids import Digest, digest_bytes
 from bridgehold.steps import finished, in_turns

@@ -24,13 +24,13 @@ from bridgehold.config.load import Config
 from bridgehold.config.machine import system_paths
 from bridgehold.config.required import unmet
 from bridgehold.config.sections import BridgeSection
+from bridgehold.error_texts import to_log_text
 from bridgehold.errors import (
     BridgeholdError,
     BudgetError,
     EnvironmentBuildError,
     EnvironmentChangedError,
     NotFoundError,
-    to_log_text,
 )
 from bridgehold.host.front.disk import EnvironmentDisk
 from bridgehold.ids import Digest
