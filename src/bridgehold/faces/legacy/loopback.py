@@ -10,7 +10,7 @@ from bridgehold.sandbox import procfs
 
 _ESTABLISHED, _LISTENS = "01", "0A"
 _OURS = ("0100007F", "0" * 16 + "FFFF00000100007F")
-"""127.0.0.1 in the kernel's spelling, also as a socket of both families names it (Java's and Go's clients)."""
+"""127.0.0.1 in the kernel's spelling, also as sockets of both families name it (Java's, Go's)."""
 _PLACES = frozenset({*_OURS, "00000000", "0" * 32})
 """Where somebody listens that 127.0.0.1 leads to."""
 
