@@ -35,10 +35,10 @@ def count(
 ) -> list[Tally]:
     """Of the rows that fit, behind the first of `rows` and up to the second.
 
-    `by`: names, `HOUR` or `DAY`; `sums`: numbers of a row.
+    `by`: names, `HOUR` or `DAY`; `sums`: numbers of a row, of which none counts as less than nothing.
     """
     columns = [_TIMES.get(name, name) for name in by]
-    added = [f"coalesce(sum({name}), 0)" for name in sums]
+    added = [f"coalesce(sum(max({name}, 0)), 0)" for name in sums]
     wanted = ", ".join([*columns, "count(*)", *added])
     grouped = f" GROUP BY {', '.join(str(n + 1) for n in range(len(by)))}" if by else ""
     query = f"SELECT {wanted} FROM events WHERE id > ? AND id <= ? AND ({condition.sql}){grouped}"  # noqa: S608 - columns of ours

@@ -244,7 +244,10 @@ class App:
             raise NotFoundError(f"no event of a session {name[:80]!r} in this audit")
         memory, processor = (
             plots.track(
-                [(pages.moment(hit.entry.time), hit.entry.ref, hit.entry.number(field)) for hit in hits],
+                [
+                    (pages.moment(hit.entry.time), hit.entry.ref, max(0, hit.entry.number(field)))
+                    for hit in hits
+                ],
                 limit,
             )
             for field, limit in (

@@ -60,6 +60,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     last: str = ""
     counts: Mapping[str, int] = {}
     """Events by kind."""
+    requests: int = 0
+    """Sent out, by whoever sent them."""
     activity: plots.Activity = plots.activity({})
     sections: Mapping[str, Section] = {}
     matrix: tuple[reach.Row, ...] = ()
@@ -103,10 +105,34 @@ class Ledger:
     """Reads what is new each time, by an index. One thread."""
 
     def __init__(self) -> None:
-        self._identity, self._through = b"", 0
-        self._begin()
+        self._identity, self._through, self._sums = b"", 0, _Sums()
 
-    def _begin(self) -> None:
+    def read(self, desk: Desk, publish: Callable[[Snapshot], None]) -> None:
+        """Take what is new, and publish sums on the way and at the end. Raises `AuditError`.
+
+        An index that was made anew, and a reading that failed, begin at the beginning.
+        """
+        if desk.identity != self._identity:
+            self._through, self._sums = 0, _Sums()
+        newest = desk.newest
+        if newest <= self._through:
+            return
+        rows, self._identity = (self._through, newest), b""
+        self._sums.tally(desk, rows)
+        looked = time.monotonic()
+        for number, hit in enumerate(desk.every(_WANTED, rows)):
+            self._sums.add(hit)
+            if number % _LOOK == 0 and time.monotonic() - looked > _EVERY_S:
+                publish(self._sums.snapshot(complete=False))
+                looked = time.monotonic()
+        self._identity, self._through = desk.identity, newest
+        publish(self._sums.snapshot(complete=True))
+
+
+class _Sums:
+    """Of everything that was read."""
+
+    def __init__(self) -> None:
         self._gathering, self._uses = Gathering(Scope()), reach.Uses()
         self._kinds: dict[str, int] = {}
         self._hours: dict[str, tuple[int, int]] = {}
@@ -119,26 +145,8 @@ class Ledger:
         self._first = self._last = ""
         self._events = 0
 
-    def read(self, desk: Desk, publish: Callable[[Snapshot], None]) -> None:
-        """Take what is new, and publish sums on the way and at the end. Raises `AuditError`."""
-        if desk.identity != self._identity:
-            self._begin()
-            self._through = 0
-        newest = desk.newest
-        if newest <= self._through:
-            return
-        rows, self._identity = (self._through, newest), b""
-        self._tally(desk, rows)
-        looked = time.monotonic()
-        for number, hit in enumerate(desk.every(_WANTED, rows)):
-            self._add(hit)
-            if number % _LOOK == 0 and time.monotonic() - looked > _EVERY_S:
-                publish(self.snapshot(complete=False))
-                looked = time.monotonic()
-        self._identity, self._through = desk.identity, newest
-        publish(self.snapshot(complete=True))
-
-    def _tally(self, desk: Desk, rows: tuple[int, int]) -> None:
+    def tally(self, desk: Desk, rows: tuple[int, int]) -> None:
+        """Count the rows behind the first of `rows`, up to the second."""
         for one in desk.tally(EVERYTHING, ("hour", "kind"), rows=rows):
             hour, kind = one.key
             self._kinds[kind] = self._kinds.get(kind, 0) + one.number
@@ -166,7 +174,8 @@ class Ledger:
             self._first = next((hit.entry.time for hit in desk.every(EVERYTHING)), "")
         self._last = next((hit.entry.time for hit in desk.select(EVERYTHING, limit=1)), self._last)
 
-    def _add(self, hit: Hit) -> None:
+    def add(self, hit: Hit) -> None:
+        """Take one more, younger than all before."""
         entry = hit.entry
         self._gathering.add(hit)
         self._uses.add(hit)
@@ -175,8 +184,8 @@ class Ledger:
         elif entry.kind == "session.closed" and (session := self._sessions.get(entry.session)) is not None:
             session.closed, session.closed_ref = entry.time, entry.ref
             session.reason, session.code = entry.text("reason"), entry.text("code")
-            session.commands, session.cpu_us = entry.number("commands"), entry.number("cpu_us")
-            session.memory_peak_bytes = entry.number("memory_peak_bytes")
+            session.commands, session.cpu_us = _count(entry, "commands"), _count(entry, "cpu_us")
+            session.memory_peak_bytes = _count(entry, "memory_peak_bytes")
         elif entry.kind == "policy.loaded":
             for text in texts(entry, "files"):
                 file, _, digest = text.rpartition(" ")
@@ -196,17 +205,18 @@ class Ledger:
 
     def snapshot(self, *, complete: bool) -> Snapshot:
         """The sums as they stand."""
-        grants = self._gathering.grants
+        grants, used = self._gathering.grants, self._gathering.used()
         return Snapshot(
             complete=complete,
             events=self._events,
             first=self._first,
             last=self._last,
             counts=dict(self._kinds),
+            requests=sum(one.requests for one in used),
             activity=plots.activity(self._hours),
             sections={one.name: one for one in self._gathering.answers()},
             matrix=reach.matrix(grants, self._uses, self._operations),
-            budgets=tuple(budgets(self._gathering.used(), grants)),
+            budgets=tuple(budgets(used, grants)),
             keys={
                 (tenant, framework, name): use
                 for (tenant, framework, power, name), use in self._uses.of.items()
@@ -218,6 +228,11 @@ class Ledger:
             frameworks=tuple(sorted(self._frameworks)),
             loaded=dict(self._loaded),
         )
+
+
+def _count(entry: Entry, name: str) -> int:
+    """Nobody has used less than nothing, whatever a cell writes."""
+    return max(0, entry.number(name))
 
 
 def _wanted() -> Expression:

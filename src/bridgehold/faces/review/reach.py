@@ -12,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from bridgehold.audit.reading.linear import Hit
+from bridgehold.audit.usage import told_again
 from bridgehold.faces.report.gather import texts
 from bridgehold.faces.review.question import Question
 from bridgehold.policies import globs
@@ -75,7 +76,9 @@ class Uses:
     def add(self, hit: Hit) -> None:
         """Count what one event tells of."""
         entry, whose = hit.entry, (hit.entry.tenant, hit.framework)
-        if entry.kind == "egress.outcome" and entry.fields.get("unsent") is not True:
+        if told_again(entry):
+            return
+        if entry.kind in ("egress.outcome", "egress.ended") and entry.fields.get("unsent") is not True:
             provider = entry.text("provider")
             self._count(hit, "providers" if provider else "tunnels", provider or entry.text("host"))
         elif entry.kind == "tool.outcome":
