@@ -100,8 +100,8 @@ def test_a_question_is_a_link_and_a_command() -> None:
     asked = Question(
         q='host ~ "a b" or tool = x', view="refusals", tenant="acme'; rm -rf /", before="i-0123456789ab.7"
     )
-    assert read_question(dict(parse_qsl(urlsplit(asked.link(before=asked.before)).query))) == asked
-    assert "before" not in asked.link(framework="dspy")
+    assert read_question(dict(parse_qsl(urlsplit(asked.url(before=asked.before)).query))) == asked
+    assert "before" not in asked.url(framework="dspy")
     words = shlex.split(asked.command_line())
     assert words[:3] == ["bridgehold", "audit", "query"]
     assert words[4:] == ["--tenant=acme'; rm -rf /"]

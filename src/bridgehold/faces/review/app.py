@@ -164,8 +164,8 @@ class App:
             "fault": fault,
             "found": found,
             "newest": found[0].ref if found else "",
-            "older": question.link(before=found[-1].ref) if older else "",
-            "newer": question.link(after=found[0].ref) if newer else "",
+            "older": question.url(before=found[-1].ref) if older else "",
+            "newer": question.url(after=found[0].ref) if newer else "",
         }
 
     async def live(self, request: web.Request) -> web.StreamResponse:

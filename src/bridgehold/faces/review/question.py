@@ -73,10 +73,10 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
         options = [f"--{name}={value}" for name in _OPTIONS if (value := getattr(self, name))]
         return shlex.join(["bridgehold", "audit", "query", *([asked] if asked else []), *options])
 
-    def link(self, **changes: str) -> str:
+    def url(self, **changes: str) -> str:
         """Of the page with these changes, at its beginning unless they say where."""
         moved = msgspec.structs.replace(self, before="", after="")
-        return link("/timeline", msgspec.structs.replace(moved, **changes))
+        return _address("/timeline", msgspec.structs.replace(moved, **changes))
 
     def narrows(self) -> tuple[tuple[str, str], ...]:
         """What is narrowed beside the question and the view: names and values."""
@@ -90,7 +90,7 @@ def read_question(given: Mapping[str, str]) -> Question:
     return Question(**known)
 
 
-def link(path: str, question: Question) -> str:
+def _address(path: str, question: Question) -> str:
     """`path` with what `question` says."""
     said = {name: value for name in question.__struct_fields__ if (value := getattr(question, name))}
     return f"{path}?{urlencode(said)}" if said else path

@@ -115,7 +115,7 @@ def _row(grant: Grant, uses: Uses, operations: Mapping[tuple[str, str, str], int
         gravest=row.gravest,
         cells={"operations": tuple(_operations(grant, operations, base)), **cells},
         refused=uses.refused.get(whose, 0),
-        refusals=base.link(view="refusals"),
+        refusals=base.url(view="refusals"),
     )
 
 
@@ -124,7 +124,7 @@ def _operations(grant: Grant, counts: Mapping[tuple[str, str, str], int], base: 
     for pattern in grant.operations.allow:
         fitting = {name: number for name, number in mine.items() if globs.matches(pattern, name)}
         mine = {name: number for name, number in mine.items() if name not in fitting}
-        yield Item(label=pattern, used=sum(fitting.values()), link=base.link(view="commands"))
+        yield Item(label=pattern, used=sum(fitting.values()), link=base.url(view="commands"))
 
 
 def _items(grant: Grant, power: str, uses: Uses, base: Question) -> Iterator[Item]:
@@ -140,16 +140,16 @@ def _items(grant: Grant, power: str, uses: Uses, base: Question) -> Iterator[Ite
             yield Item(label=label, used=None)
         elif power == "keys":
             yield Item(
-                label=label, used=_of_key(grant, name, uses), link=base.link(q=_asks("providers", name))
+                label=label, used=_of_key(grant, name, uses), link=base.url(q=_asks("providers", name))
             )
         elif power == "tools":
             fitting = [one for one in seen if globs.matches(name, one)]
             used = sum(seen.pop(one).number for one in fitting)
-            yield Item(label=label, used=used, link=base.link(view="tools"))
+            yield Item(label=label, used=used, link=base.url(view="tools"))
         else:
-            yield Item(label=label, used=seen.pop(name, Use()).number, link=base.link(q=_asks(power, name)))
+            yield Item(label=label, used=seen.pop(name, Use()).number, link=base.url(q=_asks(power, name)))
     for name, use in seen.items():
-        yield Item(label=name, used=use.number, granted=False, link=base.link(q=_asks(power, name)))
+        yield Item(label=name, used=use.number, granted=False, link=base.url(q=_asks(power, name)))
 
 
 def _names(grant: Grant, power: str) -> tuple[str, ...]:
