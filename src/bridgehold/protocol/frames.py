@@ -15,7 +15,8 @@ import msgspec
 from msgspec.structs import fields
 
 from bridgehold import strict
-from bridgehold.errors import ErrorInfo, HostUnavailableError, ProtocolError, UsageError
+from bridgehold.error_info import ErrorInfo
+from bridgehold.errors import HostUnavailableError, ProtocolError, UsageError
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT, nearest
 
 if TYPE_CHECKING:

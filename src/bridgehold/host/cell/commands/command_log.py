@@ -19,7 +19,8 @@ from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import CommandIntent, CommandOutcome
 from bridgehold.bridges.frames import ChunkFrame, FaultFrame, ProgressFrame, ResultFrame
 from bridgehold.bridges.manifest import Operation
-from bridgehold.errors import AuditError, BridgeholdError, BudgetError, CancelledError, Output
+from bridgehold.error_info import Output
+from bridgehold.errors import AuditError, BridgeholdError, BudgetError, CancelledError
 from bridgehold.host.cell.workers.calls import Watcher
 from bridgehold.host.cell.workers.translate import fault_error, middle
 from bridgehold.host.shares.logs import OUTPUT_BYTES, CommandOutput

@@ -27,12 +27,12 @@ from bridgehold.audit.client import JournalClient
 from bridgehold.bridges.frames import ResultFrame
 from bridgehold.bridges.manifest import COMMON_TAKES, common_misfit
 from bridgehold.bridges.schema import names_within, problems_in_turns
+from bridgehold.error_info import Output
 from bridgehold.errors import (
     BridgeholdError,
     BudgetError,
     DeniedError,
     NotFoundError,
-    Output,
     PolicyError,
     SuspendedError,
     UsageError,
