@@ -3,7 +3,7 @@
 In a frame whose length has its highest bit set (`PARTED`) stand a length of JSON (4 bytes, big-endian), the
 JSON, and bytes to the frame's end. `part` of the JSON says which member they are: one of `PLACES`. A host
 takes such frames where its `ping` says so, and answers with them whoever says ``"parts": true`` in a request;
-any other peer reads and writes the same member as base64 text (docs/adr/0018).
+any other peer reads and writes the same member as base64 text (docs/adr/0019).
 """
 
 from __future__ import annotations
