@@ -21,7 +21,7 @@ from bridgehold.errors import (
     from_info,
 )
 from bridgehold.protocol import parts
-from bridgehold.protocol.frames import WHOLE_CONNECTION, AnswerFrame, RequestFrame, pack, read_frame
+from bridgehold.protocol.frames import WHOLE_CONNECTION, AnswerFrame, RequestFrame, pack, put, read_frame
 from bridgehold.protocol.parts import Moved
 
 Progress = Callable[[dict[str, Any]], None]
@@ -98,7 +98,7 @@ class Connection:
             answer, data = await future
             result = msgspec.json.decode(answer.result) if answer.result is not msgspec.UNSET else None
             if answer.part:
-                parts.put(result, answer.part, data)
+                put(result, answer.part, data)
             return result
         except HostLeavingError:
             self.leaving = True
@@ -172,7 +172,7 @@ class Connection:
         try:
             said = msgspec.json.decode(event)
             if part:
-                parts.put(said, part, data)
+                put(said, part, data)
             on_event(said)
         except Exception as error:  # noqa: BLE001 - the caller's own code; it is raised where the caller waits
             future.set_exception(error)

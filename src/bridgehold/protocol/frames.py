@@ -34,6 +34,13 @@ HEADER = struct.Struct(">I")
 """The length of a frame's body."""
 PARTED = 1 << 31
 """In a frame's length: bytes come beside its JSON (`protocol.parts`)."""
+PLACES = {
+    "data": ("data",),
+    "arguments.base64": ("arguments", "base64"),
+    "value.base64": ("value", "base64"),
+}
+"""Of the parameters, the result or the event of a frame: where its bytes may stand."""
+
 _UNKNOWN_FIELD = re.compile(r"unknown field `([^`]*)`$")
 _PACE = 1024 * 1024
 _VALUE_BYTES = 32
@@ -71,8 +78,6 @@ def read_params(method: str, params: msgspec.Raw, kind: type[T], part: tuple[str
     try:
         value = strict.loads(raw, max_depth=strict.CALLERS_DEPTH + 1)
         if part is not None:
-            from bridgehold.protocol.parts import put  # of no use to most requests
-
             put(value, *part)
         return msgspec.convert(value, type=kind)
     except strict.StrictError:
@@ -82,6 +87,16 @@ def read_params(method: str, params: msgspec.Raw, kind: type[T], part: tuple[str
         raise
     except msgspec.ValidationError as error:
         raise UsageError(f"parameters of {method[:80]}: {misfit(error, kind)}") from error
+
+
+def put(value: object, place: str, data: bytes | str) -> None:
+    """Make `data` the member of `value` that `place` names. Raises `ProtocolError` where it can't be."""
+    *above, name = PLACES.get(place, ("",))
+    for one in above:
+        value = value.get(one) if isinstance(value, dict) else None
+    if not name or not isinstance(value, dict) or name in value:
+        raise ProtocolError(f"a frame's part has no place at {place[:40]!r}")
+    value[name] = data
 
 
 def pack(frame: msgspec.Struct) -> bytes:

@@ -1,9 +1,9 @@
 """Bytes that cross beside a frame's JSON, as they are: in no base64, and nothing looks through them.
 
 In a frame whose length has its highest bit set (`PARTED`) stand a length of JSON (4 bytes, big-endian), the
-JSON, and bytes to the frame's end. `part` of the JSON says which member they are: one of `PLACES`. A host
-takes such frames where its `ping` says so, and answers with them whoever says ``"parts": true`` in a request;
-any other peer reads and writes the same member as base64 text (docs/adr/0019).
+JSON, and bytes to the frame's end. `part` of the JSON says which member they are, one of `frames.PLACES`. A
+host takes such frames where its `ping` says so, and answers with them whoever says ``"parts": true`` in a
+request; any other peer reads and writes the same member as base64 text (docs/adr/0019).
 """
 
 from __future__ import annotations
@@ -15,15 +15,8 @@ import msgspec
 
 from bridgehold import strict
 from bridgehold.errors import ProtocolError, UsageError
-from bridgehold.protocol.frames import HEADER, PARTED, AnswerFrame, RequestFrame
+from bridgehold.protocol.frames import HEADER, PARTED, AnswerFrame, RequestFrame, put
 from bridgehold.protocol.values import Reply
-
-PLACES = {
-    "data": ("data",),
-    "arguments.base64": ("arguments", "base64"),
-    "value.base64": ("value", "base64"),
-}
-"""Of the parameters, the result or the event of a frame: where its bytes may stand."""
 
 _JOINED = 64 * 1024
 """Bytes that are copied rather than sent on their own."""
@@ -57,16 +50,6 @@ def pack(frame: RequestFrame | AnswerFrame, data: bytes) -> tuple[bytes, bytes]:
     size = HEADER.size + len(body) + len(data)
     head = b"".join((HEADER.pack(PARTED | size), HEADER.pack(len(body)), body))
     return (head + data, b"") if len(data) < _JOINED else (head, data)
-
-
-def put(value: object, place: str, data: bytes | str) -> None:
-    """Make `data` the member of `value` that `place` names. Raises `ProtocolError` where it can't be."""
-    *above, name = PLACES.get(place, ("",))
-    for one in above:
-        value = value.get(one) if isinstance(value, dict) else None
-    if not name or not isinstance(value, dict) or name in value:
-        raise ProtocolError(f"a frame's part has no place at {place[:40]!r}")
-    value[name] = data
 
 
 def merged(raw: msgspec.Raw, place: str, data: bytes) -> msgspec.Raw:

@@ -40,6 +40,7 @@ from bridgehold.protocol import parts
 from bridgehold.protocol.frames import (
     HEADER,
     MAX_FRAME,
+    PLACES,
     WHOLE_CONNECTION,
     AnswerFrame,
     CancelParams,
@@ -50,7 +51,6 @@ from bridgehold.protocol.frames import (
     read_params,
     weight,
 )
-from bridgehold.protocol.parts import PLACES
 from bridgehold.protocol.plain import loads
 from bridgehold.protocol.values import Principal
 
