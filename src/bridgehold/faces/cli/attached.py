@@ -18,7 +18,8 @@ import msgspec
 
 from bridgehold.client.once import Once
 from bridgehold.config.layout import default_layout
-from bridgehold.errors import BridgeholdError, HostUnavailableError, ProtocolError, harmless
+from bridgehold.error_texts import harmless
+from bridgehold.errors import BridgeholdError, HostUnavailableError, ProtocolError
 
 _READ_BYTES = 64 * 1024
 _PATIENCE_S = 15.0

@@ -79,7 +79,8 @@ def _usage(error: Any) -> BridgeholdError:
 
 
 def _ours(error: Exception) -> BridgeholdError:
-    from bridgehold.errors import BridgeholdError, InternalError, from_os
+    from bridgehold.error_texts import from_os
+    from bridgehold.errors import BridgeholdError, InternalError
 
     if isinstance(error, BridgeholdError):
         return error
