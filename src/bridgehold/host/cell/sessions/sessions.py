@@ -211,8 +211,8 @@ class Sessions:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(session.worker.ended.wait(), max(0.01, min(left, 60.0)))
         await session.end(WORKER_ENDED, session.worker.why_ended)
+        self._bury(session)  # before it is told elsewhere: who ended it may look at once
         await self._remember(session)
-        self._bury(session)
         self._by_id.pop(session.id, None)
         if self._ending.get(session.key) is session:
             del self._ending[session.key]
