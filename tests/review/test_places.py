@@ -7,6 +7,7 @@ import contextlib
 
 from review.conftest import Shown
 from review.review_support import reading
+from waiting import eventually
 
 
 def test_who_is_not_let_in_holds_no_place(shown: Shown) -> None:
@@ -23,9 +24,7 @@ def test_who_is_not_let_in_holds_no_place(shown: Shown) -> None:
                 _, writer = await asyncio.open_connection(address, int(port))
                 stack.callback(writer.close)
                 writer.write(form.encode())
-                async with asyncio.timeout(30):
-                    while server.open_connections < min(count + 1, 64):
-                        await asyncio.sleep(0.01)
+                await eventually(lambda count=count: server.open_connections >= min(count + 1, 64))  # type: ignore[misc]  # bound now
             async with asyncio.timeout(30):
                 for _ in range(3):
                     assert (await reader.get("/trust", Connection="close"))[0] == 200
