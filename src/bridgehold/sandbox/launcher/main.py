@@ -21,7 +21,7 @@ import msgspec
 
 from bridgehold.error_texts import to_log_text
 from bridgehold.errors import BridgeholdError, UnsupportedError, UsageError
-from bridgehold.hardening import open_descriptors
+from bridgehold.hardening import open_descriptors, speak_heedless
 from bridgehold.retold import hear
 from bridgehold.sandbox import procfs, syscalls
 from bridgehold.sandbox.cgroups import open_parent
@@ -187,6 +187,7 @@ def main() -> int:
     parser.add_argument("--fd-supervisor", type=int, default=-1)
     arguments = parser.parse_args()
     _hold_standard()
+    speak_heedless()
     os.umask(0o022)  # a service's UMask=0077 would hide the stage from every session's uid
     forbid_cores()
     open_descriptors()  # each sandbox holds some: a soft limit of 1,024 is a few hundred of them
