@@ -105,6 +105,7 @@ def set_up(config: LauncherConfig) -> Parts:
         seccomp=compile_filter(),
         zygote_seccomp=compile_filter(ZYGOTE_RULES),
         bwrap=met_bwrap(),
+        descriptors=open_descriptors(),  # each sandbox holds some: a soft limit of 1,024 is a few hundred
     )
 
 
@@ -190,7 +191,6 @@ def main() -> int:
     speak_heedless()
     os.umask(0o022)  # a service's UMask=0077 would hide the stage from every session's uid
     forbid_cores()
-    open_descriptors()  # each sandbox holds some: a soft limit of 1,024 is a few hundred of them
     slices.shorten(reset_on_fork=True)
     with os.fdopen(arguments.fd_config, "rb") as file:
         config = msgspec.json.decode(file.read(), type=LauncherConfig)
