@@ -15,7 +15,6 @@ from typing import Any, NoReturn
 
 from bridgehold_sdk.errors import ResultTooLarge, WireError
 
-
 HEADER_BYTES = 4
 ENVELOPE_BYTES = 1024
 """What a frame may hold beside its arguments or its result."""
