@@ -36,6 +36,7 @@ from bridgehold.host.front.tenants import TokenFiles
 from bridgehold.host.front.trials import Trials
 from bridgehold.host.parts import Foundation, HostParts, look_up_again
 from bridgehold.host.reloading import Reloading
+from bridgehold.host.revocation import AtRest
 from bridgehold.host.serving import Celled, InHost, Serving
 from bridgehold.host.shares import cell_wire
 from bridgehold.host.shares.dialling import dial
@@ -43,7 +44,7 @@ from bridgehold.host.shares.places import Places
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.host.submissions import Submissions
 from bridgehold.host.template import Begun, Template
-from bridgehold.host.tenancy import AtRest, Tenancy
+from bridgehold.host.tenancy import Tenancy
 from bridgehold.host.token_admin import TokenAdmin
 from bridgehold.keeper.budgets import Budgets
 from bridgehold.keeper.resolve import shared as shared_lookup
