@@ -44,17 +44,18 @@ from bridgehold.host.cell.commands.command_log import (
     used,
     with_output,
 )
+from bridgehold.host.cell.commands.completed import completed, place_of
 from bridgehold.host.cell.commands.decided import LONGEST_NAME, decided, may_act_for, may_run
 from bridgehold.host.cell.commands.inline_keys import KeyKeeper, take_inline_keys
 from bridgehold.host.cell.commands.recovery import Recovery
-from bridgehold.host.cell.commands.replays import CompletedCommand, Step
+from bridgehold.host.cell.commands.replays import Step
 from bridgehold.host.cell.commands.resources import Resources
+from bridgehold.host.cell.commands.tool_calls import tools_of
 from bridgehold.host.cell.sessions.session import Session, SessionKey
 from bridgehold.host.cell.sessions.sessions import Sessions
-from bridgehold.host.cell.tools.calls import INPUT, ToolCalls, told
+from bridgehold.host.cell.tools.calls import ToolCalls
 from bridgehold.host.cell.tools.offers import CallersOffer, Offers
-from bridgehold.host.cell.tools.records import ToolRecords
-from bridgehold.host.cell.tools.values import Offered, ToolContext
+from bridgehold.host.cell.tools.values import Offered
 from bridgehold.host.cell.workers.calls import Watcher, unbroken
 from bridgehold.host.front.boots import StartOrder
 from bridgehold.host.front.registry import Granted, Registry
@@ -64,7 +65,7 @@ from bridgehold.ids import is_name, new_command_id, parse_command
 from bridgehold.policies.buckets import CommandRates
 from bridgehold.policies.model import Decision
 from bridgehold.protocol.frames import CommandRequest
-from bridgehold.protocol.values import CommandUsage, Principal, Reply, ResourceRef
+from bridgehold.protocol.values import CommandUsage, Principal, Reply
 
 _COMMON = "common"
 _BESIDE = ("common:ping", "common:health")
@@ -176,22 +177,7 @@ class Dispatch:
             intent = await self._log.intend(plan, session, parent)
             if not offered:
                 return await self._call(plan, session, intent, watcher)
-            context = ToolContext(
-                tenant=plan.grant.tenant,
-                principal=plan.principal.name,
-                session=session.id,
-                command=plan.command,
-            )
-            takes_input = INPUT in offered and plan.operation is not None and plan.operation.input
-            any_told = takes_input or plan.grant.tools.allow
-            tools = ToolCalls(
-                grant=plan.grant,
-                offered=offered,
-                facts=told(plan.grant, offered, takes_input=takes_input) if any_told else (),
-                takes_input=takes_input,
-                records=ToolRecords(context, session.worker.events),
-                metrics=self._metrics,
-            )
+            tools = tools_of(plan, session, offered, self._metrics)
             self._chains[plan.command] = Chain(plan.grant.tenant, (*waiting, session.id))
             try:
                 return await self._call(plan, session, intent, watcher, tools)
@@ -289,24 +275,16 @@ class Dispatch:
 
     async def _as_begun(self, granted: Granted, request: CommandRequest) -> Granted:
         """For a session that began with another release of the bridge: by the manifest of that one."""
-        bridge = granted.manifest.name
-        for session in self._sessions:
-            key = session.key
-            if (key.tenant, key.bridge) == (request.tenant, bridge) and request.session in (
-                session.id,
-                key.name,
-            ):
-                begun = session.order.manifest
-                if begun.release and begun.release != granted.manifest.release:
-                    return await self._registry.granted(request.tenant, bridge, begun)
+        session = self._sessions.named(request.tenant, request.session, granted.manifest.name)
+        begun = session.order.manifest if session is not None else granted.manifest
+        if begun.release and begun.release != granted.manifest.release:
+            return await self._registry.granted(request.tenant, begun.name, begun)
         return granted
 
     def _default_bridge(self, request: CommandRequest) -> str:
         """``common:*`` goes to the session's bridge, or to the default one."""
-        for session in self._sessions:
-            if session.key.tenant == request.tenant and request.session in (session.id, session.key.name):
-                return str(session.key.bridge)
-        return self._registry.default_bridge
+        session = self._sessions.named(request.tenant, request.session)
+        return session.key.bridge if session is not None else self._registry.default_bridge
 
     async def _session(self, plan: Plan) -> Session:
         request = plan.request
@@ -355,24 +333,10 @@ class Dispatch:
         reply = await unbroken(self._conclude(plan, session, intent, came, started))
         operation = plan.operation
         if operation is not None and operation.effect not in ("run", "read") and session.alive:
-            place = ResourceRef(
-                id="",
-                kind="",
-                bridge=plan.bridge,
-                session=session.id,
-                session_name=session.key.name,
-                tenant=session.key.tenant,
-            )
-            self._resources.note(operation, place, arguments, reply.value)
-            completed = CompletedCommand(
-                command=plan.command,
-                bridge=plan.bridge,
-                arguments=arguments,
-                result=reply.value,
-                had_key=bool(plan.arguments.keys),
-                called_out=session.may_have_called or (tools is not None and tools.asked > 0),
-            )
-            self._recovery.note(session, session.order.manifest, operation, completed)
+            called_out = session.may_have_called or (tools is not None and tools.asked > 0)
+            done = completed(plan, arguments, reply.value, called_out=called_out)
+            self._resources.note(operation, place_of(plan, session), arguments, reply.value)
+            self._recovery.note(session, session.order.manifest, operation, done)
         return reply
 
     async def _beside(self, session: Session, plan: Plan) -> Reply:
