@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from bridgehold.error_info import ErrorInfo
-from bridgehold.errors import BridgeholdError
+from bridgehold.errors import BridgeholdError, UsageError
 from bridgehold.host.front.callers import SMALL, Callers
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.shares.logs import LAST_OUTPUT
@@ -58,6 +58,15 @@ class Forwarded(msgspec.Struct, frozen=True, kw_only=True):
     def session(self) -> str:
         """The session that it names, by id or name; empty: none."""
         return self.scope.session
+
+
+def forwarded(method: str, params: msgspec.Raw, kind: type[Scope]) -> Forwarded:
+    """What goes on to a cell, which reads all of it but for whom it is. Raises `UsageError`."""
+    try:
+        scope = msgspec.json.decode(params, type=kind)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise UsageError(f"parameters of {method[:80]}: {error}") from error
+    return Forwarded(scope=scope, raw=params)
 
 
 class Method(msgspec.Struct, frozen=True):
