@@ -3,7 +3,7 @@
 By tenant and bridge, so that it can be charged to whom it belongs. Counts come from the kernel and the
 gateway, never from a guest; tokens that a provider did not name are estimates, and counted as such. A
 request whose end nobody wrote (it is under way, or its host was killed) counts with its reservation; one that
-was never sent doesn't.
+was never sent doesn't. What the keeper sends for a cell counts by the keeper's word, and not by the cell's.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from collections.abc import Iterable
 import msgspec
 
 from bridgehold.audit.entries import Entry
+
+_ENDS = {"egress.outcome": "egress.intent", "egress.ended": "egress.sent"}
+"""What ends what: a request is ended by whoever began it, and for its own tenant."""
 
 
 class Used(msgspec.Struct, kw_only=True):
@@ -42,7 +45,7 @@ def fold(entries: Iterable[Entry], *, tenant: str = "", since: str = "", until: 
     """The rows, in order of their names. `since`, `until`: a time as the audit writes it, or its start."""
     bridges: dict[str, str] = {}
     rows: dict[tuple[str, str, str, str], Used] = {}
-    unfinished: dict[str, Entry] = {}
+    unfinished: dict[tuple[str, str, str], Entry] = {}
 
     def row(entry: Entry, provider: str = "", model: str = "") -> Used:
         key = (entry.tenant, bridges.get(entry.session, ""), provider, model)
@@ -53,8 +56,10 @@ def fold(entries: Iterable[Entry], *, tenant: str = "", since: str = "", until: 
     for entry in entries:
         if entry.kind == "session.opened":
             bridges[entry.session] = entry.text("bridge")
-        if entry.kind == "egress.outcome":
-            unfinished.pop(entry.text("intent"), None)
+        if told_again(entry):
+            continue
+        if begun := _ENDS.get(entry.kind):
+            unfinished.pop((begun, entry.tenant, entry.text("intent")), None)
         if tenant not in ("", entry.tenant) or entry.time < since or (until and entry.time >= until):
             continue
         match entry.kind:
@@ -64,23 +69,33 @@ def fold(entries: Iterable[Entry], *, tenant: str = "", since: str = "", until: 
                 used = row(entry)
                 used.commands += 1
                 used.failed += bool(entry.text("code"))
-                used.cpu_us += entry.number("cpu_us")
-            case "egress.intent" if entry.text("provider"):
-                unfinished[entry.ref] = entry
-            case "egress.outcome":
+                used.cpu_us += _count(entry, "cpu_us")
+            case "egress.intent" | "egress.sent" if entry.text("provider"):
+                unfinished[entry.kind, entry.tenant, entry.ref] = entry
+            case "egress.outcome" | "egress.ended":
                 used = row(entry, entry.text("provider"), entry.text("model"))
                 used.requests += entry.fields.get("unsent") is not True
                 used.failed += bool(entry.text("code"))
-                used.input_tokens += entry.number("input_tokens")
-                used.output_tokens += entry.number("output_tokens")
-                used.charged += entry.number("charged")
+                used.input_tokens += _count(entry, "input_tokens")
+                used.output_tokens += _count(entry, "output_tokens")
+                used.charged += _count(entry, "charged")
                 used.estimated += entry.fields.get("estimated") is True
-                used.sent_bytes += entry.number("request_bytes")
-                used.received_bytes += entry.number("response_bytes")
+                used.sent_bytes += _count(entry, "request_bytes")
+                used.received_bytes += _count(entry, "response_bytes")
             case _:
                 pass
     for entry in unfinished.values():
         used = row(entry, entry.text("provider"), entry.text("model"))
         used.requests += 1
-        used.charged += entry.number("reserved")
+        used.charged += _count(entry, "reserved")
     return [rows[key] for key in sorted(rows)]
+
+
+def told_again(entry: Entry) -> bool:
+    """Whether it is a cell's word on a request that the keeper tells of itself."""
+    return entry.fields.get("kept") is True and entry.kind in ("egress.intent", "egress.outcome")
+
+
+def _count(entry: Entry, name: str) -> int:
+    """Nobody has used less than nothing, whatever a cell writes."""
+    return max(0, entry.number(name))

@@ -65,6 +65,8 @@ class _Left(Event, frozen=True, kw_only=True):
     unsent: bool = False
     """Nothing of it has reached the provider: no budget counts it, neither its tokens nor the request."""
     code: str = ""
+    estimated: bool = False
+    """The provider named no tokens: they are counted from what flowed by."""
 
 
 class EgressOutcome(_Left, frozen=True, kw_only=True, tag="egress.outcome"):

@@ -10,7 +10,7 @@ from bridgehold.audit.entries import Entry
 from bridgehold.audit.reading.fields import FIELDS, FRAMEWORK
 from bridgehold.audit.reading.linear import Hit
 from bridgehold.audit.reading.syntax import AnyOf, Compare, Expression, both, equal
-from bridgehold.audit.usage import Used, fold
+from bridgehold.audit.usage import Used, fold, told_again
 from bridgehold.audit.verdicts import Report
 from bridgehold.faces.report.sections import MOST_ROWS, Section
 from bridgehold.policies.changes import Changes, compare
@@ -26,6 +26,7 @@ _KINDS = (
     "artifact.changed", "protocol.violation", "principal.refused", "request.refused", "secret.changed",
     "policy.loaded", "admin", "events.folded", "anchor.signed", "channel.ended",
 )  # fmt: skip
+_REACHED = ("egress.outcome", "egress.ended", "tool.outcome")
 _LIMITS = ("timeout", "memory", "limit", "budget", "busy", "shortage")
 """Codes of commands that met a bound."""
 _UNBOUNDED = "(not bounded)"
@@ -148,9 +149,9 @@ class Gathering:
 
     def _one(self, entry: Entry, framework: str) -> None:
         family, _, what = entry.kind.partition(".")
-        if what == "refused" or entry.kind == "protocol.violation":
+        if what == "refused" or entry.kind in ("protocol.violation", "egress.stopped"):
             self._refused.add(entry, *_refusal(entry, framework))
-        elif entry.kind in ("egress.outcome", "tool.outcome"):
+        elif entry.kind in _REACHED and not told_again(entry):
             ended = entry.text("code") or f"{entry.number('status') or 'ok'}"
             self._reached.add(entry, entry.tenant, framework, _reached(entry), ended)
         elif entry.kind == "artifact.changed":
@@ -286,7 +287,7 @@ def _reached(entry: Entry) -> str:
 
 def _refusal(entry: Entry, framework: str) -> tuple[str, ...]:
     what = entry.text("operation") or entry.text("tool") or entry.text("method")
-    if entry.kind == "egress.refused":
+    if entry.kind in ("egress.refused", "egress.stopped"):
         what = f"{entry.text('method')} {entry.text('host')}{entry.text('path')}"
     elif entry.kind == "request.refused":
         what = f"{entry.text('method')} {entry.text('named')}"
