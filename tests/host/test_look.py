@@ -149,6 +149,7 @@ SHOWN: list[tuple[tuple[str, ...], list[str]]] = [
     (("audit", "query", "tennant = acme"), ["'tennant'"]),
     (("audit", "verify"), []),
     (("audit", "report", "--output", "{written}"), []),
+    (("review", "nowhere"), []),
     (("usage",), ["python", "local"]),
     (("why", "{failed}"), ["command.outcome", "{failed}"]),
     (("why", "{denied}"), ["{denied}", "operations.deny[0]"]),

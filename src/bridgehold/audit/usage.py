@@ -41,54 +41,78 @@ class Used(msgspec.Struct, kw_only=True):
     received_bytes: int = 0
 
 
-def fold(entries: Iterable[Entry], *, tenant: str = "", since: str = "", until: str = "") -> list[Used]:
-    """The rows, in order of their names. `since`, `until`: a time as the audit writes it, or its start."""
-    bridges: dict[str, str] = {}
-    rows: dict[tuple[str, str, str, str], Used] = {}
-    unfinished: dict[tuple[str, str, str], Entry] = {}
+class Usage:
+    """Takes events, oldest first, and makes the rows."""
 
-    def row(entry: Entry, provider: str = "", model: str = "") -> Used:
-        key = (entry.tenant, bridges.get(entry.session, ""), provider, model)
-        if key not in rows:
-            rows[key] = Used(tenant=key[0], bridge=key[1], provider=provider, model=model)
-        return rows[key]
+    def __init__(self, *, tenant: str = "", since: str = "", until: str = "") -> None:
+        """`since`, `until`: a time as the audit writes it, or its start."""
+        self._tenant, self._since, self._until = tenant, since, until
+        self._bridges: dict[str, str] = {}
+        self._rows: dict[tuple[str, str, str, str], Used] = {}
+        self._unfinished: dict[tuple[str, str, str], Entry] = {}
 
-    for entry in entries:
+    def add(self, entry: Entry) -> None:
+        """Count one event."""
         if entry.kind == "session.opened":
-            bridges[entry.session] = entry.text("bridge")
+            self._bridges[entry.session] = entry.text("bridge")
         if told_again(entry):
-            continue
+            return
         if begun := _ENDS.get(entry.kind):
-            unfinished.pop((begun, entry.tenant, entry.text("intent")), None)
-        if tenant not in ("", entry.tenant) or entry.time < since or (until and entry.time >= until):
-            continue
+            self._unfinished.pop((begun, entry.tenant, entry.text("intent")), None)
+        if self._tenant not in ("", entry.tenant) or entry.time < self._since:
+            return
+        if self._until and entry.time >= self._until:
+            return
         match entry.kind:
             case "session.opened":
-                row(entry).sessions += 1
+                self._row(self._rows, entry).sessions += 1
             case "command.outcome":
-                used = row(entry)
+                used = self._row(self._rows, entry)
                 used.commands += 1
                 used.failed += bool(entry.text("code"))
                 used.cpu_us += _count(entry, "cpu_us")
             case "egress.intent" | "egress.sent" if entry.text("provider"):
-                unfinished[entry.kind, entry.tenant, entry.ref] = entry
+                self._unfinished[entry.kind, entry.tenant, entry.ref] = entry
             case "egress.outcome" | "egress.ended":
-                used = row(entry, entry.text("provider"), entry.text("model"))
-                used.requests += entry.fields.get("unsent") is not True
-                used.failed += bool(entry.text("code"))
-                used.input_tokens += _count(entry, "input_tokens")
-                used.output_tokens += _count(entry, "output_tokens")
-                used.charged += _count(entry, "charged")
-                used.estimated += entry.fields.get("estimated") is True
-                used.sent_bytes += _count(entry, "request_bytes")
-                used.received_bytes += _count(entry, "response_bytes")
+                _add_request(self._row(self._rows, entry, entry.text("provider"), entry.text("model")), entry)
             case _:
                 pass
-    for entry in unfinished.values():
-        used = row(entry, entry.text("provider"), entry.text("model"))
-        used.requests += 1
-        used.charged += _count(entry, "reserved")
-    return [rows[key] for key in sorted(rows)]
+
+    def rows(self) -> list[Used]:
+        """In order of their names; what has no end yet is counted with its reservation."""
+        rows = {key: msgspec.structs.replace(used) for key, used in self._rows.items()}
+        for entry in self._unfinished.values():
+            used = self._row(rows, entry, entry.text("provider"), entry.text("model"))
+            used.requests += 1
+            used.charged += _count(entry, "reserved")
+        return [rows[key] for key in sorted(rows)]
+
+    def _row(
+        self, rows: dict[tuple[str, str, str, str], Used], entry: Entry, provider: str = "", model: str = ""
+    ) -> Used:
+        key = (entry.tenant, self._bridges.get(entry.session, ""), provider, model)
+        if key not in rows:
+            rows[key] = Used(tenant=key[0], bridge=key[1], provider=provider, model=model)
+        return rows[key]
+
+
+def _add_request(used: Used, entry: Entry) -> None:
+    used.requests += entry.fields.get("unsent") is not True
+    used.failed += bool(entry.text("code"))
+    used.input_tokens += _count(entry, "input_tokens")
+    used.output_tokens += _count(entry, "output_tokens")
+    used.charged += _count(entry, "charged")
+    used.estimated += entry.fields.get("estimated") is True
+    used.sent_bytes += _count(entry, "request_bytes")
+    used.received_bytes += _count(entry, "response_bytes")
+
+
+def fold(entries: Iterable[Entry], *, tenant: str = "", since: str = "", until: str = "") -> list[Used]:
+    """The rows of `entries`, in order of their names."""
+    usage = Usage(tenant=tenant, since=since, until=until)
+    for entry in entries:
+        usage.add(entry)
+    return usage.rows()
 
 
 def told_again(entry: Entry) -> bool:

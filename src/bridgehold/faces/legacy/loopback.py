@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from bridgehold.sandbox import procfs
 
 _ESTABLISHED, _LISTENS = "01", "0A"
-_PLACES = frozenset({"0100007F", "00000000", "0" * 32, "0" * 16 + "FFFF00000100007F"})
-"""Where somebody listens that 127.0.0.1 leads to, in the kernel's spelling."""
+_OURS = ("0100007F", "0" * 16 + "FFFF00000100007F")
+"""127.0.0.1 in the kernel's spelling, also as sockets of both families name it (Java's, Go's)."""
+_PLACES = frozenset({*_OURS, "00000000", "0" * 32})
+"""Where somebody listens that 127.0.0.1 leads to."""
 
 
 class _Row:
@@ -30,13 +32,13 @@ def rows(text: str) -> Iterator[_Row]:
 
 
 def dialled_by(text: str, port: int, own: int) -> int | None:
-    """The uid behind `port`, whose connection leads to `own` (pure).
+    """The uid behind `port`, whose connection leads to `own`, in one table (pure).
 
     None where nobody holds it any more: an end that is closed is shown as root's.
     """
-    local, remote = (f"0100007F:{number:04X}" for number in (port, own))
+    wanted = {(f"{place}:{port:04X}", f"{place}:{own:04X}") for place in _OURS}
     for row in rows(text):
-        if (row.local, row.remote, row.state) == (local, remote, _ESTABLISHED) and row.inode != "0":
+        if (row.local, row.remote) in wanted and row.state == _ESTABLISHED and row.inode != "0":
             return row.uid
     return None
 
@@ -49,7 +51,7 @@ def listeners(text: str, port: int) -> set[int]:
 
 def is_ours(port: int, own: int) -> bool:
     """Whether the connection from `port` to our `own` is held by a process of this user."""
-    return dialled_by(_table("tcp"), port, own) == os.geteuid()
+    return any(dialled_by(_table(name), port, own) == os.geteuid() for name in ("tcp", "tcp6"))
 
 
 def leads_to_us(port: int) -> bool:
