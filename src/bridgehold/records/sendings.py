@@ -66,7 +66,7 @@ class _Left(Event, frozen=True, kw_only=True):
     """Nothing of it has reached the provider: no budget counts it, neither its tokens nor the request."""
     code: str = ""
     estimated: bool = False
-    """The provider named no tokens: they are counted from what flowed by."""
+    """The provider named no tokens: they are counted from bytes and stream events that flowed by."""
 
 
 class EgressOutcome(_Left, frozen=True, kw_only=True, tag="egress.outcome"):
@@ -75,8 +75,6 @@ class EgressOutcome(_Left, frozen=True, kw_only=True, tag="egress.outcome"):
     background: bool = False
     scrubbed: int = 0
     """How many times the key's own value was removed from what the provider sent back."""
-    estimated: bool = False
-    """The tokens are counted from bytes and stream events, because the provider named none."""
     kept: bool = False
     """As its intent's."""
     digest: str = ""
