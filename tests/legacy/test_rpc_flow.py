@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
+import sys
 import tracemalloc
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from types import SimpleNamespace
@@ -26,7 +27,7 @@ from hyperframe.frame import (
 )
 
 from bridgehold.bridges.legacy import rpc
-from bridgehold.errors import BusyError
+from bridgehold.errors import BusyError, LimitError
 from bridgehold.faces.legacy import rpc as shim
 from bridgehold.host.cell.scripts.rpc_call import Call
 from bridgehold.host.cell.scripts.rpc_flow import Bytes
@@ -36,6 +37,10 @@ from bridgehold.host.cell.scripts.rpc_pair import Pair
 from bridgehold.host.cell.scripts.rpc_peer import MOST_STREAMS, Peer
 from bridgehold.host.cell.scripts.rpc_relay import RpcRelay
 from bridgehold.policies.buckets import CommandRates
+from legacy.conftest import SCRIPTS
+
+sys.path.append(str(SCRIPTS))
+import rpcwire
 
 MIB = 1 << 20
 HEADERS = [(":method", "POST"), (":scheme", "http"), (":authority", "x"), ("te", "trailers")]
@@ -383,6 +388,9 @@ def test_calls_that_wait_for_a_decision_are_bounded_however_they_are_given_up() 
         def spawn(self, work: Coroutine[None, None, None]) -> None:
             waiting.append(work)
 
+        def hold(self, size: int) -> None:
+            assert size == 0
+
     class Given:
         method = rpc.FROM_WORKER["ExecuteElixirTool"]
 
@@ -395,6 +403,49 @@ def test_calls_that_wait_for_a_decision_are_bounded_however_they_are_given_up() 
     assert len(waiting) == 256
     for one in waiting:
         one.close()
+
+
+def test_what_is_read_of_a_call_is_bounded_and_counted_until_it_is_decided(costs: Callable[[], int]) -> None:
+    """An empty table is three bytes on the wire and seventy in memory, and a call may wait for the audit."""
+    waiting: list[Coroutine[None, None, None]] = []
+    held: list[int] = []
+
+    class Held:
+        sessions: Mapping[str, str] = {"s": ""}
+
+        def spawn(self, work: Coroutine[None, None, None]) -> None:
+            waiting.append(work)
+
+        def hold(self, size: int) -> None:
+            held.append(size)
+            if sum(held) > 64 * MIB:
+                raise past_held(sum(held), 64 * MIB)
+
+    class Given:
+        method = rpc.FROM_WORKER["ExecuteElixirTool"]
+
+    def message(tables: int, parameters: int) -> memoryview:
+        text = rpcwire.field(1, "json") + rpcwire.field(2, b"[" + b"{}," * tables + b"{}]")
+        names = (rpcwire.pair(3, f"p{number}", text) for number in range(parameters))
+        return memoryview(rpcwire.field(1, "s") + rpcwire.field(2, "t") + b"".join(names))
+
+    judge = Callbacks(cast(Any, Held()), CommandRates())
+    before = costs()
+    judge.judge(cast(Call, Given()), message(80_000, 30))
+    assert costs() - before < 2 * MIB, "past the bound its size is said"
+    small = message(40_000, 1)
+
+    def ask_many() -> None:
+        for _ in range(256):
+            judge.judge(cast(Call, Given()), small)
+
+    with pytest.raises(LimitError):
+        ask_many()
+    assert 5 < len(waiting) < 30
+    assert costs() - before < sum(held) + 2 * MIB
+    for one in waiting:
+        one.close()
+    assert rpc.read_request(Given.method, message(10, 2)).parameters == {"p0": [{}] * 11, "p1": [{}] * 11}
 
 
 def test_bytes_come_out_as_they_went_in() -> None:

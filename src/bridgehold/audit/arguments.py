@@ -25,12 +25,14 @@ from bridgehold.audit.key_texts import LOGINS
 from bridgehold.audit.preview import MARGIN, digest_of, preview_text
 from bridgehold.audit.redact import LOUD, may_fold
 from bridgehold.audit.searching import MASK
-from bridgehold.errors import UsageError
+from bridgehold.errors import LimitError, UsageError
 from bridgehold.ids import Digest, digest_bytes
 from bridgehold.steps import finished, in_turns
 
 CONTENTS = "base64"
 """The argument that holds a file's bytes, of an operation whose manifest says ``contents = true``."""
+_STAND_IN = 4 * 1024
+"""Characters in the place of a file's bytes, where these are judged: all alike, and bounded before."""
 _MOST_VALUES = 16
 """Different keys of one request that are looked for in its other texts; with more, nothing of it is shown."""
 _SHOWN_WHOLE, _SHOWN_DEEP = 4_096, 32
@@ -51,8 +53,9 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
     """Nothing in them is a key, or looks like one or the name of one (`is_quiet`)."""
     hidden: tuple[str, ...] = ()
     """Keys that stand in `kept` all the same: they go on, and are not shown."""
-    contents: str | None = None
-    """A file's bytes, sent on as `CONTENTS` beside `kept`: not looked through for keys, and never shown."""
+    contents: bytes | str | None = None
+    """A file's bytes, or the base64 of them, sent on as `CONTENTS` beside `kept`: not looked through for
+    keys, and never shown."""
 
     @property
     def sent(self) -> dict[str, object]:
@@ -63,22 +66,49 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
         return f"Arguments({len(self.kept)} kept, {len(self.keys)} inline keys)"
 
 
-def facts_of(contents: str) -> str:
+def facts_of(contents: bytes | str) -> str:
     """What the audit says of a file's bytes: how many, and their digest; of what is no base64, the text's."""
-    data = _bytes_of(contents)
-    data = contents.encode("utf-8", "backslashreplace") if data is None else data
+    data = contents if isinstance(contents, bytes) else _bytes_of(contents)
+    if data is None:
+        data = str(contents).encode("utf-8", "backslashreplace")
     return f"{len(data)} bytes, {digest_bytes(data)}"
 
 
-def without_contents(arguments: dict[str, object]) -> tuple[dict[str, object], str | None]:
+def without_contents(arguments: dict[str, object]) -> tuple[dict[str, object], bytes | str | None]:
     """`arguments` without a file's bytes, and these; None where no base64 stands in their place (pure)."""
     contents = arguments.get(CONTENTS)
-    if not isinstance(contents, str) or _bytes_of(contents) is None:
+    if not isinstance(contents, bytes) and (not isinstance(contents, str) or _bytes_of(contents) is None):
         return arguments, None
     return {name: item for name, item in arguments.items() if name != CONTENTS}, contents
 
 
-def with_contents(arguments: Arguments, contents: str) -> Arguments:
+def as_text(arguments: dict[str, object]) -> dict[str, object]:
+    """The same as JSON has it: bytes that came beside it are base64 (pure)."""
+    contents = arguments.get(CONTENTS)
+    if not isinstance(contents, bytes):
+        return arguments
+    return {**arguments, CONTENTS: binascii.b2a_base64(contents, newline=False).decode("ascii")}
+
+
+def judged_as(contents: bytes | str, schema: dict[str, object], most: int) -> str:
+    """A file's bytes as `schema` judges them: text, a stand-in for that of bytes. Raises `LimitError` past
+    `most` bytes, and past what the schema takes of text."""
+    if isinstance(contents, str):
+        return contents
+    size = 4 * ((len(contents) + 2) // 3)
+    properties = schema.get("properties")
+    declared = properties.get(CONTENTS) if isinstance(properties, dict) else None
+    longest = declared.get("maxLength", size) if isinstance(declared, dict) else size
+    if len(contents) > most or (isinstance(longest, int) and size > longest):
+        raise LimitError(
+            f"{len(contents)} bytes come beside the arguments; {min(most, longest * 3 // 4)} are allowed",
+            hint="Send less at once, or raise `limits.request` in the policy.",
+            where="arguments",
+        )
+    return "A" * min(size, _STAND_IN)
+
+
+def with_contents(arguments: Arguments, contents: bytes | str) -> Arguments:
     """The same, with a file's bytes beside them."""
     return msgspec.structs.replace(arguments, contents=contents)
 

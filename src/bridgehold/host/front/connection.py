@@ -33,9 +33,11 @@ from bridgehold.host.front.identity import SAY_WHO, Identity
 from bridgehold.host.front.method import Method, Scope, ServerContext, forwarded, visible_info
 from bridgehold.host.front.outgoing import Emit, Events
 from bridgehold.host.shares.callers import CALLER, LEAVING
+from bridgehold.protocol import parts
 from bridgehold.protocol.frames import (
     HEADER,
     MAX_FRAME,
+    PLACES,
     WHOLE_CONNECTION,
     AnswerFrame,
     CancelParams,
@@ -58,6 +60,9 @@ _LAST_ANSWERS_S = 2.0
 """Of a host that is replaced: what sessions' ends have answered is written in far less."""
 _HEAD_BYTES = 4 * 1024
 """Of a frame, beside its parameters."""
+_PARTS = (b"", *(b',"part":"%s"' % one.encode() for one in PLACES))
+_TAILS = (b"}", *(b'%s,"parts":true}' % one for one in _PARTS))
+"""What our clients write after the parameters."""
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -77,6 +82,8 @@ class Connection:
         self._counted: dict[int, tuple[str, int]] = {}
         """Of requests in flight: for whom each is counted, and the bytes that it takes."""
         self._room = asyncio.Semaphore(_MAX_REQUESTS)
+        self._beside: list[bytes] = []
+        """What came beside the JSON of the frame that was read last."""
         self._identity = Identity(server, writer)
         self._out = self._identity.out
 
@@ -144,15 +151,21 @@ class Connection:
                     room=self._make_room,
                     small=_UNIDENTIFIED_FRAME,
                     patience_s=self._limits.frame_s,
+                    beside=self._beside,
                 )
                 if body is None:
                     return None
-                request = _request(body)
-                if entrances is not None and len(body) <= SMALL and (one := self._quiet):
+                request, size = _request(body), len(body)
+                if self._beside:
+                    request.data = self._beside.pop()
+                    size += len(request.data)
+                    if not request.part:
+                        raise ProtocolError("a frame with a part that says no place for it")
+                elif entrances is not None and size <= SMALL and (one := self._quiet):
                     cell = await entrances.begun(one, request.method)
                     if cell is not None and one is self._identity.principal:
                         return await self._go(entrances, cell, one, HEADER.pack(len(body)) + body)
-                task = await self._begin(request, len(body), weight(body))
+                task = await self._begin(request, size, weight(body) + size - len(body))
                 if task is not None and (self._identity.principal is None or request.method == "hello"):
                     await asyncio.wait({task})  # what follows is heard once it is known from whom
         except BridgeholdError as error:
@@ -245,13 +258,17 @@ class Connection:
         self._room.release()
 
     async def _answer(self, request: Request, failure: BridgeholdError | None) -> None:
-        refused = False
+        refused, beside = False, b""
         try:
             made = await self._handle(request, failure)
-            result = made if isinstance(made, msgspec.Raw) else msgspec.Raw(msgspec.json.encode(made))
-            answer = pack(AnswerFrame(id=request.id, result=result))
-            if len(answer) > MAX_FRAME:
-                large = LimitError(f"an answer of {len(answer)} bytes; {MAX_FRAME} are possible")
+            if request.parts:
+                answer, beside = parts.answered(request.id, made)
+            else:
+                result = made if isinstance(made, msgspec.Raw) else msgspec.Raw(msgspec.json.encode(made))
+                answer = pack(AnswerFrame(id=request.id, result=result))
+            if len(answer) + len(beside) > MAX_FRAME:
+                size, beside = len(answer) + len(beside), b""
+                large = LimitError(f"an answer of {size} bytes; {MAX_FRAME} are possible")
                 answer = pack(AnswerFrame(id=request.id, error=large.info()))
         except BridgeholdError as error:
             refused = self._identity.principal is None
@@ -266,6 +283,8 @@ class Connection:
             answer = pack(AnswerFrame(id=request.id, error=defect.info()))
         self._give_back(request.id)  # the answer counts as unread from here on
         self._out.put(answer)
+        if beside:
+            self._out.put(beside)
         if refused:
             self._out.finish(self._limits.last_s)  # nobody gets one answer, and no further try here
 
@@ -290,14 +309,18 @@ class Connection:
             raise request.fault
         params: msgspec.Struct
         if issubclass(method.params, Scope):
-            params = forwarded(request.method, request.params, method.params)
+            raw = request.params
+            if request.part:
+                raw = parts.merged(raw, request.part, request.data)
+            params = forwarded(request.method, raw, method.params)
         else:
-            params = read_params(request.method, request.params, method.params)
+            part = (request.part, request.data) if request.part else None
+            params = read_params(request.method, request.params, method.params, part)
         try:
             _check(principal, request.method, method, params)
             if not (method.decides or principal.operator):
                 self._server.demand(getattr(params, "tenant", None))
-            told = emit or Events(lambda event: self._emit(request.id, event), self._out)
+            told = emit or Events(lambda event: self._emit(request, event), self._out)
             return await method.handler(principal, params, told)
         except (DeniedError, NotFoundError) as error:
             if not error.event and emit is None:
@@ -310,12 +333,16 @@ class Connection:
         """See `Identity.become`."""
         return await self._identity.become(token, tenant, lambda: not self._tasks.keys() - {request.id})
 
-    def _emit(self, request_id: int, event: object) -> None:
+    def _emit(self, request: Request, event: object) -> None:
         """Send one event. A client that doesn't read loses its connection, never our memory."""
-        self._out.put(
-            pack(AnswerFrame(id=request_id, event=msgspec.Raw(msgspec.json.encode(event)))),
-            most=self._limits.unread_events,
-        )
+        if request.parts:
+            data, beside = parts.told(request.id, event)
+        else:
+            data = pack(AnswerFrame(id=request.id, event=msgspec.Raw(msgspec.json.encode(event))))
+            beside = b""
+        self._out.put(data, most=self._limits.unread_events)
+        if beside:
+            self._out.put(beside)
 
 
 def _check(principal: Principal, name: str, method: Method, params: msgspec.Struct) -> None:
@@ -347,9 +374,11 @@ def _request(body: bytes) -> Request:
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         return faulty(body, error)
     head = b'{"id":%d,"method":"%s","params":' % (frame.id, frame.method.encode())
-    plain = body.startswith(head) and len(body) == len(head) + len(memoryview(frame.params)) + 1
-    if plain and len(head) <= _HEAD_BYTES:  # as our clients write it: each part once, and nothing beside them
-        return Request(id=frame.id, method=frame.method, params=frame.params)
+    tail = body[len(head) + len(memoryview(frame.params)) :] if body.startswith(head) else b""
+    if tail in _TAILS and len(head) <= _HEAD_BYTES:  # as our clients write it: each once, and nothing beside
+        return Request(
+            id=frame.id, method=frame.method, params=frame.params, part=frame.part, parts=frame.parts
+        )
     start = body.find(frame.params)
     head = body if start < 0 else body[:start] + b"0" + body[start + len(memoryview(frame.params)) :]
     if len(head) > _HEAD_BYTES:
@@ -359,7 +388,14 @@ def _request(body: bytes) -> Request:
         loads(head)
     except UsageError as error:
         fault = error
-    return Request(id=frame.id, method=frame.method, params=frame.params, fault=fault)
+    return Request(
+        id=frame.id,
+        method=frame.method,
+        params=frame.params,
+        part=frame.part,
+        parts=frame.parts,
+        fault=fault,
+    )
 
 
 def _decode(request: Request, kind: type[T]) -> T:

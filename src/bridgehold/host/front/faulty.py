@@ -31,12 +31,16 @@ _BESIDE_BYTES = 512
 """How a larger one has to begin for that."""
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
+class Request(msgspec.Struct, kw_only=True):
     """As `RequestFrame`; its parameters are read once there is room for what they become."""
 
     id: int
     method: str
     params: msgspec.Raw = msgspec.Raw(b"{}")
+    part: str = ""
+    parts: bool = False
+    data: bytes = b""
+    """What came beside it."""
     fault: UsageError | None = None
     """What of it can't arrive as it was sent: its own answer, and nobody else's."""
 
