@@ -7,8 +7,6 @@ waits, then gets a typed error, then loses its connection with all that runs on 
 from __future__ import annotations
 
 import asyncio
-import sys
-import traceback
 from functools import partial
 from typing import TypeVar
 
@@ -19,7 +17,6 @@ from bridgehold.errors import (
     BusyError,
     DeniedError,
     HostLeavingError,
-    InternalError,
     LimitError,
     NotFoundError,
     ProtocolError,
@@ -30,7 +27,7 @@ from bridgehold.host.front.cell import Cell
 from bridgehold.host.front.entrances import Entrances, Proven, let_go, shown
 from bridgehold.host.front.faulty import Request, faulty
 from bridgehold.host.front.identity import SAY_WHO, Identity
-from bridgehold.host.front.method import Method, Scope, ServerContext, forwarded, visible_info
+from bridgehold.host.front.method import Method, Scope, ServerContext, defect_of, forwarded, visible_info
 from bridgehold.host.front.outgoing import Emit, Events
 from bridgehold.host.shares.callers import CALLER, LEAVING
 from bridgehold.protocol import parts
@@ -148,7 +145,7 @@ class Connection:
                     return await self._go(entrances, cell, one, b"")
                 body = await read_frame(
                     self._reader,
-                    room=self._make_room,
+                    room=self._identity.make_room,
                     small=_UNIDENTIFIED_FRAME,
                     patience_s=self._limits.frame_s,
                     beside=self._beside,
@@ -193,19 +190,6 @@ class Connection:
             self._say_last(DeniedError("the connection did not say in time whose it is", hint=SAY_WHO))
             self._out.finish(self._limits.last_s)
 
-    async def _make_room(self, length: int) -> None:
-        """For the body of a frame that is not small. Raises `BusyError` where none comes free in time."""
-        if self._identity.principal is None:
-            raise ProtocolError(f"a frame of {length} bytes before it was said from whom", hint=SAY_WHO)
-        if length > SMALL and not await self._identity.bytes.wait(length, self._limits.frame_s):
-            raise self._full()
-
-    def _full(self) -> BusyError:
-        return BusyError(
-            f"{self._identity.seat.who} has too many bytes of requests and answers under way",
-            hint="Read the answers, or ask for less at once.",
-        )
-
     async def _begin(self, request: Request, length: int, size: int) -> asyncio.Task[None] | None:
         """Answer it in a task of its own, once there is room for it. None: there is nothing to answer."""
         if self._identity.bytes.amount:
@@ -239,7 +223,7 @@ class Connection:
             )
         owed = small and request.method in _NEVER_LATE
         if not held.take(who, size, owed=owed) and not await held.wait(who, size, self._limits.frame_s):
-            return self._full()
+            return self._identity.full()
         self._counted[request.id] = who, size
         return None
 
@@ -276,10 +260,7 @@ class Connection:
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - the last border: a defect must not end the host
-            defect = InternalError(f"{type(error).__name__} in {request.method}")
-            sys.stderr.write(
-                f"bridgehold: {defect.message}\n{''.join(traceback.format_tb(error.__traceback__))}"
-            )
+            defect = defect_of(error, request.method)
             answer = pack(AnswerFrame(id=request.id, error=defect.info()))
         self._give_back(request.id)  # the answer counts as unread from here on
         self._out.put(answer)

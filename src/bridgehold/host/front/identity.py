@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from bridgehold.errors import BridgeholdError, BusyError, UsageError
-from bridgehold.host.front.callers import peer_uid
+from bridgehold.errors import BridgeholdError, BusyError, ProtocolError, UsageError
+from bridgehold.host.front.callers import SMALL, peer_uid
 from bridgehold.host.front.method import ServerContext
 from bridgehold.host.front.outgoing import Outgoing
 from bridgehold.host.shares.fair import Share
@@ -90,3 +90,17 @@ class Identity:
         if self.principal != before:
             self.out.end()
         return refused
+
+    async def make_room(self, length: int) -> None:
+        """For the body of a frame that is not small. Raises `BusyError` where none comes free in time."""
+        if self.principal is None:
+            raise ProtocolError(f"a frame of {length} bytes before it was said from whom", hint=SAY_WHO)
+        if length > SMALL and not await self.bytes.wait(length, self._callers.limits.frame_s):
+            raise self.full()
+
+    def full(self) -> BusyError:
+        """What says that there is no room for more."""
+        return BusyError(
+            f"{self.seat.who} has too many bytes of requests and answers under way",
+            hint="Read the answers, or ask for less at once.",
+        )
