@@ -1,9 +1,10 @@
 """The launcher's one loop. Nothing in it waits for a single session.
 
-What is heard (`hearing`) is answered (`answering`), now or later. A worker (`course`, `ends`) goes from *starting* (its `Start` or `Fork` is advanced as its descriptors become readable)
-over *running* to *ending* (its `Ending` is stepped until nothing is left). Whatever fails on the way
-ends the worker, and its uid and cgroup are free only after it. A zygote is a worker too; it forks one
-session at a time, and takes its sessions along when it ends.
+What is heard (`hearing`) is answered (`answering`), now or later. A worker goes from *starting* (its `Start`
+or `Fork` is advanced as its descriptors become readable) over *running* to *ending* (its `Ending` is stepped
+until nothing is left): `course`, `ends`. Whatever fails on the way ends the worker, and its uid and cgroup
+are free only after it. A zygote is a worker too; it forks one session at a time, and takes its sessions along
+when it ends.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ _AGAIN_SECONDS, _DEAF_SECONDS = 0.01, 0.01
 
 
 class Launcher:
-    """State, and the loop. Driven by `serve`. What has no underscore is for its parts, whose `Owner` it is."""
+    """State, and the loop. Driven by `serve`. What has no underscore is for its parts."""
 
     def __init__(self, parts: Parts, channel: Channel, journal: socket.socket | None) -> None:
         """`journal`: where starts and ends are recorded; None: nowhere."""
