@@ -23,7 +23,8 @@ from bridgehold.host.examination import Bench, Examination
 from bridgehold.host.front.allowances import Allowances
 from bridgehold.host.front.bridge_methods import BridgeMethods
 from bridgehold.host.front.callers import Callers, limits
-from bridgehold.host.front.cells import Cells, Intakes
+from bridgehold.host.front.cell_starts import Intakes
+from bridgehold.host.front.cells import Cells
 from bridgehold.host.front.entrances import Entrances
 from bridgehold.host.front.environments import Environments
 from bridgehold.host.front.forwarding import Forwarding, begins_cell
