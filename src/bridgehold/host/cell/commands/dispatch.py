@@ -16,12 +16,11 @@ import msgspec
 
 from bridgehold.audit.arguments import (
     CONTENTS,
-    as_text,
     at_once,
     judged_as,
+    split_contents,
     split_in_turns,
     with_contents,
-    without_contents,
 )
 from bridgehold.audit.client import JournalClient
 from bridgehold.bridges.frames import ResultFrame
@@ -249,24 +248,18 @@ class Dispatch:
                 if not decision.allowed:
                     raise await refuse(decision, DeniedError)
         try:
-            given, contents = (
-                without_contents(request.arguments)
-                if declared is not None and declared.contents
-                else (as_text(request.arguments), None)
-                if type(request.arguments.get(CONTENTS)) is bytes
-                else (request.arguments, None)
-            )
+            given, contents = request.arguments, None
+            if CONTENTS in given:
+                given, contents = split_contents(given, apart=declared is not None and declared.contents)
             arguments = at_once(given) or await split_in_turns(given)
             looked = looked or not arguments.quiet
             if arguments.keys:
                 arguments = take_inline_keys(given, arguments, grant)
-            arguments = with_contents(arguments, contents) if contents is not None else arguments
             takes = declared.arguments if declared is not None else COMMON_TAKES
-            sent = (
-                arguments.kept
-                if contents is None
-                else {**arguments.kept, CONTENTS: judged_as(contents, takes, grant.limits.request_bytes)}
-            )
+            sent = arguments.kept
+            if contents is not None:
+                arguments = with_contents(arguments, contents)
+                sent = {**sent, CONTENTS: judged_as(contents, takes, grant.limits.request_bytes)}
             wrong, waited = await problems_in_turns(takes, sent)
             if wrong:
                 raise manifest.misfit(declared, wrong) if declared else common_misfit(operation, wrong)
