@@ -164,3 +164,18 @@ def test_each_intent_outcome_and_refusal_is_made_by_one_recorder() -> None:
         "EgressOutcome": ["host/cell/gateway/records.py"],
         "ToolOutcome": ["host/cell/tools/records.py"],
     }
+
+
+LONGEST = 400
+"""Lines of a module: one above has more than one subject."""
+LONGER: dict[str, str] = {}
+"""Modules above that, each with its reason."""
+
+
+def test_no_module_is_longer_than_its_subject() -> None:
+    lines = {
+        str(path.relative_to(ROOT / "src")): path.read_bytes().count(b"\n")
+        for path in (ROOT / "src").rglob("*.py")
+    }
+    assert {name: count for name, count in lines.items() if count > LONGEST and name not in LONGER} == {}
+    assert [name for name in LONGER if lines.get(name, 0) <= LONGEST] == []

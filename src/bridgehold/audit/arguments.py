@@ -120,6 +120,14 @@ def with_contents(arguments: Arguments, contents: bytes | str) -> Arguments:
     return msgspec.structs.replace(arguments, contents=contents)
 
 
+def judged_with(
+    arguments: Arguments, contents: bytes | str, schema: dict[str, object], most: int
+) -> tuple[Arguments, dict[str, object]]:
+    """As `with_contents`; and what `schema` judges of it. Raises as `judged_as`."""
+    judged = {**arguments.kept, CONTENTS: judged_as(contents, schema, most)}
+    return with_contents(arguments, contents), judged
+
+
 def _bytes_of(contents: str) -> bytes | None:
     try:
         return binascii.a2b_base64(contents, strict_mode=True)

@@ -17,10 +17,9 @@ import msgspec
 from bridgehold.audit.arguments import (
     CONTENTS,
     at_once,
-    judged_as,
+    judged_with,
     split_contents,
     split_in_turns,
-    with_contents,
 )
 from bridgehold.audit.client import JournalClient
 from bridgehold.bridges.frames import ResultFrame
@@ -248,18 +247,18 @@ class Dispatch:
                 if not decision.allowed:
                     raise await refuse(decision, DeniedError)
         try:
-            given, contents = request.arguments, None
-            if CONTENTS in given:
-                given, contents = split_contents(given, apart=declared is not None and declared.contents)
+            apart = declared is not None and declared.contents
+            given = request.arguments
+            given, contents = split_contents(given, apart=apart) if CONTENTS in given else (given, None)
             arguments = at_once(given) or await split_in_turns(given)
             looked = looked or not arguments.quiet
             if arguments.keys:
                 arguments = take_inline_keys(given, arguments, grant)
             takes = declared.arguments if declared is not None else COMMON_TAKES
-            sent = arguments.kept
-            if contents is not None:
-                arguments = with_contents(arguments, contents)
-                sent = {**sent, CONTENTS: judged_as(contents, takes, grant.limits.request_bytes)}
+            sent, most = arguments.kept, grant.limits.request_bytes
+            arguments, sent = (
+                (arguments, sent) if contents is None else judged_with(arguments, contents, takes, most)
+            )
             wrong, waited = await problems_in_turns(takes, sent)
             if wrong:
                 raise manifest.misfit(declared, wrong) if declared else common_misfit(operation, wrong)
