@@ -36,6 +36,7 @@ from bridgehold.errors import (
     UsageError,
 )
 from bridgehold.host.cell.commands import refusals
+from bridgehold.host.cell.commands.begun import as_begun, default_bridge
 from bridgehold.host.cell.commands.chains import Chain, Chains
 from bridgehold.host.cell.commands.command_log import (
     Came,
@@ -52,19 +53,20 @@ from bridgehold.host.cell.commands.command_log import (
 )
 from bridgehold.host.cell.commands.completed import completed, place_of
 from bridgehold.host.cell.commands.decided import LONGEST_NAME, decided, may_act_for, may_run
+from bridgehold.host.cell.commands.errors import redact_error
 from bridgehold.host.cell.commands.inline_keys import KeyKeeper, take_inline_keys
 from bridgehold.host.cell.commands.recovery import Recovery
 from bridgehold.host.cell.commands.replays import Step
 from bridgehold.host.cell.commands.resources import Resources
-from bridgehold.host.cell.commands.tool_calls import tools_of
 from bridgehold.host.cell.sessions.session import Session, SessionKey
 from bridgehold.host.cell.sessions.sessions import Sessions
-from bridgehold.host.cell.tools.calls import ToolCalls
+from bridgehold.host.cell.tools.calls import INPUT, ToolCalls, told
 from bridgehold.host.cell.tools.offers import CallersOffer, Offers
-from bridgehold.host.cell.tools.values import Offered
+from bridgehold.host.cell.tools.records import ToolRecords
+from bridgehold.host.cell.tools.values import Offered, ToolContext
 from bridgehold.host.cell.workers.calls import Watcher, unbroken
 from bridgehold.host.front.boots import StartOrder
-from bridgehold.host.front.registry import Granted, Registry
+from bridgehold.host.front.registry import Registry
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.ids import is_name, new_command_id, parse_command
@@ -139,16 +141,8 @@ class Dispatch:
                 waited = True
             return await self._run_in(session, plan, offered, watcher, waited=waited)
         except BridgeholdError as error:
-            if error.traceback:
-                error.traceback = await self._redact(request.tenant, error.traceback)
-            if error.output:
-                error.output = await self._redacted(request.tenant, error.output)
+            await redact_error(error, self._redact, request.tenant)
             raise
-
-    async def _redacted(self, tenant: str, output: Output) -> Output:
-        """An error is shown, and written down, in more places than a reply."""
-        texts = [await self._redact(tenant, text) for text in (output.stdout, output.stderr)]
-        return msgspec.structs.replace(output, stdout=texts[0], stderr=texts[1])
 
     async def _again(self, principal: Principal, session: Session, step: Step) -> object:
         """Repeat a lost session's command in `session`: it is decided and audited as the first time."""
@@ -183,7 +177,22 @@ class Dispatch:
             intent = await self._log.intend(plan, session, parent)
             if not offered:
                 return await self._call(plan, session, intent, watcher)
-            tools = tools_of(plan, session, offered, self._metrics)
+            context = ToolContext(
+                tenant=plan.grant.tenant,
+                principal=plan.principal.name,
+                session=session.id,
+                command=plan.command,
+            )
+            takes_input = INPUT in offered and plan.operation is not None and plan.operation.input
+            any_told = takes_input or plan.grant.tools.allow
+            tools = ToolCalls(
+                grant=plan.grant,
+                offered=offered,
+                facts=told(plan.grant, offered, takes_input=takes_input) if any_told else (),
+                takes_input=takes_input,
+                records=ToolRecords(context, session.worker.events),
+                metrics=self._metrics,
+            )
             self._chains[plan.command] = Chain(plan.grant.tenant, (*waiting, session.id))
             try:
                 return await self._call(plan, session, intent, watcher, tools)
@@ -216,13 +225,14 @@ class Dispatch:
         refuse = refusals.Refusal(self._refusals, command, principal, request)
         if len(request.tenant) > LONGEST_NAME or not may_act_for(principal, request.tenant):
             raise await refuse(refusals.no_tenant(principal, request.tenant), DeniedError)
-        target = self._default_bridge(request) if bridge == _COMMON else bridge
+        target = default_bridge(self._registry, self._sessions, request) if bridge == _COMMON else bridge
         target = before.bridge if before is not None else target
         if not may_run(principal, target, request.operation):
             raise await refuse(refusals.out_of_scope(principal, request.operation), DeniedError)
         try:
             granted = await self._registry.granted(request.tenant, target)
-            granted = await self._as_begun(granted, request) if granted.manifest.release else granted
+            begun = granted.manifest.release
+            granted = await as_begun(self._registry, self._sessions, granted, request) if begun else granted
         except (NotFoundError, SuspendedError, PolicyError) as error:
             raise await refuse(*refusals.ungranted(error, bridge, operation)) from None
         manifest, grant = granted.manifest, granted.grant
@@ -279,19 +289,6 @@ class Dispatch:
             replays=replays,
         )
         return await self._still(plan) if looked or waited else plan
-
-    async def _as_begun(self, granted: Granted, request: CommandRequest) -> Granted:
-        """For a session that began with another release of the bridge: by the manifest of that one."""
-        session = self._sessions.named(request.tenant, request.session, granted.manifest.name)
-        begun = session.order.manifest if session is not None else granted.manifest
-        if begun.release and begun.release != granted.manifest.release:
-            return await self._registry.granted(request.tenant, begun.name, begun)
-        return granted
-
-    def _default_bridge(self, request: CommandRequest) -> str:
-        """``common:*`` goes to the session's bridge, or to the default one."""
-        session = self._sessions.named(request.tenant, request.session)
-        return session.key.bridge if session is not None else self._registry.default_bridge
 
     async def _session(self, plan: Plan) -> Session:
         request = plan.request
