@@ -257,8 +257,7 @@ class Dispatch:
                 if not decision.allowed:
                     raise await refuse(decision, DeniedError)
         try:
-            apart = declared is not None and declared.contents
-            given = request.arguments
+            given, apart = request.arguments, declared is not None and declared.contents
             given, contents = split_contents(given, apart=apart) if CONTENTS in given else (given, None)
             arguments = at_once(given) or await split_in_turns(given)
             looked = looked or not arguments.quiet
