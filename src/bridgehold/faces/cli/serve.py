@@ -66,6 +66,7 @@ def serve(
     """
     from bridgehold.config.http import listen_address
     from bridgehold.faces.http.listening import listen, url_of
+    from bridgehold.supervisor.folders import could_start
     from bridgehold.supervisor.supervise import run
 
     layout = default_layout()
@@ -75,7 +76,7 @@ def serve(
     if check:
         if address:
             listen_address(address, public=config.http.public)
-        handover.could_start(layout, config)
+        could_start(layout, config)
         out.say(f"{version('bridgehold')} could start with {layout.config}")
         return
     command = handover.command_line(sys.argv, sys.orig_argv, sys.executable)
