@@ -105,6 +105,12 @@ def test_a_program_runs_as_python_would_run_it(host: Stage, tmp_path: Path) -> N
     assert done.returncode == 128 + signal.SIGKILL
     done = typed(host, "python", "--limit", "time=300ms", "-c", "while True: pass")
     assert done.returncode == 30  # `timeout`
+    argv = ["sh", "-c", 'exec "$@" > /dev/full', "sh", sys.executable, "-m", "bridgehold", "python", "-c"]
+    environ = {**os.environ, "BRIDGEHOLD_HOME": str(host.layout.config.parent)}
+    lost = subprocess.run(
+        [*argv, "print(1)"], env=environ, capture_output=True, check=False, timeout=PATIENCE
+    )
+    assert (lost.returncode, b"standard output" in lost.stderr) == (22, True), lost.stderr
     for wrong in (["--limit", "memory"], ["--env", "NOT_HERE"], ["--file", ":x"], ["no-such-file.py"]):
         done = typed(host, "python", *wrong, "-c", "pass")
         assert done.returncode == UsageError.exit_status, done

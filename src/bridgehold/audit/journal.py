@@ -39,7 +39,7 @@ from bridgehold.audit.events import (
 from bridgehold.audit.recorders import HOST, Name, Recorder, breach
 from bridgehold.audit.recovery import Recovered, recover
 from bridgehold.audit.writer import Limits, Refused, Reserve, Result, Writer, Written, sync_folder
-from bridgehold.errors import AuditError, BridgeholdError
+from bridgehold.errors import AuditError, BridgeholdError, to_log_text
 from bridgehold.hardening import harden_journal as harden
 from bridgehold.ids import new_instance_id
 from bridgehold.records import wire
@@ -406,7 +406,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         names = dict.fromkeys(channel.recorder.name for channel in channels)
         journal = Journal(config, recorders=tuple(names))
     except BridgeholdError as error:
-        sys.stderr.write(f"bridgehold journal: {error.message} ({error.where}). {error.hint}\n")
+        sys.stderr.write(to_log_text(error))
         return error.exit_status
     intake = Intake(socket.socket(fileno=options.fd_intake)) if options.fd_intake >= 0 else None
     serve(journal, channels, intake)

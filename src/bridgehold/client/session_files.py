@@ -190,7 +190,7 @@ class SessionFiles:
         """How many of `most` bytes are left; -1: it has more."""
         from bridgehold import writes
 
-        with writes.create(to, mode=0o644) as file:
+        with writes.arriving(to) as file:
             async for data in self.parts(path, length=most + 1):
                 most -= len(data)
                 file.write(data[:most] if most < 0 else data)

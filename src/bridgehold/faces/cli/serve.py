@@ -17,7 +17,7 @@ from bridgehold.config.layout import default_layout
 from bridgehold.config.load import load_config
 from bridgehold.errors import ConfigError, HostLeavingError, HostUnavailableError
 from bridgehold.faces.progress import waiting
-from bridgehold.faces.render import tell_unread
+from bridgehold.faces.render import tell_passed_over, tell_unread
 from bridgehold.faces.screen import err, out
 from bridgehold.supervisor import handover
 
@@ -87,6 +87,7 @@ def serve(
         there = "" if layout.config_file.exists() else " (there is none: defaults hold)"
         err.say(f"configuration {layout.config_file}{there}")
         tell_unread(layout)
+        tell_passed_over(layout)
         err.say(f"listening on {layout.socket}")
         if listener is not None:
             err.say(f"listening on {url_of(listener)}")
