@@ -12,7 +12,6 @@ import msgspec
 import typer
 
 from bridgehold import reads, strict
-from bridgehold.client.meant import may_be_a_slip, meant
 from bridgehold.client.once import Once
 from bridgehold.config.layout import default_layout
 from bridgehold.errors import BridgeholdError, DeniedError, HostLeavingError, HostUnavailableError, UsageError
@@ -147,6 +146,8 @@ def _of_running_host(asked: _Request, shown: Live | None) -> Reply | None:
         except HostLeavingError:
             return None
         except DeniedError as error:
+            from bridgehold.client.meant import may_be_a_slip, meant
+
             if may_be_a_slip("run", error):
                 with contextlib.suppress(BridgeholdError):  # who is nobody here is told no bridges
                     error.hint = meant(params, host.request("bridges", {})) or error.hint
