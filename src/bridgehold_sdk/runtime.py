@@ -108,6 +108,7 @@ class Runtime:
                 sorted(self.operations),
                 ".".join(map(str, sys.version_info[:3])),
                 sys.modules["bridgehold_sdk"].__version__,
+                parts=self._writer.parts,
             )
         )
         threading.Thread(target=self._read, name="bridgehold-reader", daemon=True).start()
@@ -141,10 +142,10 @@ class Runtime:
             for waiting in self._tool_calls.values():  # threads that outlive their command
                 waiting.put({"error": {"code": "cancelled", "message": "its command has ended"}})
         self._callers = None
-        self._writer.write_bytes(data)
+        self._writer.write_bytes(*data)
 
-    def _attempt(self, call_id: int, command: object, args: object) -> bytes:
-        """The reply's bytes. Between the two assignments to `_armed`, a cancel may raise."""
+    def _attempt(self, call_id: int, command: object, args: object) -> list[Any]:
+        """The reply's bytes, in pieces. Between the two assignments to `_armed`, a cancel may raise."""
         try:
             try:
                 self._armed = True
@@ -165,12 +166,14 @@ class Runtime:
                 end_child(error)
             self.error_count += 1
             said = describe(error, self.folder, callers=self._callers, interrupted=self.interrupted)
-            return wire.encode_fault(call_id, said, self._writer.max_bytes)
+            return [wire.encode_fault(call_id, said, self._writer.max_bytes)]
 
-    def _reply(self, call_id: int, value: Any) -> bytes:
+    def _reply(self, call_id: int, value: Any) -> list[Any]:
         """The result; kept as an artifact where it is too large for a frame and the policy grants that."""
+        if isinstance(value, wire.Parted):
+            return wire.encode_parted(call_id, value, self._writer.max_bytes)
         try:
-            return wire.encode(wire.result(call_id, value), self._writer.max_bytes)
+            return [wire.encode(wire.result(call_id, value), self._writer.max_bytes)]
         except ResultTooLarge:
             artifacts = self.bridge.artifacts
             if not artifacts.granted:
@@ -180,7 +183,7 @@ class Runtime:
             data = json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
             kept = artifacts.put(data, name="result.json", media_type="application/json")
             reference = {"$artifact": kept["digest"], "size_bytes": kept["size_bytes"]}
-            return wire.encode(wire.result(call_id, reference), self._writer.max_bytes)
+            return [wire.encode(wire.result(call_id, reference), self._writer.max_bytes)]
 
     def _dispatch(self, command: object, args: object) -> Any:
         if not isinstance(command, str) or not isinstance(args, dict):
@@ -198,6 +201,8 @@ class Runtime:
             if not fact.stream:
                 raise TypeError(f"operation {name!r} returned a generator; declare it with stream=True")
             value = self._stream(value)
+        if isinstance(value, wire.Parted):
+            return value
         return to_plain(value)
 
     def _stream(self, values: GeneratorType[Any, None, Any]) -> Any:
@@ -236,6 +241,11 @@ class Runtime:
     def result_bytes(self) -> int:
         """The bound of one frame, in bytes."""
         return self._writer.max_bytes
+
+    @property
+    def takes_parts(self) -> bool:
+        """Whether bytes may go beside a result's JSON."""
+        return self._writer.parts
 
     def note_callers(self, error: BaseException) -> None:
         """`error` came out of code of the caller's."""

@@ -203,7 +203,8 @@ def test_what_is_drawn_is_the_same_in_whatever_parts_it_comes(parts: list[bytes]
     assert pieces == whole
     whole.decode()
     assert not re.search(
-        rb"\x1b[P\]X^_cZH]|\x1b\[[0-9;?<=>]*[cntpxyiu$]|[\x00-\x06\x10-\x1a\x1c-\x1f\x7f]", whole
+        rb"\x1b[P\]X^_cZH]|\x1b\[[0-9;?<=>]*[cntpxyi$]|\x1b\[[?<=>][0-9;]*u|[\x00-\x06\x10-\x1a\x1c-\x1f\x7f]",
+        whole,
     )
 
 
@@ -220,6 +221,7 @@ def test_what_draws_is_drawn_and_what_asks_is_not() -> None:
             b"\x1b[>c",
         ),
         *(b"\x1b[5n", b"\x1b[?6n", b"\x1b[21t", b"\x1b[x", b"\x1b[?2026$p", b"\x1bc", b"\x1bZ", b"\x1b[?3h"),
+        *(b"\x1b[2h", b"\x1b[12l", b"\x1b[4;2h", b"\x1b[h", b"\x1b[=1u"),
         *("\x9b5n".encode()[:2], b"\x05", b"\x1b[4i", b"\x1b[>4;2m", b"\x1b[!p"),
     ):
         assert Drawn()(b"a" + evil + b"b") == b"ab", evil

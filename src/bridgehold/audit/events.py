@@ -187,6 +187,7 @@ class CommandOutcome(Event, frozen=True, kw_only=True, tag="command.outcome"):
     memory_peak_bytes: int = 0
     ms: int = 0
     result_digest: str = ""
+    """Of its JSON, in which a file's bytes that came beside it stand as their number and digest."""
     result_bytes: int = 0
     traceback: str = ""
     """Of the guest's code, where that failed: its own words, bounded."""

@@ -33,6 +33,7 @@ from bridgehold.errors import (
     HostUnavailableError,
 )
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
+from bridgehold.protocol.parts import Moved
 from bridgehold.protocol.plain import to_plain
 from bridgehold.protocol.values import Artifact, Reply, ResourceRef, SessionInfo
 
@@ -113,12 +114,21 @@ class Client:
     on_build: Progress | None = None
     """Told while an environment is built that a command or session waits for: `bridge`, `phase`, `done`, …"""
 
-    async def request(self, method: str, params: dict[str, Any], on_event: Progress | None = None) -> Any:
-        """One request of the protocol. Cancelling it cancels it at the host. Raises the typed error."""
+    async def request(
+        self,
+        method: str,
+        params: dict[str, Any],
+        on_event: Progress | None = None,
+        moved: Moved | None = None,
+    ) -> Any:
+        """One request of the protocol. Cancelling it cancels it at the host. Raises the typed error.
+
+        `moved`: bytes that belong into `params`, beside them; the answer's may come so, too.
+        """
         if (on_build := self.on_build) is not None and method in _MAY_BUILD:
             params, on_event = {**params, "progress": True}, _sorted_out(on_build, on_event)
         try:
-            return await self._host.request(method, params, _encode_params(params), on_event)
+            return await self._host.request(method, params, _encode_params(params), on_event, moved)
         except DeniedError as error:
             if may_be_a_slip(method, error):
                 with contextlib.suppress(BridgeholdError):  # who is nobody here is told no bridges
@@ -136,6 +146,7 @@ class Client:
         deadline_ms: int = 0,
         on_event: Progress | None = None,
         tools: Tools = (),
+        moved: Moved | None = None,
     ) -> Reply:
         """Run ``bridge:operation`` and give the whole `Reply`. `tools`: functions that it may call back."""
         offered = named(tools)
@@ -150,7 +161,7 @@ class Client:
             "parent": RUNNING_FOR.get(),
         }
         if not offered:
-            return msgspec.convert(await self.request("run", params, on_event), type=Reply)
+            return msgspec.convert(await self.request("run", params, on_event, moved), type=Reply)
         tasks: set[asyncio.Task[None]] = set()
 
         def handle_event(event: dict[str, Any]) -> None:
@@ -160,7 +171,7 @@ class Client:
                 on_event(event)
 
         try:
-            return msgspec.convert(await self.request("run", params, handle_event), type=Reply)
+            return msgspec.convert(await self.request("run", params, handle_event, moved), type=Reply)
         finally:
             for task in tasks:
                 task.cancel()

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from typing import IO, Self
 
 from bridgehold.config.layout import HOME_VARIABLE, Layout
-from bridgehold.errors import HostUnavailableError, from_log_text
+from bridgehold.error_texts import from_log_text
+from bridgehold.errors import HostUnavailableError
 
 _READY_SECONDS = 30.0
 _STOP_SECONDS = 20.0

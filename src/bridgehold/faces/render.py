@@ -11,7 +11,8 @@ import msgspec
 
 from bridgehold.audit.entries import printable_json
 from bridgehold.config.layout import Layout, default_layout, unread
-from bridgehold.errors import BridgeholdError, harmless
+from bridgehold.error_texts import harmless
+from bridgehold.errors import BridgeholdError
 from bridgehold.faces import layout
 from bridgehold.faces.layout import Column, Row
 from bridgehold.faces.screen import Screen, err, out

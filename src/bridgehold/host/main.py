@@ -23,7 +23,8 @@ from bridgehold.audit.events import HostDegraded, HostStarted, HostStopped
 from bridgehold.bridges.catalogue import Catalogue
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config, load_config
-from bridgehold.errors import BridgeholdError, to_log_text
+from bridgehold.error_texts import to_log_text
+from bridgehold.errors import BridgeholdError
 from bridgehold.hardening import harden, hear_no_more
 from bridgehold.host.assembly import assemble
 from bridgehold.host.cell_parts import Ground, Peers

@@ -13,7 +13,8 @@ from typing import Literal
 
 import msgspec
 
-from bridgehold.errors import BusyError, ErrorInfo, HostUnavailableError, UnsupportedError, from_info
+from bridgehold.error_info import ErrorInfo
+from bridgehold.errors import BusyError, HostUnavailableError, UnsupportedError, from_info
 
 
 class HostConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -196,6 +196,7 @@ class Sending:
             charged=charged,
             unsent=not sent,
             code=self.code[:_TEXT],
+            estimated=0 < self._status < 300 and self._tap is not None and counted.said is None,
         )
         await self._journal.append(event, durable=False)
 

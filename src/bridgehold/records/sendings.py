@@ -50,6 +50,8 @@ class EgressEnded(Event, frozen=True, kw_only=True, tag="egress.ended"):
     unsent: bool = False
     """Nothing of it has reached the provider: no budget counts it."""
     code: str = ""
+    estimated: bool = False
+    """The provider named no tokens: they are counted from what flowed by."""
 
 
 class EgressStopped(Event, frozen=True, kw_only=True, tag="egress.stopped"):

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from bridgehold.config.layout import Layout
-from bridgehold.errors import BridgeholdError, from_os, to_log_text
+from bridgehold.error_texts import from_os, to_log_text
+from bridgehold.errors import BridgeholdError
 from bridgehold.supervisor.owner import Owner
 from bridgehold.supervisor.supervise import run
 

@@ -19,15 +19,8 @@ import msgspec
 
 from bridgehold.client.once import Once
 from bridgehold.config.layout import default_layout
-from bridgehold.errors import (
-    ERRORS,
-    OUTPUT,
-    BridgeholdError,
-    HostUnavailableError,
-    ProtocolError,
-    from_os,
-    harmless,
-)
+from bridgehold.error_texts import ERRORS, OUTPUT, from_os, harmless
+from bridgehold.errors import BridgeholdError, HostUnavailableError, ProtocolError
 
 _READ_BYTES = 64 * 1024
 _PATIENCE_S = 15.0

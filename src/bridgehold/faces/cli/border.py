@@ -108,7 +108,8 @@ def _usage(error: Any) -> BridgeholdError:
 
 
 def _ours(error: Exception) -> BridgeholdError:
-    from bridgehold.errors import BridgeholdError, InternalError, from_os
+    from bridgehold.error_texts import from_os
+    from bridgehold.errors import BridgeholdError, InternalError
 
     if isinstance(error, BridgeholdError):
         return error
@@ -118,7 +119,7 @@ def _ours(error: Exception) -> BridgeholdError:
 
 
 def _failed(error: BridgeholdError, *, as_json: bool) -> int:
-    from bridgehold.errors import OUTPUT
+    from bridgehold.error_texts import OUTPUT
     from bridgehold.faces.render import print_error
 
     as_json = as_json and error.where != OUTPUT

@@ -36,9 +36,11 @@ from bridgehold.host.front.method import Forwarded, Method, Scope, ServerContext
 from bridgehold.host.front.outgoing import Emit, Events, Outgoing
 from bridgehold.host.shares.callers import CALLER, LEAVING
 from bridgehold.host.shares.fair import Share
+from bridgehold.protocol import parts
 from bridgehold.protocol.frames import (
     HEADER,
     MAX_FRAME,
+    PLACES,
     WHOLE_CONNECTION,
     AnswerFrame,
     CancelParams,
@@ -71,6 +73,9 @@ _MEMBER = rb'\s*"(?:id"\s*:\s*(?P<id>\d{1,18})|method"\s*:\s*"(?P<method>[a-z._]
 _BEFORE = re.compile(rb'\s*\{(?:%b,){0,2}\s*"params"\s*:' % _MEMBER)
 _AFTER = re.compile(rb"(?:,%b){0,2}\}\s*\Z" % _MEMBER)
 """What stands beside a frame's parameters, whichever way round: a few bytes, however large those are."""
+_PARTS = (b"", *(b',"part":"%s"' % one.encode() for one in PLACES))
+_TAILS = (b"}", *(b'%s,"parts":true}' % one for one in _PARTS))
+"""What our clients write after the parameters."""
 _BESIDE_BYTES = 512
 """How a larger one has to begin for that."""
 _SAY_WHO = "Send `hello` with a token first, or have an operator add your uid to a [principals.NAME] section."
@@ -93,6 +98,8 @@ class Connection:
         self._counted: dict[int, tuple[str, int]] = {}
         """Of requests in flight: for whom each is counted, and the bytes that it takes."""
         self._room = asyncio.Semaphore(_MAX_REQUESTS)
+        self._beside: list[bytes] = []
+        """What came beside the JSON of the frame that was read last."""
         self._token = self._tenant = ""
         self._uid = peer_uid(writer)
         self._principal: Principal | None = server.known(self._uid)
@@ -181,15 +188,21 @@ class Connection:
                     room=self._make_room,
                     small=_UNIDENTIFIED_FRAME,
                     patience_s=self._limits.frame_s,
+                    beside=self._beside,
                 )
                 if body is None:
                     return None
-                request = _request(body)
-                if entrances is not None and len(body) <= SMALL and (one := self._quiet):
+                request, size = _request(body), len(body)
+                if self._beside:
+                    request.data = self._beside.pop()
+                    size += len(request.data)
+                    if not request.part:
+                        raise ProtocolError("a frame with a part that says no place for it")
+                elif entrances is not None and size <= SMALL and (one := self._quiet):
                     cell = await entrances.begun(one, request.method)
                     if cell is not None and one is self._principal:
                         return await self._go(entrances, cell, one, HEADER.pack(len(body)) + body)
-                task = await self._begin(request, len(body), weight(body))
+                task = await self._begin(request, size, weight(body) + size - len(body))
                 if task is not None and (self._principal is None or request.method == "hello"):
                     await asyncio.wait({task})  # what follows is heard once it is known from whom
         except BridgeholdError as error:
@@ -303,13 +316,17 @@ class Connection:
         self._room.release()
 
     async def _answer(self, request: _Request, failure: BridgeholdError | None) -> None:
-        refused = False
+        refused, beside = False, b""
         try:
             made = await self._handle(request, failure)
-            result = made if isinstance(made, msgspec.Raw) else msgspec.Raw(msgspec.json.encode(made))
-            answer = pack(AnswerFrame(id=request.id, result=result))
-            if len(answer) > MAX_FRAME:
-                large = LimitError(f"an answer of {len(answer)} bytes; {MAX_FRAME} are possible")
+            if request.parts:
+                answer, beside = parts.answered(request.id, made)
+            else:
+                result = made if isinstance(made, msgspec.Raw) else msgspec.Raw(msgspec.json.encode(made))
+                answer = pack(AnswerFrame(id=request.id, result=result))
+            if len(answer) + len(beside) > MAX_FRAME:
+                size, beside = len(answer) + len(beside), b""
+                large = LimitError(f"an answer of {size} bytes; {MAX_FRAME} are possible")
                 answer = pack(AnswerFrame(id=request.id, error=large.info()))
         except BridgeholdError as error:
             refused = self._principal is None
@@ -324,6 +341,8 @@ class Connection:
             answer = pack(AnswerFrame(id=request.id, error=defect.info()))
         self._give_back(request.id)  # the answer counts as unread from here on
         self._out.put(answer)
+        if beside:
+            self._out.put(beside)
         if refused:
             self._out.finish(self._limits.last_s)  # nobody gets one answer, and no further try here
 
@@ -347,14 +366,18 @@ class Connection:
             raise request.fault
         params: msgspec.Struct
         if issubclass(method.params, Scope):
-            params = _scope(request.method, request.params, method.params)
+            raw = request.params
+            if request.part:
+                raw = parts.merged(raw, request.part, request.data)
+            params = _scope(request.method, raw, method.params)
         else:
-            params = read_params(request.method, request.params, method.params)
+            part = (request.part, request.data) if request.part else None
+            params = read_params(request.method, request.params, method.params, part)
         try:
             _check(principal, request.method, method, params)
             if not (method.decides or principal.operator):
                 self._server.demand(getattr(params, "tenant", None))
-            told = emit or Events(lambda event: self._emit(request.id, event), self._out)
+            told = emit or Events(lambda event: self._emit(request, event), self._out)
             return await method.handler(principal, params, told)
         except (DeniedError, NotFoundError) as error:
             if not error.event and emit is None:
@@ -384,12 +407,16 @@ class Connection:
             hint="Wait for their answers first, or open another connection.",
         )
 
-    def _emit(self, request_id: int, event: object) -> None:
+    def _emit(self, request: _Request, event: object) -> None:
         """Send one event. A client that doesn't read loses its connection, never our memory."""
-        self._out.put(
-            pack(AnswerFrame(id=request_id, event=msgspec.Raw(msgspec.json.encode(event)))),
-            most=self._limits.unread_events,
-        )
+        if request.parts:
+            data, beside = parts.told(request.id, event)
+        else:
+            data = pack(AnswerFrame(id=request.id, event=msgspec.Raw(msgspec.json.encode(event))))
+            beside = b""
+        self._out.put(data, most=self._limits.unread_events)
+        if beside:
+            self._out.put(beside)
 
 
 def _check(principal: Principal, name: str, method: Method, params: msgspec.Struct) -> None:
@@ -414,12 +441,16 @@ def _check(principal: Principal, name: str, method: Method, params: msgspec.Stru
         )
 
 
-class _Request(msgspec.Struct, frozen=True, kw_only=True):
+class _Request(msgspec.Struct, kw_only=True):
     """As `RequestFrame`; its parameters are read once there is room for what they become."""
 
     id: int
     method: str
     params: msgspec.Raw = msgspec.Raw(b"{}")
+    part: str = ""
+    parts: bool = False
+    data: bytes = b""
+    """What came beside it."""
     fault: UsageError | None = None
     """What of it can't arrive as it was sent: its own answer, and nobody else's."""
 
@@ -431,9 +462,11 @@ def _request(body: bytes) -> _Request:
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         return _faulty(body, error)
     head = b'{"id":%d,"method":"%s","params":' % (frame.id, frame.method.encode())
-    plain = body.startswith(head) and len(body) == len(head) + len(memoryview(frame.params)) + 1
-    if plain and len(head) <= _HEAD_BYTES:  # as our clients write it: each part once, and nothing beside them
-        return _Request(id=frame.id, method=frame.method, params=frame.params)
+    tail = body[len(head) + len(memoryview(frame.params)) :] if body.startswith(head) else b""
+    if tail in _TAILS and len(head) <= _HEAD_BYTES:  # as our clients write it: each once, and nothing beside
+        return _Request(
+            id=frame.id, method=frame.method, params=frame.params, part=frame.part, parts=frame.parts
+        )
     start = body.find(frame.params)
     head = body if start < 0 else body[:start] + b"0" + body[start + len(memoryview(frame.params)) :]
     if len(head) > _HEAD_BYTES:
@@ -443,7 +476,14 @@ def _request(body: bytes) -> _Request:
         loads(head)
     except UsageError as error:
         fault = error
-    return _Request(id=frame.id, method=frame.method, params=frame.params, fault=fault)
+    return _Request(
+        id=frame.id,
+        method=frame.method,
+        params=frame.params,
+        part=frame.part,
+        parts=frame.parts,
+        fault=fault,
+    )
 
 
 def _explain(body: bytes, error: Exception) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from bridgehold.errors import BridgeholdError, ErrorInfo
+from bridgehold.error_info import ErrorInfo
+from bridgehold.errors import BridgeholdError
 from bridgehold.host.front.callers import SMALL, Callers
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.shares.logs import LAST_OUTPUT

@@ -78,6 +78,7 @@ def make_runtime(boot: dict[str, Any], reader: Any, writer: Any) -> Any:
         raise ValueError("the first frame is not `boot`")
     reader.max_bytes = boot.get("request_bytes", reader.max_bytes)
     writer.max_bytes = boot.get("response_bytes", writer.max_bytes)
+    writer.parts = boot.get("parts") is True
     os.environ.update(boot.get("environment", {}))
     for module in boot.get("preload", ()):
         importlib.import_module(module)

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import msgspec
 
-from bridgehold.errors import BridgeholdError, UnsupportedError, UsageError, to_log_text
+from bridgehold.error_texts import to_log_text
+from bridgehold.errors import BridgeholdError, UnsupportedError, UsageError
 from bridgehold.hardening import open_descriptors
 from bridgehold.retold import hear
 from bridgehold.sandbox import procfs, syscalls

@@ -7,7 +7,7 @@ import math
 
 import msgspec
 
-from bridgehold.errors import ErrorInfo
+from bridgehold.error_info import ErrorInfo
 from bridgehold.records.workers import WorkerExited
 from bridgehold.sandbox.cgroups import CgroupParent, SessionCgroup
 from bridgehold.sandbox.fork.forks import Fork

@@ -14,17 +14,25 @@ from functools import partial
 
 import msgspec
 
-from bridgehold.audit.arguments import at_once, split_in_turns, with_contents, without_contents
+from bridgehold.audit.arguments import (
+    CONTENTS,
+    as_text,
+    at_once,
+    judged_as,
+    split_in_turns,
+    with_contents,
+    without_contents,
+)
 from bridgehold.audit.client import JournalClient
 from bridgehold.bridges.frames import ResultFrame
 from bridgehold.bridges.manifest import COMMON_TAKES, common_misfit
 from bridgehold.bridges.schema import names_within, problems_in_turns
+from bridgehold.error_info import Output
 from bridgehold.errors import (
     BridgeholdError,
     BudgetError,
     DeniedError,
     NotFoundError,
-    Output,
     PolicyError,
     SuspendedError,
     UsageError,
@@ -255,9 +263,12 @@ class Dispatch:
                 if not decision.allowed:
                     raise await refuse(decision, DeniedError)
         try:
-            has_contents = declared is not None and declared.contents
             given, contents = (
-                without_contents(request.arguments) if has_contents else (request.arguments, None)
+                without_contents(request.arguments)
+                if declared is not None and declared.contents
+                else (as_text(request.arguments), None)
+                if type(request.arguments.get(CONTENTS)) is bytes
+                else (request.arguments, None)
             )
             arguments = at_once(given) or await split_in_turns(given)
             looked = looked or not arguments.quiet
@@ -265,7 +276,11 @@ class Dispatch:
                 arguments = take_inline_keys(given, arguments, grant)
             arguments = with_contents(arguments, contents) if contents is not None else arguments
             takes = declared.arguments if declared is not None else COMMON_TAKES
-            sent = arguments.kept if contents is None else arguments.sent
+            sent = (
+                arguments.kept
+                if contents is None
+                else {**arguments.kept, CONTENTS: judged_as(contents, takes, grant.limits.request_bytes)}
+            )
             wrong, waited = await problems_in_turns(takes, sent)
             if wrong:
                 raise manifest.misfit(declared, wrong) if declared else common_misfit(operation, wrong)
