@@ -168,6 +168,10 @@ def test_a_client_is_awaited_or_entered(layout: Layout) -> None:
             with pytest.raises(DeniedError) as denied:
                 await host.run("zzz:qqq")
             assert denied.value.hint.startswith("bridgehold why ")
+            with pytest.raises(DeniedError, match="it is no name"):
+                await host.run("python:execute", {"code": "1"}, tenant="Acme")
+            with pytest.raises(UsageError, match="no number of retries"):
+                await host.run("python:execute", {"code": "1"}, retries=-1)
             with pytest.raises(UsageError, match="deadline_ms"):
                 await host.call("python:execute", {"code": "1"}, deadline_ms=-5)
 
