@@ -26,7 +26,7 @@ from bridgehold.config.layout import Layout, find_layout
 from bridgehold.config.load import load_config, parse_config
 from bridgehold.config.settings import merge
 from bridgehold.errors import BusyError, ConfigError, UsageError
-from bridgehold.faces.cli import tenants
+from bridgehold.faces.cli import secrets, tenants
 from bridgehold.faces.cli.border import guarded
 from bridgehold.faces.cli.commands import app
 from bridgehold.faces.http.listening import listen
@@ -139,24 +139,25 @@ def test_what_lies_where_bridges_do_and_is_none_is_named_wherever_one_looks(home
 
 
 def test_a_key_whose_name_is_a_slip_is_kept_and_said(
-    home: Layout, say: Say, monkeypatch: pytest.MonkeyPatch
+    home: Layout, say: Say, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     home.config_file.write_text(
         '[providers.mistral]\nbase_url = "https://api.mistral.ai/v1"\nsecret = "paris"\n'
     )
 
-    def keep(*arguments: str) -> str:
-        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"sk-0123456789abcdef\n")))
-        status, _, err = say("secrets", "set", *arguments)
-        assert status == 0
-        return err
+    def told(tenant: str, name: str, provider: str = "") -> str:
+        secrets.tell_slips(tenant, name, provider)
+        return capfd.readouterr().err
 
-    assert "no provider and no bridge asks for 'openia' (nearest: 'openai')" in keep("openia")
-    assert "`bridgehold secrets rm openia` forgets it" in keep("openia")
-    assert "`bridgehold secrets rm pariss --tenant acme` forgets it" in keep("pariss", "--tenant", "acme")
-    assert "there is no [providers.mistrall] in" in keep("mine", "--provider", "mistrall")
-    for right in (("openai",), ("paris",), ("my-own",), ("openai2",), ("mine", "--provider", "mistral")):
-        assert len(keep(*right).splitlines()) == 1
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"sk-0123456789abcdef\n")))
+    status, _, err = say("secrets", "set", "openia")
+    assert status == 0
+    assert "no provider and no bridge asks for 'openia' (nearest: 'openai')" in err
+    assert "`bridgehold secrets rm openia` forgets it" in err
+    assert "`bridgehold secrets rm pariss --tenant acme` forgets it" in told("acme", "pariss")
+    assert "there is no [providers.mistrall] in" in told("local", "mine", "mistrall")
+    for right in (("openai",), ("paris",), ("my-own",), ("openai2",), ("mine", "mistral")):
+        assert told("local", *right) == ""
 
 
 def test_a_bridge_for_one_tenant_is_written_listed_and_shown_for_it(home: Layout, say: Say) -> None:

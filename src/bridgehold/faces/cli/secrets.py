@@ -42,10 +42,10 @@ def set_secret(
     admin = _admin()
     admin.set(tenant, name, value, allow_env=allow_env, provider=provider)
     err.say(f"kept {name} of {tenant} in the {admin.store} store")
-    _tell_slips(tenant, name, provider)
+    tell_slips(tenant, name, provider)
 
 
-def _tell_slips(tenant: str, name: str, provider: str) -> None:
+def tell_slips(tenant: str, name: str, provider: str) -> None:
     """Any name may be a key's, also of what is still to come: said, not refused."""
     layout = default_layout()
     providers = load_config(layout.config_file).providers
