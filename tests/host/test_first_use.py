@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from subprocess import PIPE
 from types import SimpleNamespace
 
@@ -129,6 +130,9 @@ def test_what_a_tool_prints_keeps_nobody_waiting_in_a_private_host(fresh: Layout
     try:
         with SyncClient.connect(fresh.socket) as client, client.session("python") as session:
             assert session.run("execute", {"code": "shout(n=300_000) + shout(n=1)"})["value"] == 300_001
+            with Path(os.devnull).open() as nobody:  # as for one whose client is gone, from its next word on
+                os.dup2(nobody.fileno(), host._stderr._stream.fileno())
+            assert session.run("execute", {"code": "shout(n=1) + shout(n=300_000)"})["value"] == 300_001
     finally:
         host.stop()
 

@@ -101,8 +101,10 @@ def test_a_program_runs_as_python_would_run_it(host: Stage, tmp_path: Path) -> N
     assert b"bridgehold" not in done.stderr
     done = typed(host, "python", "-", "a", input=b"import sys; print(sys.argv, repr(sys.stdin.read()))")
     assert done.stdout == b"['-', 'a'] ''\n", done.stderr
+    opened = len(host.events("session.opened"))
     done = typed(host, "python", "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     assert done.returncode == 128 + signal.SIGKILL
+    assert len(host.events("session.opened")) == opened + 1  # what was asked for ahead is what is used
     done = typed(host, "python", "--limit", "time=300ms", "-c", "while True: pass")
     assert done.returncode == 30  # `timeout`
     argv = ["sh", "-c", 'exec "$@" > /dev/full', "sh", sys.executable, "-m", "bridgehold", "python", "-c"]

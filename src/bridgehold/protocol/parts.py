@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from bridgehold import strict
-from bridgehold.errors import ProtocolError, UsageError
-from bridgehold.protocol.frames import HEADER, PARTED, AnswerFrame, RequestFrame, put
+from bridgehold.errors import LimitError, ProtocolError, UsageError
+from bridgehold.protocol.frames import HEADER, MAX_FRAME, PARTED, AnswerFrame, RequestFrame, put
 from bridgehold.protocol.values import Reply
 
 _JOINED = 64 * 1024
@@ -53,7 +53,12 @@ def pack(frame: RequestFrame | AnswerFrame, data: bytes) -> tuple[bytes, bytes]:
 
 
 def merged(raw: msgspec.Raw, place: str, data: bytes) -> msgspec.Raw:
-    """The parameters as JSON, with the part as base64: for what goes on to another process."""
+    """The parameters as JSON, with the part as base64: for what goes on to another process.
+
+    Raises `LimitError` where that is more than a frame holds.
+    """
+    if len(memoryview(raw)) + len(data) * 4 // 3 > MAX_FRAME:
+        raise LimitError(f"{len(data)} bytes are more than a frame holds as base64", where="parameters")
     try:
         value = strict.loads(bytes(raw), max_depth=strict.CALLERS_DEPTH + 1)
         put(value, place, data)

@@ -9,6 +9,7 @@ from pathlib import Path
 from bridgehold.config.layout import Layout
 from bridgehold.error_texts import from_os, to_log_text
 from bridgehold.errors import BridgeholdError
+from bridgehold.hardening import open_standard, speak_heedless
 from bridgehold.supervisor.owner import Owner
 from bridgehold.supervisor.supervise import run
 
@@ -23,6 +24,8 @@ def main() -> int:
     parser.add_argument("--ready", type=int, default=-1)
     parser.add_argument("--stderr", type=int, default=-1)
     arguments = parser.parse_args()
+    open_standard()
+    speak_heedless()
     layout = Layout(config=arguments.config, state=arguments.state, run=arguments.run)
     owner = Owner(lifeline=arguments.lifeline, ready=arguments.ready, stderr=arguments.stderr)
     try:

@@ -19,6 +19,10 @@ def _run() -> object:
 
         sys.stdout.write(page())
         return 0
+    if sys.argv[1:2] == ["python"]:
+        from bridgehold.faces.cli.ahead import begin
+
+        begin(sys.argv[2:])
     from bridgehold.faces.cli.commands import app
 
     return app.main(prog_name="bridgehold", standalone_mode=False)

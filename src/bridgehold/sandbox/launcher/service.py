@@ -36,7 +36,7 @@ from bridgehold.sandbox.fork.zygote import Zygote, ZygoteChangedError
 from bridgehold.sandbox.launch.hold import child_signals
 from bridgehold.sandbox.launch.roots import NotAtHandError
 from bridgehold.sandbox.launch.staging import is_device
-from bridgehold.sandbox.launcher import requests
+from bridgehold.sandbox.launcher import requests, room
 from bridgehold.sandbox.launcher.begin import begin_launch, check_current
 from bridgehold.sandbox.launcher.cells import Cells, OfCells
 from bridgehold.sandbox.launcher.channel import Channel, ChannelClosedError
@@ -444,6 +444,7 @@ class Launcher:
         tenant's part."""
         parts = self.parts
         check(spec, parts.bounds)
+        self.demand_descriptors()
         held = Held.of((w.spec.tenant, w.spec.resources) for w in self.workers.values() if w.request)
         overcommit = parts.overcommit and "overcommit" in spec.weakenings
         admit(
@@ -454,6 +455,10 @@ class Launcher:
             share=share,
             overcommit=overcommit,
         )
+
+    def demand_descriptors(self) -> None:
+        """Raise `ShortageError` where one more sandbox would not find what it takes of them."""
+        room.demand(self.parts.descriptors, (worker.started for worker in self.workers.values()))
 
     def watch(self, worker: Worker, *wanted: int | None) -> None:
         """Poll these for `worker`, and nothing else. Raises `OSError` where a start's can't be polled; of one
