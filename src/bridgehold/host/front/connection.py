@@ -158,6 +158,8 @@ class Connection:
                     size += len(request.data)
                     if not request.part:
                         raise ProtocolError("a frame with a part that says no place for it")
+                    if len(body) > parts.MOST_JSON:
+                        request.fault = parts.too_much(len(body))
                 elif entrances is not None and size <= SMALL and (one := self._quiet):
                     cell = await entrances.begun(one, request.method)
                     if cell is not None and one is self._identity.principal:

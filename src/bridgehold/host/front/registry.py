@@ -16,7 +16,7 @@ from typing import Protocol
 import msgspec
 
 from bridgehold.audit.events import Event, GrantResolved, PolicyLoaded
-from bridgehold.bridges.catalogue import Catalogue, Entry
+from bridgehold.bridges.catalogue import Catalogue, Entry, passed_over
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
@@ -143,6 +143,9 @@ class Registry:
                 if not entry.shipped:
                     file = entry.folder.relative_to(self._layout.config) / "bridge.toml"
                     found[str(file)] = entry.manifest.digest if entry.manifest is not None else entry.fault
+        if not self._of_tenants:
+            for place, why in passed_over(self._layout.bridges, self._layout.tenants):
+                found[str(place.relative_to(self._layout.config))] = why
         return found
 
     def refused(self, file: str) -> str:
