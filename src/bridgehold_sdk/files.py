@@ -39,6 +39,8 @@ class Files:
 
     result_bytes: int
     takes_parts: bool
+    _writing: tuple[bytes, int, Any] = (b"", 0, None)
+    """Of the file whose next part is awaited: its name, how far it is, and its hash."""
 
     @operation(effect="read")
     def files_list(
@@ -109,10 +111,11 @@ class Files:
             descriptor = os.open(part, flags | (os.O_CREAT | os.O_EXCL if offset == 0 else 0), 0o600)
             try:
                 _append(descriptor, data, offset)
+                hashed = self._hashed(part, data, offset)
                 if not last:
                     return {"size_bytes": offset + len(data)}
                 os.fchmod(descriptor, mode & 0o777)
-                digest = _digest(part)
+                digest = f"sha256:{hashed.hexdigest()}" if hashed is not None else _digest(part)
                 os.replace(part, place)
             except BaseException:
                 with contextlib.suppress(OSError):
@@ -121,6 +124,19 @@ class Files:
             finally:
                 os.close(descriptor)
             return {"size_bytes": offset + len(data), "digest": digest}
+
+    def _hashed(self, part: bytes, data: bytes | bytearray, offset: int) -> Any:
+        """The hash of all parts so far, of the file that is written now; None where another came between."""
+        if offset == 0:
+            import hashlib  # rarely needed, and every start would pay
+
+            self._writing = (part, 0, hashlib.sha256())
+        name, end, hashed = self._writing
+        if (name, end) != (part, offset):
+            return None
+        hashed.update(data)
+        self._writing = (part, offset + len(data), hashed)
+        return hashed
 
     @operation(effect="run")
     def files_mkdir(self, path: str, raw: bool = False) -> dict[str, Any]:

@@ -10,13 +10,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from bridgehold import Client
 from bridgehold.audit.arguments import CONTENTS, judged_as
 from bridgehold.bridges.frames import ResultFrame
 from bridgehold.bridges.wire import PARTED as GUEST_PARTED
-from bridgehold.errors import LimitError, ProtocolError
+from bridgehold.errors import LimitError, ProtocolError, UsageError
 from bridgehold.host.cell.commands.command_log import Came, ending_of
 from bridgehold.host.cell.workers import pipes as guest_pipes
 from bridgehold.host.cell.workers.pipes import FrameBudget, GuestPipes
@@ -135,6 +136,18 @@ def test_bytes_are_judged_as_the_text_that_they_would_be() -> None:
     with pytest.raises(LimitError, match="5 are allowed"):
         judged_as(b"123456", schema, 5)
     assert len(judged_as(bytes(1 << 20), {}, 1 << 20)) <= 4096
+
+
+def test_what_goes_on_to_another_process_is_text_and_no_longer_than_a_frame() -> None:
+    assert json.loads(bytes(parts.merged(msgspec.Raw(b'{"last":true}'), "data", b"\0\xff"))) == {
+        "last": True,
+        "data": "AP8=",
+    }
+    with pytest.raises(LimitError):
+        parts.merged(msgspec.Raw(b"{}"), "data", bytes(49 * MIB))
+    for place in ("", "value.base64", "data"):
+        with pytest.raises(UsageError):
+            parts.merged(msgspec.Raw(b'{"data":"x"}'), place, b"x")
 
 
 class Guest:

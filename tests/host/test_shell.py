@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridgehold.errors import UsageError
+from bridgehold.faces.cli.ahead import whose
 from bridgehold.faces.cli.shell import whole
 from bridgehold.faces.cli.terminal import Drawn
 from hostile.stage import KINDS_OF_HOSTS, Stage, stage
@@ -268,3 +269,25 @@ def test_a_statement_is_whole_as_at_a_prompt() -> None:
         assert whole(text), text
     for text in ("(", "def f():", "def f():\n    pass", "@x", "'''", "x = [\n1,", "if x:", "a \\"):
         assert not whole(text), text
+
+
+@pytest.mark.parametrize(
+    ("line", "asked"),
+    [
+        ("-c pass", ("python", "local")),
+        ("-m this a", ("python", "local")),
+        ("file.py --tenant x", ("python", "local")),
+        ("--bridge b --tenant=t --file a:b --env A=b --limit time=5s -c pass", ("b", "t")),
+        ("", None),  # a shell, or a program that is typed: it may take its time
+        ("-", None),
+        ("--help", None),
+        ("--bridge", None),
+        ("--bridge -c pass", None),
+        ("--bridge NO! -c pass", None),
+        ("--unknown x -c pass", None),
+        ("--files x -c pass", None),
+        ("-cpass", None),
+    ],
+)
+def test_a_sandbox_is_asked_for_ahead_by_a_plain_line_alone(line: str, asked: tuple[str, str] | None) -> None:
+    assert whose(line.split()) == asked

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from bridgehold.errors import LimitError, ShortageError, ZygoteError
+from bridgehold.sandbox.launcher import room
 from bridgehold.sandbox.launcher.control import LauncherClient
 from bridgehold.sandbox.limits import shortage
 from sandbox import faulty_launcher
@@ -297,8 +298,8 @@ def test_a_launcher_without_descriptors_ends_nothing(bare: Machine, start: str) 
         usual = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         held = len(os.listdir(f"/proc/{pid}/fd"))
         outcomes = []
-        for room in range(40):
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit(pid, room), usual[1]))
+        for spared in range(40):
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit(pid, spared), usual[1]))
             try:
                 trial = asyncio.ensure_future(attempt(begin))
                 await asyncio.wait([trial], timeout=0.3)  # what can't even end for want of them waits
@@ -313,6 +314,51 @@ def test_a_launcher_without_descriptors_ends_nothing(bare: Machine, start: str) 
         await scene.close()
 
     box.drive(act, 120)
+
+
+@pytest.fixture(scope="module")
+def few() -> Iterator[Machine]:
+    """A launcher that may have no more descriptors than a few sandboxes take."""
+    most = room.KEPT + 4 * room.STARTING + 5 * room.RUNNING
+    with machine(KINDS[0], program=("-c", FEW.format(most=most), "launcher")) as made:
+        yield made
+
+
+FEW = """
+import resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, ({most}, {most}))
+sys.argv.pop(1)
+runpy.run_module("bridgehold.sandbox.launcher.main", run_name="__main__")
+"""
+
+
+def test_the_launcher_s_own_descriptors_are_counted_before_they_are_taken(few: Machine) -> None:
+    """Sessions of anybody up to the launcher's own limit: what is beyond is refused, and what runs goes on."""
+    pid = few.process.pid
+    held: list[Guest] = []
+
+    async def act(client: LauncherClient) -> None:
+        scene = Scene(few, client)
+        await scene.open()  # two zygotes, and a session of each
+        with pytest.raises(ShortageError, match="open files") as caught:
+            await many(scene)
+        assert caught.value.retry == "later"
+        most = resource.prlimit(pid, resource.RLIMIT_NOFILE)[0]
+        assert len(os.listdir(f"/proc/{pid}/fd")) < most - room.KEPT // 2
+        for guest in held:
+            await guest.end()
+        await scene.all_is_well()
+        await eventually(lambda: started(scene))
+        await scene.close()
+
+    async def many(scene: Scene) -> None:
+        while len(held) < 20:
+            held.append(await scene.begin(("cold", "fork")[len(held) % 2])())
+
+    async def started(scene: Scene) -> bool:
+        return await attempt(scene.begin("fork"))
+
+    few.drive(act)
 
 
 MANY = """

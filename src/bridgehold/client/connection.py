@@ -26,6 +26,8 @@ from bridgehold.protocol.parts import Moved
 
 Progress = Callable[[dict[str, Any]], None]
 
+_READ_AHEAD = 1 << 20
+"""Bytes that are read of an answer at once: fewer turns for a file's part."""
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
 
@@ -42,7 +44,9 @@ class Connection:
         self.failure: BridgeholdError | None = None
         self.leaving = False
         """Its host begins nothing more; what it has begun is still answered here."""
-        self._takes_parts: asyncio.Task[bool] | None = None
+        self._asking: asyncio.Task[None] | None = None
+        self._takes_parts: bool | None = None
+        """Whether this host takes frames with parts; None: it wasn't asked."""
         self._task = asyncio.create_task(self._read())
 
     @property
@@ -54,7 +58,7 @@ class Connection:
     async def open(cls, path: Path) -> Self:
         """Raises `HostUnavailableError` where nobody listens at `path`."""
         try:
-            reader, writer = await asyncio.open_unix_connection(str(path))
+            reader, writer = await asyncio.open_unix_connection(str(path), limit=_READ_AHEAD)
         except OSError as error:
             raise HostUnavailableError(
                 f"no host answers: {error.strerror or error}",
@@ -66,8 +70,8 @@ class Connection:
     async def aclose(self) -> None:
         """End the connection; requests that still wait get `HostUnavailableError`."""
         self._task.cancel()
-        if self._takes_parts is not None:
-            self._takes_parts.cancel()
+        if self._asking is not None:
+            self._asking.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
         self._writer.close()
@@ -81,8 +85,11 @@ class Connection:
 
         `moved`: bytes that go, or may come, beside the frames where this host takes them so.
         """
-        if moved is not None and not await self._parted():
-            params, moved = moved.as_text(params), None
+        if moved is not None and not self._takes_parts:
+            if self._takes_parts is None:
+                await self._ask_for_parts()
+            if not self._takes_parts:
+                params, moved = moved.as_text(params), None
         if self.failure is not None:
             raise self.failure
         request_id = self._next_id
@@ -112,15 +119,19 @@ class Connection:
             self._waiting.pop(request_id, None)
             self._events.pop(request_id, None)
 
-    async def _parted(self) -> bool:
-        """Whether this host takes frames with parts; it is asked once."""
-        if self._takes_parts is None:
+    async def _ask_for_parts(self) -> None:
+        """Once, whoever waits for the answer."""
+        if self._asking is None:
 
-            async def ask() -> bool:
-                return (await self.request("ping", b"{}", None)).get("parts") is True
+            async def ask() -> None:
+                self._takes_parts = (await self.request("ping", b"{}", None)).get("parts") is True
 
-            self._takes_parts = asyncio.create_task(ask())
-        return await asyncio.shield(self._takes_parts)
+            self._asking = asyncio.create_task(ask())
+        try:
+            await asyncio.shield(self._asking)
+        except BridgeholdError:
+            self._asking = None  # what kept it from being answered may be over
+            raise
 
     async def _read(self) -> None:
         beside: list[bytes] = []
@@ -358,3 +369,15 @@ class Opening(Generic[C]):
     ) -> None:
         if self._made is not None:
             await self._made.aclose()
+
+
+def sorted_out(on_build: Progress, on_event: Progress | None) -> Progress:
+    """What tells `on_build` of builds, and `on_event` of all else."""
+
+    def handle_event(event: dict[str, Any]) -> None:
+        if event.get("type") == "building":
+            on_build(event)
+        elif on_event is not None:
+            on_event(event)
+
+    return handle_event

@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from bridgehold import strict
-from bridgehold.errors import ProtocolError, UsageError
-from bridgehold.protocol.frames import HEADER, PARTED, AnswerFrame, RequestFrame, put
+from bridgehold.errors import LimitError, ProtocolError, UsageError
+from bridgehold.protocol.frames import HEADER, MAX_FRAME, PARTED, AnswerFrame, RequestFrame, put
 from bridgehold.protocol.values import Reply
 
+MOST_JSON = 1024 * 1024
+"""Of the JSON beside a caller's part: whoever passes it on reads all of it, on a loop that tenants share."""
 _JOINED = 64 * 1024
 """Bytes that are copied rather than sent on their own."""
 
@@ -52,8 +54,20 @@ def pack(frame: RequestFrame | AnswerFrame, data: bytes) -> tuple[bytes, bytes]:
     return (head + data, b"") if len(data) < _JOINED else (head, data)
 
 
+def too_much(size: int) -> UsageError:
+    """What says that so many bytes of JSON are beside a part."""
+    return UsageError(
+        f"{size} bytes of JSON beside a part; {MOST_JSON} are taken", hint="Send it without a part."
+    )
+
+
 def merged(raw: msgspec.Raw, place: str, data: bytes) -> msgspec.Raw:
-    """The parameters as JSON, with the part as base64: for what goes on to another process."""
+    """The parameters as JSON, with the part as base64: for what goes on to another process.
+
+    Raises `LimitError` where that is more than a frame holds.
+    """
+    if len(memoryview(raw)) + len(data) * 4 // 3 > MAX_FRAME:
+        raise LimitError(f"{len(data)} bytes are more than a frame holds as base64", where="parameters")
     try:
         value = strict.loads(bytes(raw), max_depth=strict.CALLERS_DEPTH + 1)
         put(value, place, data)

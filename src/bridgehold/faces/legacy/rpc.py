@@ -9,7 +9,6 @@ it is this user's word.
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import os
 import signal
@@ -27,6 +26,7 @@ from bridgehold.faces.legacy.bound import BoundSession, End
 from bridgehold.faces.legacy.python_argv import Invocation
 from bridgehold.faces.legacy.run import say
 from bridgehold.faces.legacy.values import Outcome, ShimFile
+from bridgehold.protocol.parts import Moved, bytes_of
 
 _CHUNK = 256 * 1024
 _CONNECT_SECONDS = 5.0
@@ -114,11 +114,9 @@ class RpcShim:
             self._spawn(self._listen())
         elif kind == "err":
             with contextlib.suppress(OSError):
-                os.write(2, base64.b64decode(event["data"]))
+                os.write(2, bytes_of(event["data"]))
         elif kind == "wire":
-            self._came(
-                int(event["conn"]), base64.b64decode(event.get("data", "")), end=bool(event.get("end"))
-            )
+            self._came(int(event["conn"]), bytes_of(event.get("data", b"")), end=bool(event.get("end")))
 
     async def _listen(self) -> None:
         """On a port of ours, which the ready file then names."""
@@ -178,12 +176,8 @@ class RpcShim:
         try:
             session = await self._held.id()
             while data := await reader.read(_CHUNK):
-                told = {
-                    "session": session,
-                    "conn": conn.number,
-                    "data": base64.b64encode(data).decode("ascii"),
-                }
-                await self._client.request("foreign.wire", told)
+                told = {"session": session, "conn": conn.number}
+                await self._client.request("foreign.wire", told, moved=Moved("data", data))
         except (BridgeholdError, OSError):
             pass
         await self._say_end(conn)

@@ -131,14 +131,15 @@ class Gathering:
             self.add(hit)
         return (trust(report), *self.answers())
 
-    def add(self, hit: Hit) -> None:
-        """Take one more, younger than all before."""
+    def add(self, hit: Hit, *, used: bool = True) -> None:
+        """Take one more, younger than all before. Not `used`: what it used is counted elsewhere."""
         entry, framework = hit.entry, hit.framework
         if entry.kind == "grant.resolved":
             self._grant(entry)
         elif entry.time >= self._scope.since:
             self._one(entry, framework)
-        self._usage.add(entry)
+        if used:
+            self._usage.add(entry)
 
     @property
     def grants(self) -> Mapping[tuple[str, str], Grant]:
@@ -158,7 +159,7 @@ class Gathering:
             _counted("refused", self._refused),
             self._who_holds(),
             _counted("key-events", self._keys, "names only; a key's value is in no audit"),
-            self._spent(self.used()),
+            self.spent(self.used()),
             _counted("limits", self._limits),
             _counted("weakenings", self._weakened),
             self._changed(),
@@ -248,7 +249,8 @@ class Gathering:
         columns = ("tenant", "key", "framework", "provider", "how")
         return _section("keys", "Who holds which key?", columns, rows)
 
-    def _spent(self, used: list[Used]) -> Section:
+    def spent(self, used: list[Used]) -> Section:
+        """What was spent, of which budget, by these rows."""
         rows = []
         for one in used:
             grant = self._grants.get((one.tenant, one.bridge))

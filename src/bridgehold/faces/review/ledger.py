@@ -23,6 +23,7 @@ from bridgehold.policies.model import Grant
 _MOST_SESSIONS = 10_000
 _MOST_HOURS = 200_000
 _MOST_FILES = 2_000
+_MOST_NAMES = 10_000
 _LOOK = 1_000
 _EVERY_S = 0.5
 _BAD = ("refused", "violation", "stopped")
@@ -159,6 +160,7 @@ class _Sums:
             equal("kind", "command.outcome"), ("tenant", "framework", "code"), ("cpu_us",), rows=rows
         ):
             tenant, framework, code = one.key
+            self._named(tenant, framework)
             ended, failed, cpu = self._commands.get((tenant, framework), (0, 0, 0))
             failed += one.number if code else 0
             self._commands[tenant, framework] = (ended + one.number, failed, cpu + one.sums[0])
@@ -167,9 +169,6 @@ class _Sums:
         ):
             key = (one.key[0], one.key[1], one.key[2])
             self._operations[key] = self._operations.get(key, 0) + one.number
-        for one in desk.tally(EVERYTHING, ("tenant", "framework"), rows=rows):
-            self._tenants |= {one.key[0]} - {""}
-            self._frameworks |= {one.key[1]} - {""}
         if not self._first:
             self._first = next((hit.entry.time for hit in desk.every(EVERYTHING)), "")
         self._last = next((hit.entry.time for hit in desk.select(EVERYTHING, limit=1)), self._last)
@@ -177,7 +176,8 @@ class _Sums:
     def add(self, hit: Hit) -> None:
         """Take one more, younger than all before."""
         entry = hit.entry
-        self._gathering.add(hit)
+        self._named(entry.tenant, hit.framework)
+        self._gathering.add(hit, used=entry.kind != "command.outcome")
         self._uses.add(hit)
         if entry.kind == "session.opened":
             self._open(entry)
@@ -192,6 +192,11 @@ class _Sums:
                 if file in self._loaded or len(self._loaded) < _MOST_FILES:
                     self._loaded[file] = digest
 
+    def _named(self, tenant: str, framework: str) -> None:
+        for name, known in ((tenant, self._tenants), (framework, self._frameworks)):
+            if name and len(known) < _MOST_NAMES:
+                known.add(name)
+
     def _open(self, entry: Entry) -> None:
         grant = self._gathering.grants.get((entry.tenant, entry.text("bridge")))
         self._sessions[entry.session] = Session(
@@ -203,9 +208,19 @@ class _Sums:
         if len(self._sessions) > _MOST_SESSIONS:
             self._sessions.popitem(last=False)
 
+    def _used(self) -> list[Used]:
+        """With the commands that the index counted."""
+        rows = {(one.tenant, one.bridge, one.provider, one.model): one for one in self._gathering.used()}
+        for (tenant, framework), (ended, failed, cpu) in self._commands.items():
+            none = Used(tenant=tenant, bridge=framework)
+            row = rows.setdefault((tenant, framework, "", ""), none)
+            row.commands, row.failed, row.cpu_us = ended, row.failed + failed, cpu
+        return [rows[key] for key in sorted(rows)]
+
     def snapshot(self, *, complete: bool) -> Snapshot:
         """The sums as they stand."""
-        grants, used = self._gathering.grants, self._gathering.used()
+        grants, used = self._gathering.grants, self._used()
+        sections = (*self._gathering.answers(), self._gathering.spent(used))
         return Snapshot(
             complete=complete,
             events=self._events,
@@ -214,7 +229,7 @@ class _Sums:
             counts=dict(self._kinds),
             requests=sum(one.requests for one in used),
             activity=plots.activity(self._hours),
-            sections={one.name: one for one in self._gathering.answers()},
+            sections={one.name: one for one in sections},
             matrix=reach.matrix(grants, self._uses, self._operations),
             budgets=tuple(budgets(used, grants)),
             keys={

@@ -56,6 +56,13 @@ def _environment() -> jinja2.Environment:
     return made
 
 
+def prepare() -> None:
+    """Compile every template, so that no reader waits for it. Raises as `render`."""
+    made = _environment()
+    for file in resources.files("bridgehold.faces.review").joinpath("templates").iterdir():
+        made.get_template(file.name)
+
+
 def _template(name: str) -> str | None:
     file = resources.files("bridgehold.faces.review").joinpath("templates", name)
     return file.read_text(encoding="utf-8") if file.is_file() else None

@@ -88,7 +88,7 @@ def _bar(at: int, count: int, start: datetime, step: int, counts: tuple[int, int
 def _room(count: int) -> tuple[float, float]:
     """How far bars are apart, and how wide each is."""
     room = WIDTH / max(count, 1)
-    return room, round(min(room * 0.8, 36.0), 2)
+    return room, round(min(room * 0.8, 52.0), 2)
 
 
 def _height(number: int, most: int) -> float:

@@ -19,6 +19,8 @@ from bridgehold.faces.review.books import Books, Sources
 from bridgehold.faces.review.gate import ENTER, Gate
 
 _PLACES, _IDLE_S = 64, 60.0
+_PATIENCE_S = 2.0
+"""The link is told by then, and pages say that they are still counting."""
 
 
 def own_address() -> str:
@@ -43,7 +45,7 @@ async def opened(sources: Sources, listener: socket.socket) -> AsyncIterator[App
 
     Raises `AuditError`, and `DependencyError` where Jinja2 is missing.
     """
-    pages.render("enter.html")
+    pages.prepare()
     async with Books(sources) as books:
         app = App(books, Gate(url_of(listener).removeprefix("http://")))
         runner = Runner(app.application(), _PLACES, _IDLE_S)
@@ -69,9 +71,12 @@ async def serve(sources: Sources, listener: socket.socket, told: Callable[[str],
     async with opened(sources, listener) as app:
         counting = asyncio.create_task(app.books.counted())
         leaving = asyncio.create_task(stop.wait())
-        await asyncio.wait({counting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(
+            {counting, leaving}, timeout=_PATIENCE_S, return_when=asyncio.FIRST_COMPLETED
+        )
         if not stop.is_set():
-            await counting
+            if counting in done:
+                await counting  # which raises, where the audit can't be read
             told(f"{url_of(listener)}{ENTER}?token={app.gate.token}")
         await leaving
         counting.cancel()

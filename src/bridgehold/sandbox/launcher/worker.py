@@ -40,6 +40,8 @@ class Parts(msgspec.Struct, kw_only=True):
     seccomp: bytes
     zygote_seccomp: bytes
     bwrap: Bubblewrap
+    descriptors: int
+    """As many as this process may have."""
 
     @property
     def forks(self) -> bool:

@@ -1,6 +1,11 @@
 // The one script: a live timeline. Without it every page works; nothing here builds a page from a guest's words.
 "use strict";
 (() => {
+  // Sums that are still being counted are shown anew, unless somebody is writing or has gone on reading below.
+  if (document.body.dataset.reading) {
+    const again = () => (document.activeElement?.tagName === "INPUT" || scrollY > 200 ? setTimeout(again, 2000) : location.reload());
+    setTimeout(again, 2000);
+  }
   const button = document.getElementById("live");
   if (!button || !button.dataset.live) return;
   const said = document.getElementById("said");
