@@ -32,7 +32,7 @@ class Outcomes(unittest.TestResult):
         self._bad = ""
 
     def _write(self, test, outcome):
-        self._out.write(json.dumps([test.id(), outcome]) + "\n")
+        self._out.write(json.dumps([type(test).id(test), outcome]) + "\n")
         self._out.flush()
 
     def startTest(self, test):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from bridgehold_sdk import pieces
 from bridgehold_sdk.bridge import operation
 from bridgehold_sdk.errors import InvalidInput, ResourceNotFound
+from bridgehold_sdk.threads import begin_thread
 
 if TYPE_CHECKING:
     from bridgehold_sdk import Tool
@@ -217,14 +218,11 @@ class Processes:
             self.emit({"stream": stream, **pieces.piece_of(data)})
 
         if stdin is not None:
-            threading.Thread(target=_write, args=(started, stdin), name="stdin", daemon=True).start()
+            begin_thread("stdin", _write, started, stdin)
         elif asked is not None:
-            given = (started, asked, None, wanted)
-            threading.Thread(target=_feed, args=given, name="stdin", daemon=True).start()
+            begin_thread("stdin", _feed, started, asked, None, wanted)
             if "signals" in asked.parameters.get("properties", ()):
-                threading.Thread(
-                    target=_pass_signals, args=(started, asked), name="signals", daemon=True
-                ).start()
+                begin_thread("signals", _pass_signals, started, asked)
         ended = started.pump(tell)
         shown = {name: one.text() for name, one in kept.items()}
         cut = any(one.cut for one in kept.values())
@@ -243,7 +241,7 @@ class Process:
         self._written = {name: _Newest() for name in STREAMS}
         self._changed = threading.Condition()
         try:
-            threading.Thread(target=self._pump, name="process", daemon=True).start()
+            begin_thread("process", self._pump)
         except RuntimeError:
             program.send_signal(signal.SIGKILL)
             program.close()
@@ -285,12 +283,10 @@ class Process:
         """Its output from `at` on as chunks; what `asked` says as input, signals and size."""
         done, until = threading.Event(), time.monotonic() + seconds
         helpers = [
-            threading.Thread(target=work, args=(self.program, asked, done), daemon=True)
+            begin_thread("attached", work, self.program, asked, done)
             for work in (_feed, _pass_signals)
             if asked is not None
         ]
-        for helper in helpers:
-            helper.start()
         try:
             while True:
                 left = until - time.monotonic()
