@@ -31,12 +31,24 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from compare import DONE, WAYS, Difference, Reason, differences, explained, read_reasons, table  # noqa: E402
+from compare import (  # noqa: E402
+    DONE,
+    WAYS,
+    Difference,
+    Reason,
+    beside_table,
+    differences,
+    explained,
+    read_beside,
+    read_reasons,
+    table,
+)
 
 from bridgehold import BridgeholdError, SyncClient  # noqa: E402
 from bridgehold.bridges.catalogue import Catalogue  # noqa: E402
 from bridgehold.config.layout import Layout, find_layout  # noqa: E402
 
+REASONS = HERE / "reasons.toml"
 PAGE = HERE.parent / "docs/reference/differences.md"
 DRIVER = (HERE / "driver.py").read_text(encoding="utf-8")
 BUILT = find_layout({"BRIDGEHOLD_HOME": str(HERE.parent / ".environments")}, os.getuid()).environments
@@ -98,6 +110,9 @@ Measured on {trees}.
 
 """
 TAIL = """
+What no test of theirs shows, and ours do:
+
+{beside}
 Where a limit is a policy's (memory, processes, sizes of files), the run had 1 GiB, 256 processes and 512 MiB
 of scratch: `[limits]` in the policy says how much it is for you.
 
@@ -250,18 +265,24 @@ def tree() -> str:
 
 def measure(modules: list[str], kept: Kept) -> Iterator[tuple[str, str, dict[str, str]]]:
     """(way, module, outcomes) for each of both, the runs outside first."""
-    with ThreadPoolExecutor(AT_ONCE) as pool, host() as (client, layout):
-        packages = environment(layout) if any(map(is_packages, modules)) else ""
-        for way in ("outside", *WAYS):
-            chosen = [module for module in modules if way != "execute" or not is_packages(module)]
-            start = "cold" if way == "cold" else "fork"
-            for bridge in ("python", PACKAGES):
-                (layout.policies / f"{bridge}.toml").write_text(POLICY.format(start=start, bridge=bridge))
+    wanted = {
+        way: [module for module in modules if way != "execute" or not is_packages(module)]
+        for way in ("outside", *WAYS)
+    }
+    missing = {module for way, of in wanted.items() for module in of if kept.read(way, module) is None}
+    with ThreadPoolExecutor(AT_ONCE) as pool, contextlib.ExitStack() as stack:
+        client, layout = stack.enter_context(host()) if missing else (None, None)
+        packages = environment(layout) if layout and any(map(is_packages, missing)) else ""
+        for way, chosen in wanted.items():
+            if layout:
+                start = "cold" if way == "cold" else "fork"
+                for bridge in ("python", PACKAGES):
+                    (layout.policies / f"{bridge}.toml").write_text(POLICY.format(start=start, bridge=bridge))
 
             def one(module: str, way: str = way) -> dict[str, str]:
                 known = kept.read(way, module)
-                if known is not None:
-                    return known
+                if known is not None or client is None:
+                    return known or {}
                 began = time.monotonic()
                 if way == "outside":
                     known = outside(module, packages if is_packages(module) else PYTHON)
@@ -319,7 +340,7 @@ def main() -> int:
         print("Nothing can be compared with what did not run outside. Are CPython's own tests installed")
         print("(Debian: libpython3.11-testsuite)? `make environments` does that.")
         return 1
-    known, unknown = explained(found, read_reasons((HERE / "reasons.toml").read_text(encoding="utf-8")))
+    known, unknown = explained(found, read_reasons(REASONS.read_text(encoding="utf-8")))
     if options.json:
         print(json.dumps([vars(one) for one in found]))
         return int(bool(unknown))
@@ -343,7 +364,7 @@ def write(
     PAGE.write_text(
         HEAD.format(version=version, modules=len(modules), tests=f"{tests:,}", trees=", ".join(of))
         + table(known)
-        + TAIL.format(listed=listed),
+        + TAIL.format(listed=listed, beside=beside_table(read_beside(REASONS.read_text(encoding="utf-8")))),
         encoding="utf-8",
     )
 

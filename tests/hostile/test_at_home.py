@@ -72,6 +72,13 @@ def test_nothing_of_ours_leaks_into_a_program(host: Stage) -> None:
         assert not {name for name in there["modules"] if name.startswith(NO_MODULES)}
 
 
+STREAMS_AND_FRAMES = """
+import sys, traceback
+*below, own = [frame.filename for frame in traceback.extract_stack()]
+[[sys.stdout.errors, sys.stdout.line_buffering], [name for name in below if not name.startswith(("/opt/bridgehold/sdk/", "/bridge/"))], own]
+"""
+
+
 def test_commands_are_compiled_as_at_a_prompt(host: Stage) -> None:
     with python(host) as session:
         assert run(session, "def f(x: int): pass\nf.__annotations__['x'] is int") is True
@@ -89,6 +96,7 @@ def test_commands_are_compiled_as_at_a_prompt(host: Stage) -> None:
             True,
             True,
         ]
+        assert run(session, STREAMS_AND_FRAMES) == [["backslashreplace", True], [], "<execute 11>"]
         assert run(session, "repr(exit)") == "Use exit() or Ctrl-D (i.e. EOF) to exit"
         assert run(session, "open('beside.py', 'w').write('told = 9')\nimport beside\nbeside.told") == 9
         session.run("reset", {})
