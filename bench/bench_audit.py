@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 from common import Row, median, row, show, times
 
+from bridgehold.audit.beginning import JournalConfig
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import (
     CommandIntent,
@@ -27,8 +28,8 @@ from bridgehold.audit.events import (
     SessionOpened,
 )
 from bridgehold.audit.formatter import EventFormatter
-from bridgehold.audit.journal import Journal, JournalConfig
-from bridgehold.audit.redact import preview
+from bridgehold.audit.journal import Journal
+from bridgehold.audit.preview import preview
 from bridgehold.audit.verify import verify_audit
 
 EVENTS = 60_000

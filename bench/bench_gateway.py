@@ -22,8 +22,8 @@ from urllib.parse import urlsplit
 import msgspec
 from common import Row, median, percentile, row, show
 
+from bridgehold.audit.beginning import JournalConfig
 from bridgehold.audit.client import JournalClient
-from bridgehold.audit.journal import JournalConfig
 from bridgehold.config.load import Config
 from bridgehold.config.providers import ProviderEntry
 from bridgehold.config.sections import ProviderSection

@@ -17,7 +17,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bridgehold import errors
+from bridgehold import error_info, errors
 from bridgehold.audit import events
 from bridgehold.config import docs as config_docs
 from bridgehold.faces.cli import reference as cli
@@ -275,7 +275,7 @@ def _python_things() -> list[tuple[str, str, list[Any]]]:
         ),
         ("Sessions", "What `session()` gives, and adapters.\n\n", [ClientSession, SyncSession, Adapter]),
         ("Values", "", [Reply, CommandUsage, SessionInfo, ResourceRef, Artifact, Tool]),
-        ("Errors", errors_of, [errors.BridgeholdError, errors.ErrorInfo]),
+        ("Errors", errors_of, [errors.BridgeholdError, error_info.ErrorInfo]),
         (
             "The testing kit",
             "Of `bridgehold.testing`; [the test kit](test-kit.md) says how they work together.\n\n",

@@ -38,6 +38,7 @@ HERE = (
     "docs/how-to/review-policies.md",
     "docs/how-to/dspex.md",
     "docs/tutorial/review.md",
+    "docs/how-to/review-page.md",
     "docs/how-to/backup.md",
 )
 """The others, in the order in which one home and its host serve them all."""

@@ -3,47 +3,16 @@
 An error carries a stable `code`, an exit status for the command line, a hint that names the
 remedy, where the fault is, and whether the same call may be tried again. The table in
 ``docs/reference/errors.md`` is generated from the classes below and checked by a test. They are one table,
-and stand in one file however long it is: no two may share a code or a status.
+and stand in one file: no two may share a code or a status.
 """
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import msgspec
 
-Retry = Literal["no", "same", "later"]
-
-
-class Output(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a command wrote, whatever way it ended: the first and the last part of each stream."""
-
-    stdout: str = ""
-    stderr: str = ""
-    stdout_cut: int = 0
-    """Bytes that were cut from the middle."""
-    stderr_cut: int = 0
-
-    def __bool__(self) -> bool:
-        return bool(self.stdout or self.stderr)
-
-
-class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """An error as it crosses a process border. All texts are bounded by the sender."""
-
-    code: str
-    message: str
-    hint: str = ""
-    where: str = ""
-    retry: Retry = "no"
-    event: str = ""
-    """Reference of the audit event that tells the whole story, for ``bridgehold why``."""
-    output: Output | msgspec.UnsetType = msgspec.UNSET
-    """What the command had written; left out where it wrote nothing."""
-    traceback: str = ""
-    """Of the guest's code, as Python prints it: its own words, for who may read the session's log."""
+from bridgehold.error_info import ErrorInfo, Output, Retry
 
 
 class BridgeholdError(Exception):
@@ -380,43 +349,6 @@ class TranscriptError(BridgeholdError):
     default_hint = "Where the change is meant, record it again: `pytest --bridgehold-record`, or `record()`."
 
 
-_REMEDY = "  remedy "
-
-
-def to_log_text(error: BridgeholdError) -> str:
-    """An error as lines for a log: what, where, and the remedy (pure)."""
-    where = f" ({error.where})" if error.where else ""
-    remedy = f"{_REMEDY}{error.hint}\n" if error.hint else ""
-    return f"bridgehold: {error.message}{where}\n{remedy}"
-
-
-def from_log_text(text: str) -> tuple[str, str]:
-    """(what, remedy) of lines that hold what `to_log_text` says, among others (pure)."""
-    lines = text.splitlines()
-    remedy = next((line.removeprefix(_REMEDY) for line in lines if line.startswith(_REMEDY)), "")
-    kept = [line.removeprefix("bridgehold: ") for line in lines if not line.startswith(_REMEDY)]
-    return "\n".join(kept), remedy
-
-
-def from_os(error: OSError) -> BridgeholdError:
-    """What the system refused, as one of ours: a shortage, a file's place, or the way out."""
-    why, where = error.strerror or type(error).__name__, _shown(error.filename)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ShortageError(why, where=where, hint="Make room on the disk, or raise the quota.")
-    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN):
-        return ShortageError(why, where=where)
-    if where:
-        hint = "Use a folder of your own: set BRIDGEHOLD_HOME, or run as the user whose it is."
-        return ConfigError(why, where=where, hint=hint)
-    return UsageError(f"reading or writing failed: {why}", hint="Look where the streams lead.")
-
-
-def _shown(filename: object) -> str:
-    if isinstance(filename, bytes):
-        return filename.decode(errors="backslashreplace")
-    return "" if filename is None or isinstance(filename, int) else str(filename)
-
-
 def error_classes() -> tuple[type[BridgeholdError], ...]:
     """Every error of the table, in the order of this module."""
     return _CLASSES
@@ -434,31 +366,6 @@ def from_info(info: ErrorInfo) -> BridgeholdError:
     error.tell_traceback(info.traceback)
     error.output = info.output or error.output
     return error
-
-
-class Escapes(dict[int, str]):
-    """For `str.translate`: each character that a terminal could act on, as `escape` writes it."""
-
-    def __init__(self, escape: Callable[[str], str], keep: str = "") -> None:
-        super().__init__({ord(character): character for character in keep})
-        self._escape = escape
-
-    def __missing__(self, code: int) -> str:
-        character = chr(code)
-        shown = character if character.isprintable() else self._escape(character)
-        if len(self) < _MOST_ESCAPES:
-            self[code] = shown
-        return shown
-
-
-_MOST_ESCAPES = 1 << 16
-"""Characters that are remembered: a guest may write any of a million."""
-_HARMLESS = Escapes(lambda character: repr(character)[1:-1], keep="\n\t")
-
-
-def harmless(text: str) -> str:
-    """A guest's `text` with what a terminal could act on spelled out; lines and tabs stay."""
-    return text.translate(_HARMLESS)
 
 
 # Once, at import: a module's names may grow under whoever walks them, in another thread.

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import io
 import os
 import resource
+import select
 import signal
 import sys
 
@@ -14,6 +16,8 @@ from bridgehold.errors import UnsupportedError
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
+_AT_ONCE, _TAKEN_MS = select.PIPE_BUF, 50
+"""A pipe that is writable takes so many bytes without a wait."""
 BROKEN_PIPE = 141
 """Exit status of a command whose reader has gone."""
 
@@ -41,6 +45,37 @@ def prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+class _Heedless(io.FileIO):
+    """A stream of which nobody may be there to read: what is written costs its writer neither an error nor
+    a wait. What a reader doesn't take within `_TAKEN_MS` is lost, up to when it takes something again."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number, "w", closefd=False)
+        self._stuck = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:  # type: ignore[override]  # any buffer there
+        left = memoryview(data).cast("B")
+        with contextlib.suppress(OSError, ValueError):  # it is closed, or its reader is gone
+            while left and self._has_room():
+                left = left[os.write(self.fileno(), left[:_AT_ONCE]) :]
+        return len(data)
+
+    def _has_room(self) -> bool:
+        poller = select.poll()
+        poller.register(self.fileno(), select.POLLOUT)
+        self._stuck = not poller.poll(0 if self._stuck else _TAKEN_MS)
+        return not self._stuck
+
+
+def speak_heedless() -> None:
+    """From here on what this process, and what runs in it, says on its two streams keeps nobody waiting."""
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream = io.TextIOWrapper(
+            _Heedless(number), encoding="utf-8", errors="backslashreplace", write_through=True
+        )
+        setattr(sys, name, stream)
+
+
 def drop_output() -> None:
     """What is still buffered reaches nobody: the interpreter's end must not try it again."""
     null = os.open(os.devnull, os.O_WRONLY)
@@ -65,6 +100,8 @@ def harden(
     With None it is not looked whether the parent has ended already: for who notices by other means.
     Raises `UnsupportedError` where the kernel refuses, so that nothing runs half-protected.
     """
+    open_standard()
+    speak_heedless()
     gc.freeze()  # a full collection looks at what is there from the start, and all callers wait for it
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     libc = ctypes.CDLL(None, use_errno=True)

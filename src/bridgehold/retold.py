@@ -19,7 +19,8 @@ from typing import IO
 import msgspec
 
 from bridgehold import handed
-from bridgehold.errors import BridgeholdError, ErrorInfo, HostUnavailableError, InternalError, from_info
+from bridgehold.error_info import ErrorInfo
+from bridgehold.errors import BridgeholdError, HostUnavailableError, InternalError, from_info
 
 SECONDS = 10.0
 """For the process to take it over."""

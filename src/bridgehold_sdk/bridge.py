@@ -111,6 +111,10 @@ class Context(Protocol):
         """How many bytes of JSON a result may have."""
 
     @property
+    def takes_parts(self) -> bool:
+        """Whether bytes may go beside a result's JSON."""
+
+    @property
     def interrupted(self) -> bool:
         """Whether the command in flight was asked to stop."""
 
@@ -236,6 +240,11 @@ class Bridge:
     def result_bytes(self) -> int:
         """How large a result may be, encoded as JSON."""
         return self._attached().result_bytes
+
+    @property
+    def takes_parts(self) -> bool:
+        """Whether a result may be `wire.Parted`: bytes beside its JSON, in no base64."""
+        return self._attached().takes_parts
 
     @property
     def interrupted(self) -> bool:

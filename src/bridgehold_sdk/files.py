@@ -20,6 +20,7 @@ from typing import Any
 
 from bridgehold_sdk.bridge import operation
 from bridgehold_sdk.errors import InvalidInput, ResourceNotFound
+from bridgehold_sdk.wire import Parted
 
 MOST_ENTRIES = 10_000
 """Of one listing."""
@@ -37,6 +38,9 @@ class Files:
     """``files_list`` and its kin, as operations; a bridge.toml declares those that it offers."""
 
     result_bytes: int
+    takes_parts: bool
+    _writing: tuple[bytes, int, Any] = (b"", 0, None)
+    """Of the file whose next part is awaited: its name, how far it is, and its hash."""
 
     @operation(effect="read")
     def files_list(
@@ -63,29 +67,37 @@ class Files:
     @operation(effect="read")
     def files_read(
         self, path: str, offset: int = 0, length: int = PART_BYTES, raw: bool = False
-    ) -> dict[str, Any]:
+    ) -> dict[str, Any] | Parted:
         """Bytes of a file from `offset` on, at most `length`, and how many it has now."""
-        length = max(0, min(length, PART_BYTES, self.result_bytes * 3 // 4 - _AROUND))
+        most = self.result_bytes if self.takes_parts else self.result_bytes * 3 // 4
+        length = max(0, min(length, PART_BYTES, most - _AROUND))
         with _told(path), _opened(_path(path, raw)) as descriptor:
-            data = bytearray()
-            while len(data) < length:
-                piece = os.pread(descriptor, length - len(data), offset + len(data))
-                if not piece:
-                    break
-                data += piece
+            pieces, done = [], 0
+            while done < length and (piece := os.pread(descriptor, length - done, offset + done)):
+                pieces.append(piece)
+                done += len(piece)
             size = os.fstat(descriptor).st_size
-        text = base64.b64encode(data).decode("ascii")
-        return {"base64": text, "offset": offset, "size_bytes": size, "end": len(data) < length}
+        data = b"".join(pieces)
+        said = {"offset": offset, "size_bytes": size, "end": len(data) < length}
+        if self.takes_parts:
+            return Parted(said, data)
+        return {**said, "base64": base64.b64encode(data).decode("ascii")}
 
     @operation(effect="run")
     def files_write(
-        self, path: str, base64: str, offset: int = 0, last: bool = True, raw: bool = False, mode: int = 0o644
+        self,
+        path: str,
+        base64: str | bytearray,
+        offset: int = 0,
+        last: bool = True,
+        raw: bool = False,
+        mode: int = 0o644,
     ) -> dict[str, Any]:
         """The next part of a file; with its last it appears at its path, in the place of what was there."""
         place = _path(path, raw)
         if os.path.basename(place) in (b"", b".", b".."):
             raise InvalidInput(f"{path[:200]!r} names no file")
-        data = _decoded(base64)
+        data = base64 if isinstance(base64, bytearray) else _decoded(base64)
         part = os.path.join(os.path.dirname(place), b"." + os.path.basename(place)[:200] + b".part")
         with _told(path):
             if os.path.isdir(place) and not os.path.islink(place):
@@ -99,10 +111,11 @@ class Files:
             descriptor = os.open(part, flags | (os.O_CREAT | os.O_EXCL if offset == 0 else 0), 0o600)
             try:
                 _append(descriptor, data, offset)
+                hashed = self._hashed(part, data, offset)
                 if not last:
                     return {"size_bytes": offset + len(data)}
                 os.fchmod(descriptor, mode & 0o777)
-                digest = _digest(part)
+                digest = f"sha256:{hashed.hexdigest()}" if hashed is not None else _digest(part)
                 os.replace(part, place)
             except BaseException:
                 with contextlib.suppress(OSError):
@@ -111,6 +124,19 @@ class Files:
             finally:
                 os.close(descriptor)
             return {"size_bytes": offset + len(data), "digest": digest}
+
+    def _hashed(self, part: bytes, data: bytes | bytearray, offset: int) -> Any:
+        """The hash of all parts so far, of the file that is written now; None where another came between."""
+        if offset == 0:
+            import hashlib  # rarely needed, and every start would pay
+
+            self._writing = (part, 0, hashlib.sha256())
+        name, end, hashed = self._writing
+        if (name, end) != (part, offset):
+            return None
+        hashed.update(data)
+        self._writing = (part, offset + len(data), hashed)
+        return hashed
 
     @operation(effect="run")
     def files_mkdir(self, path: str, raw: bool = False) -> dict[str, Any]:
@@ -183,11 +209,13 @@ def _opened(place: bytes) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _append(descriptor: int, data: bytes, offset: int) -> None:
+def _append(descriptor: int, data: bytes | bytearray, offset: int) -> None:
     if os.lseek(descriptor, 0, os.SEEK_END) != offset:
         raise InvalidInput(f"{offset} is not where the next part begins")
-    while data:
-        data = data[os.write(descriptor, data) :]
+    with memoryview(data) as view:
+        done = 0
+        while done < len(view):
+            done += os.write(descriptor, view[done:])
 
 
 def _digest(place: bytes) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from bridgehold_sdk import pieces
 from bridgehold_sdk.bridge import operation
 from bridgehold_sdk.errors import InvalidInput, ResourceNotFound
+from bridgehold_sdk.program_input import feed, pass_signals, write_all
 from bridgehold_sdk.threads import begin_thread
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ MOST_WAITED = 1.0
 """Seconds that one operation waits for a process: those that follow it wait with it."""
 MOST_ATTACHED = 30.0
 """Seconds that one attachment lasts; the last answer to what it has asked may take these, too."""
-SIGNALS_AFTER = 0.3
-"""Seconds after which a program's caller is asked whether it has a signal for it."""
 _PAUSE = 0.1
 """Seconds between two looks at whether the last answer is there."""
 STREAMS = ("stdout", "stderr")
@@ -58,10 +57,10 @@ class Processes:
     ) -> dict[str, Any]:
         """Run a program in a process of its own; what it writes comes as chunks, and a part in the result."""
         __tracebackhide__ = True
-        from bridgehold_sdk import programs
+        from bridgehold_sdk import program_requests, programs
         from bridgehold_sdk.python_program import Invocation
 
-        folder, environment = programs.checked_folder(cwd), programs.checked_environment(env)
+        folder, environment = program_requests.checked_folder(cwd), program_requests.checked_environment(env)
         what = Invocation(kind, text, list(args), folder, environment)
         asked = self.tools.get("stdin") if stdin is None else None
         if asked is None:
@@ -82,15 +81,15 @@ class Processes:
     ) -> dict[str, Any]:
         """Start a program by its name or path; what it writes comes as chunks, and a part in the result."""
         __tracebackhide__ = True
-        from bridgehold_sdk import programs
+        from bridgehold_sdk import program_requests, programs
 
         asked = self.tools.get("stdin") if stdin is None else None
         started = programs.start(
             argv,
-            folder=programs.checked_folder(cwd),
-            environment=programs.checked_environment(env),
+            folder=program_requests.checked_folder(cwd),
+            environment=program_requests.checked_environment(env),
             with_input=stdin is not None or asked is not None,
-            terminal=programs.checked_size(terminal),
+            terminal=program_requests.checked_size(terminal),
         )
         return self._watched(started, stdin, asked)
 
@@ -103,7 +102,7 @@ class Processes:
         terminal: Mapping[str, int] | None = None,
     ) -> dict[str, Any]:
         """Start a program that goes on behind the commands that follow."""
-        from bridgehold_sdk import programs
+        from bridgehold_sdk import program_requests, programs
 
         known = self._known()
         ended = [number for number, one in known.items() if one.over]
@@ -111,10 +110,10 @@ class Processes:
             raise InvalidInput(f"{len(known)} processes run in this session already; end one first")
         started = programs.start(
             argv,
-            folder=programs.checked_folder(cwd),
-            environment=programs.checked_environment(env),
+            folder=program_requests.checked_folder(cwd),
+            environment=program_requests.checked_environment(env),
             with_input=True,
-            terminal=programs.checked_size(terminal),
+            terminal=program_requests.checked_size(terminal),
         )
         if len(known) >= MOST_PROCESSES:
             del known[ended[0]]
@@ -188,10 +187,10 @@ class Processes:
     @operation(effect="run")
     def process_resize(self, process: int, rows: int, columns: int) -> dict[str, Any]:
         """Give its terminal another size."""
-        from bridgehold_sdk import programs
+        from bridgehold_sdk import program_requests
 
         one = self._process(process)
-        size = programs.checked_size({"rows": rows, "columns": columns})
+        size = program_requests.checked_size({"rows": rows, "columns": columns})
         if size is None or not one.program.resize(size):
             raise InvalidInput(f"process {process} has no terminal")
         return one.facts()
@@ -218,11 +217,11 @@ class Processes:
             self.emit({"stream": stream, **pieces.piece_of(data)})
 
         if stdin is not None:
-            begin_thread("stdin", _write, started, stdin)
+            begin_thread("stdin", write_all, started, stdin)
         elif asked is not None:
-            begin_thread("stdin", _feed, started, asked, None, wanted)
+            begin_thread("stdin", feed, started, asked, None, wanted)
             if "signals" in asked.parameters.get("properties", ()):
-                begin_thread("signals", _pass_signals, started, asked)
+                begin_thread("signals", pass_signals, started, asked)
         ended = started.pump(tell)
         shown = {name: one.text() for name, one in kept.items()}
         cut = any(one.cut for one in kept.values())
@@ -284,7 +283,7 @@ class Process:
         done, until = threading.Event(), time.monotonic() + seconds
         helpers = [
             begin_thread("attached", work, self.program, asked, done)
-            for work in (_feed, _pass_signals)
+            for work in (feed, pass_signals)
             if asked is not None
         ]
         try:
@@ -345,55 +344,3 @@ def _signal(given: int | str) -> signal.Signals:
         return signal.Signals(given)
     except (KeyError, ValueError):
         raise InvalidInput(f"{str(given)[:40]!r} is no signal") from None
-
-
-def _answer(program: Program, said: Mapping[str, Any]) -> bool:
-    """One answer of whoever gives input; whether more is to be asked for.
-
-    ``{"text" or "base64", "eof", "signal", "rows" and "columns"}``: each may be left out.
-    """
-    from bridgehold_sdk import programs
-
-    if "rows" in said and (size := programs.checked_size(said)) is not None:
-        program.resize(size)
-    number = said.get("signal")
-    if isinstance(number, int) and number in signal.valid_signals():
-        program.send_signal(number)
-    data = pieces.bytes_of(said)
-    if data and not program.write(data):
-        return False
-    if said.get("eof"):
-        program.end_input()
-        return False
-    return True
-
-
-def _write(program: Program, text: str) -> None:
-    """On a thread: all of `text`, and an end."""
-    program.write(text.encode("utf-8", "surrogatepass"))
-    program.end_input()
-
-
-def _feed(program: Program, asked: Tool, done: threading.Event | None = None, wanted: int = -1) -> None:
-    """On a thread: what `asked` gives until it says that there is no more.
-
-    `done`: somebody says so, and the program may get more afterwards. `wanted`: readable once the program may
-    read, if it ever does.
-    """
-    try:
-        while wanted < 0 or os.read(wanted, 1):
-            if wanted >= 0:
-                os.close(wanted)
-                wanted = -1
-            if not _answer(program, asked()) or (done is not None and done.is_set()):
-                break
-    except Exception:  # noqa: BLE001 - whatever the caller's side fails at, there is no more input
-        if done is None:
-            program.end_input()
-
-
-def _pass_signals(program: Program, asked: Tool, done: threading.Event | None = None) -> None:
-    """On a thread, of a program that takes its time: what else its caller has for it."""
-    with contextlib.suppress(Exception):  # whatever the caller's side fails at, it sends none
-        while not program.wait(SIGNALS_AFTER) and not (done is not None and done.is_set()):
-            _answer(program, asked(signals=True))

@@ -10,16 +10,16 @@ import contextlib
 import errno
 import fcntl
 import os
-import re
 import select
 import signal
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bridgehold_sdk.errors import InvalidInput
+from bridgehold_sdk.program_requests import Size
 from bridgehold_sdk.threads import begin_thread
 
 Piece = Callable[[str, bytes], None]
@@ -29,10 +29,6 @@ _LIVE_SECONDS = 0.02
 """Between two pieces at the least, but for the first."""
 _STREAM_FIRST = 20
 """Where descriptors of ours lie, above those that a program expects."""
-_KEY = re.compile(r"(?i)(?:^|_)(?:api_?)?(?:key|token|secret|password|passwd|credentials?|auth)s?(?:$|_)")
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_MOST_VARIABLES = 256
-_MOST_CHARACTERS = 1000
 _TIOCSCTTY = 0x540E
 _OURS: set[int] = set()
 """This side's ends of all that runs."""
@@ -47,45 +43,6 @@ def _let_go() -> None:
 
 
 os.register_at_fork(after_in_child=_let_go)
-
-
-def checked_environment(given: Mapping[str, Any] | None) -> dict[str, str]:
-    """The variables that a caller asks for. `InvalidInput` for a name that is none, or a key's."""
-    found: dict[str, str] = {}
-    for name, value in (given or {}).items():
-        if not _NAME.fullmatch(name) or len(name) > 200 or not isinstance(value, str) or "\0" in value:
-            raise InvalidInput(f"{name[:80]!r} is no environment variable of text")
-        if _KEY.search(name):
-            raise InvalidInput(f"{name[:80]} looks like a key's name, and keys aren't given to code")
-        found[name] = value
-    if len(found) > _MOST_VARIABLES:
-        raise InvalidInput(f"{len(found)} environment variables; at most {_MOST_VARIABLES}")
-    return found
-
-
-def checked_folder(path: str) -> str:
-    """The working folder that a caller asks for; empty: the session's. `InvalidInput` where there is none."""
-    if path and ("\0" in path or not os.path.isdir(path)):
-        raise InvalidInput(f"there is no folder {path[:200]!r}")
-    return path
-
-
-class Size(NamedTuple):
-    """Of a terminal, in characters."""
-
-    rows: int
-    columns: int
-
-
-def checked_size(given: Mapping[str, Any] | None) -> Size | None:
-    """The terminal that a caller asks for; None: none. `InvalidInput` for a size that none has."""
-    if given is None:
-        return None
-    rows, columns = given.get("rows", 24), given.get("columns", 80)
-    for value in (rows, columns):
-        if type(value) is not int or not 1 <= value <= _MOST_CHARACTERS:
-            raise InvalidInput(f"a terminal has 1 to {_MOST_CHARACTERS} rows and columns")
-    return Size(rows, columns)
 
 
 class Ended(NamedTuple):

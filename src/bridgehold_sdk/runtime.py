@@ -23,6 +23,7 @@ from bridgehold_sdk.bridge import Bridge, Limits, Provider, Session, Tool, opera
 from bridgehold_sdk.common import Common
 from bridgehold_sdk.errors import Cancelled, ResultTooLarge, ToolError, UnknownCommand, WireError
 from bridgehold_sdk.faults import describe
+from bridgehold_sdk.interrupts import idle, swap_interrupts
 from bridgehold_sdk.operations import perform
 from bridgehold_sdk.plain import clean_text, to_plain
 from bridgehold_sdk.streams import end_child, flush
@@ -109,10 +110,11 @@ class Runtime:
                 sorted(self.operations),
                 ".".join(map(str, sys.version_info[:3])),
                 sys.modules["bridgehold_sdk"].__version__,
+                parts=self._writer.parts,
             )
         )
         begin_thread("bridgehold-reader", self._read)
-        _swap_interrupts(signal.default_int_handler, _idle)
+        swap_interrupts(signal.default_int_handler, idle)
         while (call := self._calls.get()) is not None:
             self._serve(call)
             if self._common.shutting_down:
@@ -142,14 +144,14 @@ class Runtime:
             for waiting in self._tool_calls.values():  # threads that outlive their command
                 waiting.put({"error": {"code": "cancelled", "message": "its command has ended"}})
         self._callers = None
-        self._writer.write_bytes(data)
+        self._writer.write_bytes(*data)
 
-    def _attempt(self, call_id: int, command: object, args: object) -> bytes:
-        """The reply's bytes. Between the two assignments to `_armed`, a cancel may raise."""
+    def _attempt(self, call_id: int, command: object, args: object) -> list[Any]:
+        """The reply's bytes, in pieces. Between the two assignments to `_armed`, a cancel may raise."""
         try:
             try:
                 self._armed = True
-                _swap_interrupts(_idle, signal.default_int_handler)
+                swap_interrupts(idle, signal.default_int_handler)
                 if self._wanted:
                     self._interrupt()
                 value = self._dispatch(command, args)
@@ -157,21 +159,23 @@ class Runtime:
                     end_child(None)  # a fork of the handler's came back here: the wire is its parent's
                 return self._reply(call_id, value)
             finally:
-                _swap_interrupts(signal.default_int_handler, _idle)
+                swap_interrupts(signal.default_int_handler, idle)
                 self._armed = False
         except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt of a handler too
-            _swap_interrupts(signal.default_int_handler, _idle)
+            swap_interrupts(signal.default_int_handler, idle)
             self._armed = False
             if os.getpid() != self._pid:
                 end_child(error)
             self.error_count += 1
             said = describe(error, self.folder, callers=self._callers, interrupted=self.interrupted)
-            return wire.encode_fault(call_id, said, self._writer.max_bytes)
+            return [wire.encode_fault(call_id, said, self._writer.max_bytes)]
 
-    def _reply(self, call_id: int, value: Any) -> bytes:
+    def _reply(self, call_id: int, value: Any) -> list[Any]:
         """The result; kept as an artifact where it is too large for a frame and the policy grants that."""
+        if isinstance(value, wire.Parted):
+            return wire.encode_parted(call_id, value, self._writer.max_bytes)
         try:
-            return wire.encode(wire.result(call_id, value), self._writer.max_bytes)
+            return [wire.encode(wire.result(call_id, value), self._writer.max_bytes)]
         except ResultTooLarge:
             artifacts = self.bridge.artifacts
             if not artifacts.granted:
@@ -181,7 +185,7 @@ class Runtime:
             data = json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
             kept = artifacts.put(data, name="result.json", media_type="application/json")
             reference = {"$artifact": kept["digest"], "size_bytes": kept["size_bytes"]}
-            return wire.encode(wire.result(call_id, reference), self._writer.max_bytes)
+            return [wire.encode(wire.result(call_id, reference), self._writer.max_bytes)]
 
     def _dispatch(self, command: object, args: object) -> Any:
         if not isinstance(command, str) or not isinstance(args, dict):
@@ -199,6 +203,8 @@ class Runtime:
             if not fact.stream:
                 raise TypeError(f"operation {name!r} returned a generator; declare it with stream=True")
             value = self._stream(value)
+        if isinstance(value, wire.Parted):
+            return value
         return to_plain(value)
 
     def _stream(self, values: GeneratorType[Any, None, Any]) -> Any:
@@ -237,6 +243,11 @@ class Runtime:
     def result_bytes(self) -> int:
         """The bound of one frame, in bytes."""
         return self._writer.max_bytes
+
+    @property
+    def takes_parts(self) -> bool:
+        """Whether bytes may go beside a result's JSON."""
+        return self._writer.parts
 
     def note_callers(self, error: BaseException) -> None:
         """`error` came out of code of the caller's."""
@@ -284,11 +295,11 @@ class Runtime:
             return
         self._shielded = True
         self._interrupted = False
-        _swap_interrupts(signal.default_int_handler, self._note_interrupt)
+        swap_interrupts(signal.default_int_handler, self._note_interrupt)
         try:
             yield
         finally:
-            _swap_interrupts(self._note_interrupt, signal.default_int_handler)
+            swap_interrupts(self._note_interrupt, signal.default_int_handler)
             self._shielded = False
         if self._interrupted:
             raise KeyboardInterrupt
@@ -368,35 +379,3 @@ class Runtime:
     def _running(self) -> tuple[int | None, float]:
         with self._lock:
             return self._current, time.monotonic() - self._current_since
-
-
-_silenced: set[int] = set()
-
-
-def _idle(_number: int, _frame: FrameType | None) -> None:
-    """A SIGINT between commands finds nothing to interrupt, as at a prompt."""
-
-
-def _swap_interrupts(old: object, new: Any) -> None:
-    """On the main thread. A handler that the bridge has set, or a framework, stays."""
-    if signal.getsignal(signal.SIGINT) == old:
-        signal.signal(signal.SIGINT, new)
-
-
-def silence_in_forks(*descriptors: int) -> None:
-    """In a child that a handler forks, the wire's descriptors become /dev/null: the wire is one's own."""
-
-    def close() -> None:
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        for descriptor in _silenced:
-            os.dup2(null, descriptor, inheritable=False)
-        os.close(null)
-
-    _silenced.update(descriptors)
-    os.register_at_fork(after_in_child=close)
-
-
-def let_go(descriptor: int) -> None:
-    """Close one of them: its number may be anybody's from now on."""
-    _silenced.discard(descriptor)
-    os.close(descriptor)

@@ -19,11 +19,16 @@ HEADER_BYTES = 4
 ENVELOPE_BYTES = 1024
 """What a frame may hold beside its arguments or its result."""
 MAX_FRAME_BYTES = 8 * 1024 * 1024
+PARTED = 1 << 31
+"""In a frame's length: a length of JSON, that JSON, and bytes follow."""
+PART_OF_CALL, PART_OF_RESULT = "args.base64", "result.base64"
+"""Where such a frame's bytes belong, as its ``part`` says: to the host one way, from it the other."""
 MAX_DEPTH = 64
 MAX_VALUES = 1_000_000
 
 Frame = dict[str, Any]
 
+_READ_BYTES = 1 << 20
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b"[]{},"))
 _STEPS = bytes.maketrans(b"[{]},", b"\x01\x01\xff\xff\x00")
@@ -58,6 +63,32 @@ def encode(frame: Frame, max_bytes: int = MAX_FRAME_BYTES) -> bytes:
             "Return less, or stream it in chunks."
         )
     return len(data).to_bytes(HEADER_BYTES, "big") + data
+
+
+class Parted:
+    """A result whose member `base64` is bytes that go beside its JSON."""
+
+    def __init__(self, said: Frame, data: Any) -> None:
+        self.said = said
+        self.data = data
+
+
+def encode_parted(call_id: int, value: Parted, max_bytes: int = MAX_FRAME_BYTES) -> list[Any]:
+    """The frame that ends command `call_id`, in pieces. `ResultTooLarge` above `max_bytes`."""
+    body = encode({**result(call_id, value.said), "part": PART_OF_RESULT}, max_bytes)
+    size = len(body) + len(value.data)
+    if size > max_bytes + ENVELOPE_BYTES:
+        raise ResultTooLarge(f"the result takes {size} bytes; this session may send {max_bytes}.")
+    return [(PARTED | size).to_bytes(HEADER_BYTES, "big") + body, value.data]
+
+
+def joined(frame: Frame, data: Any) -> Frame:
+    """`frame` with what came beside it. Raises `WireError`."""
+    args = frame.get("args")
+    if frame.pop("part", None) != PART_OF_CALL or not isinstance(args, dict) or "base64" in args:
+        raise WireError("a part that belongs nowhere")
+    args["base64"] = data
+    return frame
 
 
 def encode_fault(call_id: int, error: Frame, max_bytes: int = MAX_FRAME_BYTES) -> bytes:
@@ -95,9 +126,12 @@ def tool_call(call_id: int, number: int, tool: str, arguments: object) -> Frame:
     return {"type": "tool_call", "id": call_id, "call": number, "tool": tool, "arguments": arguments}
 
 
-def ready(bridge: str, version: str, operations: list[str], python: str, sdk: str) -> Frame:
+def ready(
+    bridge: str, version: str, operations: list[str], python: str, sdk: str, *, parts: bool = False
+) -> Frame:
     """The frame that says that the bridge is loaded, and which operations its class has."""
     return {
+        **({"parts": True} if parts else {}),
         "type": "ready",
         "bridge": bridge,
         "version": version,
@@ -120,21 +154,32 @@ class Reader:
         if header is None:
             return None
         length = int.from_bytes(header, "big")
+        parted = length > PARTED
+        if parted:
+            length -= PARTED
         if not 2 <= length <= self.max_bytes + ENVELOPE_BYTES:
             raise WireError(f"a frame of {length} bytes")
-        body = self._exactly(length)
-        return None if body is None else decode(body)
+        if not parted:
+            return decode(bytes(self._exactly(length) or b""))
+        first = int.from_bytes(self._exactly(HEADER_BYTES) or b"", "big")
+        rest = length - HEADER_BYTES - first
+        if first < 2 or rest < 0:
+            raise WireError(f"{first} bytes of JSON in a frame of {length}")
+        frame = decode(bytes(self._exactly(first) or b""))
+        return joined(frame, self._exactly(rest))
 
-    def _exactly(self, count: int, *, at_start: bool = False) -> bytes | None:
-        parts = bytearray()
-        while len(parts) < count:
-            data = os.read(self._fd, min(count - len(parts), 1 << 20))
-            if not data:
-                if at_start and not parts:
-                    return None
-                raise WireError("the stream ended inside a frame")
-            parts += data
-        return bytes(parts)
+    def _exactly(self, count: int, *, at_start: bool = False) -> bytearray | None:
+        data = bytearray(count)
+        done = 0
+        with memoryview(data) as view:
+            while done < count:
+                got = os.readv(self._fd, [view[done : done + _READ_BYTES]])
+                if not got:
+                    if at_start and not done:
+                        return None
+                    raise WireError("the stream ended inside a frame")
+                done += got
+        return data
 
 
 class Writer:
@@ -144,17 +189,21 @@ class Writer:
         self._fd = fd
         self._lock = threading.Lock()
         self.max_bytes = max_bytes
+        self.parts = False
+        """The host takes frames with parts."""
 
     def write(self, frame: Frame) -> None:
         """Send `frame`. Raises `ResultTooLarge`, `NotPlain` before a byte is sent."""
         self.write_bytes(encode(frame, self.max_bytes))
 
-    def write_bytes(self, data: bytes) -> None:
-        """One frame that `encode` made; never interleaved with another."""
-        with self._lock, memoryview(data) as view:
-            start = 0
-            while start < len(view):
-                start += os.write(self._fd, view[start:])
+    def write_bytes(self, *pieces: Any) -> None:
+        """One frame that `encode` made, or another of them in pieces; never interleaved with another."""
+        with self._lock:
+            for data in pieces:
+                with memoryview(data) as view:
+                    start = 0
+                    while start < len(view):
+                        start += os.write(self._fd, view[start:])
 
 
 def _now() -> str:
@@ -203,3 +252,25 @@ def _float(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError("a number lies beyond the range of a double")
     return value
+
+
+_silenced: set[int] = set()
+
+
+def silence_in_forks(*descriptors: int) -> None:
+    """In a child that a handler forks, the wire's descriptors become /dev/null: the wire is one's own."""
+
+    def close() -> None:
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        for descriptor in _silenced:
+            os.dup2(null, descriptor, inheritable=False)
+        os.close(null)
+
+    _silenced.update(descriptors)
+    os.register_at_fork(after_in_child=close)
+
+
+def let_go(descriptor: int) -> None:
+    """Close one of them: its number may be anybody's from now on."""
+    _silenced.discard(descriptor)
+    os.close(descriptor)

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import msgspec
 
+from bridgehold.audit.beginning import JournalConfig
 from bridgehold.audit.client import JournalClient, encode
 from bridgehold.audit.events import CommandIntent, CommandOutcome, Event, Receipt
-from bridgehold.audit.journal import Journal, JournalConfig
+from bridgehold.audit.journal import Journal
 from bridgehold.audit.recorders import HOST, Recorder
 from bridgehold.audit.segments import instance_folders
 from bridgehold.records import wire

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for `audit_support`, under eve
 
 from audit_support import Filler, LiveJournal
 
-from bridgehold.audit.journal import JournalConfig
+from bridgehold.audit.beginning import JournalConfig
 
 
 @pytest.fixture

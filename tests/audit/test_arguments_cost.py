@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bridgehold.audit import argument_search, preview, redact
 from bridgehold.audit import arguments as looked
-from bridgehold.audit import redact
 from bridgehold.audit.arguments import left_in, preview_of, split_in_turns, split_keys
-from bridgehold.bridges import schema
+from bridgehold.bridges import schema_form
+from bridgehold.steps import finished
 
 TURN_S = 0.25
 """Of this thread's processor, which no load changes; 5 ms were measured, and 20 ms for the passes in C."""
@@ -55,11 +56,11 @@ def test_a_look_at_a_million_values_gives_way_and_says_the_same(name: str, loud:
     stall, given = Stall(), {**LARGE[name], "z": LOUD[loud]}
     found = asyncio.run(stall.of(split_in_turns(given)))
     assert (found.kept, found.keys, found.quiet) == (given, (), not loud)
-    assert stall.turns > (20 if found.quiet else schema.size(given, 10**6) // looked.TURN)
+    assert stall.turns > (20 if found.quiet else schema_form.size(given, 10**6) // argument_search.TURN)
     before = time.thread_time()
     digest, size, text = preview_of(left_in(given, found), 2_000)
     assert max(stall.longest, time.thread_time() - before) < TURN_S
-    assert (digest, size) == redact.digest_of(given)
+    assert (digest, size) == preview.digest_of(given)
     assert len(text.encode()) <= 2_000
     assert text.endswith("…")
 
@@ -101,7 +102,7 @@ TEXTS = st.lists(PARTS, max_size=6).map("".join)
     )
 )
 def test_what_is_quiet_by_its_text_is_quiet_by_each_value(given: dict[str, object]) -> None:
-    if redact.finished(looked._quiet_steps(given)):
+    if finished(looked._quiet_steps(given)):
         assert looked.is_quiet(given)
 
 

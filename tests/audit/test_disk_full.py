@@ -19,8 +19,9 @@ from pathlib import Path
 import pytest
 from audit_support import Filler, connected, intent, lines_of, segment_files
 
+from bridgehold.audit.beginning import JournalConfig
 from bridgehold.audit.events import HostStopped
-from bridgehold.audit.journal import Journal, JournalConfig
+from bridgehold.audit.journal import Journal
 from bridgehold.audit.verify import verify_audit
 from bridgehold.audit.writer import Limits, Refused, Written
 from bridgehold.errors import AuditError

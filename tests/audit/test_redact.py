@@ -14,9 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridgehold.audit import arguments as audit_arguments
-from bridgehold.audit import redact
+from bridgehold.audit import key_names
 from bridgehold.audit.arguments import preview_of, split_keys
-from bridgehold.audit.redact import MASK, Redactor, is_key_name, mask_named, mask_shapes, preview
+from bridgehold.audit.key_names import is_key_name
+from bridgehold.audit.key_shapes import mask_shapes
+from bridgehold.audit.key_texts import mask_named
+from bridgehold.audit.preview import preview
+from bridgehold.audit.redact import Redactor
+from bridgehold.audit.searching import MASK
 
 SECRET = 'pa$$/w+rd "x"\\é-7Qz9'
 PLAIN = "Zk3vQ9pLx7TnW2bR"
@@ -279,6 +284,6 @@ def test_what_is_seen_at_one_look_is_what_the_whole_search_says(arguments: dict[
 
 
 def test_every_name_of_keys_is_seen_at_one_look() -> None:
-    names = {*redact.KEY_NAMES, *redact._KEY_ENDS, *redact._OF_PROVIDERS, *redact._FOR_PROVIDERS}
-    for name in names | redact._MAYBE | redact._WORDS | {"accesskeyid", "passcode", "pwd", "passwd"}:
-        assert redact.SAYS.search(redact.NO_LETTERS.sub("", name)) is not None, name
+    names = {*key_names.KEY_NAMES, *key_names._KEY_ENDS, *key_names._OF_PROVIDERS, *key_names._FOR_PROVIDERS}
+    for name in names | key_names._MAYBE | key_names.WORDS | {"accesskeyid", "passcode", "pwd", "passwd"}:
+        assert key_names.SAYS.search(key_names.NO_LETTERS.sub("", name)) is not None, name

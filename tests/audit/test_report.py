@@ -39,7 +39,7 @@ HOSTILE = [
     "| a | b |\n## heading\n- [x](https://evil.example)",
     "`code` **bold** ![i](https://evil.example/x.png) https://evil.example @root",
     "\x1b[2J\x1b]8;;https://evil.example\x07\u202e",
-    "'\"><a href=javascript:alert(1)>",
+    "'\"><a href=javascript:alert(1)> www.evil.example WWW.evil.example",
 ]
 TIES = {"tenant": "acme", "principal": "app", "session": "s-0123456789abcdef"}
 
@@ -162,7 +162,9 @@ def test_no_text_of_a_guest_becomes_a_part_of_the_document(
             (value or "").startswith("#") for _, attrs in seen.tags for name, value in attrs if name == "href"
         )
         text = markdown(document)
-        assert not re.search(r"(?<!\\)[<>`*\[\]]|://|[\x00-\x08\x1b\u202e]", re.sub(r"<br>", "", text)), text
+        assert not re.search(
+            r"(?<!\\)[<>`*\[\]]|://|(?i:www\.)|[\x00-\x08\x1b\u202e]", re.sub(r"<br>", "", text)
+        ), text
         lines = text.split("\n")
         shapes.append(
             ([tag for tag, _ in seen.tags], [re.sub(r"\\.", "", line).count("|") for line in lines])

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridgehold.audit.encodings import MARK, Encodings, beginnings, mask
-from bridgehold.audit.redact import Redactor, mask_shapes
+from bridgehold.audit.key_shapes import mask_shapes
+from bridgehold.audit.redact import Redactor
 from bridgehold.keeper.scrub import Scrubber
 from spelt import spellings
 
@@ -137,7 +138,8 @@ def test_a_text_that_is_looked_through_in_parts_is_masked_as_in_one(
         found = []
         for size in (10**9, part):
             patch.setattr("bridgehold.audit.encodings._PART", size)
-            patch.setattr("bridgehold.audit.redact._PART", size)
+            patch.setattr("bridgehold.audit.searching.PART", size)
+            patch.setattr("bridgehold.audit.key_shapes.PART", size)
             found.append(redactor.text(text))
     assert found[0] == found[1]
 

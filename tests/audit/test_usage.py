@@ -92,3 +92,35 @@ def test_usage_and_budgets_count_the_same() -> None:
     spent, rows = budgets.spent("acme", "openai"), fold(entries)
     assert (spent.requests, spent.tokens) == (2, 57)
     assert (sum(one.requests for one in rows), sum(one.charged for one in rows)) == (2, 57)
+
+
+def test_what_a_cell_says_of_requests_that_the_keeper_sends_changes_no_bill() -> None:
+    """Left out, told twice, taken back, of less than nothing: usage and budgets have the keeper's word."""
+    day, facts = "2026-11-21T10:00", {"provider": "openai", "model": "m"}
+
+    def sent(ref: str, **more: object) -> Entry:
+        return entry("egress.sent", day, "acme", "s1", ref, **facts, reserved=100, **more)
+
+    def ended(intent: str, **more: object) -> Entry:
+        return entry("egress.ended", day, "acme", "s1", **facts, intent=intent, **more)
+
+    def cells(kind: str, tenant: str = "acme", **more: object) -> Entry:
+        return entry(kind, day, tenant, "s1", "i.7", **{**facts, **more})
+
+    whole = [sent("i.1"), ended("i.1", charged=7, input_tokens=3), sent("i.2"), sent("i.3")]
+    whole.append(ended("i.3", unsent=True))
+    lies = [
+        cells("egress.intent", kept=True, reserved=900),
+        cells("egress.outcome", kept=True, intent="i.7", charged=900),
+        cells("egress.outcome", intent="i.2", unsent=True),
+        cells("egress.outcome", "umbra", intent="i.2", unsent=True),
+        cells("egress.outcome", intent="i.1", charged=-50, input_tokens=-50, unsent=True),
+        entry("command.outcome", day, "acme", "s1", cpu_us=-10),
+    ]
+    budgets = Budgets()
+    budgets.fold([*whole, *lies])
+    spent = budgets.spent("acme", "openai")
+    rows = [one for one in fold([*whole, *lies], tenant="acme") if one.provider]
+    assert (spent.requests, spent.tokens) == (2, 107)
+    assert [(one.requests, one.charged, one.input_tokens) for one in rows] == [(2, 107, 3)]
+    assert all(one.cpu_us == 0 for one in fold(lies))

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, get_args
 
-from bridgehold.bridges import needs, schema
+from bridgehold.bridges import needs, schema_form
 from bridgehold.bridges.catalogue import Catalogue, check_ready
 from bridgehold.bridges.frames import FaultCode, ReadyFrame
 from bridgehold.bridges.manifest_file import parse_manifest
@@ -42,7 +42,7 @@ def test_the_guides_example_runs(launch: Any, bridge_folder: Any) -> None:
 
 def test_every_keyword_and_limit_stands_in_the_guide() -> None:
     text = (DOCS / "how-to" / "write-a-bridge.md").read_text()
-    for word in (*schema.KEYWORDS, *needs.LIMIT_KEYS):
+    for word in (*schema_form.KEYWORDS, *needs.LIMIT_KEYS):
         assert f"`{word}`" in text, word
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bridgehold.bridges import schema
+from bridgehold.bridges import schema, schema_form
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.bridges.manifest_file import load_manifest, parse_manifest
 from bridgehold.errors import ManifestError, NotFoundError, UsageError
@@ -245,13 +245,13 @@ def test_arguments_are_checked_and_never_repeated() -> None:
 def test_the_keywords_of_a_schema(
     part: dict[str, object], fits: list[object], does_not: list[object]
 ) -> None:
-    assert schema.schema_problems(part, "s") == []
+    assert schema_form.schema_problems(part, "s") == []
     for value in fits:
         assert schema.problems(part, value) == [], value
     for value in does_not:
         assert schema.problems(part, value), value
-    written_out = schema.closed(part)
-    assert schema.schema_problems(written_out, "s") == []
+    written_out = schema_form.closed(part)
+    assert schema_form.schema_problems(written_out, "s") == []
     assert [schema.problems(written_out, value) for value in (*fits, *does_not)] == [
         schema.problems(part, value) for value in (*fits, *does_not)
     ]
@@ -263,6 +263,6 @@ def test_a_hostile_schema_is_refused_and_a_long_answer_is_cut() -> None:
         nested = {"items": nested}
     wide = {"properties": {f"p{number}": {} for number in range(2000)}}
     for hostile in (nested, wide, {"anyOf": [{}] * 100}, {"enum": list(range(10_000))}, [], "x"):
-        assert schema.schema_problems(hostile, "s")
+        assert schema_form.schema_problems(hostile, "s")
     many = schema.problems({"items": {"type": "string"}}, list(range(100_000)))
-    assert len(many) == schema.MAX_PROBLEMS
+    assert len(many) == schema_form.MAX_PROBLEMS

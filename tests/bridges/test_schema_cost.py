@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bridgehold.bridges import schema
+from bridgehold.bridges import schema, schema_form
 from bridgehold.bridges.manifest_file import parse_manifest
 from bridgehold.errors import LimitError, ManifestError, UsageError
 from bridgehold.host.cell.tools.values import ToolSpec, check_tools
@@ -69,7 +69,7 @@ HOSTILE: dict[str, tuple[dict[str, Any], Any]] = {
 def test_a_check_gives_way_and_ends(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schema, "MAX_STEPS", 30_000)
     part, value = HOSTILE[name]
-    assert schema.schema_problems(part, "s") == []
+    assert schema_form.schema_problems(part, "s") == []
     longest, ended = 0.0, False
 
     async def others() -> None:
@@ -157,9 +157,9 @@ def test_a_hostile_schema_costs_little_and_is_told_briefly() -> None:
     ]
     for one in hostile:
         before = time.thread_time()
-        found = schema.schema_problems(one, "s")
+        found = schema_form.schema_problems(one, "s")
         assert time.thread_time() - before < TURN_S
-        assert 1 <= len(found) <= schema.MAX_PROBLEMS
+        assert 1 <= len(found) <= schema_form.MAX_PROBLEMS
         assert all(len(text) < 1_000 for text in found)
     before = time.thread_time()
     for word in ("ab" * 40, "a" * 100, "b" * 39):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import tracemalloc
@@ -69,6 +70,49 @@ def test_guest_frames_are_believed(vector: dict[str, Any]) -> None:
 def test_host_frames_have_these_bytes(vector: dict[str, Any]) -> None:
     frame = msgspec.convert(vector["fields"], getattr(frames, vector["kind"]))
     assert encode(frame, timestamp=STAMP) == framed(vector["text"])
+
+
+@pytest.mark.parametrize("vector", vectors("parted"))
+def test_bytes_beside_a_frame_have_this_form(vector: dict[str, Any]) -> None:
+    data, part = bytes.fromhex(vector["hex"]), bytes.fromhex(vector["part"])
+    said = {**vector["said"], "base64": part}
+    if vector["from"] == "guest":
+        for step in (1, 3, len(data)):
+            reader = ready_reader(1)
+            (frame,) = [f for at in range(0, len(data), step) for f in reader.feed(data[at : at + step])]
+            assert frame == ResultFrame(id=vector["id"], result=said)
+            assert (reader.buffered, reader.within_part) == (0, False)
+        return
+    call = frames.CallFrame(id=vector["id"], command=vector["command"], args=said)
+    assert encode(call, timestamp=STAMP, parts=True) == data
+    told = json.loads(encode(call, timestamp=STAMP)[4:])  # to a guest that takes none
+    assert told["args"] == {**vector["said"], "base64": base64.b64encode(part).decode()}
+    assert "part" not in told
+    with pytest.raises(LimitError):
+        encode(call, max_bytes=len(data) - 9, parts=True)
+
+
+@pytest.mark.parametrize("vector", vectors("parted_broken"))
+def test_bytes_beside_no_sound_frame_break_the_wire(vector: dict[str, Any]) -> None:
+    reader = ready_reader(1)
+    with pytest.raises(WireError) as caught:
+        reader.feed(bytes.fromhex(vector["hex"]))
+    assert caught.value.reason == vector["reason"]
+    assert (reader.buffered, reader.within_part) == (0, False)
+
+
+def test_a_part_is_one_only_once_its_json_is_there() -> None:
+    """What of a frame counts as bytes that nobody looks through: no JSON, and nothing that may become some."""
+    data = bytes.fromhex(vectors("parted")[0].values[0]["hex"])
+    reader, begins = ready_reader(1), len(data) - 5
+    seen = []
+    for at in range(len(data)):
+        reader.feed(data[at : at + 1])
+        seen.append(reader.within_part)
+    assert seen == [at >= begins - 1 for at in range(len(data) - 1)] + [False]
+    reader = ready_reader(1)
+    reader.feed(((1 << 31) | 4096).to_bytes(4, "big") + (64).to_bytes(4, "big") + b"{" * 63)
+    assert not reader.within_part
 
 
 @pytest.mark.parametrize("vector", vectors("invalid"))

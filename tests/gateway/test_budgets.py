@@ -68,6 +68,23 @@ def test_what_was_spent_is_a_fold_of_the_audit() -> None:
     assert refused.value.where == "rate.provider_requests_total"
 
 
+def test_what_a_cell_writes_gives_back_nothing_that_the_keeper_charged() -> None:
+    """Nor what another tenant's was charged with, nor more than once: requests and tokens stay spent."""
+    sent = [entry("egress.sent", f"i.{number}", provider="openai", reserved=100) for number in (1, 2, 3)]
+
+    def unsent(intent: str, kind: str = "egress.outcome", **more: object) -> Entry:
+        return entry(kind, **{"provider": "openai", "intent": intent, "unsent": True, **more})
+
+    written = [unsent("i.1"), unsent("i.2", tenant="umbra"), unsent("")]
+    written += [unsent("i.3", "egress.ended", tenant="umbra"), unsent("i.9", "egress.ended")]
+    budgets = Budgets()
+    budgets.fold([*sent, *written])
+    assert spent(budgets) == (3, 300)
+    budgets = Budgets()
+    budgets.fold([*sent, unsent("i.3", "egress.ended"), *written, unsent("i.3", "egress.ended")])
+    assert spent(budgets) == (2, 200)
+
+
 def test_a_request_that_was_never_sent_costs_nothing() -> None:
     budgets = Budgets()
     held = budgets.reserve(OWNER, "openai", Rate(), 1_000, 0.0)

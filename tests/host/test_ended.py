@@ -8,7 +8,8 @@ import weakref
 
 import pytest
 
-from bridgehold.errors import CrashError, Output
+from bridgehold.error_info import Output
+from bridgehold.errors import CrashError
 from bridgehold.faces.http.running import KEPT_BYTES, Running
 from bridgehold.host.cell.sessions import ended
 from bridgehold.host.cell.sessions.ended import EndedSessions

@@ -228,7 +228,7 @@ def test_what_was_read_of_submissions_is_let_go_of(layout: Layout, monkeypatch: 
             raise DependencyError("no such wheel")
 
     builder: Any = Refusing()
-    kept._builders = dict.fromkeys(kept._builders, builder)
+    kept._builders._known = dict.fromkeys(kept._builders._known, builder)
     for _ in range(2):
         with pytest.raises(DependencyError):
             asyncio.run(kept.ensure(again, lambda _: None))
@@ -467,7 +467,7 @@ def test_nobody_joins_a_build_in_another_tenants_share(layout: Layout) -> None:
         journal: Any = Journal()
         builder: Any = Building()
         kept = Environments(layout, Config(), anything, journal)
-        kept._builders = dict.fromkeys(kept._builders, builder)
+        kept._builders._known = dict.fromkeys(kept._builders._known, builder)
         folders = [layout.quarantine / tenant / "one.tree" for tenant in ("evil", "victim")]
         for folder in folders:
             folder.mkdir(parents=True)

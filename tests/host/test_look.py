@@ -149,6 +149,7 @@ SHOWN: list[tuple[tuple[str, ...], list[str]]] = [
     (("audit", "query", "tennant = acme"), ["'tennant'"]),
     (("audit", "verify"), []),
     (("audit", "report", "--output", "{written}"), []),
+    (("review", "nowhere"), []),
     (("usage",), ["python", "local"]),
     (("why", "{failed}"), ["command.outcome", "{failed}"]),
     (("why", "{denied}"), ["{denied}", "operations.deny[0]"]),
@@ -334,7 +335,7 @@ def test_the_help_of_each_command_fits_and_each_line_of_a_listing_is_one_line(sh
 
 
 OURS = {
-    "bridgehold", "bridgehold.__main__", "bridgehold.errors", "bridgehold.hardening", "bridgehold.faces",
+    "bridgehold", "bridgehold.__main__", "bridgehold.error_info", "bridgehold.error_texts", "bridgehold.errors", "bridgehold.hardening", "bridgehold.faces",
     "bridgehold.faces.cli", "bridgehold.faces.cli.main", "bridgehold.faces.cli.border", "bridgehold.faces.cli.tree",
 }  # fmt: skip
 RUN = {

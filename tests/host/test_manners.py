@@ -7,6 +7,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -123,6 +124,11 @@ ODD: dict[str, tuple[tuple[str | bytes, ...], dict[str, Any], int]] = {
     "stdin closed": (("run", "python:execute", "--args", "-"), {"streams": "<&-"}, 2),
     "stdout full": (("config", "--all"), {"streams": ">/dev/full"}, 22),
     "stdout full, JSON": (("config", "--all", "--json"), {"streams": ">/dev/full"}, 22),
+    "stdout full, unbuffered": (
+        ("--version",),
+        {"streams": ">/dev/full", "environ": {"PYTHONUNBUFFERED": "1"}},
+        22,
+    ),
     "stderr full": (("nothing",), {"streams": "2>/dev/full"}, 2),
     "stdout gone": (("config", "--all"), {"streams": "| true"}, 0),
     "stdout for reading": (("config", "--all"), {"streams": "1</dev/null"}, 2),
@@ -162,6 +168,8 @@ def test_no_stream_locale_or_variable_does(odd: dict[str, tuple[int, str, str]],
     status, out, err = odd[name]
     assert not any(word in out + err for word in FORBIDDEN), (status, out, err)
     assert status == ODD[name][2], (status, out, err)
+    if name.startswith("stdout full"):
+        assert err.startswith("shortage: No space left on device\n  where  standard output\n"), err
     if name == "utf-16":
         json.loads(out)
 
@@ -224,6 +232,34 @@ def test_what_our_processes_begin_with_no_full_collection_looks_at() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60)
     frozen, left = map(int, done.stdout.split())
     assert frozen > 20 * left
+
+
+@pytest.mark.parametrize("reader", ["gone", "asleep", "closed"])
+def test_what_our_processes_say_costs_them_neither_an_error_nor_a_wait(reader: str) -> None:
+    """A defect's traceback to a pipe that nobody reads: what comes after it comes at once."""
+    code = (
+        "import os, sys, time, traceback; from bridgehold.hardening import harden\n"
+        "harden(parent=None, die_with_parent=False)\n"
+        "for _ in range(200):\n"
+        "    sys.stderr.write('x' * 4000); print('y' * 400, file=sys.stderr); traceback.print_stack()\n"
+        "os.write(0, b'answered')\n"
+    )
+    read, write = os.pipe()
+    ours, theirs = socket.socketpair()
+    if reader == "gone":
+        os.close(read)
+    argv = ["sh", "-c", f'exec "$0" "$@" {"2>&-" if reader == "closed" else ""}', sys.executable, "-c", code]
+    with subprocess.Popen(argv, stdin=theirs, stderr=write) as process:
+        theirs.close()
+        os.close(write)
+        ours.settimeout(30)
+        assert ours.recv(100) == b"answered"
+        assert process.wait(30) == 0
+    if reader == "asleep":
+        assert os.read(read, 4000) == b"x" * 4000  # what there was room for
+    ours.close()
+    if reader != "gone":
+        os.close(read)
 
 
 READERS = {

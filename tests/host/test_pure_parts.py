@@ -9,21 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridgehold import errors
+from bridgehold import error_texts
 from bridgehold.audit.client import JournalClient
 from bridgehold.bridges.frames import FaultFrame
 from bridgehold.config.layout import find_layout
 from bridgehold.config.load import Config
 from bridgehold.config.sections import BridgeSection
+from bridgehold.error_info import Output
+from bridgehold.error_texts import harmless
 from bridgehold.errors import (
     CrashError,
     DependencyError,
     MemoryLimitError,
     NotFoundError,
-    Output,
     PolicyError,
     SuspendedError,
-    harmless,
 )
 from bridgehold.host.cell.workers.pipes import FrameBudget
 from bridgehold.host.cell.workers.translate import exit_error, fault_error
@@ -85,7 +85,7 @@ def test_the_end_of_a_long_log_is_told_without_looking_at_the_rest(monkeypatch: 
 def test_a_guest_that_writes_every_character_costs_no_lasting_memory() -> None:
     text = "".join(map(chr, range(0x110000)))
     assert len(harmless(text)) > len(text)
-    assert len(errors._HARMLESS) <= errors._MOST_ESCAPES
+    assert len(error_texts._HARMLESS) <= error_texts._MOST_ESCAPES
 
 
 def test_a_log_keeps_no_more_than_its_rate_and_marks_what_it_left_out_in_its_place() -> None:
@@ -283,7 +283,7 @@ def test_what_is_back_before_a_reload_ends_is_missed_when_it_goes_again(tmp_path
     def look() -> bool:
         """Whether the operator's own bridge is shown; the folder's clock has gone on before."""
         time.sleep(0.06)
-        found._look_again = 0.0
+        found._bridges.due = 0.0
         return all(not entry.shipped for entry in found.entries() if entry.name == "python")
 
     assert look()

@@ -8,7 +8,8 @@ import inspect
 import pytest
 
 from bridgehold.audit.events import CommandOutcome, Event, HostStopped
-from bridgehold.audit.redact import MASK, Redactor
+from bridgehold.audit.redact import Redactor
+from bridgehold.audit.searching import MASK
 from bridgehold.errors import SecretError
 from bridgehold.host.front import redaction
 from bridgehold.host.front.redaction import Redaction

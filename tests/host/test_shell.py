@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridgehold.errors import UsageError
+from bridgehold.faces.cli.ahead import whose
 from bridgehold.faces.cli.shell import whole
 from bridgehold.faces.cli.terminal import Drawn
 from hostile.stage import KINDS_OF_HOSTS, Stage, stage
@@ -203,7 +204,8 @@ def test_what_is_drawn_is_the_same_in_whatever_parts_it_comes(parts: list[bytes]
     assert pieces == whole
     whole.decode()
     assert not re.search(
-        rb"\x1b[P\]X^_cZH]|\x1b\[[0-9;?<=>]*[cntpxyiu$]|[\x00-\x06\x10-\x1a\x1c-\x1f\x7f]", whole
+        rb"\x1b[P\]X^_cZH]|\x1b\[[0-9;?<=>]*[cntpxyi$]|\x1b\[[?<=>][0-9;]*u|[\x00-\x06\x10-\x1a\x1c-\x1f\x7f]",
+        whole,
     )
 
 
@@ -220,6 +222,7 @@ def test_what_draws_is_drawn_and_what_asks_is_not() -> None:
             b"\x1b[>c",
         ),
         *(b"\x1b[5n", b"\x1b[?6n", b"\x1b[21t", b"\x1b[x", b"\x1b[?2026$p", b"\x1bc", b"\x1bZ", b"\x1b[?3h"),
+        *(b"\x1b[2h", b"\x1b[12l", b"\x1b[4;2h", b"\x1b[h", b"\x1b[=1u"),
         *("\x9b5n".encode()[:2], b"\x05", b"\x1b[4i", b"\x1b[>4;2m", b"\x1b[!p"),
     ):
         assert Drawn()(b"a" + evil + b"b") == b"ab", evil
@@ -266,3 +269,25 @@ def test_a_statement_is_whole_as_at_a_prompt() -> None:
         assert whole(text), text
     for text in ("(", "def f():", "def f():\n    pass", "@x", "'''", "x = [\n1,", "if x:", "a \\"):
         assert not whole(text), text
+
+
+@pytest.mark.parametrize(
+    ("line", "asked"),
+    [
+        ("-c pass", ("python", "local")),
+        ("-m this a", ("python", "local")),
+        ("file.py --tenant x", ("python", "local")),
+        ("--bridge b --tenant=t --file a:b --env A=b --limit time=5s -c pass", ("b", "t")),
+        ("", None),  # a shell, or a program that is typed: it may take its time
+        ("-", None),
+        ("--help", None),
+        ("--bridge", None),
+        ("--bridge -c pass", None),
+        ("--bridge NO! -c pass", None),
+        ("--unknown x -c pass", None),
+        ("--files x -c pass", None),
+        ("-cpass", None),
+    ],
+)
+def test_a_sandbox_is_asked_for_ahead_by_a_plain_line_alone(line: str, asked: tuple[str, str] | None) -> None:
+    assert whose(line.split()) == asked

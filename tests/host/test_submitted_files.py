@@ -20,7 +20,8 @@ from bridgehold.bridges.catalogue import Catalogue
 from bridgehold.bridges.releases import Releases
 from bridgehold.client.submit import packed
 from bridgehold.config.layout import Layout, find_layout
-from bridgehold.errors import BridgeholdError, ErrorInfo, UsageError
+from bridgehold.error_info import ErrorInfo
+from bridgehold.errors import BridgeholdError, UsageError
 from bridgehold.host.cell.store.archives import unpack
 from bridgehold.host.cell.store.quarantine import MOST_WAITING, Quarantine, new_record
 from bridgehold.host.startup import GO, SEALS, ReleaseChange

@@ -11,7 +11,8 @@ import msgspec
 import pytest
 
 from bridgehold.config.layout import Layout, find_layout
-from bridgehold.errors import BridgeholdError, ErrorInfo
+from bridgehold.error_info import ErrorInfo
+from bridgehold.errors import BridgeholdError
 from bridgehold.host.startup import GO, FileChange
 from bridgehold.ids import digest_bytes
 from bridgehold.policies import tokens

@@ -23,10 +23,11 @@ import psutil
 import pytest
 
 from bridgehold import BridgeholdError, SyncClient
+from bridgehold.audit.beginning import JournalConfig
 from bridgehold.audit.client import encode
 from bridgehold.audit.entries import Entry
 from bridgehold.audit.events import HostStopped, event_types, kind_of
-from bridgehold.audit.journal import Journal, JournalConfig
+from bridgehold.audit.journal import Journal
 from bridgehold.audit.read import read_all
 from bridgehold.audit.recorders import Recorder
 from bridgehold.audit.verify import verify_audit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from bridgehold.bridges.kit.provider import Provider
 from bridgehold.config.sections import ProviderSection
 from bridgehold.errors import ConfigError, UsageError
 from bridgehold.faces.legacy import profile as texts
+from bridgehold.faces.legacy import trial
 from bridgehold.faces.legacy.families import FAMILIES, served
 from bridgehold.faces.legacy.trial import workers_in
 from bridgehold.policies.model import GIB, MIB
@@ -139,6 +141,22 @@ def test_check_says_what_is_missing(running: Stage) -> None:
     assert "by hand" in spoken["remedy"]
     assert "not below" in seen("--script=/etc/passwd")["script"]["detail"]
     assert shim(running, "check", str(running.log)).returncode == ConfigError.exit_status
+
+
+def test_what_a_script_writes_or_imports_without_end_is_bounded() -> None:
+    async def act() -> tuple[bytes, Any]:
+        source = asyncio.StreamReader()
+        for number in range(40):
+            source.feed_data(b"%d" % (number % 10) * 65_536)
+        source.feed_data(b"the last words")
+        source.feed_eof()
+        names = ", ".join(f"module_{number}" for number in range(9_000))
+        return await trial._end_of(source), await trial._imports(Path(), Path("w.py"), f"import {names}", ())
+
+    kept, imports = asyncio.run(act())
+    assert kept.endswith(b"9the last words")
+    assert len(kept) == 256 * 1024
+    assert (imports.status, "too many" in imports.detail) == ("FAIL", True)
 
 
 def test_nothing_that_somebody_wrote_is_replaced(tmp_path: Path) -> None:

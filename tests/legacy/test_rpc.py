@@ -43,9 +43,11 @@ def host() -> Iterator[Stage]:
 class Beam:
     """What a BEAM does with one worker: serves it, starts it, waits for its file, dials it."""
 
-    def __init__(self, host: Stage, program: Path, folder: Path) -> None:
+    def __init__(self, host: Stage, program: Path, folder: Path, port: int = 0) -> None:
+        """`port`: another's, that the worker is told to call back at."""
         self.asked: list[tuple[str, bytes]] = []
         self.port, self.connections = rpcwire.listen(self.serve)
+        self.port = port or self.port
         self.ready = folder / "ready"
         self.environment = {
             "PATH": "/usr/bin:/bin",
@@ -90,10 +92,10 @@ class Beam:
 def beams(host: Stage, tmp_path: Path) -> Iterator[Callable[[str], Beam]]:
     made: list[Beam] = []
 
-    def start(profile: str) -> Beam:
+    def start(profile: str, port: int = 0) -> Beam:
         folder = tmp_path / str(len(made))
         folder.mkdir()
-        made.append(Beam(host, make_shim(host, folder / "venv", profile), folder))
+        made.append(Beam(host, make_shim(host, folder / "venv", profile), folder, port))
         return made[-1]
 
     yield start
@@ -222,3 +224,43 @@ def test_a_hostile_worker_reaches_no_other_session_and_stops_nobody(
     assert run(worker, "flood", streams=300)["status"] == 0
     assert run(neighbour, "echo", "theirs", n=2) == {"n": 2}
     assert worker.call("Ping").status == 0
+
+
+_OTHER: dict[str, Any] = {"user": 65534, "group": 65534, "extra_groups": [], "text": True}
+_DIALS = """
+import socket, sys
+with socket.create_connection(("127.0.0.1", int(sys.argv[1])), 30) as sock:
+    sock.settimeout(30)
+    try:
+        sock.sendall(b"PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n" + bytes(3) + b"\\x04" + bytes(5))
+        print(len(sock.recv(100)))
+    except ConnectionError:
+        print(0)
+"""
+_LISTENS = """
+import socket
+with socket.create_server(("127.0.0.1", 0)) as sock:
+    print(sock.getsockname()[1], flush=True)
+    sock.accept()
+    print("called", flush=True)
+"""
+
+
+def test_another_user_of_the_machine_is_at_neither_of_a_workers_ports(
+    host: Stage, beams: Callable[..., Beam]
+) -> None:
+    """To the host all that comes by a shim is its own user's word: nobody else may say it."""
+    program = ["/usr/bin/python3", "-I", "-c"]
+    beam = beams(PROFILES["fork"])
+    assert run(beam.dial(), "echo", n=1) == {"n": 1}
+    dialled = [*program, _DIALS, beam.ready.read_text()]
+    assert subprocess.run(dialled, stdout=subprocess.PIPE, check=True, timeout=60, **_OTHER).stdout == "0\n"
+    until(lambda: "not this user's" in beam.said())
+    assert run(beam.dial(), "echo", n=2) == {"n": 2}
+
+    with subprocess.Popen([*program, _LISTENS], stdout=subprocess.PIPE, **_OTHER) as listens:
+        assert listens.stdout is not None
+        away = beams(PROFILES["fork"], int(listens.stdout.readline()))
+        until(lambda: "does not listen" in away.said())
+        listens.kill()
+        assert listens.stdout.read() == ""

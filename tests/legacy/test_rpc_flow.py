@@ -5,27 +5,42 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
+import sys
 import tracemalloc
 from collections.abc import Callable, Coroutine, Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, Event, RequestReceived, StreamReset
+from h2.exceptions import DenialOfServiceError
 from h2.settings import SettingCodes
-from hyperframe.frame import DataFrame, SettingsFrame, WindowUpdateFrame
+from hyperframe.frame import (
+    ContinuationFrame,
+    DataFrame,
+    HeadersFrame,
+    PingFrame,
+    SettingsFrame,
+    WindowUpdateFrame,
+)
 
 from bridgehold.bridges.legacy import rpc
-from bridgehold.errors import BusyError
+from bridgehold.errors import BusyError, LimitError
 from bridgehold.faces.legacy import rpc as shim
 from bridgehold.host.cell.scripts.rpc_call import Call
 from bridgehold.host.cell.scripts.rpc_flow import Bytes
 from bridgehold.host.cell.scripts.rpc_judge import Callbacks, past_held
-from bridgehold.host.cell.scripts.rpc_links import MOST_WAITING, InsideLink, Pace
+from bridgehold.host.cell.scripts.rpc_links import AT_ONCE, MOST_WAITING, InsideLink, Pace
 from bridgehold.host.cell.scripts.rpc_pair import Pair
 from bridgehold.host.cell.scripts.rpc_peer import MOST_STREAMS, Peer
+from bridgehold.host.cell.scripts.rpc_relay import RpcRelay
 from bridgehold.policies.buckets import CommandRates
+from legacy.conftest import SCRIPTS
+
+sys.path.append(str(SCRIPTS))
+import rpcwire
 
 MIB = 1 << 20
 HEADERS = [(":method", "POST"), (":scheme", "http"), (":authority", "x"), ("te", "trailers")]
@@ -278,7 +293,7 @@ def test_streams_that_are_opened_and_left_are_bounded(between: Between, costs: C
         between.beam.h2.reset_stream(stream)
         between.beam.say()
     assert len(between.pair.by_stream) == len(left)
-    assert between.judge.held == 105 * len(left)
+    assert between.judge.held < 2_000 * len(left)
     assert costs() - before < 4 * MIB
     between.pings()
     other = Between()
@@ -300,6 +315,45 @@ def test_one_call_takes_one_message_and_leaves_nothing(between: Between) -> None
         assert between.beam.status(stream) == "3"
     assert between.judge.held == 0
     between.pings()
+
+
+@pytest.mark.parametrize("size", [9, 60_000])
+def test_a_long_block_of_headers_ends_its_connection_before_it_is_kept_or_unpacked(
+    costs: Callable[[], int], size: int
+) -> None:
+    """Whatever frames it comes in, and wherever these are cut: texts of codes of five bits take a second for 10 MiB."""
+    other, between = Between(), Between()
+    block = b"\x00\x01a\xff" + b"\x80\x80\x80\x01" + b"\x1c" * 300_000
+    frames = HeadersFrame(1, block[:size]).serialize()
+    frames += b"".join(
+        ContinuationFrame(1, block[at : at + size]).serialize() for at in range(size, 60 * size, size)
+    )
+    before = costs()
+    for at in range(0, len(frames), 1_001):
+        between.beam.say(frames[at : at + 1_001])
+    assert between.pair.closed is (size > 9)
+    assert costs() - before < 64 * 1024
+    other.pings()
+    with pytest.raises(DenialOfServiceError):
+        Peer(client=True).receive(frames[:9].replace(b"\0\0\x09", b"\x01\0\0", 1))
+
+
+def test_lists_of_headers_that_wait_are_counted(between: Between, costs: Callable[[], int]) -> None:
+    """Each entry of a table of headers is a byte on the wire; what it stands for waits with its call."""
+    before, held = costs(), between.judge.held
+    many = [("a", f"{number:02}") for number in range(60)]
+    for _ in range(100):
+        stream = between.beam.h2.get_next_available_stream_id()
+        between.beam.h2.send_headers(stream, [(":path", rpc.SERVICE + "ExecuteTool"), *HEADERS, *many * 12])
+    between.beam.say()
+    assert costs() - before < between.judge.held - held + MIB
+    assert between.judge.held > 10 * MIB
+    for stream in list(between.pair.by_stream):
+        between.beam.h2.reset_stream(stream)
+    between.beam.say()
+    assert between.judge.held == 0
+    between.pings()
+    assert between.judge.held == 0
 
 
 def test_windows_that_grow_bit_by_bit_are_looked_at_once(between: Between, monkeypatch: Any) -> None:
@@ -334,6 +388,9 @@ def test_calls_that_wait_for_a_decision_are_bounded_however_they_are_given_up() 
         def spawn(self, work: Coroutine[None, None, None]) -> None:
             waiting.append(work)
 
+        def hold(self, size: int) -> None:
+            assert size == 0
+
     class Given:
         method = rpc.FROM_WORKER["ExecuteElixirTool"]
 
@@ -346,6 +403,49 @@ def test_calls_that_wait_for_a_decision_are_bounded_however_they_are_given_up() 
     assert len(waiting) == 256
     for one in waiting:
         one.close()
+
+
+def test_what_is_read_of_a_call_is_bounded_and_counted_until_it_is_decided(costs: Callable[[], int]) -> None:
+    """An empty table is three bytes on the wire and seventy in memory, and a call may wait for the audit."""
+    waiting: list[Coroutine[None, None, None]] = []
+    held: list[int] = []
+
+    class Held:
+        sessions: Mapping[str, str] = {"s": ""}
+
+        def spawn(self, work: Coroutine[None, None, None]) -> None:
+            waiting.append(work)
+
+        def hold(self, size: int) -> None:
+            held.append(size)
+            if sum(held) > 64 * MIB:
+                raise past_held(sum(held), 64 * MIB)
+
+    class Given:
+        method = rpc.FROM_WORKER["ExecuteElixirTool"]
+
+    def message(tables: int, parameters: int) -> memoryview:
+        text = rpcwire.field(1, "json") + rpcwire.field(2, b"[" + b"{}," * tables + b"{}]")
+        names = (rpcwire.pair(3, f"p{number}", text) for number in range(parameters))
+        return memoryview(rpcwire.field(1, "s") + rpcwire.field(2, "t") + b"".join(names))
+
+    judge = Callbacks(cast(Any, Held()), CommandRates())
+    before = costs()
+    judge.judge(cast(Call, Given()), message(80_000, 30))
+    assert costs() - before < 2 * MIB, "past the bound its size is said"
+    small = message(40_000, 1)
+
+    def ask_many() -> None:
+        for _ in range(256):
+            judge.judge(cast(Call, Given()), small)
+
+    with pytest.raises(LimitError):
+        ask_many()
+    assert 5 < len(waiting) < 30
+    assert costs() - before < sum(held) + 2 * MIB
+    for one in waiting:
+        one.close()
+    assert rpc.read_request(Given.method, message(10, 2)).parameters == {"p0": [{}] * 11, "p1": [{}] * 11}
 
 
 def test_bytes_come_out_as_they_went_in() -> None:
@@ -381,6 +481,41 @@ def test_a_worker_that_never_reads_its_socket_is_not_read_either() -> None:
             await taken.wait()
         link.close()
         theirs.close()
+
+    asyncio.run(act())
+
+
+def test_bytes_of_either_side_are_taken_in_parts_between_which_others_have_their_turn() -> None:
+    """Of the smallest frames: a worker's by its socket, a caller's by one request, which keep their order."""
+    frames = PingFrame(0, b"12345678").serialize() * 20_000
+
+    async def act() -> None:
+        taken: list[bytes] = []
+        turns: list[int] = []
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        link = InsideLink(taken.append, lambda: None, lambda: None, Pace())
+        await asyncio.get_running_loop().create_connection(lambda: link, sock=ours)
+        sending = asyncio.create_task(asyncio.to_thread(theirs.sendall, frames))
+        async with asyncio.timeout(30):
+            while sum(map(len, taken)) < len(frames):
+                await asyncio.sleep(0)
+        await sending
+        assert b"".join(taken) == frames
+        assert max(map(len, taken)) <= AT_ONCE
+        link.close()
+        theirs.close()
+
+        taken.clear()
+        pair = cast(Any, SimpleNamespace(feed=lambda _, data: taken.append(data), closed=False))
+        feeding = asyncio.create_task(
+            RpcRelay._feed(cast(Any, SimpleNamespace(_pace=Pace())), pair, cast(Any, None), frames)
+        )
+        while not feeding.done():
+            turns.append(len(taken))
+            await asyncio.sleep(0)
+        assert b"".join(taken) == frames
+        assert len(set(turns)) >= len(taken) - 1 > 5
 
     asyncio.run(act())
 

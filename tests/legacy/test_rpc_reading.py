@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from bridgehold.bridges.legacy import protobuf, rpc, rpc_start
 from bridgehold.errors import BridgeholdError, LimitError, ProtocolError
+from bridgehold.faces.legacy import loopback
 from legacy.conftest import SCRIPTS
 
 sys.path.append(str(SCRIPTS))
@@ -98,3 +100,44 @@ def test_of_the_environment_what_configures_a_worker_passes_and_no_key() -> None
         assert rpc_start.callback_port(["--elixir-address", elsewhere], {}) == 0
     assert rpc_start.is_rpc_worker("/a/grpc_server.py", ["--adapter", "x"])
     assert not rpc_start.is_rpc_worker("/a/grpc_server.py", ["--health-check"])
+
+
+def test_a_connection_is_its_holders_and_nobodys_once_that_is_closed() -> None:
+    """The kernel shows an end that is closed, or not yet accepted, as root's."""
+    head = (
+        "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+    )
+
+    def row(local: str, remote: str, state: str, uid: int, inode: int) -> str:
+        return (
+            f"   0: {local} {remote} {state} 00000000:00000000 00:00000000 00000000 {uid:5} 0 {inode} 1 0\n"
+        )
+
+    theirs, ours = "0100007F:9C40", "0100007F:1F90"
+    answers = row(ours, theirs, "01", 0, 77)
+    assert loopback.dialled_by(head + answers + row(theirs, ours, "01", 1000, 78), 40_000, 8_080) == 1000
+    for state, inode in (("05", 0), ("08", 0), ("01", 0), ("05", 78)):
+        table = head + answers + row(theirs, ours, state, 0, inode) + "  garbage\n"
+        assert loopback.dialled_by(table, 40_000, 8_080) is None
+    mapped = "0000000000000000FFFF0000"
+    assert loopback.dialled_by(head + row(mapped + theirs, mapped + ours, "01", 7, 1), 40_000, 8_080) == 7
+    everywhere, elsewhere = "00000000:1F90", "0200007F:1F90"
+    listening = (
+        head + row(ours, "00000000:0000", "0A", 1000, 1) + row(everywhere, "00000000:0000", "0A", 1001, 2)
+    )
+    listening += row(elsewhere, "00000000:0000", "0A", 1002, 3) + answers
+    assert loopback.listeners(listening, 8_080) == {1000, 1001}
+    assert loopback.listeners("", 8_080) == set()
+
+
+@pytest.mark.parametrize(
+    ("family", "address"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::ffff:127.0.0.1")]
+)
+def test_ones_own_connection_is_known_in_both_families(family: int, address: str) -> None:
+    """Clients in Java and Go dial 127.0.0.1 by a socket of both families."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(family) as client:
+        client.connect((address, server.getsockname()[1]))
+        taken, (_, port) = server.accept()
+        with taken:
+            assert loopback.is_ours(port, server.getsockname()[1])
+        assert loopback.leads_to_us(server.getsockname()[1])

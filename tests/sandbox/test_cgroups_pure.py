@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from bridgehold.errors import UnsupportedError, UsageError
 from bridgehold.sandbox.cgroups import delegation, files, owned, places, remedy, v1, v2
+from waiting import until
 
 HYBRID = """\
 31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
@@ -169,6 +171,32 @@ def test_a_claim_is_one_owner_s_until_it_ends(tmp_path: Path) -> None:
     again = owned._lock(folder)
     assert again is not None
     os.close(again)
+
+
+def test_what_a_sweeper_removes_is_what_it_has_locked(tmp_path: Path) -> None:
+    """Whoever makes a folder while a sweeper takes it for dead leaves it until the sweeper is done."""
+    folder = tmp_path / "bridgehold-x.sessions"
+    held: list[int] = []
+
+    def met(path: str | os.PathLike[str], mode: int) -> None:
+        tried.append(path)
+        real(path, mode)
+        held.append(owned._lock(folder))  # by a sweeper, at once
+
+    tried, real = [], os.mkdir
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "mkdir", met)
+        claims = Thread(target=lambda: held.append(owned.claim(folder)))
+        claims.start()
+        until(lambda: len(tried) > 3)  # it comes again, and again
+    assert folder.samefile(f"/proc/self/fd/{held[0]}")
+    assert owned._clear([folder])
+    os.close(held[0])
+    claims.join(30)
+    assert folder.samefile(f"/proc/self/fd/{held[1]}")
+    assert owned.sweep([tmp_path], [tmp_path], "bridgehold-own.sessions") == []
+    os.close(held[1])
+    assert owned.sweep([tmp_path], [tmp_path], "bridgehold-own.sessions") == ["bridgehold-x.sessions"]
 
 
 def _tree(root: Path, controllers: str) -> Path:

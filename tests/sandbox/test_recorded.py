@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from audit.audit_support import LiveJournal, lines_of, segment_files
+from bridgehold.audit.beginning import JournalConfig
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import CommandOutcome, Event, HostStopped
-from bridgehold.audit.journal import JournalConfig
 from bridgehold.audit.verify import verify_audit
 from bridgehold.audit.writer import Limits
 from bridgehold.errors import AuditError, BridgeholdError, BudgetError

@@ -47,6 +47,46 @@ def test_host_frames_are_read(vector: dict[str, Any]) -> None:
         assert frame[name] == value
 
 
+@pytest.mark.parametrize("vector", vectors("parted"))
+def test_bytes_beside_a_frame_have_this_form(vector: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "_now", lambda: STAMP)
+    data, part = bytes.fromhex(vector["hex"]), bytes.fromhex(vector["part"])
+    out, into = os.pipe()
+    if vector["from"] == "guest":
+        wire.Writer(into).write_bytes(*wire.encode_parted(vector["id"], wire.Parted(vector["said"], part)))
+        assert os.read(out, 65536) == data
+    else:
+        os.write(into, data)
+        frame = wire.Reader(out).read()
+        assert frame is not None
+        assert frame["args"] == {**vector["said"], "base64": part}
+        assert (frame["id"], frame["command"]) == (vector["id"], vector["command"])
+        assert "part" not in frame
+    os.close(into)
+    os.close(out)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"id":1,"command":"a:b","args":{}}',
+        '{"id":1,"command":"a:b","args":{},"part":"args.data"}',
+        '{"id":1,"command":"a:b","args":{"base64":""},"part":"args.base64"}',
+        '{"id":1,"command":"a:b","args":[],"part":"args.base64"}',
+        "",
+        "x",
+    ],
+)
+def test_bytes_that_belong_nowhere_break_the_stream(text: str) -> None:
+    out, into = os.pipe()
+    os.write(into, ((1 << 31) | (4 + len(text) + 1)).to_bytes(4, "big") + len(text).to_bytes(4, "big"))
+    os.write(into, text.encode() + b"x")
+    os.close(into)
+    with pytest.raises(WireError):
+        wire.Reader(out).read()
+    os.close(out)
+
+
 @pytest.mark.parametrize("vector", vectors("invalid"))
 def test_invalid_bytes_are_refused(vector: dict[str, Any]) -> None:
     with pytest.raises(WireError):

@@ -13,66 +13,35 @@ from collections.abc import Generator, Iterable
 
 import msgspec
 
+from bridgehold.audit.argument_search import DEEPEST, LONGEST, NAMING, TEXT, TURN, Search
 from bridgehold.audit.encodings import SHORTEST
-from bridgehold.audit.redact import (
-    LOGINS,
+from bridgehold.audit.key_names import (
     LONGEST_NAME,
-    LOUD,
-    MARGIN,
-    MARKS,
-    MASK,
     NO_LETTERS,
     SAYS,
-    digest_of,
-    is_key_name,
-    is_shape,
-    is_token_name,
-    looks_random,
-    looks_secret,
-    may_fold,
-    preview_text,
 )
-from bridgehold.errors import UsageError
+from bridgehold.audit.key_shapes import MARKS
+from bridgehold.audit.key_texts import LOGINS
+from bridgehold.audit.preview import MARGIN, digest_of, preview_text
+from bridgehold.audit.redact import LOUD, may_fold
+from bridgehold.audit.searching import MASK
+from bridgehold.errors import LimitError, UsageError
 from bridgehold.ids import Digest, digest_bytes
 from bridgehold.steps import finished, in_turns
 
-TURN = 500
-"""Values, and 32 characters of a text beside them, after which a look lets others run: 1 to 3 ms."""
-
 CONTENTS = "base64"
 """The argument that holds a file's bytes, of an operation whose manifest says ``contents = true``."""
-_DEEPEST = 128
+_STAND_IN = 4 * 1024
+"""Characters in the place of a file's bytes, where these are judged: all alike, and bounded before."""
 _MOST_VALUES = 16
 """Different keys of one request that are looked for in its other texts; with more, nothing of it is shown."""
 _SHOWN_WHOLE, _SHOWN_DEEP = 4_096, 32
 """Bytes of arguments, and levels, within which `preview` surely cuts nothing."""
-_LONGEST = 8 * 1024
-"""Of a key; a longer text is looked for none."""
-_PLACEHOLDER = re.compile(r"sk-bh-[A-Za-z0-9_-]{1,200}")
-_SCHEME = re.compile(r"(?:bearer|basic|token|apikey) +", re.IGNORECASE)
-_ORDINARY = frozenset(
-    ["token", "tokens", "secret", "secrets", "credential", "credentials", "cookie", "cookies"]
-)
-"""Names of keys that are words as well: what stands there must look like one."""
-_SURE, _MAYBE = 8, 16
-_GONE = object()
-_TEXT = 5
-"""A text costs a value more for each ``1 << _TEXT`` characters of it that are looked at."""
 _LOWER = bytes(range(256)).lower()
 _NO_LETTERS = bytes(one for one in range(256) if not bytes([one]).isalpha())
 _ESCAPES = (rb"\\", rb"\"", rb"\n", rb"\r", rb"\t", rb"\b", rb"\f")
 _LOGINS = tuple(f'"{one}"'.encode() for one in LOGINS)
-_Path = tuple[str, ...]
-_Container = dict[str, object] | list[object]
 _ALL = 1 << 62
-_NAMING = ("name", "key", "header", "field", "k", "n", "var", "variable", "env", "param", "parameter")
-_LONGEST_NAMING = max(map(len, _NAMING))
-_VALUES = ("value", "values", "v", "val")
-_FLAG = re.compile(r"--?[A-Za-z][A-Za-z0-9_.-]{1,63}")
-_ASSIGNED = re.compile(r"(?:--?)?([A-Za-z][A-Za-z0-9_.-]{1,63})(?:=|:[ ]?)(.+)", re.DOTALL)
-_WITH_HEADER = ("-H", "--header")
-_NOT_ITSELF = ("$", "%", "<", "{", "@")
-"""What begins so is where the value comes from, or where it goes, and not the value."""
 
 
 class Arguments(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,8 +53,9 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
     """Nothing in them is a key, or looks like one or the name of one (`is_quiet`)."""
     hidden: tuple[str, ...] = ()
     """Keys that stand in `kept` all the same: they go on, and are not shown."""
-    contents: str | None = None
-    """A file's bytes, sent on as `CONTENTS` beside `kept`: not looked through for keys, and never shown."""
+    contents: bytes | str | None = None
+    """A file's bytes, or the base64 of them, sent on as `CONTENTS` beside `kept`: not looked through for
+    keys, and never shown."""
 
     @property
     def sent(self) -> dict[str, object]:
@@ -96,24 +66,66 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
         return f"Arguments({len(self.kept)} kept, {len(self.keys)} inline keys)"
 
 
-def facts_of(contents: str) -> str:
+def facts_of(contents: bytes | str) -> str:
     """What the audit says of a file's bytes: how many, and their digest; of what is no base64, the text's."""
-    data = _bytes_of(contents)
-    data = contents.encode("utf-8", "backslashreplace") if data is None else data
+    data = contents if isinstance(contents, bytes) else _bytes_of(contents)
+    if data is None:
+        data = str(contents).encode("utf-8", "backslashreplace")
     return f"{len(data)} bytes, {digest_bytes(data)}"
 
 
-def without_contents(arguments: dict[str, object]) -> tuple[dict[str, object], str | None]:
+def without_contents(arguments: dict[str, object]) -> tuple[dict[str, object], bytes | str | None]:
     """`arguments` without a file's bytes, and these; None where no base64 stands in their place (pure)."""
     contents = arguments.get(CONTENTS)
-    if not isinstance(contents, str) or _bytes_of(contents) is None:
+    if not isinstance(contents, bytes) and (not isinstance(contents, str) or _bytes_of(contents) is None):
         return arguments, None
     return {name: item for name, item in arguments.items() if name != CONTENTS}, contents
 
 
-def with_contents(arguments: Arguments, contents: str) -> Arguments:
+def as_text(arguments: dict[str, object]) -> dict[str, object]:
+    """The same as JSON has it: bytes that came beside it are base64 (pure)."""
+    contents = arguments.get(CONTENTS)
+    if not isinstance(contents, bytes):
+        return arguments
+    return {**arguments, CONTENTS: binascii.b2a_base64(contents, newline=False).decode("ascii")}
+
+
+def split_contents(
+    arguments: dict[str, object], *, apart: bool
+) -> tuple[dict[str, object], bytes | str | None]:
+    """As `without_contents` where these go `apart`; as `as_text` where they are an argument as any (pure)."""
+    return without_contents(arguments) if apart else (as_text(arguments), None)
+
+
+def judged_as(contents: bytes | str, schema: dict[str, object], most: int) -> str:
+    """A file's bytes as `schema` judges them: text, a stand-in for that of bytes. Raises `LimitError` past
+    `most` bytes, and past what the schema takes of text."""
+    if isinstance(contents, str):
+        return contents
+    size = 4 * ((len(contents) + 2) // 3)
+    properties = schema.get("properties")
+    declared = properties.get(CONTENTS) if isinstance(properties, dict) else None
+    longest = declared.get("maxLength", size) if isinstance(declared, dict) else size
+    if len(contents) > most or (isinstance(longest, int) and size > longest):
+        raise LimitError(
+            f"{len(contents)} bytes come beside the arguments; {min(most, longest * 3 // 4)} are allowed",
+            hint="Send less at once, or raise `limits.request` in the policy.",
+            where="arguments",
+        )
+    return "A" * min(size, _STAND_IN)
+
+
+def with_contents(arguments: Arguments, contents: bytes | str) -> Arguments:
     """The same, with a file's bytes beside them."""
     return msgspec.structs.replace(arguments, contents=contents)
+
+
+def judged_with(
+    arguments: Arguments, contents: bytes | str, schema: dict[str, object], most: int
+) -> tuple[Arguments, dict[str, object]]:
+    """As `with_contents`; and what `schema` judges of it. Raises as `judged_as`."""
+    judged = {**arguments.kept, CONTENTS: judged_as(contents, schema, most)}
+    return with_contents(arguments, contents), judged
 
 
 def _bytes_of(contents: str) -> bytes | None:
@@ -154,7 +166,7 @@ def left_in(arguments: dict[str, object], found: Arguments) -> Arguments:
 def _split_steps(arguments: dict[str, object], *, plain: bool) -> Generator[None, None, Arguments]:
     if plain and is_quiet(arguments) is None and (yield from _quiet_steps(arguments)):
         return Arguments(kept=arguments, quiet=True)
-    search = _Search()
+    search = Search()
     kept = yield from search.within(arguments, (), 0)
     assert isinstance(kept, dict)  # noqa: S101 - a dict walks to a dict
     return Arguments(kept=kept, keys=tuple(search.found))
@@ -164,7 +176,7 @@ def is_quiet(arguments: object) -> bool | None:  # noqa: PLR0911, PLR0912 - of e
     """Whether it is plain JSON in which nothing stands that could be a key, or the name of one.
 
     One look, as most arguments are so: `preview_of` then shows them as they are. What stands in a list, or
-    under a key of `_NAMING`, may be a name however long it is. None: there is too much for one look.
+    under a key of `NAMING`, may be a name however long it is. None: there is too much for one look.
     """
     left, depth, room = [arguments], 0, TURN
     while left and depth <= _SHOWN_DEEP:
@@ -174,7 +186,7 @@ def is_quiet(arguments: object) -> bool | None:  # noqa: PLR0911, PLR0912 - of e
             if isinstance(value, (dict, list, tuple)):
                 room -= len(value)
             elif isinstance(value, str):
-                room -= len(value) >> _TEXT
+                room -= len(value) >> TEXT
             if room < 0:
                 return None
             if isinstance(value, dict):
@@ -183,7 +195,7 @@ def is_quiet(arguments: object) -> bool | None:  # noqa: PLR0911, PLR0912 - of e
                 names += [
                     item
                     for key, item in value.items()
-                    if isinstance(item, str) and (len(item) <= LONGEST_NAME or str(key).lower() in _NAMING)
+                    if isinstance(item, str) and (len(item) <= LONGEST_NAME or str(key).lower() in NAMING)
                 ]
             elif isinstance(value, (list, tuple)):
                 below += value
@@ -196,7 +208,7 @@ def is_quiet(arguments: object) -> bool | None:  # noqa: PLR0911, PLR0912 - of e
         for name in names:
             if not isinstance(name, str):
                 return False
-            room -= len(name) >> _TEXT
+            room -= len(name) >> TEXT
             if room < 0:
                 return None
             if SAYS.search(NO_LETTERS.sub("", name.lower())) or LOUD.search(name):
@@ -234,125 +246,6 @@ def _quiet_steps(arguments: object) -> Generator[None, None, bool]:
         if word in letters:
             return False
     return True
-
-
-class _Search:
-    """One walk over arguments. `found` holds (path, value) of each key."""
-
-    def __init__(self) -> None:
-        self.found: list[tuple[_Path, str]] = []
-        self._depth = 0
-        self._left = TURN
-
-    def within(self, value: _Container, path: _Path, least: int) -> Generator[None, None, _Container]:
-        """`value` without keys. `least`: as `_least`, of a name above it."""
-        self._depth += 1
-        if self._depth > _DEEPEST:
-            raise UsageError(f"arguments nest deeper than {_DEEPEST}")
-        if isinstance(value, dict):
-            kept: _Container = yield from self._table(value, path, least)
-        else:
-            kept = yield from self._list(value, path, least)
-        self._depth -= 1
-        return kept
-
-    def _kept(self, value: str | bytes, path: _Path, least: int) -> object:
-        """`value`, or `_GONE` where it is a key. Bytes are of a foreign script's wire."""
-        if len(value) > _LONGEST:
-            return value
-        text = value if isinstance(value, str) else value.decode("latin-1")
-        if not _is_key(text, path[-1], least=least):
-            return value
-        self.found.append((path, _SCHEME.sub("", text.strip(), count=1)))
-        return _GONE
-
-    def _list(self, value: list[object], path: _Path, least: int) -> Generator[None, None, list[object]]:
-        match value:
-            case [str(name), str(text)] if below := _least(name):
-                kept = self._kept(text, (*path, name), below)
-                return [name] if kept is _GONE else value
-        left: list[object] = []
-        for item in value:
-            self._left -= 1
-            if self._left < 0:
-                self._left = TURN
-                yield
-            if isinstance(item, (dict, list)):
-                left.append((yield from self.within(item, path, least)))
-                continue
-            if not isinstance(item, (str, bytes)):
-                left.append(item)
-                continue
-            self._left -= len(item) >> _TEXT
-            before = left[-1] if left and isinstance(left[-1], str) else ""
-            flag = before if _FLAG.fullmatch(before) else ""
-            if isinstance(item, str) and len(item) <= _LONGEST:
-                said = _ASSIGNED.fullmatch(item)
-                if self._is_argument(flag, item, path):
-                    left.pop()  # it would take what comes after it for its value
-                    continue
-                if said is not None and self._is_argument(said[1], said[2], path):
-                    if flag in _WITH_HEADER:
-                        left.pop()
-                    continue
-            kept = self._kept(item, path, least)
-            if kept is not _GONE:
-                left.append(kept)
-        return left
-
-    def _is_argument(self, name: str, value: str, path: _Path) -> bool:
-        """Whether `value` is a key that an item of a list says of `name`, or the item after a flag."""
-        bare = _SCHEME.sub("", value.strip(), count=1)
-        if not _least(name) or bare.startswith(_NOT_ITSELF) or _PLACEHOLDER.fullmatch(bare):
-            return False
-        sure = is_key_name(name) and name.strip("-").lower() not in _ORDINARY
-        if not (is_shape(value) or (looks_secret(bare, _SURE) if sure else looks_random(bare))):
-            return False
-        self.found.append(((*path, name.lstrip("-")), bare))
-        return True
-
-    def _table(
-        self, value: dict[str, object], path: _Path, least: int
-    ) -> Generator[None, None, dict[str, object]]:
-        kept: dict[str, object] = {}
-        said = yield from self._named(value)
-        for key, item in value.items():
-            self._left -= 1
-            if isinstance(key, str):
-                self._left -= len(key) >> _TEXT
-            if self._left < 0:
-                self._left = TURN
-                yield
-            name = said if said and isinstance(key, str) and key.lower() in _VALUES else key
-            if not isinstance(key, str):  # of a foreign script's wire
-                place, below = (*path, str(key)), least
-            elif is_shape(key[:_LONGEST]):
-                self.found.append(((*path, "…"), key.strip()))
-                continue
-            else:
-                place, below = (*path, name), least or _least(name)
-            if isinstance(item, (dict, list)):
-                kept[key] = yield from self.within(item, place, below)
-            elif not isinstance(item, (str, bytes)):
-                kept[key] = item
-            else:
-                self._left -= len(item) >> _TEXT
-                left = self._kept(item, place, below)
-                if left is not _GONE:
-                    kept[key] = left
-        return kept
-
-    def _named(self, value: dict[str, object]) -> Generator[None, None, str]:
-        """The name of keys that `value` says another of its entries is the value of; empty: none."""
-        for key, name in value.items():
-            self._left -= 1
-            if self._left < 0:
-                self._left = TURN
-                yield
-            naming = isinstance(key, str) and len(key) <= _LONGEST_NAMING and key.lower() in _NAMING
-            if naming and isinstance(name, str) and _least(name):
-                return name
-        return ""
 
 
 def without_keys(arguments: dict[str, object], known: Iterable[str] = ()) -> dict[str, object]:
@@ -426,7 +319,7 @@ def _cut(value: object, found: re.Pattern[str] | None, room: list[int], depth: i
         return text
     if not isinstance(value, (dict, list)):
         return value
-    if depth > _DEEPEST:
+    if depth > DEEPEST:
         return "…"
     if isinstance(value, dict):
         shown: dict[object, object] = {}
@@ -449,28 +342,12 @@ def _cut(value: object, found: re.Pattern[str] | None, room: list[int], depth: i
 def _beginning(text: str, found: re.Pattern[str] | None, most: int) -> str:
     """The first `most` characters of `text`; what `found` finds there is looked for in whole, and masked."""
     done, pieces = 0, []
-    for key in found.finditer(text[: most + _LONGEST]) if found is not None else ():
+    for key in found.finditer(text[: most + LONGEST]) if found is not None else ():
         if key.start() >= most:
             break
         pieces += [text[done : key.start()], MASK]
         done = key.end()
     return "".join([*pieces, text[done:most], "…" if len(text) > max(most, done) else ""])
-
-
-def _is_key(value: str, name: str, *, least: int) -> bool:
-    if not value or len(value) > _LONGEST or _PLACEHOLDER.fullmatch(value):
-        return False
-    if is_shape(value):
-        return True
-    if is_key_name(name) and name.lower() not in _ORDINARY:
-        return True
-    least = _least(name) or least
-    return least > 0 and not is_key_name(value) and looks_secret(value, least)
-
-
-def _least(name: str) -> int:
-    """How long a value under `name` is that could be a key; 0 where none is looked for."""
-    return _SURE if is_key_name(name) else _MAYBE if is_token_name(name) else 0
 
 
 def shown(path: tuple[str, ...]) -> str:

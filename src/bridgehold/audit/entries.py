@@ -11,7 +11,7 @@ import json
 import msgspec
 
 from bridgehold.audit import chain
-from bridgehold.errors import Escapes
+from bridgehold.error_texts import Escapes
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):

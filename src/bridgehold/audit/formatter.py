@@ -15,7 +15,7 @@ from pythonjsonlogger.msgspec import MsgspecFormatter
 
 from bridgehold.audit.chain import MAX_INTEGER, VERSION
 from bridgehold.audit.events import Event, kind_of
-from bridgehold.audit.redact import find_shape, mask_shapes
+from bridgehold.audit.key_shapes import find_shape, mask_shapes
 from bridgehold.errors import AuditError
 
 _NOT_PRINTABLE = re.compile(r"[^\x20-\x7e]")

@@ -10,8 +10,6 @@ together, each channel's share of it, and made durable by one sync (group commit
 from __future__ import annotations
 
 import argparse
-import contextlib
-import fcntl
 import functools
 import operator
 import os
@@ -25,23 +23,21 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bridgehold import writes
-from bridgehold.audit import anchors, segments
+from bridgehold.audit import anchors
+from bridgehold.audit.beginning import LISTED, JournalConfig, begin, lock
 from bridgehold.audit.channels import Channel, Intake, turns
 from bridgehold.audit.events import (
     AnchorSigned,
     ChannelEnded,
     Event,
     JournalClosed,
-    JournalOpened,
     event_types,
 )
 from bridgehold.audit.recorders import HOST, Name, Recorder, breach
-from bridgehold.audit.recovery import Recovered, recover
-from bridgehold.audit.writer import Limits, Refused, Reserve, Result, Writer, Written, sync_folder
+from bridgehold.audit.writer import Refused, Result, Written
+from bridgehold.error_texts import to_log_text
 from bridgehold.errors import AuditError, BridgeholdError
 from bridgehold.hardening import harden_journal as harden
-from bridgehold.ids import new_instance_id
 from bridgehold.records import wire
 
 if TYPE_CHECKING:
@@ -52,23 +48,11 @@ _BUFFERED_SYNC_S = 0.5
 _DRAIN_S = 5.0
 """How long the last clients may go on writing after SIGTERM."""
 _MOST_REASON = 500
-_LISTED = 256
-"""References in one event."""
 _LEFT_OPEN = "it is gone; the outcome of what it had begun is unknown"
 _HELD_MS = 10
 """Between looks at a channel that has had its part for now."""
 
 _EVENT: msgspec.json.Decoder[Any] = msgspec.json.Decoder(functools.reduce(operator.or_, event_types()))
-
-
-class JournalConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Folders are absolute and exist; sizes are bytes."""
-
-    folder: str
-    anchors: str = ""
-    """Where anchors are kept beside the audit; empty: none are taken."""
-    reserve_bytes: int = 4 * 1024 * 1024
-    limits: Limits = Limits()
 
 
 class Journal:
@@ -88,9 +72,9 @@ class Journal:
         self._launcher = "launcher" in recorders
         self._anchors = Path(config.anchors) if config.anchors else None
         audit = Path(config.folder)
-        self._lock = _lock(audit)
+        self._lock = lock(audit)
         try:
-            self.writer = _begin(audit, config, recorders, sync)
+            self.writer = begin(audit, config, recorders, sync)
         except BridgeholdError:
             os.close(self._lock)
             raise
@@ -155,8 +139,8 @@ class Journal:
         """
         tally = self.writer.tally
         left = tally.left_by(recorder.owner) if recorder.name != "host" else ()
-        for at in range(0, len(left), _LISTED):
-            part = left[at : at + _LISTED]
+        for at in range(0, len(left), LISTED):
+            part = left[at : at + LISTED]
             event = ChannelEnded(
                 tenant=recorder.tenant, recorder=recorder.name, reason=_LEFT_OPEN, unfinished=part
             )
@@ -224,7 +208,7 @@ class Journal:
         unfinished = self.writer.tally.unfinished()
         event = JournalClosed(
             reason=reason,
-            unfinished=unfinished[:_LISTED],
+            unfinished=unfinished[:LISTED],
             unfinished_count=len(unfinished),
             earliest=self.writer.earliest,
             latest=self.writer.latest,
@@ -237,79 +221,6 @@ class Journal:
 def _broken(recorder: Recorder, reason: str) -> AuditError:
     recorder.broken = reason
     return AuditError(reason)
-
-
-def _begin(
-    audit: Path, config: JournalConfig, recorders: tuple[str, ...], sync: Callable[[int], None]
-) -> Writer:
-    """Recover, make the new instance's folder and write its first line, durably."""
-    folder = audit
-    try:
-        before = recover(audit)
-        instance = new_instance_id()
-        reserve = Reserve(audit / segments.RESERVE, config.reserve_bytes)
-        folder = audit / segments.folder_name(before.ordinal + 1, instance)
-        writes.make_folder(folder, mode=0o750, new=True)
-        sync_folder(audit)
-        writer = Writer(folder, instance, reserve=reserve, limits=config.limits, sync=sync)
-    except OSError as error:
-        _discard(folder, audit)
-        raise AuditError(
-            f"the audit can't be begun: {error.strerror}",
-            where=str(audit),
-            hint="Give the journal's user a writable folder with free space.",
-        ) from error
-    if isinstance(writer.write([_opened(before, recorders)])[0], Refused) or not writer.sync():
-        _discard(folder, audit)
-        raise AuditError(
-            "the audit's first line can't be written: its disk is full",
-            where=str(audit),
-            hint="Free space on the audit's disk.",
-        )
-    return writer
-
-
-def _discard(folder: Path, audit: Path) -> None:
-    """Remove the folder of an instance that never had a line."""
-    if folder == audit:
-        return
-    with contextlib.suppress(OSError):
-        for segment in folder.iterdir():
-            if segment.stat().st_size == 0:
-                segment.unlink()
-        folder.rmdir()
-
-
-def _opened(before: Recovered, recorders: tuple[str, ...]) -> JournalOpened:
-    return JournalOpened(
-        version=1,
-        quarantined_bytes=before.quarantined_bytes,
-        quarantined=before.quarantined,
-        recovered_from="" if before.closed else before.head.instance,
-        previous=before.head.instance,
-        recorders=recorders,
-        previous_count=before.head.count,
-        previous_head=before.head.head if before.head.instance else "",
-        unfinished=before.unfinished[:_LISTED],
-        unfinished_count=len(before.unfinished),
-    )
-
-
-def _lock(audit: Path) -> int:
-    try:
-        descriptor = writes.open_lock(audit / segments.LOCK)
-    except OSError as error:
-        raise AuditError(f"can't open the audit's lock: {error.strerror}", where=str(audit)) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise AuditError(
-            "another journal writes this audit",
-            where=str(audit),
-            hint="One host per audit: use the running one, or give this one a layout of its own.",
-        ) from error
-    return descriptor
 
 
 def serve(journal: Journal, channels: Sequence[Channel], intake: Intake | None = None) -> None:
@@ -406,7 +317,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         names = dict.fromkeys(channel.recorder.name for channel in channels)
         journal = Journal(config, recorders=tuple(names))
     except BridgeholdError as error:
-        sys.stderr.write(f"bridgehold journal: {error.message} ({error.where}). {error.hint}\n")
+        sys.stderr.write(to_log_text(error))
         return error.exit_status
     intake = Intake(socket.socket(fileno=options.fd_intake)) if options.fd_intake >= 0 else None
     serve(journal, channels, intake)

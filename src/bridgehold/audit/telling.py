@@ -12,10 +12,11 @@ def tell(story: Story) -> tuple[tuple[Entry, str], ...]:
     """Each event of the story with its sentence, the oldest first; the one asked about is among them."""
     events = sorted((story.event, *story.related), key=lambda event: (event.time, event.seq))
     decided = {event.ref: story.source for event in events if event.text("rule") == story.rule}
-    return tuple((event, _sentence(event, decided.get(event.ref, ""))) for event in events)
+    return tuple((event, sentence(event, decided.get(event.ref, ""))) for event in events)
 
 
-def _sentence(event: Entry, source: str) -> str:
+def sentence(event: Entry, source: str = "") -> str:
+    """One event by itself. `source`: where the rule that it names is written."""
     make = _SENTENCES.get(event.kind)
     return f"{make(event, source) if make is not None else _other(event)}."
 
@@ -145,6 +146,81 @@ def _method_refused(event: Entry, _: str) -> str:
     return f"{_who(event)} asked for {event.text('method')}; it was refused{_because(event)}"
 
 
+def _host_started(event: Entry, _: str) -> str:
+    given_up = _list(event, "weakenings")
+    return f"The host {event.text('version')} began{f', without {given_up}' if given_up else ''}"
+
+
+def _host_stopped(event: Entry, _: str) -> str:
+    return f"The host ended in order{_because(event)}"
+
+
+def _granted(event: Entry, _: str) -> str:
+    grant = event.fields.get("grant")
+    facts = grant if isinstance(grant, dict) else {}
+    bridge, policy = facts.get("bridge", "A bridge"), facts.get("policy", "a policy")
+    return f"{bridge} was granted {policy} for tenant {event.tenant}"
+
+
+def _policy_loaded(event: Entry, _: str) -> str:
+    files = _list(event, "files", lambda text: text.partition(" sha256:")[0])
+    took = f"Policy {event.text('name')} took effect for tenant {event.tenant}"
+    return f"{took}{f', from {files}' if files else ''}"
+
+
+def _reloaded(event: Entry, _: str) -> str:
+    applied, waiting = _list(event, "applied"), _list(event, "waiting")
+    later = f"; {waiting} waits for a restart" if waiting else ""
+    return f"The configuration was read again: {applied or 'nothing'} changed{later}"
+
+
+def _secret(event: Entry, _: str) -> str:
+    by = f" by {event.principal}" if event.principal else ""
+    return f"Key {event.text('name')} of tenant {event.tenant}: {event.text('action')}{by}"
+
+
+def _admin_intent(event: Entry, _: str) -> str:
+    return f"{_who(event)} asks for {event.text('action')} of {event.text('subject')}"
+
+
+def _admin_outcome(event: Entry, _: str) -> str:
+    how = "done" if event.fields.get("ok") is True else f"failed with {event.text('code')}{_because(event)}"
+    return f"{event.text('action')} of {event.text('subject')} by {_who(event)}: {how}"
+
+
+def _built(event: Entry, _: str) -> str:
+    what = f"{event.number('files')} files, after {event.number('ms')} ms"
+    return f"The environment of {event.text('bridge')} was built: {what}"
+
+
+def _anchored(event: Entry, _: str) -> str:
+    return f"The keeper signed the chain up to event {event.number('count')}, with key {event.text('key')}"
+
+
+def _peer_refused(event: Entry, _: str) -> str:
+    return f"A peer with uid {event.number('uid')} was rejected{_because(event)}"
+
+
+def _opened_journal(event: Entry, _: str) -> str:
+    before = event.text("previous")
+    return f"The journal began{f', in place of {before}' if before else ', the first of its folder'}"
+
+
+def _kept(event: Entry, _: str) -> str:
+    return f"An artifact of tenant {event.tenant}: {event.text('action') or 'read'}, {event.text('name')}"
+
+
+def _folded(event: Entry, _: str) -> str:
+    folded = event.fields.get("folded")
+    counts = folded.items() if isinstance(folded, dict) else ()
+    return f"Past their rate, and only counted: {', '.join(f'{count} {kind}' for kind, count in counts)}"
+
+
+def _list(event: Entry, name: str, shown: Callable[[str], str] = str) -> str:
+    value = event.fields.get(name)
+    return ", ".join(shown(str(one)) for one in value) if isinstance(value, list) else ""
+
+
 _SENTENCES: Mapping[str, Callable[[Entry, str], str]] = {
     "session.opened": _opened,
     "session.closed": _closed,
@@ -166,4 +242,19 @@ _SENTENCES: Mapping[str, Callable[[Entry, str], str]] = {
     "tool.outcome": _tool_outcome,
     "protocol.violation": _violation,
     "request.refused": _method_refused,
+    "principal.refused": _peer_refused,
+    "host.started": _host_started,
+    "host.stopped": _host_stopped,
+    "grant.resolved": _granted,
+    "policy.loaded": _policy_loaded,
+    "config.reloaded": _reloaded,
+    "secret.changed": _secret,
+    "admin.intent": _admin_intent,
+    "admin.outcome": _admin_outcome,
+    "environment.built": _built,
+    "anchor.signed": _anchored,
+    "journal.opened": _opened_journal,
+    "artifact.changed": _kept,
+    "artifact.read": _kept,
+    "events.folded": _folded,
 }

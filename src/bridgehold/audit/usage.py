@@ -3,7 +3,7 @@
 By tenant and bridge, so that it can be charged to whom it belongs. Counts come from the kernel and the
 gateway, never from a guest; tokens that a provider did not name are estimates, and counted as such. A
 request whose end nobody wrote (it is under way, or its host was killed) counts with its reservation; one that
-was never sent doesn't.
+was never sent doesn't. What the keeper sends for a cell counts by the keeper's word, and not by the cell's.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from collections.abc import Iterable
 import msgspec
 
 from bridgehold.audit.entries import Entry
+
+_ENDS = {"egress.outcome": "egress.intent", "egress.ended": "egress.sent"}
+"""What ends what: a request is ended by whoever began it, and for its own tenant."""
 
 
 class Used(msgspec.Struct, kw_only=True):
@@ -38,49 +41,85 @@ class Used(msgspec.Struct, kw_only=True):
     received_bytes: int = 0
 
 
-def fold(entries: Iterable[Entry], *, tenant: str = "", since: str = "", until: str = "") -> list[Used]:
-    """The rows, in order of their names. `since`, `until`: a time as the audit writes it, or its start."""
-    bridges: dict[str, str] = {}
-    rows: dict[tuple[str, str, str, str], Used] = {}
-    unfinished: dict[str, Entry] = {}
+class Usage:
+    """Takes events, oldest first, and makes the rows."""
 
-    def row(entry: Entry, provider: str = "", model: str = "") -> Used:
-        key = (entry.tenant, bridges.get(entry.session, ""), provider, model)
+    def __init__(self, *, tenant: str = "", since: str = "", until: str = "") -> None:
+        """`since`, `until`: a time as the audit writes it, or its start."""
+        self._tenant, self._since, self._until = tenant, since, until
+        self._bridges: dict[str, str] = {}
+        self._rows: dict[tuple[str, str, str, str], Used] = {}
+        self._unfinished: dict[tuple[str, str, str], Entry] = {}
+
+    def add(self, entry: Entry) -> None:
+        """Count one event."""
+        if entry.kind == "session.opened":
+            self._bridges[entry.session] = entry.text("bridge")
+        if told_again(entry):
+            return
+        if begun := _ENDS.get(entry.kind):
+            self._unfinished.pop((begun, entry.tenant, entry.text("intent")), None)
+        if self._tenant not in ("", entry.tenant) or entry.time < self._since:
+            return
+        if self._until and entry.time >= self._until:
+            return
+        match entry.kind:
+            case "session.opened":
+                self._row(self._rows, entry).sessions += 1
+            case "command.outcome":
+                used = self._row(self._rows, entry)
+                used.commands += 1
+                used.failed += bool(entry.text("code"))
+                used.cpu_us += _count(entry, "cpu_us")
+            case "egress.intent" | "egress.sent" if entry.text("provider"):
+                self._unfinished[entry.kind, entry.tenant, entry.ref] = entry
+            case "egress.outcome" | "egress.ended":
+                _add_request(self._row(self._rows, entry, entry.text("provider"), entry.text("model")), entry)
+            case _:
+                pass
+
+    def rows(self) -> list[Used]:
+        """In order of their names; what has no end yet is counted with its reservation."""
+        rows = {key: msgspec.structs.replace(used) for key, used in self._rows.items()}
+        for entry in self._unfinished.values():
+            used = self._row(rows, entry, entry.text("provider"), entry.text("model"))
+            used.requests += 1
+            used.charged += _count(entry, "reserved")
+        return [rows[key] for key in sorted(rows)]
+
+    def _row(
+        self, rows: dict[tuple[str, str, str, str], Used], entry: Entry, provider: str = "", model: str = ""
+    ) -> Used:
+        key = (entry.tenant, self._bridges.get(entry.session, ""), provider, model)
         if key not in rows:
             rows[key] = Used(tenant=key[0], bridge=key[1], provider=provider, model=model)
         return rows[key]
 
+
+def _add_request(used: Used, entry: Entry) -> None:
+    used.requests += entry.fields.get("unsent") is not True
+    used.failed += bool(entry.text("code"))
+    used.input_tokens += _count(entry, "input_tokens")
+    used.output_tokens += _count(entry, "output_tokens")
+    used.charged += _count(entry, "charged")
+    used.estimated += entry.fields.get("estimated") is True
+    used.sent_bytes += _count(entry, "request_bytes")
+    used.received_bytes += _count(entry, "response_bytes")
+
+
+def fold(entries: Iterable[Entry], *, tenant: str = "", since: str = "", until: str = "") -> list[Used]:
+    """The rows of `entries`, in order of their names."""
+    usage = Usage(tenant=tenant, since=since, until=until)
     for entry in entries:
-        if entry.kind == "session.opened":
-            bridges[entry.session] = entry.text("bridge")
-        if entry.kind == "egress.outcome":
-            unfinished.pop(entry.text("intent"), None)
-        if tenant not in ("", entry.tenant) or entry.time < since or (until and entry.time >= until):
-            continue
-        match entry.kind:
-            case "session.opened":
-                row(entry).sessions += 1
-            case "command.outcome":
-                used = row(entry)
-                used.commands += 1
-                used.failed += bool(entry.text("code"))
-                used.cpu_us += entry.number("cpu_us")
-            case "egress.intent" if entry.text("provider"):
-                unfinished[entry.ref] = entry
-            case "egress.outcome":
-                used = row(entry, entry.text("provider"), entry.text("model"))
-                used.requests += entry.fields.get("unsent") is not True
-                used.failed += bool(entry.text("code"))
-                used.input_tokens += entry.number("input_tokens")
-                used.output_tokens += entry.number("output_tokens")
-                used.charged += entry.number("charged")
-                used.estimated += entry.fields.get("estimated") is True
-                used.sent_bytes += entry.number("request_bytes")
-                used.received_bytes += entry.number("response_bytes")
-            case _:
-                pass
-    for entry in unfinished.values():
-        used = row(entry, entry.text("provider"), entry.text("model"))
-        used.requests += 1
-        used.charged += entry.number("reserved")
-    return [rows[key] for key in sorted(rows)]
+        usage.add(entry)
+    return usage.rows()
+
+
+def told_again(entry: Entry) -> bool:
+    """Whether it is a cell's word on a request that the keeper tells of itself."""
+    return entry.fields.get("kept") is True and entry.kind in ("egress.intent", "egress.outcome")
+
+
+def _count(entry: Entry, name: str) -> int:
+    """Nobody has used less than nothing, whatever a cell writes."""
+    return max(0, entry.number(name))

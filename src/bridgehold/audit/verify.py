@@ -25,7 +25,8 @@ from bridgehold.audit.check import Closed, InstanceCheck, Opened
 from bridgehold.audit.entries import printable, printable_json
 from bridgehold.audit.segments import InstanceFolder, Segment, digest_of, look, read_lines
 from bridgehold.audit.verdicts import Completeness, Finding, Integrity, Report
-from bridgehold.errors import AuditError, BridgeholdError, from_os
+from bridgehold.error_texts import from_os
+from bridgehold.errors import AuditError, BridgeholdError
 from bridgehold.hardening import BROKEN_PIPE, drop_output, prepare_streams
 
 _MOST = 100

@@ -64,6 +64,8 @@ class BootFrame(msgspec.Struct, frozen=True, kw_only=True):
     request_bytes: int = 8 * 1024 * 1024
     limits: dict[str, int] = {}
     """What the session has, by the names of `bridgehold_sdk.Limits`."""
+    parts: bool = False
+    """The host takes frames with parts; whether it may send them, `ready` says."""
 
 
 class WarmFrame(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +107,7 @@ class CallFrame(msgspec.Struct, frozen=True, kw_only=True):
     id: int
     command: str
     args: dict[str, object]
+    """Those of `base64` may be bytes: a guest that takes no parts gets them as text."""
     deadline_ms: int = 0
     """Time left, for the guest's information; the host enforces it."""
     tools: tuple[ToolFact, ...] = ()
@@ -152,6 +155,8 @@ class ReadyFrame(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     operations: Annotated[tuple[Short, ...], msgspec.Meta(max_length=1000)]
     python: Short = ""
     sdk: Short = ""
+    parts: bool = False
+    """It takes frames with parts."""
 
 
 class ResultFrame(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -159,6 +164,7 @@ class ResultFrame(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     id: Id
     result: object
+    """The member `base64` of an object is bytes where it came as a part."""
 
 
 class FaultFrame(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

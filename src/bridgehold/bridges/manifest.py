@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from bridgehold.bridges import schema
+from bridgehold.bridges import schema, schema_form
 from bridgehold.errors import NotFoundError, UsageError
 from bridgehold.policies.model import Needs
 
@@ -149,7 +149,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-COMMON_TAKES = schema.named({"properties": {"worker_id": {"type": "string", "maxLength": 200}}})
+COMMON_TAKES = schema_form.named({"properties": {"worker_id": {"type": "string", "maxLength": 200}}})
 """What a ``common:`` operation takes, which no manifest declares."""
 
 

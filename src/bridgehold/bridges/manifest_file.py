@@ -9,7 +9,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from bridgehold import reads
-from bridgehold.bridges import schema
+from bridgehold.bridges import schema_form
 from bridgehold.bridges.manifest import (
     EFFECTS,
     PRELOAD_CALLS,
@@ -193,8 +193,8 @@ def _operation(name: str, table: Table, resources: Mapping[str, Resource]) -> Op
 def _schema(table: Table, key: str) -> dict[str, object]:
     value = table.raw(key)
     if value is None:
-        return schema.closed(schema.named({})) if key == "arguments" else {}
-    found = schema.schema_problems(value, table.place(key))
+        return schema_form.closed(schema_form.named({})) if key == "arguments" else {}
+    found = schema_form.schema_problems(value, table.place(key))
     for problem in found:
         place, _, message = problem.partition(": ")
         table.faults.add(place, message)
@@ -203,8 +203,8 @@ def _schema(table: Table, key: str) -> dict[str, object]:
     if key == "arguments":
         if value.get("type", "object") != "object":
             table.fault(key, "arguments are an object")
-        value = schema.named(value)
-    return value if found else schema.closed(value)
+        value = schema_form.named(value)
+    return value if found else schema_form.closed(value)
 
 
 def _timeout(table: Table) -> int:

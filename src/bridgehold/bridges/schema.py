@@ -13,33 +13,31 @@ check has `MAX_STEPS` and gives way to the loop every `TURN`; a message is worde
 from __future__ import annotations
 
 import asyncio
-import math
 import reprlib
 from functools import partial
-from itertools import islice, repeat
+from itertools import repeat
 from typing import TYPE_CHECKING
 
+from bridgehold.bridges.schema_form import (
+    MAX_PROBLEMS,
+    TYPES,
+    Schema,
+    as_number,
+    extra_names,
+    is_integer,
+    is_number,
+)
 from bridgehold.errors import LimitError
 from bridgehold.ids import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-Schema = dict[str, object]
 
-MAX_PROBLEMS = 20
 MAX_STEPS = 2_000_000
 """Of one check; a request has at most 1,000,000 values."""
 TURN = 2_000
 """Steps after which a check that is awaited lets others run: 1 to 3 ms."""
-MAX_NODES = 500
-MAX_DEPTH = 24
-MAX_ENUM = 200
-MAX_CHOICES = 16
-MAX_LISTED = 5_000
-"""Values in all of a schema's `enum`, `const` and `required`, those inside of others counted."""
-MAX_NAME = 200
-"""Characters of a property's name."""
 _MESSAGE = 300
 _LOOKED_UP = 64
 """Names or short texts that are looked up in one step."""
@@ -47,27 +45,12 @@ _COMPARED = 4096
 """Characters of a text that cost as much as a short one."""
 _BRIEF = reprlib.Repr()
 _BRIEF.maxstring = _BRIEF.maxother = 60
-_TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
-_NOTES = ("title", "description", "default", "examples", "format")
-_COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
-_NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
-KEYWORDS = (
-    *("type", "enum", "const", "properties", "required", "additionalProperties", "items", "anyOf"),
-    *_COUNTS,
-    *_NUMBERS,
-    *_NOTES,
-)
 
 
 _Place = str | tuple["_Place", str | int]
 """Where a value stands: the name of the whole, then names and indices inwards."""
 _Problem = tuple[_Place, "str | Callable[[bool], str]"]
 """A place and what is wrong there; worded when it is shown, with or without a near name."""
-
-
-def schema_problems(schema: object, where: str) -> list[str]:
-    """What is wrong with a schema itself, at most `MAX_PROBLEMS`; an empty list where it can be used."""
-    return list(islice(_schema_problems(schema, where, [MAX_NODES, MAX_LISTED], 0), MAX_PROBLEMS))
 
 
 def problems(schema: Schema, value: object, where: str = "arguments") -> list[str]:
@@ -111,27 +94,6 @@ def _too_long(where: str) -> LimitError:
     )
 
 
-def closed(schema: Schema) -> Schema:
-    """`schema` (which has no problems) with what `problems` assumes written out, at every depth."""
-    made = dict(schema)
-    properties = schema.get("properties")
-    if isinstance(properties, dict):
-        made["properties"] = {name: closed(part) for name, part in properties.items()}
-    for key in ("items", "additionalProperties"):
-        part = schema.get(key)
-        if isinstance(part, dict):
-            made[key] = closed(part)
-    choices = schema.get("anyOf")
-    if isinstance(choices, list):
-        made["anyOf"] = [closed(part) for part in choices]
-    return {**made, "additionalProperties": False} if _extra(schema) is False else made
-
-
-def named(schema: Schema) -> Schema:
-    """What `schema` says of arguments, which are given by name: none at all where it says nothing."""
-    return {"type": "object", **schema}
-
-
 async def names_within(
     arguments: object, names: Mapping[str, str], first: str = ""
 ) -> tuple[tuple[str, ...], bool]:
@@ -161,82 +123,6 @@ async def names_within(
     return tuple(found), waited
 
 
-def _extra(schema: Schema) -> object:
-    """What the schema of an object says of names that it doesn't declare: nothing said is no."""
-    kinds = schema.get("type", ())
-    speaks = "properties" in schema or "object" in (kinds if isinstance(kinds, list) else (kinds,))
-    return schema.get("additionalProperties", not speaks)
-
-
-def _schema_problems(schema: object, where: str, left: list[int], depth: int) -> Iterator[str]:
-    """`left`: how many parts and how many listed values a schema may still have."""
-    left[0] -= 1
-    if left[0] < 0 or depth > MAX_DEPTH:
-        yield f"{where[:200]}: a schema has at most {MAX_NODES} parts, {MAX_DEPTH} deep"
-        return
-    if not isinstance(schema, dict):
-        yield f"{where}: a schema is a table"
-        return
-    for key in schema:
-        if key not in KEYWORDS:
-            yield f"{where}: {key[:80]!r} is not supported{nearest(key, KEYWORDS)}"
-    yield from _keyword_problems(schema, where, left)
-    properties = schema.get("properties", {})
-    if isinstance(properties, dict):
-        for name, part in properties.items():
-            place = f"{where}.properties.{name[:MAX_NAME]}"
-            if len(name) > MAX_NAME:
-                yield f"{place}: a name has at most {MAX_NAME} characters"
-            yield from _schema_problems(part, place, left, depth + 1)
-    extra = schema.get("additionalProperties", True)
-    if not isinstance(extra, bool):
-        yield from _schema_problems(extra, f"{where}.additionalProperties", left, depth + 1)
-    if "items" in schema:
-        yield from _schema_problems(schema["items"], f"{where}.items", left, depth + 1)
-    choices = schema.get("anyOf", [])
-    if isinstance(choices, list):
-        for index, part in enumerate(choices):
-            yield from _schema_problems(part, f"{where}.anyOf[{index}]", left, depth + 1)
-
-
-def _keyword_problems(schema: Schema, where: str, left: list[int]) -> Iterator[str]:
-    kinds = schema.get("type", [])
-    named = kinds if isinstance(kinds, list) else [kinds]
-    if len(named) > len(_TYPES) or any(kind not in _TYPES for kind in named):
-        yield f"{where}.type: one of {', '.join(_TYPES)}, or a list of them"
-    if not isinstance(schema.get("properties", {}), dict):
-        yield f"{where}.properties: a table"
-    required = schema.get("required", [])
-    if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
-        yield f"{where}.required: a list of names"
-    for key, most in (("enum", MAX_ENUM), ("anyOf", MAX_CHOICES)):
-        listed = schema.get(key, [None])
-        if not isinstance(listed, list) or not 1 <= len(listed) <= most:
-            yield f"{where}.{key}: a list of 1 to {most}"
-    for key in ("enum", "const", "required"):
-        if key in schema:
-            left[1] -= size(schema[key], left[1])
-            if left[1] < 0:
-                yield f"{where}.{key}: a schema lists at most {MAX_LISTED} values"
-    for key in _COUNTS:
-        if key in schema and not (_is_integer(schema[key]) and _number(schema[key]) >= 0):
-            yield f"{where}.{key}: an integer, 0 or more"
-    for key in _NUMBERS:
-        if key in schema and not _is_number(schema[key]):
-            yield f"{where}.{key}: a number"
-
-
-def size(value: object, most: int) -> int:
-    """How many values there are in `value`, itself among them; counted until there are more than `most`."""
-    count, waiting = 0, [value]
-    while waiting and count <= most:
-        one = waiting.pop()
-        count += 1
-        if isinstance(one, dict | list):
-            waiting.extend(one.values() if isinstance(one, dict) else one)
-    return count
-
-
 def _problems(schema: Schema, value: object, where: _Place, steps: list[int]) -> Iterator[_Problem | None]:
     """None where `steps` are used up: whoever asks adds some, or leaves."""
     steps[0] -= 1
@@ -260,8 +146,8 @@ def _problems(schema: Schema, value: object, where: _Place, steps: list[int]) ->
     elif isinstance(value, str):
         if "minLength" in schema or "maxLength" in schema:
             yield from _bounds(schema, len(value), "Length", where, "characters")
-    elif _is_number(value):
-        yield from _number_problems(schema, _number(value), where)
+    elif is_number(value):
+        yield from _number_problems(schema, as_number(value), where)
     if "anyOf" in schema:
         yield from _choice_problems(schema, value, where, steps)
 
@@ -279,7 +165,7 @@ def _object_problems(
             yield (where, name), "missing"
     if "minProperties" in schema or "maxProperties" in schema:
         yield from _bounds(schema, len(value), "Properties", where, "entries")
-    extra = False if value.keys() <= properties.keys() else _extra(schema)
+    extra = False if value.keys() <= properties.keys() else extra_names(schema)
     # What may have any name has no schema: a million of them are not looked at.
     for name in [name for name in properties if name in value] if extra is True else value:
         if name in properties:
@@ -354,33 +240,16 @@ def _number_problems(schema: Schema, value: float, where: _Place) -> Iterator[_P
         ("exclusiveMaximum", lambda number, bound: number < bound, "less than"),
     )
     for key, holds, words in tests:
-        if key in schema and not holds(value, _number(schema[key])):
+        if key in schema and not holds(value, as_number(schema[key])):
             yield where, f"{words} {schema[key]} expected"
 
 
 def _bounds(schema: Schema, count: int, what: str, where: _Place, unit: str) -> Iterator[_Problem]:
     least, most = schema.get(f"min{what}"), schema.get(f"max{what}")
-    if least is not None and count < _number(least):
+    if least is not None and count < as_number(least):
         yield where, f"at least {least} {unit} expected, {count} given"
-    if most is not None and count > _number(most):
+    if most is not None and count > as_number(most):
         yield where, f"at most {most} {unit} expected, {count} given"
-
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return isinstance(value, int) and not isinstance(value, bool)  # of any size: no float is made of it
-
-
-def _is_integer(value: object) -> bool:
-    if isinstance(value, float):
-        return value.is_integer()
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _number(value: object) -> float:
-    assert isinstance(value, int | float)  # noqa: S101 - callers asked `_is_number`
-    return value
 
 
 _PLAIN: dict[str, type] = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
@@ -389,11 +258,11 @@ _PLAIN: dict[str, type] = {"object": dict, "array": list, "string": str, "boolea
 def _fits(kind: str, value: object) -> bool:
     if kind in _PLAIN:
         return isinstance(value, _PLAIN[kind])
-    return _is_integer(value) if kind == "integer" else _is_number(value)
+    return is_integer(value) if kind == "integer" else is_number(value)
 
 
 def _kind(value: object) -> str:
-    return next((name for name in _TYPES if _fits(name, value)), type(value).__name__)
+    return next((name for name in TYPES if _fits(name, value)), type(value).__name__)
 
 
 def _among(value: object, listed: list[object], steps: list[int]) -> bool:

@@ -6,6 +6,7 @@ vectors of ``tests/vectors/wire`` with this one, and no code.
 
 from __future__ import annotations
 
+import base64
 import json
 from datetime import UTC, datetime
 from typing import Literal, TypeVar, get_args
@@ -35,6 +36,12 @@ HEADER_BYTES = 4
 ENVELOPE_BYTES = 1024
 """What a frame may hold beside its result; `response_bytes` and this bound a frame's length."""
 MAX_FRAME_BYTES = 8 * 1024 * 1024
+PARTED = 1 << 31
+"""In a frame's length: a length of JSON, that JSON and bytes follow, which belong where its ``part`` says."""
+PART_JSON_BYTES = 64 * 1024
+"""The most JSON beside a guest's part: judging it costs far more than passing bytes on."""
+PART_OF_CALL, PART_OF_RESULT = "args.base64", "result.base64"
+_LEAST_PARTED = HEADER_BYTES + 2
 BOOT_ID = 0
 """A fault with this id before `ready` says why the bridge could not be imported."""
 
@@ -61,13 +68,26 @@ _STAMP = 64
 _json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
-def encode(frame: HostFrame, *, max_bytes: int = MAX_FRAME_BYTES, timestamp: str | None = None) -> bytes:
+def encode(
+    frame: HostFrame,
+    *,
+    max_bytes: int = MAX_FRAME_BYTES,
+    timestamp: str | None = None,
+    parts: bool = False,
+) -> bytes:
     """The bytes of one frame, header included.
 
-    `max_bytes` bounds the body (the grant's `request_bytes`). Raises `UsageError` where arguments
-    hold what JSON or the guest's codec can't carry, `LimitError` where they are too large.
+    `parts`: the guest takes them; otherwise bytes go as base64 text. `max_bytes` bounds the body, a part
+    included (the grant's `request_bytes`). Raises `UsageError` where arguments hold what JSON or the guest's
+    codec can't carry, `LimitError` where they are too large.
     """
-    body = _body(frame, timestamp)
+    body, part = _body(frame, timestamp), None
+    if isinstance(frame, CallFrame) and isinstance(found := frame.args.get("base64"), bytes):
+        args = {name: item for name, item in frame.args.items() if name != "base64"}
+        if parts:
+            body, part = {**body, "args": args, "part": PART_OF_CALL}, found
+        else:
+            body["args"] = {**args, "base64": base64.b64encode(found).decode("ascii")}
     try:
         data = _json(body).encode()
     except (TypeError, ValueError, RecursionError) as error:
@@ -76,9 +96,10 @@ def encode(frame: HostFrame, *, max_bytes: int = MAX_FRAME_BYTES, timestamp: str
             hint="Arguments are JSON: finite numbers, text, lists, and objects with text keys.",
             where="arguments",
         ) from None
-    if len(data) > max_bytes:
+    size = len(data) if part is None else len(data) + len(part)
+    if size > max_bytes:
         raise LimitError(
-            f"the request has {len(data)} bytes; {max_bytes} are allowed",
+            f"the request has {size} bytes; {max_bytes} are allowed",
             hint="Raise `limits.request` in the policy, or send the data as a file.",
             where="arguments",
         )
@@ -90,7 +111,10 @@ def encode(frame: HostFrame, *, max_bytes: int = MAX_FRAME_BYTES, timestamp: str
             hint=f"Nest at most {strict.MAX_DEPTH} deep, keep integers within 64 bits and keys unique.",
             where="arguments",
         ) from None
-    return len(data).to_bytes(HEADER_BYTES, "big") + data
+    length = len(data).to_bytes(HEADER_BYTES, "big")
+    if part is None:
+        return length + data
+    return b"".join(((PARTED | size + HEADER_BYTES).to_bytes(HEADER_BYTES, "big"), length, data, part))
 
 
 def _body(frame: HostFrame, timestamp: str | None) -> dict[str, object]:
@@ -141,6 +165,8 @@ class FrameReader:
         """Bytes held of a frame that is not complete: what the host's budget is charged with."""
         self.frames = 0
         """Frames read so far, strays included, for the session's rate."""
+        self.within_part = False
+        """Whether what is held is the beginning of a frame with a part, its JSON complete."""
 
     def expect(self, call_id: int) -> None:
         """A call with this id has been sent."""
@@ -159,17 +185,27 @@ class FrameReader:
         frames: list[GuestFrame | StrayFrame] = []
         start = 0
         try:
+            self.within_part = False
             while (held := len(self._buffer) - start) >= HEADER_BYTES:
                 length = int.from_bytes(self._buffer[start : start + HEADER_BYTES], "big")
-                if not 2 <= length <= self._max_frame:
+                parted = length > PARTED
+                if parted:
+                    length -= PARTED
+                if not (_LEAST_PARTED if parted else 2) <= length <= self._max_frame:
                     said = f"a frame of {length} bytes; {self._max_frame} are allowed"
                     raise WireError("length", said)  # noqa: TRY301 - it breaks the stream as what is below does
+                place, end = start + HEADER_BYTES, start + HEADER_BYTES + length
+                if parted:
+                    place = self._json_end(start, length, held)
                 if held - HEADER_BYTES < length:
                     break
                 with memoryview(self._buffer) as view:
-                    body = bytes(view[start + HEADER_BYTES : start + HEADER_BYTES + length])
-                start += HEADER_BYTES + length
-                frames.append(self._frame(body))
+                    if parted:
+                        body, part = bytes(view[start + 2 * HEADER_BYTES : place]), bytes(view[place:end])
+                    else:
+                        body, part = bytes(view[place:end]), None
+                start, self.within_part = end, False
+                frames.append(self._frame(body, part))
         except WireError:
             self._broken, self.buffered = True, 0
             self._buffer.clear()
@@ -186,13 +222,30 @@ class FrameReader:
             self._broken, self.buffered = True, 0
             raise WireError("unexpected_end", f"the stream ended {held} bytes into a frame")
 
-    def _frame(self, body: bytes) -> GuestFrame | StrayFrame:
+    def _json_end(self, start: int, length: int, held: int) -> int:
+        """Where the JSON of a frame with a part ends, whose length is judged as soon as it is there."""
+        if held < 2 * HEADER_BYTES:
+            return start
+        place = start + HEADER_BYTES
+        first = int.from_bytes(self._buffer[place : place + HEADER_BYTES], "big")
+        if not 2 <= first <= min(PART_JSON_BYTES, length - HEADER_BYTES):
+            raise WireError("length", f"{first} bytes of JSON in a frame of {length}")
+        self.within_part = held >= 2 * HEADER_BYTES + first
+        return place + HEADER_BYTES + first
+
+    def _frame(self, body: bytes, part: bytes | None = None) -> GuestFrame | StrayFrame:
         try:
             value = strict.loads(body, max_depth=self._max_depth)
         except strict.StrictError as error:
             raise WireError(error.reason, str(error)) from None
         if not isinstance(value, dict):
             raise WireError("shape", "a frame is an object")
+        if part is not None:
+            result = value.get("result")
+            if value.pop("part", None) != PART_OF_RESULT or not isinstance(result, dict):
+                raise WireError("shape", f"a part that is not {PART_OF_RESULT}")
+            if result.setdefault("base64", part) is not part:
+                raise WireError("shape", f"{PART_OF_RESULT} twice")
         try:
             return self._reply(value) if "success" in value else self._said(value)
         except msgspec.ValidationError as error:

@@ -18,7 +18,8 @@ import msgspec
 
 from bridgehold.client import files
 from bridgehold.client.adapter import Adapter
-from bridgehold.client.connection import Connection, Opening, Progress, Reach
+from bridgehold.client.connection import Connection, Opening, Progress, Reach, sorted_out
+from bridgehold.client.meant import may_be_a_slip, meant
 from bridgehold.client.once import token_of
 from bridgehold.client.private import PrivateHost
 from bridgehold.client.retry import with_retries
@@ -28,9 +29,11 @@ from bridgehold.client.tools import RUNNING_FOR, Tool, Tools, named
 from bridgehold.config.layout import Layout, default_layout
 from bridgehold.errors import (
     BridgeholdError,
+    DeniedError,
     HostUnavailableError,
 )
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
+from bridgehold.protocol.parts import Moved
 from bridgehold.protocol.plain import to_plain
 from bridgehold.protocol.values import Artifact, Reply, ResourceRef, SessionInfo
 
@@ -111,11 +114,27 @@ class Client:
     on_build: Progress | None = None
     """Told while an environment is built that a command or session waits for: `bridge`, `phase`, `done`, …"""
 
-    async def request(self, method: str, params: dict[str, Any], on_event: Progress | None = None) -> Any:
-        """One request of the protocol. Cancelling it cancels it at the host. Raises the typed error."""
+    async def request(
+        self,
+        method: str,
+        params: dict[str, Any],
+        on_event: Progress | None = None,
+        moved: Moved | None = None,
+    ) -> Any:
+        """One request of the protocol. Cancelling it cancels it at the host. Raises the typed error.
+
+        `moved`: bytes that belong into `params`, beside them; the answer's may come so, too.
+        """
         if (on_build := self.on_build) is not None and method in _MAY_BUILD:
-            params, on_event = {**params, "progress": True}, _sorted_out(on_build, on_event)
-        return await self._host.request(method, params, _encode_params(params), on_event)
+            params, on_event = {**params, "progress": True}, sorted_out(on_build, on_event)
+        try:
+            return await self._host.request(method, params, _encode_params(params), on_event, moved)
+        except DeniedError as error:
+            if may_be_a_slip(method, error):
+                with contextlib.suppress(BridgeholdError):  # who is nobody here is told no bridges
+                    bridges = await self._host.request("bridges", {}, _encode_params({}), None)
+                    error.hint = meant(params, bridges) or error.hint
+            raise
 
     async def call(
         self,
@@ -127,6 +146,7 @@ class Client:
         deadline_ms: int = 0,
         on_event: Progress | None = None,
         tools: Tools = (),
+        moved: Moved | None = None,
     ) -> Reply:
         """Run ``bridge:operation`` and give the whole `Reply`. `tools`: functions that it may call back."""
         offered = named(tools)
@@ -141,7 +161,7 @@ class Client:
             "parent": RUNNING_FOR.get(),
         }
         if not offered:
-            return msgspec.convert(await self.request("run", params, on_event), type=Reply)
+            return msgspec.convert(await self.request("run", params, on_event, moved), type=Reply)
         tasks: set[asyncio.Task[None]] = set()
 
         def handle_event(event: dict[str, Any]) -> None:
@@ -151,7 +171,7 @@ class Client:
                 on_event(event)
 
         try:
-            return msgspec.convert(await self.request("run", params, handle_event), type=Reply)
+            return msgspec.convert(await self.request("run", params, handle_event, moved), type=Reply)
         finally:
             for task in tasks:
                 task.cancel()
@@ -360,16 +380,6 @@ class Host(Client):
 
 
 _MAY_BUILD = ("run", "session.open", "session.hold")
-
-
-def _sorted_out(on_build: Progress, on_event: Progress | None) -> Progress:
-    def handle_event(event: dict[str, Any]) -> None:
-        if event.get("type") == "building":
-            on_build(event)
-        elif on_event is not None:
-            on_event(event)
-
-    return handle_event
 
 
 def _encode_params(params: dict[str, Any]) -> bytes:

@@ -20,10 +20,14 @@ from bridgehold.errors import (
     SessionEndedError,
     from_info,
 )
-from bridgehold.protocol.frames import WHOLE_CONNECTION, AnswerFrame, RequestFrame, pack, read_frame
+from bridgehold.protocol import parts
+from bridgehold.protocol.frames import WHOLE_CONNECTION, AnswerFrame, RequestFrame, pack, put, read_frame
+from bridgehold.protocol.parts import Moved
 
 Progress = Callable[[dict[str, Any]], None]
 
+_READ_AHEAD = 1 << 20
+"""Bytes that are read of an answer at once: fewer turns for a file's part."""
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
 
@@ -35,11 +39,14 @@ class Connection:
         self._reader = reader
         self._writer = writer
         self._next_id = 1
-        self._waiting: dict[int, asyncio.Future[msgspec.Raw]] = {}
+        self._waiting: dict[int, asyncio.Future[tuple[AnswerFrame, bytes]]] = {}
         self._events: dict[int, Progress] = {}
         self.failure: BridgeholdError | None = None
         self.leaving = False
         """Its host begins nothing more; what it has begun is still answered here."""
+        self._asking: asyncio.Task[None] | None = None
+        self._takes_parts: bool | None = None
+        """Whether this host takes frames with parts; None: it wasn't asked."""
         self._task = asyncio.create_task(self._read())
 
     @property
@@ -51,7 +58,7 @@ class Connection:
     async def open(cls, path: Path) -> Self:
         """Raises `HostUnavailableError` where nobody listens at `path`."""
         try:
-            reader, writer = await asyncio.open_unix_connection(str(path))
+            reader, writer = await asyncio.open_unix_connection(str(path), limit=_READ_AHEAD)
         except OSError as error:
             raise HostUnavailableError(
                 f"no host answers: {error.strerror or error}",
@@ -63,26 +70,43 @@ class Connection:
     async def aclose(self) -> None:
         """End the connection; requests that still wait get `HostUnavailableError`."""
         self._task.cancel()
+        if self._asking is not None:
+            self._asking.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
         self._writer.close()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
 
-    async def request(self, method: str, params: bytes, on_event: Progress | None) -> Any:
-        """One request; `params` is JSON. Cancelling it cancels it at the host. Raises the typed error."""
+    async def request(
+        self, method: str, params: bytes, on_event: Progress | None, moved: Moved | None = None
+    ) -> Any:
+        """One request; `params` is JSON. Cancelling it cancels it at the host. Raises the typed error.
+
+        `moved`: bytes that go, or may come, beside the frames where this host takes them so.
+        """
+        if moved is not None and not self._takes_parts:
+            if self._takes_parts is None:
+                await self._ask_for_parts()
+            if not self._takes_parts:
+                params, moved = moved.as_text(params), None
         if self.failure is not None:
             raise self.failure
         request_id = self._next_id
         self._next_id += 1
-        future: asyncio.Future[msgspec.Raw] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[tuple[AnswerFrame, bytes]] = asyncio.get_running_loop().create_future()
         self._waiting[request_id] = future
         if on_event is not None:
             self._events[request_id] = on_event
         try:
-            self._writer.write(pack(RequestFrame(id=request_id, method=method, params=msgspec.Raw(params))))
+            for piece in _packed(request_id, method, params, moved):
+                self._writer.write(piece)
             await self._writer.drain()
-            return msgspec.json.decode(await future)
+            answer, data = await future
+            result = msgspec.json.decode(answer.result) if answer.result is not msgspec.UNSET else None
+            if answer.part:
+                put(result, answer.part, data)
+            return result
         except HostLeavingError:
             self.leaving = True
             raise
@@ -95,14 +119,30 @@ class Connection:
             self._waiting.pop(request_id, None)
             self._events.pop(request_id, None)
 
+    async def _ask_for_parts(self) -> None:
+        """Once, whoever waits for the answer."""
+        if self._asking is None:
+
+            async def ask() -> None:
+                self._takes_parts = (await self.request("ping", b"{}", None)).get("parts") is True
+
+            self._asking = asyncio.create_task(ask())
+        try:
+            await asyncio.shield(self._asking)
+        except BridgeholdError:
+            self._asking = None  # what kept it from being answered may be over
+            raise
+
     async def _read(self) -> None:
+        beside: list[bytes] = []
         failure: BridgeholdError = HostUnavailableError("the host closed the connection")
         try:
             while True:
-                body = await read_frame(self._reader)
+                body = await read_frame(self._reader, beside=beside)
                 if body is None:
                     break
-                self._deliver(msgspec.json.decode(body, type=AnswerFrame))
+                answer = msgspec.json.decode(body, type=AnswerFrame)
+                self._deliver(answer, beside.pop() if beside else b"")
         except BridgeholdError as error:
             failure = error
         except OSError as error:
@@ -120,11 +160,11 @@ class Connection:
             if not isinstance(failure, HostUnavailableError):
                 self._writer.close()
 
-    def _deliver(self, answer: AnswerFrame) -> None:
+    def _deliver(self, answer: AnswerFrame, data: bytes) -> None:
         if answer.id == WHOLE_CONNECTION and answer.error is not None:
             raise from_info(answer.error)
         if answer.event is not msgspec.UNSET:
-            self._tell(answer.id, answer.event)
+            self._tell(answer.id, answer.event, answer.part, data)
             return
         future = self._waiting.get(answer.id)
         if future is None or future.done():
@@ -132,16 +172,19 @@ class Connection:
         if answer.error is not None:
             future.set_exception(from_info(answer.error))
         else:
-            future.set_result(answer.result if answer.result is not msgspec.UNSET else msgspec.Raw(b"null"))
+            future.set_result((answer, data))
 
-    def _tell(self, request_id: int, event: msgspec.Raw) -> None:
+    def _tell(self, request_id: int, event: msgspec.Raw, part: str, data: bytes) -> None:
         """What the caller's function raises ends its own request, at the host too, and no other."""
         on_event = self._events.get(request_id)
         future = self._waiting.get(request_id)
         if on_event is None or future is None or future.done():
             return
         try:
-            on_event(msgspec.json.decode(event))
+            said = msgspec.json.decode(event)
+            if part:
+                put(said, part, data)
+            on_event(said)
         except Exception as error:  # noqa: BLE001 - the caller's own code; it is raised where the caller waits
             future.set_exception(error)
             self._cancel(request_id)
@@ -149,6 +192,14 @@ class Connection:
     def _cancel(self, request_id: int) -> None:
         params = msgspec.Raw(msgspec.json.encode({"id": request_id}))
         self._writer.write(pack(RequestFrame(id=request_id, method="cancel", params=params)))
+
+
+def _packed(request_id: int, method: str, params: bytes, moved: Moved | None) -> tuple[bytes, ...]:
+    raw = msgspec.Raw(params)
+    if moved is None:
+        return (pack(RequestFrame(id=request_id, method=method, params=raw)),)
+    frame = RequestFrame(id=request_id, method=method, params=raw, part=moved.place, parts=True)
+    return parts.pack(frame, moved.data) if moved.place else (pack(frame),)
 
 
 def _lost(failure: BridgeholdError) -> BridgeholdError:
@@ -190,15 +241,20 @@ class Reach:
             await connection.aclose()
 
     async def request(
-        self, method: str, params: dict[str, Any], sent: bytes, on_event: Progress | None
+        self,
+        method: str,
+        params: dict[str, Any],
+        sent: bytes,
+        on_event: Progress | None,
+        moved: Moved | None = None,
     ) -> Any:
         """One request, of which `sent` is `params` as JSON. A host that has not begun with it is left for the
-        next one.
+        next one. `moved`: as of `Connection.request`.
         """
         connection = self._beside(params) or await self._reached()
         while True:
             try:
-                answer = await self._ask(connection, method, params, sent, on_event)
+                answer = await self._ask(connection, method, params, sent, on_event, moved)
                 break
             except HostLeavingError:
                 if self._reopen is None:
@@ -225,12 +281,13 @@ class Reach:
         params: dict[str, Any],
         sent: bytes,
         on_event: Progress | None,
+        moved: Moved | None,
     ) -> Any:
         session = params.get("session")
         if isinstance(session, str) and self._opened.get(session, connection) is not connection:
             await self._look_for(session, connection)
         if method != "run" or on_event is None:
-            return await connection.request(method, sent, on_event)
+            return await connection.request(method, sent, on_event, moved)
         called: set[str] = set()
 
         def handle_event(event: dict[str, Any]) -> None:
@@ -240,7 +297,7 @@ class Reach:
             on_event(event)
 
         try:
-            return await connection.request(method, sent, handle_event)
+            return await connection.request(method, sent, handle_event, moved)
         finally:
             for command in called:
                 del self._calling[command]
@@ -312,3 +369,15 @@ class Opening(Generic[C]):
     ) -> None:
         if self._made is not None:
             await self._made.aclose()
+
+
+def sorted_out(on_build: Progress, on_event: Progress | None) -> Progress:
+    """What tells `on_build` of builds, and `on_event` of all else."""
+
+    def handle_event(event: dict[str, Any]) -> None:
+        if event.get("type") == "building":
+            on_build(event)
+        elif on_event is not None:
+            on_event(event)
+
+    return handle_event

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import base64
+import contextlib
+import errno
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import msgspec
 
 from bridgehold import writes
+from bridgehold.error_texts import from_os
 from bridgehold.errors import UsageError
+from bridgehold.protocol.parts import Moved, bytes_of
 from bridgehold.protocol.values import Artifact
 
 PART_BYTES = 4 * 1024 * 1024
@@ -19,7 +23,7 @@ PART_BYTES = 4 * 1024 * 1024
 class Asks(Protocol):
     """What is needed of a client."""
 
-    async def request(self, method: str, params: dict[str, Any]) -> Any:
+    async def request(self, method: str, params: dict[str, Any], *, moved: Moved | None = None) -> Any:
         """Send one request of the host's protocol and return its result. Raises the host's typed error."""
 
 
@@ -35,14 +39,13 @@ async def put(
         while True:
             following = source.read(PART_BYTES)
             params = {
-                "data": base64.b64encode(part).decode("ascii"),
                 "upload": upload,
                 "last": not following,
                 "name": shown,
                 "media_type": media_type,
                 "tenant": tenant,
             }
-            said = await client.request("artifact.put", params)
+            said = await client.request("artifact.put", params, moved=Moved("data", part))
             if not following:
                 return msgspec.convert(said, type=Artifact, strict=False)
             upload, part = said["upload"], following
@@ -69,17 +72,21 @@ async def get(client: Asks, digest: str, *, tenant: str, to: Path | None = None)
     with _new(to) if to is not None else kept as target:
         while True:
             params = {"digest": digest, "offset": offset, "length": PART_BYTES, "tenant": tenant}
-            said = await client.request("artifact.get", params)
-            data = base64.b64decode(said["data"])
+            said = await client.request("artifact.get", params, moved=Moved())
+            data = bytes_of(said["data"])
             offset += target.write(data)
             if not data or offset >= said["size_bytes"]:
                 return kept.getvalue() if to is None else b""
 
 
-def _new(path: Path) -> BinaryIO:
+@contextlib.contextmanager
+def _new(path: Path) -> Iterator[BinaryIO]:
     try:
-        return writes.create(path, mode=0o644)
+        with writes.arriving(path) as file:
+            yield file
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise from_os(error) from error
         raise UsageError(
             f"{path} can't be written: {error.strerror}", hint="Name a new file in a folder of yours."
         ) from error

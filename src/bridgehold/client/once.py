@@ -78,7 +78,10 @@ class Once:
 
     def hold(self, params: dict[str, Any], on_event: Callable[[dict[str, Any]], None]) -> str:
         """The id of a session that ends with this block (`session.hold`); `on_event`: what is told before."""
-        number = self.send("session.hold", params)
+        return self.held(self.send("session.hold", params), on_event)
+
+    def held(self, number: int, on_event: Callable[[dict[str, Any]], None]) -> str:
+        """As `hold`, which was sent before."""
         while True:
             answer = self._answer(number)
             if answer.event is msgspec.UNSET:

@@ -13,6 +13,7 @@ from bridgehold.client.processes import Programs
 from bridgehold.client.retry import with_retries
 from bridgehold.client.session_files import SessionFiles
 from bridgehold.client.tools import RUNNING_FOR, Tool, Tools
+from bridgehold.protocol.parts import Moved
 from bridgehold.protocol.values import QUEUE_BOUND, Artifact, Reply
 
 
@@ -29,6 +30,7 @@ class Asks(Protocol):
         deadline_ms: int = 0,
         on_event: Progress | None = None,
         tools: Tools = (),
+        moved: Moved | None = None,
     ) -> Reply:
         """Run a command; see `Client.call`."""
 
@@ -72,15 +74,16 @@ class ClientSession(Programs):
         deadline_ms: int = 0,
         on_event: Progress | None = None,
         tools: tuple[Tool, ...] = (),
+        moved: Moved | None = None,
     ) -> Reply:
         """Run the operation and give the whole `Reply`. `on_event` gets chunks and progress as they come.
 
         However many are called at once: what the host would refuse as one too many waits here.
         """
         if RUNNING_FOR.get():  # from a tool of a command of ours, which has its place already
-            return await self._call(operation, arguments, deadline_ms, on_event, tools)
+            return await self._call(operation, arguments, deadline_ms, on_event, tools, moved)
         async with self._room:
-            return await self._call(operation, arguments, deadline_ms, on_event, tools)
+            return await self._call(operation, arguments, deadline_ms, on_event, tools, moved)
 
     async def _call(
         self,
@@ -89,6 +92,7 @@ class ClientSession(Programs):
         deadline_ms: int,
         on_event: Progress | None,
         tools: tuple[Tool, ...],
+        moved: Moved | None = None,
     ) -> Reply:
         reply = await self._client.call(
             self._full(operation),
@@ -98,6 +102,7 @@ class ClientSession(Programs):
             deadline_ms=deadline_ms,
             on_event=on_event,
             tools=(*self._tools, *tools),
+            moved=moved,
         )
         if reply.session != self.id:
             self.lost.append(self.id)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import errno
 import os
 from collections.abc import AsyncIterator, Mapping
@@ -13,9 +12,10 @@ from typing import Any, Protocol
 import msgspec
 
 from bridgehold.errors import LimitError, ProtocolError, UsageError
-from bridgehold.protocol.values import Artifact, FileFact, FilePart
+from bridgehold.protocol.parts import Moved
+from bridgehold.protocol.values import Artifact, FileFact, FilePart, Reply
 
-PART_BYTES = 2 * 1024 * 1024
+PART_BYTES = 4 * 1024 * 1024
 MOST_READ = 1024 * 1024 * 1024
 """Bytes of one file that are read where its caller says nothing: a sandbox's file may grow as it is read."""
 MOST_FILES = 10_000
@@ -34,6 +34,11 @@ class Runs(Protocol):
 
     async def run(self, operation: str, arguments: dict[str, Any] | None = None) -> Any:
         """Run an operation; its value."""
+
+    async def call(
+        self, operation: str, arguments: dict[str, Any] | None = None, *, moved: Moved | None = None
+    ) -> Reply:
+        """As `run`, the whole reply; `moved`: the bytes that go beside its arguments."""
 
     async def artifacts(self) -> list[Artifact]:
         """The tenant's artifacts."""
@@ -79,7 +84,7 @@ class SessionFiles:
         left = MOST_READ if length is None else length
         while left > 0:
             asked = {**place, "offset": offset, "length": min(left, PART_BYTES)}
-            part = FilePart.of(await self._session.run("files_read", asked))
+            part = FilePart.of((await self._session.call("files_read", asked, moved=Moved())).value)
             data = part.base64[:left]
             left -= len(data)
             offset += len(data)
@@ -92,10 +97,7 @@ class SessionFiles:
 
     async def read(self, path: str, *, offset: int = 0, length: int | None = None) -> bytes:
         """A file's bytes, or a range of them."""
-        found = bytearray()
-        async for data in self.parts(path, offset=offset, length=length):
-            found += data
-        return bytes(found)
+        return b"".join([data async for data in self.parts(path, offset=offset, length=length)])
 
     async def write(self, path: str, data: Content, *, mode: int = 0o644) -> FileFact:
         """Write a file, and the folders that it lies in; it appears when it is whole."""
@@ -104,9 +106,8 @@ class SessionFiles:
             part = source.read(PART_BYTES)
             while True:
                 following = source.read(PART_BYTES)
-                text = base64.b64encode(part).decode("ascii")
-                asked = {"path": path, "base64": text, "offset": offset, "last": not following, "mode": mode}
-                await self._session.run("files_write", asked)
+                asked = {"path": path, "offset": offset, "last": not following, "mode": mode}
+                await self._session.call("files_write", asked, moved=Moved("arguments.base64", part))
                 offset += len(part)
                 if not following:
                     return await self.stat(path)
@@ -190,7 +191,7 @@ class SessionFiles:
         """How many of `most` bytes are left; -1: it has more."""
         from bridgehold import writes
 
-        with writes.create(to, mode=0o644) as file:
+        with writes.arriving(to) as file:
             async for data in self.parts(path, length=most + 1):
                 most -= len(data)
                 file.write(data[:most] if most < 0 else data)
@@ -221,7 +222,15 @@ def _source(data: Content) -> Any:
     if isinstance(data, str):
         return io.BytesIO(data.encode("utf-8"))
     if not isinstance(data, Path):
-        return io.BytesIO(data)
+        try:
+            return io.BytesIO(memoryview(data))
+        except TypeError as error:
+            what = f"{type(data).__module__}.{type(data).__qualname__}"
+            raise UsageError(
+                f"a file is bytes or text, and a {what} is neither",
+                where="data",
+                hint="Give its text or bytes, or the `Path` of a file.",
+            ) from error
     try:
         return data.open("rb")
     except OSError as error:

@@ -20,6 +20,7 @@ from bridgehold.client.sync_session import SyncSession
 from bridgehold.client.tools import Tools
 from bridgehold.config.layout import Layout
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
+from bridgehold.protocol.parts import Moved
 
 __all__ = ["SyncAdapter", "SyncClient", "SyncSession"]
 
@@ -100,10 +101,14 @@ class SyncClient(Facade[Client]):
             self._loop.close()
 
     def request(
-        self, method: str, params: dict[str, Any] | None = None, on_event: Progress | None = None
+        self,
+        method: str,
+        params: dict[str, Any] | None = None,
+        on_event: Progress | None = None,
+        moved: Moved | None = None,
     ) -> Any:
         """As `Client.request`; `on_event` is called on the client's own thread."""
-        return self._loop.run(self._awaited.request(method, params or {}, on_event))
+        return self._loop.run(self._awaited.request(method, params or {}, on_event, moved))
 
     call = waited(Client.call)
     run = waited(Client.run)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from bridgehold.audit.redact import find_shape, is_key_name
+from bridgehold.audit.key_names import is_key_name
+from bridgehold.audit.key_shapes import find_shape
 
 MOST_CHARACTERS = 4_096
 _NAME = re.compile(r"[A-Z_][A-Z0-9_]{0,99}", re.ASCII)

@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.segment import Segment
 
-from bridgehold.errors import harmless
+from bridgehold.error_texts import harmless
 from bridgehold.faces.screen import WIDE, Screen, err
 from bridgehold.policies.units import format_size
 

@@ -11,7 +11,8 @@ import msgspec
 
 from bridgehold.audit.entries import printable_json
 from bridgehold.config.layout import Layout, default_layout, unread
-from bridgehold.errors import BridgeholdError, harmless
+from bridgehold.error_texts import harmless
+from bridgehold.errors import BridgeholdError
 from bridgehold.faces import layout
 from bridgehold.faces.layout import Column, Row
 from bridgehold.faces.screen import Screen, err, out
@@ -81,6 +82,14 @@ def tell_unread(layout: Layout) -> None:
     for path in unread(os.environ, os.getuid()):
         if path.is_file():
             err.say(f"not read: {path}; {layout.config_file} is")
+
+
+def tell_passed_over(layout: Layout) -> None:
+    """Name folders that lie where bridges do, and are none."""
+    from bridgehold.bridges.catalogue import passed_over
+
+    for path, why in passed_over(layout.bridges, layout.tenants):
+        err.say(f"nothing reads {path}: {why}")
 
 
 def table(

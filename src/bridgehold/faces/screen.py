@@ -9,7 +9,7 @@ import os
 import sys
 from typing import TextIO
 
-from bridgehold.errors import harmless
+from bridgehold.error_texts import harmless
 from bridgehold.faces.layout import Line, Part, paragraph
 
 WIDE = 100_000

@@ -23,7 +23,8 @@ from bridgehold.bridges.manifest_file import parse_manifest
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
 from bridgehold.config.machine import package_folder
-from bridgehold.errors import BridgeholdError, DeniedError, UnsupportedError, UsageError, to_log_text
+from bridgehold.error_texts import to_log_text
+from bridgehold.errors import BridgeholdError, DeniedError, UnsupportedError, UsageError
 from bridgehold.hardening import harden, open_descriptors
 from bridgehold.host.cell.entrance import Entrance
 from bridgehold.host.cell_parts import CellParts, Ground, Peers, join_cell, share

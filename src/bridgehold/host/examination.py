@@ -16,7 +16,8 @@ import msgspec
 from bridgehold.bridges.bundle import Bundle
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.config.layout import Layout
-from bridgehold.errors import BridgeholdError, BusyError, DeniedError, ManifestError, UsageError, from_os
+from bridgehold.error_texts import from_os
+from bridgehold.errors import BridgeholdError, BusyError, DeniedError, ManifestError, UsageError
 from bridgehold.host.cell.store import quarantine
 from bridgehold.host.cell.store.quarantine import Quarantine
 from bridgehold.host.cell.workers.trial import confined

@@ -17,6 +17,7 @@ from bridgehold.bridges import bundle, releases
 from bridgehold.bridges.bundle import MOST_PACKED
 from bridgehold.bridges.releases import CURRENT, Releases
 from bridgehold.config.layout import Layout
+from bridgehold.error_texts import from_os
 from bridgehold.errors import (
     BridgeholdError,
     BusyError,
@@ -25,7 +26,6 @@ from bridgehold.errors import (
     NotFoundError,
     PolicyError,
     UsageError,
-    from_os,
 )
 from bridgehold.host.admin_log import AdminLog
 from bridgehold.host.cell.store import quarantine

@@ -20,7 +20,8 @@ from bridgehold.policies.buckets import TokenBucket
 from bridgehold.policies.model import Rate
 
 _INTENTS = frozenset((kind_of(EgressIntent), kind_of(EgressSent)))
-_OUTCOMES = frozenset((kind_of(EgressOutcome), kind_of(EgressEnded)))
+_ENDS = {kind_of(EgressOutcome): kind_of(EgressIntent), kind_of(EgressEnded): kind_of(EgressSent)}
+"""What settles which charge: a cell writes the first pair, and the keeper alone the second."""
 _BURST_SECONDS = 10
 
 Key = tuple[str, str]
@@ -71,20 +72,23 @@ class Budgets:
         self._buckets: dict[tuple[str, str, str], TokenBucket] = {}
 
     def fold(self, entries: Iterable[Entry]) -> None:
-        """Add what the audit's `entries` say was charged and settled, oldest first. Others are skipped."""
-        charged: dict[str, tuple[Key, int, float, str]] = {}
+        """Add what the audit's `entries` say was charged and settled, oldest first. Others are skipped.
+
+        A charge is settled by its own recorder, for its own tenant; what settles none gives back none.
+        """
+        charged: dict[tuple[str, str, str], tuple[Key, int, float, str]] = {}
         for entry in entries:
             key = (entry.tenant, entry.text("provider"))
             if not key[1] or entry.fields.get("kept") is True:  # the keeper's own word counts
                 continue
             if entry.kind in _INTENTS:
                 tokens, price, day = _whole(entry, "reserved"), self._price_of(entry), entry.time[:10]
-                charged[entry.ref] = (key, tokens, price, day)
+                charged[entry.kind, entry.tenant, entry.ref] = (key, tokens, price, day)
                 self.add(key, 1, tokens, price, day)
-            elif entry.kind in _OUTCOMES:
-                known = charged.pop(entry.text("intent"), None)
+            elif entry.kind in _ENDS:
+                known = charged.pop((_ENDS[entry.kind], entry.tenant, entry.text("intent")), None)
                 first, tokens, price, day = known or (key, 0, self._price_of(entry), entry.time[:10])
-                unsent = entry.fields.get("unsent") is True
+                unsent = known is not None and entry.fields.get("unsent") is True
                 self.add(first, -unsent, (0 if unsent else _settled(entry)) - tokens, price, day)
 
     def _price_of(self, entry: Entry) -> float:

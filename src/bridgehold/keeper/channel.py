@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from bridgehold.error_info import ErrorInfo
 from bridgehold.errors import (
     BridgeholdError,
     BusyError,
-    ErrorInfo,
     HostUnavailableError,
     LimitError,
     ProtocolError,

@@ -15,7 +15,8 @@ import msgspec
 from msgspec.structs import fields
 
 from bridgehold import strict
-from bridgehold.errors import ErrorInfo, HostUnavailableError, ProtocolError, UsageError
+from bridgehold.error_info import ErrorInfo
+from bridgehold.errors import HostUnavailableError, ProtocolError, UsageError
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT, nearest
 
 if TYPE_CHECKING:
@@ -31,17 +32,30 @@ WHOLE_CONNECTION = 0
 """The id of an error that is no request's: why the host ends the connection."""
 HEADER = struct.Struct(">I")
 """The length of a frame's body."""
+PARTED = 1 << 31
+"""In a frame's length: bytes come beside its JSON (`protocol.parts`)."""
+PLACES = {
+    "data": ("data",),
+    "arguments.base64": ("arguments", "base64"),
+    "value.base64": ("value", "base64"),
+}
+"""Of the parameters, the result or the event of a frame: where its bytes may stand."""
+
 _UNKNOWN_FIELD = re.compile(r"unknown field `([^`]*)`$")
 _PACE = 1024 * 1024
 _VALUE_BYTES = 32
 
 
-class RequestFrame(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RequestFrame(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A caller's frame. `id` is new on its connection; `method` decides the type of `params`."""
 
     id: int
     method: str
     params: msgspec.Raw = msgspec.Raw(b"{}")
+    part: str = ""
+    """Which member of `params` came beside the JSON; empty: none."""
+    parts: bool = False
+    """Its answers may have such a member."""
 
 
 class AnswerFrame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -51,13 +65,21 @@ class AnswerFrame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     event: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     error: ErrorInfo | None = None
+    part: str = ""
+    """Which member of the event or the result came beside the JSON; empty: none."""
 
 
-def read_params(method: str, params: msgspec.Raw, kind: type[T]) -> T:
-    """What `method` was sent, as `kind`. Raises `UsageError`, also for what can't arrive as it was sent."""
+def read_params(method: str, params: msgspec.Raw, kind: type[T], part: tuple[str, bytes] | None = None) -> T:
+    """What `method` was sent, as `kind`. Raises `UsageError`, also for what can't arrive as it was sent.
+
+    `part`: what came beside it, and where it belongs.
+    """
     raw = bytes(params)
     try:
-        return msgspec.convert(strict.loads(raw, max_depth=strict.CALLERS_DEPTH + 1), type=kind)
+        value = strict.loads(raw, max_depth=strict.CALLERS_DEPTH + 1)
+        if part is not None:
+            put(value, *part)
+        return msgspec.convert(value, type=kind)
     except strict.StrictError:
         from bridgehold.protocol.plain import loads  # of no use to a client that sends
 
@@ -65,6 +87,16 @@ def read_params(method: str, params: msgspec.Raw, kind: type[T]) -> T:
         raise
     except msgspec.ValidationError as error:
         raise UsageError(f"parameters of {method[:80]}: {misfit(error, kind)}") from error
+
+
+def put(value: object, place: str, data: bytes | str) -> None:
+    """Make `data` the member of `value` that `place` names. Raises `ProtocolError` where it can't be."""
+    *above, name = PLACES.get(place, ("",))
+    for one in above:
+        value = value.get(one) if isinstance(value, dict) else None
+    if not name or not isinstance(value, dict) or name in value:
+        raise ProtocolError(f"a frame's part has no place at {place[:40]!r}")
+    value[name] = data
 
 
 def pack(frame: msgspec.Struct) -> bytes:
@@ -92,9 +124,11 @@ async def read_frame(
     room: Callable[[int], Awaitable[None]] | None = None,
     small: int = 0,
     patience_s: float | None = None,
+    beside: list[bytes] | None = None,
 ) -> bytes | None:
-    """One frame's body, or None at a clean end. Raises `ProtocolError` beyond `limit`.
+    """One frame's JSON, or None at a clean end. Raises `ProtocolError` beyond `limit`.
 
+    `beside`: gets the bytes that came beside it; None: such a frame is refused as any that is too long.
     `room`: asked with a length beyond `small` before a byte of the body is read. `patience_s`: from a
     frame's first byte to its last, and a second more for each MiB; a longer one is a `ProtocolError`.
     """
@@ -113,13 +147,24 @@ async def read_frame(
     except ConnectionError as error:
         raise HostUnavailableError(f"the connection was lost: {error}") from error
     (length,) = HEADER.unpack(header)
+    parted = beside is not None and length > PARTED
+    if parted:
+        length -= PARTED
     if length > limit:
         raise ProtocolError(f"a frame of {length} bytes; at most {limit} are taken")
     if room is not None and length > small:
         await room(length)
     try:
         async with asyncio.timeout(None if patience_s is None else patience_s + length / _PACE):
-            return await reader.readexactly(length)
+            if beside is None or not parted:
+                return await reader.readexactly(length)
+            (first,) = HEADER.unpack(await reader.readexactly(HEADER.size))
+            rest = length - HEADER.size - first
+            if rest < 0:
+                raise ProtocolError(f"a frame of {length} bytes with {first} of JSON in it")
+            body = await reader.readexactly(first)
+            beside.append(await reader.readexactly(rest))
+            return body
     except TimeoutError as error:
         raise _too_slow(patience_s) from error
     except (asyncio.IncompleteReadError, ConnectionError) as error:

@@ -6,7 +6,8 @@ from typing import Annotated, Literal, Self
 
 import msgspec
 
-from bridgehold.errors import DeniedError, Output, ProtocolError
+from bridgehold.error_info import Output
+from bridgehold.errors import DeniedError, ProtocolError
 from bridgehold.policies.globs import matches
 
 QUEUE_BOUND = 64

@@ -16,7 +16,8 @@ import msgspec
 
 from bridgehold import reads, writes
 from bridgehold.config.layout import Layout
-from bridgehold.errors import BridgeholdError, BusyError, NotFoundError, PolicyError, UsageError, from_os
+from bridgehold.error_texts import from_os
+from bridgehold.errors import BridgeholdError, BusyError, NotFoundError, PolicyError, UsageError
 from bridgehold.host.startup import GO, LONGEST_FILE, FileChange
 from bridgehold.ids import digest_bytes, parse_name
 from bridgehold.policies import tenants, tokens

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from bridgehold.audit.journal import JournalConfig
+from bridgehold.audit.beginning import JournalConfig
 from bridgehold.audit.writer import Limits
 from bridgehold.config.http import HttpConfig
 from bridgehold.config.layout import Layout

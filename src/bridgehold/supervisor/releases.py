@@ -24,6 +24,7 @@ from bridgehold.bridges.bundle import Bundle
 from bridgehold.bridges.manifest_file import parse_manifest
 from bridgehold.bridges.releases import CURRENT, RELEASES, Releases
 from bridgehold.config.layout import Layout
+from bridgehold.error_texts import from_os
 from bridgehold.errors import (
     BridgeholdError,
     BusyError,
@@ -31,7 +32,6 @@ from bridgehold.errors import (
     NotFoundError,
     PolicyError,
     UsageError,
-    from_os,
 )
 from bridgehold.host.startup import GO, LONGEST_FILE, SEALS, ReleaseChange
 from bridgehold.ids import digest_bytes, parse_name

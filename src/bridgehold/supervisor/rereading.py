@@ -16,7 +16,8 @@ import msgspec
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import load_config
 from bridgehold.config.settings import digest_of_told
-from bridgehold.errors import BridgeholdError, ErrorInfo, HostUnavailableError, from_info
+from bridgehold.error_info import ErrorInfo
+from bridgehold.errors import BridgeholdError, HostUnavailableError, from_info
 from bridgehold.host.startup import GO
 from bridgehold.keeper.values import keeper_config
 from bridgehold.retold import SECONDS, Teller

@@ -17,12 +17,13 @@ from pathlib import Path
 
 from bridgehold.audit import chain
 from bridgehold.audit.entries import parse_entry
-from bridgehold.audit.reading import sql, store
+from bridgehold.audit.reading import sql, store, tallies
 from bridgehold.audit.reading.linear import Hit, every_hit, matches
 from bridgehold.audit.reading.shelf import Shelf
 from bridgehold.audit.reading.sql import Compiled, Needle
 from bridgehold.audit.reading.store import DisagreesError
 from bridgehold.audit.reading.syntax import Expression
+from bridgehold.audit.reading.tallies import Tally
 from bridgehold.audit.segments import open_segment
 from bridgehold.errors import AuditError
 
@@ -75,33 +76,88 @@ class Desk:
         """Whether answers come by an index."""
         return self._db is not None
 
-    def select(self, question: Expression, *, limit: int = 100, before: str = "") -> list[Hit]:
+    @property
+    def identity(self) -> bytes:
+        """Of this index: one that is made anew has another. Empty without one."""
+        return store.key_of(self._db) if self._db is not None else b""
+
+    @property
+    def newest(self) -> int:
+        """The number of the newest event in the index; each that comes later has a higher one."""
+        if self._db is None:
+            return 0
+        [(found,)] = self._db.execute("SELECT coalesce(max(id), 0) FROM events").fetchall()
+        return int(found)
+
+    def select(
+        self, question: Expression, *, limit: int = 100, before: str = "", after: str = ""
+    ) -> list[Hit]:
         """The newest that fit, at most `limit`, oldest first. `before`: older than this event.
 
-        Raises `AuditError` where a file can't be read.
+        `after`: the oldest that are younger than this one. Raises `AuditError` where a file can't be read.
         """
         try:
+            if self._db is not None and after:
+                return list(self._limited(question, limit, after, order="ASC"))
             if self._db is not None:
                 found = list(self._limited(question, limit, before))
                 return found[::-1]
         except (DisagreesError, sqlite3.Error):
             self._again()
-            return self.select(question, limit=limit, before=before)
+            return self.select(question, limit=limit, before=before, after=after)
+        return self._by_reading(question, limit, before, after)
+
+    def _by_reading(self, question: Expression, limit: int, before: str, after: str) -> list[Hit]:
         kept: deque[Hit] = deque(maxlen=limit)
+        waiting = bool(after)
         for hit in every_hit(self.audit):
-            if before and hit.entry.ref == before:
+            if (before and hit.entry.ref == before) or (after and len(kept) == limit):
                 break
-            if matches(question, hit):
+            if not waiting and matches(question, hit):
                 kept.append(hit)
+            waiting = waiting and hit.entry.ref != after
         return list(kept)
 
-    def every(self, question: Expression) -> Iterator[Hit]:
-        """All that fit, oldest first, in bounded memory. Raises `AuditError`."""
+    def find(self, reference: str) -> Hit:
+        """The event of this name (``INSTANCE.SEQ``). Raises `AuditError` where it isn't there."""
+        try:
+            if self._db is not None:
+                return self._found(reference)[1]
+        except (DisagreesError, sqlite3.Error):
+            self._again()
+            return self.find(reference)
+        for hit in every_hit(self.audit):
+            if hit.entry.ref == reference:
+                return hit
+        raise _nowhere(reference, self.audit)
+
+    def tally(
+        self,
+        question: Expression,
+        by: tuple[str, ...],
+        sums: tuple[str, ...] = (),
+        rows: tuple[int, int] = (0, _LAST),
+    ) -> list[Tally]:
+        """How many events fit, by names and numbers that the index keeps; of `rows` as `every` has them.
+
+        Counted by the index alone: no line is read for it. Raises `AuditError` without an index, or where
+        `question` needs more than the index has.
+        """
+        condition = sql.compile_question(question, self.identity) if self._db is not None else None
+        if self._db is None or condition is None or not condition.exact or condition.needles:
+            raise AuditError("there is no index to count with", where=str(self.audit))
+        return tallies.count(self._db, condition, by, sums, rows)
+
+    def every(self, question: Expression, rows: tuple[int, int] = (0, _LAST)) -> Iterator[Hit]:
+        """All that fit, oldest first, in bounded memory. Raises `AuditError`.
+
+        Behind the first of `rows` of the index, up to the second; all of them where there is no index.
+        """
         if self._db is None:
             yield from (hit for hit in every_hit(self.audit) if matches(question, hit))
             return
         try:
-            yield from self._hits(question, "ASC", _LAST)
+            yield from self._hits(question, "ASC", rows[0] + 1, rows[1] + 1)
         except (DisagreesError, sqlite3.Error) as error:
             hint = "Ask again: what was read so far is as it stood."
             raise AuditError(
@@ -116,31 +172,47 @@ class Desk:
             with contextlib.suppress(OSError, sqlite3.Error, DisagreesError):
                 self._db = shelf.rebuilt()[0]
 
-    def _limited(self, question: Expression, limit: int, before: str) -> Iterator[Hit]:
-        last = self._id_of(before) if before else _LAST
-        for count, hit in enumerate(self._hits(question, "DESC", last), 1):
+    def _limited(self, question: Expression, limit: int, beside: str, order: str = "DESC") -> Iterator[Hit]:
+        at = self._found(beside)[0] if beside else _LAST
+        first, last = (0, at) if order == "DESC" else (at + 1, _LAST)
+        for count, hit in enumerate(self._hits(question, order, first, last), 1):
             yield hit
             if count >= limit:
                 return
 
-    def _id_of(self, reference: str) -> int:
-        """The row of an event. Raises `AuditError` where it isn't there."""
-        parsed = chain.parse_reference(reference)
-        with contextlib.closing(_Lines(self.audit)) as lines:
-            rows = self._rows("seq = ?", (parsed[1] if parsed else 0,), "ASC", 0, _LAST)
-            for id_, offset, number, framework in rows:
-                hit = lines.hit(self._name(id_), offset, number, framework)
-                if hit is not None and hit.entry.ref == reference:
-                    return id_
-        raise AuditError(f"no event {reference[:80]!r} in this audit", where=str(self.audit))
+    def _found(self, reference: str) -> tuple[int, Hit]:
+        """The row of an event, and the event. Raises `AuditError` where it isn't there.
 
-    def _hits(self, question: Expression, order: str, last: int) -> Iterator[Hit]:
+        Where its instance counts from one on as it should, the row is the first one's plus its number.
+        """
+        instance, seq = chain.parse_reference(reference) or ("", 0)
+        with contextlib.closing(_Lines(self.audit)) as lines:
+            likely = self._first_of(instance) + seq - 1
+            for first, last in ((likely, likely + 1), (0, _LAST)):
+                for id_, offset, number, framework in self._rows("seq = ?", (seq,), "ASC", first, last):
+                    hit = lines.hit(self._name(id_), offset, number, framework)
+                    if hit is not None and hit.entry.ref == reference:
+                        return id_, hit
+        raise _nowhere(reference, self.audit)
+
+    def _first_of(self, instance: str) -> int:
+        """The row behind those of the instances before this one."""
+        last = 0
+        for end, name in self._ends():
+            if name.partition("/")[0].endswith(f"-{instance}"):
+                break
+            last = end
+        return last + 1
+
+    def _hits(self, question: Expression, order: str, first: int, last: int) -> Iterator[Hit]:
         assert self._db is not None  # noqa: S101 - whoever calls has asked
         condition = sql.compile_question(question, store.key_of(self._db))
         self._db.execute("BEGIN")
         try:
             with contextlib.closing(_Lines(self.audit)) as lines:
-                for id_, offset, number, framework in self._candidates(question, condition, order, last):
+                for id_, offset, number, framework in self._candidates(
+                    question, condition, order, first, last
+                ):
                     hit = lines.hit(self._name(id_), offset, number, framework)
                     if hit is not None and matches(question, hit):
                         yield hit
@@ -149,13 +221,13 @@ class Desk:
                 self._db.execute("COMMIT")
 
     def _candidates(
-        self, question: Expression, condition: Compiled, order: str, last: int
+        self, question: Expression, condition: Compiled, order: str, begin: int, last: int
     ) -> Iterator[tuple[int, int, int, str]]:
         if not condition.needles:
-            yield from self._rows(condition.sql, condition.parameters, order, 0, last)
+            yield from self._rows(condition.sql, condition.parameters, order, begin, last)
             return
         must = sql.required(question)
-        for first, count, text in self._texts(order, last):
+        for first, count, text in self._texts(order, begin, last):
             found = {needle: _stands_in(text, needle) for needle in condition.needles}
             if any(not found[needle] for needle in must):
                 continue
@@ -163,12 +235,16 @@ class Desk:
                 json.dumps([first + line for line in found[one.data]]) if isinstance(one, Needle) else one
                 for one in condition.parameters
             )
-            yield from self._rows(condition.sql, parameters, order, first, min(last, first + count))
+            end = min(last, first + count)
+            yield from self._rows(condition.sql, parameters, order, max(begin, first), end)
 
-    def _texts(self, order: str, last: int) -> Iterator[tuple[int, int, bytes]]:
+    def _texts(self, order: str, begin: int, last: int) -> Iterator[tuple[int, int, bytes]]:
         assert self._db is not None  # noqa: S101 - whoever calls has asked
-        query = f"SELECT first, count, text FROM texts WHERE first < ? ORDER BY first {order}"  # noqa: S608 - a word of ours
-        yield from self._db.execute(query, (last,))
+        query = (
+            "SELECT first, count, text FROM texts "  # noqa: S608 - a word of ours
+            f"WHERE first < ? AND first + count > ? ORDER BY first {order}"
+        )
+        yield from self._db.execute(query, (last, begin))
 
     def _rows(
         self, condition: str, parameters: tuple[object, ...], order: str, first: int, last: int
@@ -183,10 +259,19 @@ class Desk:
 
     def _name(self, id_: int) -> str:
         """The segment that a row is of."""
+        ends = self._ends()
+        return ends[bisect_left(ends, (id_, ""))][1]
+
+    def _ends(self) -> list[tuple[int, str]]:
+        """The newest row of each segment or of those before it, and its name."""
         if not self._segments:
             assert self._db is not None  # noqa: S101 - whoever calls has asked
             self._segments = self._db.execute("SELECT last, name FROM segments ORDER BY id").fetchall()
-        return self._segments[bisect_left(self._segments, (id_, ""))][1]
+        return self._segments
+
+
+def _nowhere(reference: str, audit: Path) -> AuditError:
+    return AuditError(f"no event {reference[:80]!r} in this audit", where=str(audit))
 
 
 class _Lines:

@@ -6,7 +6,7 @@ when it doesn't. So only what is exact may be negated, and every row is judged a
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from bridgehold.audit.chain import parse_reference
 from bridgehold.audit.reading.columns import NAMES, NUMBERED, NUMBERS, number_of, shared_number
@@ -48,7 +48,9 @@ def compile_question(expression: Expression, key: bytes) -> Compiled:
         case All(parts):
             return _joined(" AND ", [compile_question(one, key) for one in parts])
         case AnyOf(parts):
-            return _joined(" OR ", [compile_question(one, key) for one in parts])
+            return _joined(
+                " OR ", [*_kinds(parts), *(compile_question(one, key) for one in parts if not _is_kind(one))]
+            )
         case Not(part):
             inner = compile_question(part, key)
             return Compiled(f"NOT ({inner.sql})", inner.parameters, exact=True) if inner.exact else _ANY
@@ -75,9 +77,7 @@ def _compare(wanted: Compare, key: bytes) -> Compiled:
     if field.name in _KEPT:
         return _kept(wanted, key)
     if field.type == "kind":
-        query = "kind IN (SELECT id FROM names WHERE text = ? OR substr(text, 1, ?) = ?)"
-        family = f"{value}."
-        return Compiled(query, (str(value), len(family), family), exact=True)
+        return _kinds((wanted,))[0]
     if field.type == "event":
         return Compiled("seq = ?", ((parse_reference(str(value)) or ("", 0))[1],))
     if field.type == "time" or field.name in NUMBERS:
@@ -85,6 +85,19 @@ def _compare(wanted: Compare, key: bytes) -> Compiled:
     if field.name in NUMBERED and wanted.operator == "=":
         return Compiled(f"{field.name} = ?", (shared_number(str(value)),))
     return _by_text(wanted)
+
+
+def _is_kind(part: Expression) -> TypeGuard[Compare]:
+    return isinstance(part, Compare) and part.field.type == "kind"
+
+
+def _kinds(parts: tuple[Expression, ...]) -> list[Compiled]:
+    """All kinds that `parts` name, looked up once, however many they are; nothing where they name none."""
+    named = [str(one.value) for one in parts if _is_kind(one)]
+    either = " OR ".join(["text = ? OR substr(text, 1, ?) = ?"] * len(named))
+    parameters = tuple(value for one in named for value in (one, len(one) + 1, f"{one}."))
+    query = f"kind IN (SELECT id FROM names WHERE {either})"  # noqa: S608 - signs of ours
+    return [Compiled(query, parameters, exact=True)] if named else []
 
 
 def _kept(wanted: Compare, key: bytes) -> Compiled:

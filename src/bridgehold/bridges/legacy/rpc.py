@@ -25,6 +25,9 @@ _PARAMETERS, _BINARY = 3, 6
 _WORKER_ID = re.compile(r"python-[0-9]{1,24}")
 _MOST_SHOWN = 256 * 1024
 """Bytes of one parameter that are decoded for the audit; of a longer one its size is said."""
+_MOST_VALUES, _VALUE = 100_000, 72
+"""Of all parameters of a call: marks between values, past which sizes are said; and bytes that each mark may
+come to: an empty table has two on the wire."""
 
 
 class Method(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +80,8 @@ class CallFacts(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     """Of the tool, in the two calls that run one."""
     parameters: dict[str, object] = {}
+    cost: int = 0
+    """About how many bytes of memory the parameters take."""
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,18 +106,41 @@ def read_request(method: Method, message: bytes | memoryview) -> CallFacts:
     found = protobuf.singles(message, frozenset(wanted))
     if method.worker and not _WORKER_ID.fullmatch(protobuf.text(found.get(3))):
         raise UsageError("a worker's id that is no worker's own")
+    session = protobuf.text(found.get(_PLACES["session"]))
+    if method.kind == "pass":
+        return CallFacts(session=session)
+    room = _Room()
     return CallFacts(
-        session=protobuf.text(found.get(_PLACES["session"])),
-        name=protobuf.text(found.get(_PLACES["name"])) if method.kind != "pass" else "",
-        parameters=_parameters(method, message) if method.kind != "pass" else {},
+        session=session,
+        name=protobuf.text(found.get(_PLACES["name"])),
+        parameters=_parameters(method, message, room),
+        cost=room.cost,
     )
 
 
-def _parameters(method: Method, message: bytes | memoryview) -> dict[str, object]:
+class _Room:
+    """What the parameters of one call may still come to, decoded."""
+
+    def __init__(self) -> None:
+        self._left = _MOST_VALUES
+        self.cost = 0
+
+    def decode(self, text: bytes) -> object:
+        """Raises `msgspec.DecodeError`, also of more values than there is room for."""
+        marks = sum(text.count(mark) for mark in (b"[", b"{", b",", b":"))
+        if marks > self._left:
+            raise msgspec.DecodeError("too many values")
+        value: object = msgspec.json.decode(text)
+        self._left -= marks
+        self.cost += len(text) + _VALUE * marks
+        return value
+
+
+def _parameters(method: Method, message: bytes | memoryview, room: _Room) -> dict[str, object]:
     """By name; both maps of a command have the same names' space, as its worker merges them."""
     told: dict[str, object] = {}
     for name, value in protobuf.entries(message, _PARAMETERS).items():
-        told[name] = _any(value)
+        told[name] = _any(value, room)
     if method.name != "ExecuteElixirTool":
         for name, value in protobuf.entries(message, _BINARY).items():
             if name in told:
@@ -121,7 +149,7 @@ def _parameters(method: Method, message: bytes | memoryview) -> dict[str, object
     return told
 
 
-def _any(value: protobuf.Value) -> object:
+def _any(value: protobuf.Value, room: _Room) -> object:
     """What an `Any` holds: Snakepit's is JSON. What is none, or long, is told by its size."""
     if isinstance(value, int):
         raise ProtocolError("a parameter that is no message")
@@ -131,13 +159,12 @@ def _any(value: protobuf.Value) -> object:
     if len(payload) > _MOST_SHOWN:
         return f"{len(payload)} bytes"
     try:
-        return msgspec.json.decode(payload)
+        return room.decode(bytes(payload))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     try:  # a StringValue, whose text is JSON
-        return msgspec.json.decode(
-            protobuf.text(protobuf.singles(payload, frozenset({1})).get(1), _MOST_SHOWN)
-        )
+        text = protobuf.text(protobuf.singles(payload, frozenset({1})).get(1), _MOST_SHOWN)
+        return room.decode(text.encode())
     except (ProtocolError, msgspec.DecodeError, RecursionError):
         return f"{len(payload)} bytes"
 

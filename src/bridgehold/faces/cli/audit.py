@@ -195,7 +195,7 @@ def audit_folder(given: Path | None) -> Path:
     """The folder given, or that of the default layout. Raises `AuditError` where there is none."""
     folder = given or default_layout().audit
     if not folder.is_dir():
-        raise AuditError("there is no audit here", where=str(folder), hint="Name a folder with --audit.")
+        raise AuditError("there is no audit here", where=str(folder), hint="Name the audit's folder.")
     if not os.access(folder, os.R_OK | os.X_OK):
         hint = "Name the folder that holds the instances, and read it as a user who may."
         raise AuditError("can't read the audit's folder: Permission denied", where=str(folder), hint=hint)

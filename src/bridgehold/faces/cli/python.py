@@ -16,6 +16,7 @@ import typer
 from bridgehold import reads
 from bridgehold.client.once import Once
 from bridgehold.errors import LimitError, UsageError
+from bridgehold.faces.cli.ahead import take
 from bridgehold.faces.cli.attached import Input, Written, is_null, read_word, running_host
 from bridgehold.faces.cli.run import Tenant, build_bars, parse_deadline
 from bridgehold.ids import LOCAL_TENANT, parse_name
@@ -139,10 +140,11 @@ def _stdin_text() -> str:
 
 def _run(asked: _Program, *, with_input: bool) -> int:
     """The program's exit status."""
-    with running_host() as host:
+    begun = take(asked.bridge, asked.tenant)
+    with running_host() if begun is None else begun.host as host:
         with build_bars() as built:
             params = {"bridge": asked.bridge, "tenant": asked.tenant, "progress": True}
-            session = host.hold(params, built)
+            session = host.hold(params, built) if begun is None else host.held(begun.request, built)
         for here, there in asked.files:
             _put(host, session, asked, Path(here), there)
         request = _request(asked, session, "program", asked.arguments)
@@ -181,7 +183,7 @@ def _put(host: Once, session: str, asked: _Program, here: Path, there: str) -> N
 def _get(host: Once, session: str, asked: _Program, there: str, here: Path) -> None:
     from bridgehold import writes
 
-    with writes.create(here, mode=0o644) as file:
+    with writes.arriving(here) as file:
         offset = 0
         while True:
             what = {"path": there, "offset": offset, "length": _PART_BYTES}

@@ -31,10 +31,12 @@ _TOOL = {
 }
 _AFTER = (
     b"\x1b[?1047l\x1b[?2004l\x1b[?1000;1002;1003;1006l\x1b[?1l\x1b>\x1b[4;20l\x1b[?6l\x1b[?7h\x1b[?25h"
-    b"\x1b(B\x0f\x1b7\x1b[r\x1b8\x1b[0m\r\n"
+    b"\x1b(B\x0f\x1b7\x1b[r\x1b8\x1b[0m\x1b[0 q\r\n"
 )
 """What a program may have left on, off again."""
 _MODES = frozenset([1, 6, 7, 12, 25, 47, 1000, 1002, 1003, 1006, 1047, 1048, 1049, 2004])
+_PLAIN_MODES = frozenset([4, 20])
+"""Not 2, which locks the keyboard, and not 12, by which a terminal echoes itself."""
 _DRAWS = frozenset(b"@ABCDEFGHIJKLMPSTXZ`adefhlmrsu")
 _ATTACHED_MS = 10_000
 """Of one command; well below what a policy gives one."""
@@ -113,9 +115,10 @@ def _draws(found: re.Match[bytes]) -> bool:
     final = found["final"]
     if final is None:
         return found["escape"] is None or found[0] not in (b"\x1bH", b"\x1bZ", b"\x1bc")
-    if found["private"] == b"?" and final in b"hl":
+    if final in b"hl" and found["private"] in (b"?", b""):
+        known = _MODES if found["private"] else _PLAIN_MODES
         numbers = found["numbers"].split(b";")
-        return not found["middle"] and all(one.isdigit() and int(one) in _MODES for one in numbers)
+        return not found["middle"] and all(one.isdigit() and int(one) in known for one in numbers)
     if found["private"] or found["middle"] not in (b"", b" "):
         return False
     if found["middle"] == b" ":

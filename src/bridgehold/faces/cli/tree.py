@@ -142,6 +142,7 @@ TREE: Tree = {
     "What happened": (
         Command("why", "audit:why", "The story of an event, and its remedy."),
         Group("audit", "Read, query and verify the audit.", _AUDIT),
+        Command("review", "review:review", "An audit in a browser: reach, use, refusals, spending, changes."),
         Command("usage", "usage:usage", "Who used what."),
         Command("top", "observe:top", "Sessions and operations, live."),
         Command("metrics", "observe:metrics", "The host's figures in Prometheus' text format."),

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from bridgehold.errors import ErrorInfo
+from bridgehold.error_info import ErrorInfo
 from bridgehold.ids import ANONYMOUS_SESSION
 from bridgehold.protocol.frames import OfferedTool
 from bridgehold.protocol.values import Answer

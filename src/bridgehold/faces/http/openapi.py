@@ -9,9 +9,10 @@ from typing import Any
 
 import msgspec
 
-from bridgehold.errors import ErrorInfo
+from bridgehold.error_info import ErrorInfo
 from bridgehold.faces.http.bodies import RunOperation
-from bridgehold.faces.http.routes import ROUTES, Route
+from bridgehold.faces.http.route import Route
+from bridgehold.faces.http.routes import ROUTES
 from bridgehold.faces.http.statuses import STATUSES
 
 Json = dict[str, Any]

@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from bridgehold.errors import BridgeholdError, CancelledError, ErrorInfo, NotFoundError, UsageError
+from bridgehold.error_info import ErrorInfo
+from bridgehold.errors import BridgeholdError, CancelledError, NotFoundError, UsageError
 from bridgehold.faces.http.sse import EventLog
 from bridgehold.ids import parse_name, random_id
 

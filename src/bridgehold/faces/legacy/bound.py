@@ -11,6 +11,7 @@ import msgspec
 from bridgehold.client.client import Client
 from bridgehold.client.connection import Progress
 from bridgehold.errors import BridgeholdError
+from bridgehold.protocol.parts import Moved
 
 
 class End(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +61,8 @@ class BoundSession:
 
     async def _hold(self, client: Client, method: str, params: dict[str, Any]) -> None:
         try:
-            end = msgspec.convert(await client.request(method, params, self._on_event), End)
+            said = await client.request(method, params, self._on_event, Moved())  # its events are bytes
+            end = msgspec.convert(said, End)
         except BridgeholdError as error:
             end = End(code=error.code, reason=error.message, status=error.exit_status)
             if not self._opened.done():

@@ -15,7 +15,8 @@ from bridgehold import reads
 from bridgehold.bridges.legacy.rpc_start import is_rpc_worker
 from bridgehold.client.client import Client, Host
 from bridgehold.config.layout import Layout
-from bridgehold.errors import BridgeholdError, ConfigError, HostUnavailableError, from_os
+from bridgehold.error_texts import from_os
+from bridgehold.errors import BridgeholdError, ConfigError, HostUnavailableError
 from bridgehold.faces.legacy.pipes import PAGED_SECONDS, UNREAD_SECONDS, PipeIn, PipeOut, take_standard
 from bridgehold.faces.legacy.python_argv import Invocation, parse
 from bridgehold.faces.legacy.rpc import RpcShim

@@ -1,13 +1,14 @@
 """A shim for a worker that speaks gRPC: a port of this machine's loopback before a worker in a sandbox.
 
 Bytes pass between sockets here and the host, which reads them; nothing is decided here. The BEAM dials our
-listener, whose port is written into its ready file; what the worker calls back is dialled here.
+listener, whose port is written into its ready file; what the worker calls back is dialled here. Another user
+of this machine may dial that port, or listen at the other one, and is let in at neither: to the host all of
+it is this user's word.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import os
 import signal
@@ -20,10 +21,12 @@ from bridgehold import writes
 from bridgehold.bridges.legacy.rpc_start import READY_FILE, callback_port, kept_back, passing
 from bridgehold.client.client import Client
 from bridgehold.errors import BridgeholdError, UsageError
+from bridgehold.faces.legacy import loopback
 from bridgehold.faces.legacy.bound import BoundSession, End
 from bridgehold.faces.legacy.python_argv import Invocation
 from bridgehold.faces.legacy.run import say
 from bridgehold.faces.legacy.values import Outcome, ShimFile
+from bridgehold.protocol.parts import Moved, bytes_of
 
 _CHUNK = 256 * 1024
 _CONNECT_SECONDS = 5.0
@@ -56,6 +59,8 @@ class RpcShim:
         self._tasks: set[asyncio.Task[None]] = set()
         self._ready = False
         self._stopped = 0
+        self._told = False
+        """That somebody else was at one of the two ports, which is said once."""
         params = {
             "bridge": given.profile,
             "tenant": given.tenant,
@@ -109,11 +114,9 @@ class RpcShim:
             self._spawn(self._listen())
         elif kind == "err":
             with contextlib.suppress(OSError):
-                os.write(2, base64.b64decode(event["data"]))
+                os.write(2, bytes_of(event["data"]))
         elif kind == "wire":
-            self._came(
-                int(event["conn"]), base64.b64decode(event.get("data", "")), end=bool(event.get("end"))
-            )
+            self._came(int(event["conn"]), bytes_of(event.get("data", b"")), end=bool(event.get("end")))
 
     async def _listen(self) -> None:
         """On a port of ours, which the ready file then names."""
@@ -127,6 +130,11 @@ class RpcShim:
                 await self._held.close()
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ports = writer.get_extra_info("peername")[1], writer.get_extra_info("sockname")[1]
+        if not await asyncio.to_thread(loopback.is_ours, *ports):
+            writer.transport.abort()
+            self._tell("a connection that is not this user's was closed")
+            return
         self._next += 1
         conn = self._conns[self._next] = _Conn(self._next)
         conn.writer = writer
@@ -147,6 +155,11 @@ class RpcShim:
     async def _dial(self, conn: _Conn) -> None:
         """The worker calls its starter back."""
         try:
+            if not await asyncio.to_thread(loopback.leads_to_us, self._back):
+                self._tell(
+                    f"this user does not listen at 127.0.0.1:{self._back}: nothing is called back there"
+                )
+                raise ConnectionRefusedError
             async with asyncio.timeout(_CONNECT_SECONDS):
                 reader, writer = await asyncio.open_connection("127.0.0.1", self._back, limit=_CHUNK)
         except OSError:
@@ -163,12 +176,8 @@ class RpcShim:
         try:
             session = await self._held.id()
             while data := await reader.read(_CHUNK):
-                told = {
-                    "session": session,
-                    "conn": conn.number,
-                    "data": base64.b64encode(data).decode("ascii"),
-                }
-                await self._client.request("foreign.wire", told)
+                told = {"session": session, "conn": conn.number}
+                await self._client.request("foreign.wire", told, moved=Moved("data", data))
         except (BridgeholdError, OSError):
             pass
         await self._say_end(conn)
@@ -179,6 +188,11 @@ class RpcShim:
                 told = {"session": await self._held.id(), "conn": conn.number, "end": True}
                 await self._client.request("foreign.wire", told)
         conn.close()
+
+    def _tell(self, message: str) -> None:
+        if not self._told:
+            self._told = True
+            say(message)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.ensure_future(work)

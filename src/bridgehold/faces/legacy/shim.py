@@ -7,7 +7,6 @@ here is which ids wait for an answer, so that each gets one whatever ends first.
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 from typing import Any
 
@@ -22,6 +21,7 @@ from bridgehold.faces.legacy.pipes import PipeOut
 from bridgehold.faces.legacy.python_argv import Invocation
 from bridgehold.faces.legacy.values import Outcome
 from bridgehold.protocol.frames import INPUT_CLOSED
+from bridgehold.protocol.parts import Moved, bytes_of
 
 _KILLED = 137
 _LAST_WORDS_SECONDS, _WRITTEN_SECONDS = 0.5, 0.1
@@ -83,8 +83,7 @@ class Shim:
             identity = None  # somebody else waits for it: an answer of ours would be taken for theirs
         try:
             session = await self._held.id()
-            data = base64.b64encode(body).decode("ascii")
-            await self._client.request("foreign.send", {"session": session, "data": data})
+            await self._client.request("foreign.send", {"session": session}, moved=Moved("data", body))
         except BridgeholdError as error:
             if not self._protocol or not self._held.alive:
                 return  # its end answers whatever waits, and says why
@@ -118,7 +117,7 @@ class Shim:
         kind = event.get("type")
         if kind not in {"frame", "out", "err"}:
             return
-        data = base64.b64decode(event["data"])
+        data = bytes_of(event["data"])
         if kind == "frame":
             self._waiting.pop(event.get("id", ""), None)
             self._out.put(pack(data))

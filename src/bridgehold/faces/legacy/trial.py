@@ -34,6 +34,11 @@ _SHORTEST_WAIT = 10.0
 """Seconds that the impatient one of the systems waits for a handshake."""
 _LONGEST_WAIT = 150.0
 _MOST_FRAME = 1 << 20
+_MOST_SAID = 256 * 1024
+"""Of what a script writes meanwhile, the end is kept."""
+_MOST_NAMES = 64 * 1024
+"""Bytes of what a script imports, which go into one command."""
+_READ = 64 * 1024
 _LAST_LINES = 3
 _BY_HAND = (
     "Write its profile by hand (docs/how-to/dspex.md), or name a script that speaks frames: --script FILE"
@@ -123,6 +128,8 @@ async def _imports(folder: Path, script: Path, source: str, roots: tuple[str, ..
         names = sorted(imports_of(ast.parse(source)))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return _fail("imports", f"{script.name} can't be read: {error}", "")
+    if len(" ".join(names).encode()) > _MOST_NAMES:
+        return _fail("imports", f"{script.name} imports {len(names)} modules: too many to look for", "")
     path = os.pathsep.join([str(script.parent), *roots])
     status, said, wrong = await _python(folder, "-c", _LOOK, *names, path=path)
     if status:
@@ -182,7 +189,7 @@ class _Worker:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         assert process.stderr is not None  # noqa: S101 - all three are pipes
-        self._wrong = asyncio.create_task(process.stderr.read())
+        self._wrong = asyncio.create_task(_end_of(process.stderr))
 
     async def ask(self, body: bytes) -> bytes:
         """The body of the next frame. Raises `EOFError`, `OSError`, `ProtocolError`."""
@@ -242,12 +249,23 @@ async def _python(folder: Path, *arguments: str, path: str = "") -> tuple[int, s
         env={**os.environ, "PYTHONPATH": path},
     )
     try:
-        said, wrong = await asyncio.wait_for(process.communicate(), _LONGEST_WAIT)
+        async with asyncio.timeout(_LONGEST_WAIT):
+            said, wrong = await asyncio.gather(_end_of(process.stdout), _end_of(process.stderr))
+            await process.wait()
     except TimeoutError:
         process.kill()
         await process.wait()
         return 124, "", f"nothing within {_LONGEST_WAIT:g} s"
     return process.returncode or 0, said.decode(errors="replace"), wrong.decode(errors="replace")
+
+
+async def _end_of(source: asyncio.StreamReader | None) -> bytes:
+    """The last of all that comes, up to its end."""
+    kept = bytearray()
+    while source is not None and (data := await source.read(_READ)):
+        kept += data
+        del kept[:-_MOST_SAID]
+    return bytes(kept)
 
 
 def _fail(name: str, detail: str, remedy: str) -> Check:

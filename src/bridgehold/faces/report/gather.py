@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -10,7 +10,7 @@ from bridgehold.audit.entries import Entry
 from bridgehold.audit.reading.fields import FIELDS, FRAMEWORK
 from bridgehold.audit.reading.linear import Hit
 from bridgehold.audit.reading.syntax import AnyOf, Compare, Expression, both, equal
-from bridgehold.audit.usage import Used, fold
+from bridgehold.audit.usage import Usage, Used, told_again
 from bridgehold.audit.verdicts import Report
 from bridgehold.faces.report.sections import MOST_ROWS, Section
 from bridgehold.policies.changes import Changes, compare
@@ -26,7 +26,8 @@ _KINDS = (
     "artifact.changed", "protocol.violation", "principal.refused", "request.refused", "secret.changed",
     "policy.loaded", "admin", "events.folded", "anchor.signed", "channel.ended",
 )  # fmt: skip
-_LIMITS = ("timeout", "memory", "limit", "budget", "busy", "shortage")
+_REACHED = ("egress.outcome", "egress.ended", "tool.outcome")
+LIMIT_CODES = ("timeout", "memory", "limit", "budget", "busy", "shortage")
 """Codes of commands that met a bound."""
 _UNBOUNDED = "(not bounded)"
 
@@ -50,6 +51,11 @@ def wanted(scope: Scope) -> Expression:
     if scope.until:
         parts.append(Compare(FIELDS["time"], "<", scope.until))
     return both(*parts)
+
+
+def wanted_kinds() -> tuple[str, ...]:
+    """Kinds, or first halves of kinds, that say something to a report."""
+    return _KINDS
 
 
 class _Count:
@@ -115,42 +121,56 @@ class Gathering:
         self._grants: dict[tuple[str, str], Grant] = {}
         self._granted: list[tuple[str, ...]] = []
         self._changes: list[tuple[str, ...]] = []
-        self._left_out = 0
+        self._usage = Usage(tenant=scope.tenant, since=scope.since, until=scope.until)
         self._refused, self._reached, self._limits = _Counts(), _Counts(), _Counts()
         self._weakened, self._keys, self._host = _Counts(), _Counts(), _Counts()
 
     def gather(self, hits: Iterable[Hit], report: Report) -> tuple[Section, ...]:
-        """Every section, in the order of the questions."""
-        scope = self._scope
-        used = fold(self._entries(hits), tenant=scope.tenant, since=scope.since, until=scope.until)
+        """Every section of `hits`, in the order of the questions."""
+        for hit in hits:
+            self.add(hit)
+        return (trust(report), *self.answers())
+
+    def add(self, hit: Hit, *, used: bool = True) -> None:
+        """Take one more, younger than all before. Not `used`: what it used is counted elsewhere."""
+        entry, framework = hit.entry, hit.framework
+        if entry.kind == "grant.resolved":
+            self._grant(entry)
+        elif entry.time >= self._scope.since:
+            self._one(entry, framework)
+        if used:
+            self._usage.add(entry)
+
+    @property
+    def grants(self) -> Mapping[tuple[str, str], Grant]:
+        """What was granted last, by tenant and bridge."""
+        return self._grants
+
+    def used(self) -> list[Used]:
+        """What was spent, by tenant, bridge, provider and model."""
+        bridge = self._scope.framework
+        return [one for one in self._usage.rows() if bridge in ("", one.bridge)]
+
+    def answers(self) -> tuple[Section, ...]:
+        """Every section of what was taken, in the order of the questions; `trust` stands before them."""
         return (
-            _trust(report),
             self._may_reach(),
             _counted("reached", self._reached),
             _counted("refused", self._refused),
             self._who_holds(),
             _counted("key-events", self._keys, "names only; a key's value is in no audit"),
-            self._spent([one for one in used if scope.framework in ("", one.bridge)]),
+            self.spent(self.used()),
             _counted("limits", self._limits),
             _counted("weakenings", self._weakened),
             self._changed(),
             _counted("host", self._host),
         )
 
-    def _entries(self, hits: Iterable[Hit]) -> Iterator[Entry]:
-        for hit in hits:
-            entry, framework = hit.entry, hit.framework
-            if entry.kind == "grant.resolved":
-                self._grant(entry)
-            elif entry.time >= self._scope.since:
-                self._one(entry, framework)
-            yield entry
-
     def _one(self, entry: Entry, framework: str) -> None:
         family, _, what = entry.kind.partition(".")
-        if what == "refused" or entry.kind == "protocol.violation":
+        if what == "refused" or entry.kind in ("protocol.violation", "egress.stopped"):
             self._refused.add(entry, *_refusal(entry, framework))
-        elif entry.kind in ("egress.outcome", "tool.outcome"):
+        elif entry.kind in _REACHED and not told_again(entry):
             ended = entry.text("code") or f"{entry.number('status') or 'ok'}"
             self._reached.add(entry, entry.tenant, framework, _reached(entry), ended)
         elif entry.kind == "artifact.changed":
@@ -159,7 +179,7 @@ class Gathering:
             by = entry.principal or "the keeper's folder"
             self._keys.add(entry, entry.tenant, entry.text("name"), entry.text("action"), by)
             self._change(entry, f"key {entry.text('name')}", entry.text("action"))
-        elif entry.kind in ("command.outcome", "session.closed") and entry.text("code") in _LIMITS:
+        elif entry.kind in ("command.outcome", "session.closed") and entry.text("code") in LIMIT_CODES:
             self._limits.add(entry, entry.tenant, framework, entry.text("code"))
         elif entry.kind in ("worker.started", "host.started"):
             self._weakenings(entry, framework)
@@ -170,7 +190,7 @@ class Gathering:
             self._host.add(entry, entry.kind, why)
 
     def _weakenings(self, entry: Entry, framework: str) -> None:
-        for name in _texts(entry, "weakenings"):
+        for name in texts(entry, "weakenings"):
             where = "a sandbox" if entry.kind == "worker.started" else "the whole host"
             self._weakened.add(entry, entry.tenant, framework, name, where)
 
@@ -190,9 +210,9 @@ class Gathering:
 
     def _configured(self, entry: Entry) -> None:
         if entry.kind == "policy.loaded":
-            self._change(entry, f"policy {entry.text('name')}", "; ".join(_texts(entry, "files")))
+            self._change(entry, f"policy {entry.text('name')}", "; ".join(texts(entry, "files")))
         elif entry.kind == "config.reloaded":
-            applied, waiting = (", ".join(_texts(entry, name)) for name in ("applied", "waiting"))
+            applied, waiting = (", ".join(texts(entry, name)) for name in ("applied", "waiting"))
             self._change(entry, "configuration", f"applied: {applied}; waiting: {waiting}")
         elif entry.kind == "admin.outcome":
             done = "done" if entry.fields.get("ok") is True else f"failed: {entry.text('reason')}"
@@ -229,7 +249,8 @@ class Gathering:
         columns = ("tenant", "key", "framework", "provider", "how")
         return _section("keys", "Who holds which key?", columns, rows)
 
-    def _spent(self, used: list[Used]) -> Section:
+    def spent(self, used: list[Used]) -> Section:
+        """What was spent, of which budget, by these rows."""
         rows = []
         for one in used:
             grant = self._grants.get((one.tenant, one.bridge))
@@ -273,7 +294,8 @@ def said(changes: Changes) -> str:
     return "; ".join(parts) or "the same capabilities"
 
 
-def _texts(entry: Entry, name: str) -> list[str]:
+def texts(entry: Entry, name: str) -> list[str]:
+    """The texts of a list, whatever else stands in it."""
     value = entry.fields.get(name)
     return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []
 
@@ -286,7 +308,7 @@ def _reached(entry: Entry) -> str:
 
 def _refusal(entry: Entry, framework: str) -> tuple[str, ...]:
     what = entry.text("operation") or entry.text("tool") or entry.text("method")
-    if entry.kind == "egress.refused":
+    if entry.kind in ("egress.refused", "egress.stopped"):
         what = f"{entry.text('method')} {entry.text('host')}{entry.text('path')}"
     elif entry.kind == "request.refused":
         what = f"{entry.text('method')} {entry.text('named')}"
@@ -295,7 +317,8 @@ def _refusal(entry: Entry, framework: str) -> tuple[str, ...]:
     return entry.tenant, framework, entry.kind, what.strip(), rule, where, entry.text("reason")
 
 
-def _trust(report: Report) -> Section:
+def trust(report: Report) -> Section:
+    """The verdicts, and each finding."""
     integrity, completeness, anchoring = report.integrity, report.completeness, report.anchoring
     broken, open_ = f"BROKEN in {integrity.count} places", f"{completeness.unfinished_count} unfinished"
     anchored = f"to {anchoring.anchored_to or 'nothing'}; signature {anchoring.signature or 'none'}"

@@ -17,6 +17,8 @@ MOST_ROWS = 500
 _LONGEST = 400
 """Characters of a cell."""
 _MARKS = re.compile(r"([\\`*_{}\[\]<>()#!|~&])")
+_BARE_LINK = re.compile(r"(www)\.", re.IGNORECASE)
+"""What GitHub makes a link of without being asked."""
 _STYLE = """
 :root{color-scheme:light dark}
 body{font:15px/1.5 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem}
@@ -78,7 +80,8 @@ def markdown(document: Document) -> str:
 
 
 def _mark(text: str) -> str:
-    return _MARKS.sub(r"\\\1", _cut(text)).replace("@", "&#64;").replace("://", "&#58;//") or " "
+    plain = _MARKS.sub(r"\\\1", _cut(text)).replace("@", "&#64;").replace("://", "&#58;//")
+    return _BARE_LINK.sub(r"\1&#46;", plain) or " "
 
 
 def _row(cells: tuple[str, ...]) -> str:

@@ -23,6 +23,7 @@ from bridgehold.faces.testing.transcript import (
     Stopped,
     load,
 )
+from bridgehold.protocol.parts import Moved
 
 _Answer = asyncio.Future[dict[str, Any]]
 
@@ -71,11 +72,18 @@ class FakeHost(Client):
         if found is not None:
             raise found
 
-    async def request(self, method: str, params: dict[str, Any], on_event: Progress | None = None) -> Any:
+    async def request(
+        self,
+        method: str,
+        params: dict[str, Any],
+        on_event: Progress | None = None,
+        moved: Moved | None = None,
+    ) -> Any:
         """One call, as it was recorded. Raises `TranscriptError` for another."""
         try:
             if method == "tool.reply":
                 return self._answered(params)
+            params = moved.within(params) if moved is not None else params
             exchange = self._script.take(method, self._masker.params(method, params))
             return await self._play(exchange, on_event)
         except TranscriptError as error:

@@ -13,7 +13,10 @@ import msgspec
 
 from bridgehold.audit.arguments import split_keys
 from bridgehold.audit.encodings import SHORTEST, Encodings
-from bridgehold.audit.redact import MASK, Redactor, find_shape, is_key_name
+from bridgehold.audit.key_names import is_key_name
+from bridgehold.audit.key_shapes import find_shape
+from bridgehold.audit.redact import Redactor
+from bridgehold.audit.searching import MASK
 from bridgehold.errors import TranscriptError, UsageError
 from bridgehold.faces.testing.transcript import DEEPEST
 from bridgehold.ids import digest_bytes

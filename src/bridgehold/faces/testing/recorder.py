@@ -31,6 +31,7 @@ from bridgehold.faces.testing.transcript import (
     Stopped,
     encode_line,
 )
+from bridgehold.protocol.parts import Moved
 
 
 class Recorder(Client):
@@ -54,11 +55,18 @@ class Recorder(Client):
     async def aclose(self) -> None:
         """The real client is its opener's to close."""
 
-    async def request(self, method: str, params: dict[str, Any], on_event: Progress | None = None) -> Any:
+    async def request(
+        self,
+        method: str,
+        params: dict[str, Any],
+        on_event: Progress | None = None,
+        moved: Moved | None = None,
+    ) -> Any:
         """As `Client.request`, and written down. Keys are masked, in what is written only."""
         if method == "tool.reply":
             self._answered(params)
             return await self._client.request(method, params)
+        params = moved.within(params) if moved is not None else params
         shown = self._masker.params(method, params)
         self._calls += 1
         call, begun = self._calls, time.monotonic()

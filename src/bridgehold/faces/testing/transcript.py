@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from bridgehold import reads
-from bridgehold.errors import ErrorInfo, TranscriptError
+from bridgehold.error_info import ErrorInfo
+from bridgehold.errors import TranscriptError
 
 VERSION = 1
 MOST_BYTES = 64 * 1024 * 1024

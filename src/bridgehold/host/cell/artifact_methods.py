@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
+from typing import Any
 
 import msgspec
 
@@ -27,8 +27,8 @@ _INSIDE_BYTES = 512 * 1024
 class PutParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One part of an upload: without `upload` the first, with `last` the last."""
 
-    data: str
-    """Base64."""
+    data: bytes
+    """Base64, where it is JSON."""
     upload: str = ""
     last: bool = True
     name: str = ""
@@ -155,16 +155,17 @@ class Artifacts:
         if tool.name == "artifact_list":
             return msgspec.to_builtins(await asyncio.to_thread(self._store.list, context.tenant))
         if tool.name == "artifact_put":
-            return await self._put(context.tenant, context.principal, msgspec.convert(arguments, PutParams))
+            try:
+                params = msgspec.convert(arguments, PutParams)
+            except msgspec.ValidationError:  # its schema has been looked at
+                raise UsageError("the data is no base64", where="data") from None
+            return await self._put(context.tenant, context.principal, params)
         given = {"length": _INSIDE_BYTES, **arguments}
-        return await self._get(context.tenant, context.principal, msgspec.convert(given, GetParams))
+        said = await self._get(context.tenant, context.principal, msgspec.convert(given, GetParams))
+        return {**said, "data": base64.b64encode(said["data"]).decode()}
 
     async def _put(self, tenant: str, principal: str, params: PutParams) -> dict[str, object]:
-        try:
-            data = base64.b64decode(params.data, validate=True)
-        except (binascii.Error, ValueError):
-            raise UsageError("the data is no base64", where="data") from None
-        store = self._store
+        store, data = self._store, params.data
 
         async def put() -> dict[str, object]:
             upload = params.upload or await asyncio.to_thread(store.begin, tenant)
@@ -180,7 +181,7 @@ class Artifacts:
 
         return await self._changes.take(tenant, put)
 
-    async def _get(self, tenant: str, principal: str, params: GetParams) -> dict[str, object]:
+    async def _get(self, tenant: str, principal: str, params: GetParams) -> dict[str, Any]:
         found = await asyncio.to_thread(self._store.stat, tenant, params.digest)
         data = await asyncio.to_thread(self._store.read, tenant, params.digest, params.offset, params.length)
         event = ArtifactRead(
@@ -193,11 +194,7 @@ class Artifacts:
             name=found.name,
         )
         await self._journal.append(event)
-        return {
-            **msgspec.to_builtins(found),
-            "offset": params.offset,
-            "data": base64.b64encode(data).decode(),
-        }
+        return {**msgspec.to_builtins(found), "offset": params.offset, "data": data}
 
     def _for(self, tenant: str) -> str:
         self._settings.features.demand("artifacts", tenant)

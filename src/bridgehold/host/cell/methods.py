@@ -157,8 +157,13 @@ class Methods:
         }
 
     async def ping(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
-        """That the host answers, with its version and how many sessions it has."""
-        return {"status": "ok", "sessions": len(self._sessions), "version": version("bridgehold")}
+        """That the host answers, with its version, how many sessions it has, and that it takes parts."""
+        return {
+            "status": "ok",
+            "sessions": len(self._sessions),
+            "version": version("bridgehold"),
+            "parts": True,
+        }
 
     async def run(self, principal: Principal, request: CommandRequest, emit: Emit) -> Reply:
         """Run a command."""

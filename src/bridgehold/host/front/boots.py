@@ -93,6 +93,7 @@ def boot_frame(order: StartOrder, placeholders: dict[str, str]) -> BootFrame:
         response_bytes=grant.limits.response_bytes,
         request_bytes=grant.limits.request_bytes,
         limits={name: getattr(grant.limits, name) for name in GUEST_LIMITS},
+        parts=True,
     )
 
 

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,23 +24,22 @@ from bridgehold.config.load import Config
 from bridgehold.config.machine import system_paths
 from bridgehold.config.required import unmet
 from bridgehold.config.sections import BridgeSection
+from bridgehold.error_texts import to_log_text
 from bridgehold.errors import (
     BridgeholdError,
     BudgetError,
     EnvironmentBuildError,
     EnvironmentChangedError,
     NotFoundError,
-    to_log_text,
 )
+from bridgehold.host.front.builders import Builders
 from bridgehold.host.front.disk import EnvironmentDisk
 from bridgehold.ids import Digest
 from bridgehold.policies.model import Grant
 from bridgehold.sandbox.envs.build import EnvironmentBuilder
 from bridgehold.sandbox.envs.guard import Guard
-from bridgehold.sandbox.envs.interpreter import Interpreters, host_interpreter, interpreters
 from bridgehold.sandbox.envs.launcher_runner import LauncherRunner
 from bridgehold.sandbox.envs.lock import parse_lock
-from bridgehold.sandbox.envs.sources import default_sources
 from bridgehold.sandbox.envs.store import EnvironmentStore
 from bridgehold.sandbox.envs.values import BuildProgress, Environment, Interpreter, Lock
 from bridgehold.sandbox.envs.wheels import Collected
@@ -103,18 +102,7 @@ class Environments:
         self.disk = EnvironmentDisk(layout, ceiling)
         self._store = EnvironmentStore(layout.environments)
         self._runner = LauncherRunner(launcher, system_paths())
-        self._new_builder = partial(
-            EnvironmentBuilder,
-            store=self._store,
-            wheels=layout.wheels,
-            runner=self._runner,
-            sources=partial(default_sources, config.host.index),
-        )
-        self._interpreters = Interpreters((host_interpreter(),))
-        self._own = self._new_builder(interpreter=self._interpreters.known[0])
-        self._builders = {self._own.interpreter.inside: self._own}
-        self._unmet_pythons = list(config.host.pythons)
-        self._meeting = asyncio.Lock()
+        self._builders = Builders(layout, config, self._store, self._runner)
         self._guard = Guard(self._store)
         self._on_change: tuple[Callable[[str, str], None], ...] = ()
         self._building: dict[_Key, asyncio.Task[BuiltEnvironment]] = {}
@@ -133,9 +121,9 @@ class Environments:
 
         Raises `EnvironmentBuildError`, `DependencyError` or `EnvironmentChangedError`.
         """
-        await self.meet_pythons()
+        await self._builders.meet()
         try:
-            lock, builder = self._lock(manifest), self._builder(manifest)
+            lock, builder = self._lock(manifest), self._builders.of(manifest)
         except BridgeholdError as error:
             error.event = await self._refused(manifest.name, self.disk.owner(manifest), error)
             raise
@@ -182,7 +170,7 @@ class Environments:
             raise
 
     def _built(self, manifest: Manifest) -> list[Environment]:
-        lock, builder = self._lock(manifest), self._builder(manifest)
+        lock, builder = self._lock(manifest), self._builders.of(manifest)
         found = (builder.find(lock, allow_pth=allow_pth) for allow_pth in (False, True))
         return [one for one in found if one is not None]
 
@@ -192,7 +180,7 @@ class Environments:
         if found is not None:
             await self._guard.forget(found)
             with contextlib.suppress(OSError):  # the next collection tries again
-                await self._own.remove(found)
+                await self._builders.own.remove(found)
 
     def referenced(self, manifests: Sequence[Manifest]) -> frozenset[str]:
         """Digests of the environments that `manifests` ask for and that are there."""
@@ -204,20 +192,8 @@ class Environments:
 
     async def python_for(self, specifier: str, *, where: str) -> Interpreter:
         """The Python that a bridge gets which asks for `specifier`. Raises `EnvironmentBuildError`."""
-        await self.meet_pythons()
-        return self._interpreters.fitting(specifier, where=where)
-
-    async def meet_pythons(self) -> None:
-        """Ask each further Python of the configuration what it is: once, in a sandbox."""
-        async with self._meeting:
-            if not self._unmet_pythons:
-                return
-            self._interpreters = await interpreters(self._unmet_pythons, self._runner)
-            self._unmet_pythons = []
-            for one in self._interpreters.known:
-                self._builders.setdefault(one.inside, self._new_builder(interpreter=one))
-            for reason in self._interpreters.lost:
-                sys.stderr.write(f"host: no bridge can have {reason}\n")
+        await self._builders.meet()
+        return self._builders.fitting(specifier, where=where)
 
     async def unmet(self, manifest: Manifest, section: BridgeSection) -> list[str]:
         """What of an operator's demands the lock and this host's Python don't meet, in words."""
@@ -225,10 +201,6 @@ class Environments:
             return []
         interpreter = await self.python_for(manifest.python, where=str(manifest.file))
         return unmet(section, self._lock(manifest), interpreter)
-
-    def _builder(self, manifest: Manifest) -> EnvironmentBuilder:
-        """Of the first Python that `manifest` fits. Raises `EnvironmentBuildError`."""
-        return self._builders[self._interpreters.fitting(manifest.python, where=str(manifest.file)).inside]
 
     def _lock(self, manifest: Manifest) -> Lock:
         """The lock as its file stands; parsed anew when its text changed, or after many others."""
@@ -299,7 +271,7 @@ class Environments:
 
     async def verify(self, manifests: Sequence[Manifest], *, others: bool = False) -> list[Verified]:
         """Read every byte of the environments of `manifests`; `others`: of all the rest here too."""
-        await self.meet_pythons()
+        await self._builders.meet()
         owners = self._owners(manifests)
         known = {environment.digest: environment for environment in self._store.list()}
         verified = []
@@ -328,9 +300,11 @@ class Environments:
 
     async def collect(self, manifests: Sequence[Manifest], *, unused_seconds: float = 0.0) -> Collected:
         """Remove what none of `manifests` asks for and no host uses; what is gone, and what could not go."""
-        await self.meet_pythons()
+        await self._builders.meet()
         try:
-            found = await self._own.collect(list(self._owners(manifests)), unused_seconds=unused_seconds)
+            found = await self._builders.own.collect(
+                list(self._owners(manifests)), unused_seconds=unused_seconds
+            )
         except OSError as error:
             where = str(error.filename or self._store.folder)
             raise EnvironmentBuildError(f"can't be removed: {error.strerror}", where=where) from error
@@ -363,7 +337,7 @@ class Environments:
         owners: dict[Digest, list[str]] = {}
         for manifest in manifests:
             with contextlib.suppress(BridgeholdError, OSError):  # a lock that can't be read has none
-                lock, builder = self._lock(manifest), self._builder(manifest)
+                lock, builder = self._lock(manifest), self._builders.of(manifest)
                 for allow_pth in (False, True):
                     found = builder.find(lock, allow_pth=allow_pth)
                     if found is not None:

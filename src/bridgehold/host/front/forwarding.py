@@ -161,8 +161,13 @@ class Forwarding:
         return number
 
     async def ping(self, _principal: Principal, _params: Forwarded, _emit: Emit) -> object:
-        """That the host answers, with its version and how many sessions it has."""
-        return {"status": "ok", "sessions": len(self._cells.places), "version": version("bridgehold")}
+        """That the host answers, with its version, how many sessions it has, and that it takes parts."""
+        return {
+            "status": "ok",
+            "sessions": len(self._cells.places),
+            "version": version("bridgehold"),
+            "parts": True,
+        }
 
     async def list_sessions(self, principal: Principal, asked: Forwarded, emit: Emit) -> object:
         """The sessions that the caller may see."""

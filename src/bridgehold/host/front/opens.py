@@ -19,11 +19,11 @@ from bridgehold.bridges.catalogue import Entry
 from bridgehold.bridges.manifest_file import MAX_FILE_BYTES
 from bridgehold.config.layout import Layout
 from bridgehold.config.settings import Settings
+from bridgehold.error_info import ErrorInfo
 from bridgehold.errors import (
     BridgeholdError,
     BusyError,
     DeniedError,
-    ErrorInfo,
     InternalError,
     ManifestError,
     NotFoundError,

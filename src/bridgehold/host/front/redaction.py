@@ -14,7 +14,7 @@ from typing import Protocol
 from bridgehold.audit.client import texts_of, with_texts
 from bridgehold.audit.encodings import beginnings
 from bridgehold.audit.events import Event
-from bridgehold.audit.redact import MASK
+from bridgehold.audit.searching import MASK
 from bridgehold.errors import BridgeholdError
 from bridgehold.keeper.protocol import Marks
 

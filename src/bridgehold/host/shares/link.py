@@ -15,11 +15,11 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from bridgehold.error_info import ErrorInfo
 from bridgehold.errors import (
     BridgeholdError,
     CancelledError,
     CellEndedError,
-    ErrorInfo,
     InternalError,
     LimitError,
     from_info,

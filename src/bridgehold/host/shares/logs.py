@@ -14,7 +14,8 @@ from typing import Literal
 
 import msgspec
 
-from bridgehold.errors import Output, harmless
+from bridgehold.error_info import Output
+from bridgehold.error_texts import harmless
 from bridgehold.policies.buckets import TokenBucket
 
 LAST_OUTPUT = "The bridge's last output:"

@@ -16,7 +16,8 @@ from typing import Any
 
 import msgspec
 
-from bridgehold.errors import BridgeholdError, CellEndedError, ErrorInfo, InternalError, from_info
+from bridgehold.error_info import ErrorInfo
+from bridgehold.errors import BridgeholdError, CellEndedError, InternalError, from_info
 
 _MOST = 64 * 1024
 """Bytes of an answer; a file comes as a descriptor."""

@@ -16,7 +16,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from bridgehold.errors import BridgeholdError, DependencyError, ErrorInfo, InternalError, from_info
+from bridgehold.error_info import ErrorInfo
+from bridgehold.errors import BridgeholdError, DependencyError, InternalError, from_info
 from bridgehold.sandbox.aside import Aside
 from bridgehold.sandbox.values import SealReport
 

@@ -24,7 +24,7 @@ _LEAF = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 # An operator's own cgroup may well be called bridgehold-something; nobody ends one in ".sessions".
 _OURS = re.compile(r"bridgehold-[a-z0-9][a-z0-9-]{0,40}\.sessions")
 _PRIVATE = 0o700
-_LOCK_SECONDS = 2.0
+_LOCK_SECONDS, _STEP_SECONDS = 10.0, 0.002
 _MAX_FOLDERS = 20_000
 _MAX_DEPTH = 10
 _GONE = (errno.ENOENT, errno.ENODEV, errno.ENOTDIR, errno.EACCES, errno.EPERM)
@@ -50,17 +50,18 @@ def leaf_name(name: str) -> str:
 def claim(folder: Path) -> int:
     """Make `folder` and lock it; the descriptor holds the lock. `OSError` where it can't be made.
 
-    A sweeper may take a folder between its making and its locking; then it is made again.
+    A sweeper may lock a folder between its making and its locking, and takes it away then. Nobody but who has
+    that lock removes it: what a sweeper removes by its path is what it has locked.
     """
     deadline = time.monotonic() + _LOCK_SECONDS
-    while True:
-        folder.mkdir(mode=_PRIVATE)
-        descriptor = _lock(folder)
-        if descriptor is not None:
-            return descriptor
+    folder.mkdir(mode=_PRIVATE)
+    while (descriptor := _lock(folder)) is None:
         if time.monotonic() > deadline:
             raise UnsupportedError(f"{folder} is taken away again and again", where=str(folder))
-        files.remove(folder)
+        time.sleep(_STEP_SECONDS)
+        with contextlib.suppress(FileExistsError):  # the sweeper is not done yet
+            folder.mkdir(mode=_PRIVATE)
+    return descriptor
 
 
 def _lock(folder: Path) -> int | None:
@@ -135,31 +136,26 @@ def sweep(keyed: Iterable[Path], all_roots: Iterable[Path], own: str) -> list[st
     makes that one first and removes it last. So a look at that hierarchy that isn't whole, where the machine
     is short of descriptors or memory, would take who lives for dead: it ends nothing.
     """
-    locks: dict[str, int] = {}
     living: set[str] = {own}
     everywhere: dict[str, list[Path]] = {}
+    # Look at the unlocked hierarchies before the locked one: a folder that is made meanwhile
+    # in another hierarchy is then not seen, one made before has its lock already.
+    for folder in find(all_roots):
+        everywhere.setdefault(folder.name, []).append(folder)
     try:
-        # Look at the unlocked hierarchies before the locked one: a folder that is made meanwhile
-        # in another hierarchy is then not seen, one made before has its lock already.
-        for folder in find(all_roots):
-            everywhere.setdefault(folder.name, []).append(folder)
-        try:
-            locked = list(find(keyed, whole=True))
-        except OSError:
-            return []
-        for folder in locked:
-            if folder.name == own or folder.name in locks:
-                continue
-            descriptor = _lock(folder)
-            if descriptor is None:
-                living.add(folder.name)
-            else:
-                locks[folder.name] = descriptor
-        gone = [name for name in sorted(everywhere) if name not in living]
-        return [name for name in gone if _clear(everywhere[name])]
-    finally:
-        for descriptor in locks.values():
-            os.close(descriptor)
+        locked = list(find(keyed, whole=True))
+    except OSError:
+        return []
+    gone: list[str] = []
+    for folder in locked:
+        if folder.name in living or folder.name not in everywhere or (descriptor := _lock(folder)) is None:
+            living.add(folder.name)
+        else:
+            try:  # one at a time: its owner may have just made it, and waits
+                gone += [folder.name] if _clear(everywhere.pop(folder.name)) else []
+            finally:
+                os.close(descriptor)
+    return sorted([*gone, *(name for name in everywhere if name not in living and _clear(everywhere[name]))])
 
 
 def _clear(folders: list[Path]) -> bool:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from bridgehold.errors import ErrorInfo
+from bridgehold.error_info import ErrorInfo
 from bridgehold.ids import Digest
 
 MIB = 1024 * 1024

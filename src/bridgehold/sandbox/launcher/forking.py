@@ -47,6 +47,9 @@ class Owner(Protocol):
     def admit(self, spec: SandboxSpec, share: TenantShare | None) -> None:
         """See `Launcher.admit`."""
 
+    def demand_descriptors(self) -> None:
+        """See `Launcher.demand_descriptors`."""
+
     def watch(self, worker: Worker, *wanted: int | None) -> None:
         """Have the loop visit `worker` when one of these descriptors is readable."""
 
@@ -165,6 +168,7 @@ class Forking:
         if parent is None or zygote is None or zygote.spare:
             return
         with contextlib.suppress(*FAULTS):  # nobody waits for it: the next session finds what is wrong
+            self._owner.demand_descriptors()
             zygote.spare = self._begin(spec, parent, zygote).name
 
     def _take_spare(self, zygote: Zygote, spec: SandboxSpec) -> Worker | None:

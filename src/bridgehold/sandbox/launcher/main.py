@@ -19,8 +19,9 @@ from pathlib import Path
 
 import msgspec
 
-from bridgehold.errors import BridgeholdError, UnsupportedError, UsageError, to_log_text
-from bridgehold.hardening import open_descriptors
+from bridgehold.error_texts import to_log_text
+from bridgehold.errors import BridgeholdError, UnsupportedError, UsageError
+from bridgehold.hardening import open_descriptors, speak_heedless
 from bridgehold.retold import hear
 from bridgehold.sandbox import procfs, syscalls
 from bridgehold.sandbox.cgroups import open_parent
@@ -104,6 +105,7 @@ def set_up(config: LauncherConfig) -> Parts:
         seccomp=compile_filter(),
         zygote_seccomp=compile_filter(ZYGOTE_RULES),
         bwrap=met_bwrap(),
+        descriptors=open_descriptors(),  # each sandbox holds some: a soft limit of 1,024 is a few hundred
     )
 
 
@@ -186,9 +188,9 @@ def main() -> int:
     parser.add_argument("--fd-supervisor", type=int, default=-1)
     arguments = parser.parse_args()
     _hold_standard()
+    speak_heedless()
     os.umask(0o022)  # a service's UMask=0077 would hide the stage from every session's uid
     forbid_cores()
-    open_descriptors()  # each sandbox holds some: a soft limit of 1,024 is a few hundred of them
     slices.shorten(reset_on_fork=True)
     with os.fdopen(arguments.fd_config, "rb") as file:
         config = msgspec.json.decode(file.read(), type=LauncherConfig)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from bridgehold.errors import ErrorInfo
+from bridgehold.error_info import ErrorInfo
 from bridgehold.policies.model import Machine
 from bridgehold.sandbox.values import (
     Attestation,

@@ -7,7 +7,7 @@ import math
 
 import msgspec
 
-from bridgehold.errors import ErrorInfo
+from bridgehold.error_info import ErrorInfo
 from bridgehold.records.workers import WorkerExited
 from bridgehold.sandbox.cgroups import CgroupParent, SessionCgroup
 from bridgehold.sandbox.fork.forks import Fork
@@ -40,6 +40,8 @@ class Parts(msgspec.Struct, kw_only=True):
     seccomp: bytes
     zygote_seccomp: bytes
     bwrap: Bubblewrap
+    descriptors: int
+    """As many as this process may have."""
 
     @property
     def forks(self) -> bool:

@@ -13,7 +13,8 @@ import os
 
 import msgspec
 
-from bridgehold.errors import BridgeholdError, ErrorInfo, ShortageError, UnsupportedError, from_info
+from bridgehold.error_info import ErrorInfo
+from bridgehold.errors import BridgeholdError, ShortageError, UnsupportedError, from_info
 from bridgehold.sandbox import containers
 
 ENOTSUPP = 524

@@ -14,12 +14,13 @@ from typing import Protocol
 
 import msgspec
 
-from bridgehold.audit.arguments import Arguments, preview_of
+from bridgehold.audit.arguments import CONTENTS, Arguments, facts_of, preview_of
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import CommandIntent, CommandOutcome
 from bridgehold.bridges.frames import ChunkFrame, FaultFrame, ProgressFrame, ResultFrame
 from bridgehold.bridges.manifest import Operation
-from bridgehold.errors import AuditError, BridgeholdError, BudgetError, CancelledError, Output
+from bridgehold.error_info import Output
+from bridgehold.errors import AuditError, BridgeholdError, BudgetError, CancelledError
 from bridgehold.host.cell.workers.calls import Watcher
 from bridgehold.host.cell.workers.translate import fault_error, middle
 from bridgehold.host.shares.logs import OUTPUT_BYTES, CommandOutput
@@ -85,6 +86,8 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     """The guest's own; of a `failure` its message stands instead."""
     result: bytes = b""
     """Of which size and digest are written."""
+    beside: int = 0
+    """Bytes that came beside it: counted here, and in `result` by size and digest."""
 
 
 class CommandLog:
@@ -154,8 +157,9 @@ class CommandLog:
         `counted`: as what the metrics know it; None: not at all.
         """
         failure, result = ending.failure, ending.result
+        size = len(result) + ending.beside
         if self._rates is not None and plan.grant.ceilings.bytes_per_second:
-            self._rates.charge(plan.grant, len(result), time.monotonic())
+            self._rates.charge(plan.grant, size, time.monotonic())
         event = CommandOutcome(
             tenant=plan.grant.tenant,
             principal=plan.principal.name,
@@ -170,7 +174,7 @@ class CommandLog:
             memory_peak_bytes=usage.memory_peak_bytes,
             ms=usage.ms,
             result_digest=digest_bytes(result) if result else "",
-            result_bytes=len(result),
+            result_bytes=size,
             traceback=middle(failure.traceback, _TRACEBACK) if failure else "",
         )
         if counted is not None:
@@ -239,11 +243,15 @@ def ending_of(came: Came) -> Ending:
     value = came.frame.result
     # DSPex's bridges also answer ``success: true`` with an error inside: the audit tells them apart.
     wrong = isinstance(value, dict) and ("error" in value or value.get("status") == "error")
+    beside = value.get(CONTENTS) if isinstance(value, dict) else None
+    if isinstance(value, dict) and isinstance(beside, bytes):
+        value = {**value, CONTENTS: facts_of(beside)}
     return Ending(
         transport_ok=True,
         application_ok=not wrong,
         failure=came.failure,
         result=msgspec.json.encode(value),
+        beside=len(beside) if isinstance(beside, bytes) else 0,
     )
 
 

@@ -76,6 +76,8 @@ class Ledger:
             arguments=arguments,
         )
         intent = await self._log.intend(plan, self._session)
+        request = msgspec.structs.replace(request, arguments={})  # shown, and not kept as long as it runs
+        plan = msgspec.structs.replace(plan, request=request, arguments=Arguments(kept={}))
         return Pending(plan=plan, intent=intent, started=time.monotonic())
 
     async def refuse(

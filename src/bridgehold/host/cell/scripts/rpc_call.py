@@ -13,7 +13,7 @@ from bridgehold.bridges.legacy import rpc
 from bridgehold.bridges.legacy.rpc import Method
 from bridgehold.errors import BridgeholdError, ProtocolError
 from bridgehold.host.cell.scripts.rpc_flow import Flow
-from bridgehold.host.cell.scripts.rpc_peer import Headers, Peer
+from bridgehold.host.cell.scripts.rpc_peer import Headers, Peer, cost
 
 
 class Ticket(Protocol):
@@ -77,6 +77,8 @@ class Call:
         self._pair = pair
         self.method = method
         self._headers = headers
+        self._held = 0
+        """Bytes that are counted for them, until they are passed on."""
         self.stream = stream
         self.answer_stream = 0
         self.up = Flow(pair.judge.hold, pair.asking, pair.answering, pair.judge.request_bytes)
@@ -89,6 +91,16 @@ class Call:
         """It has ended, on one way or another."""
         self.begun = False
         """Whether headers of an answer were passed."""
+
+    def count_headers(self) -> None:
+        """They wait for the decision as its message does. Raises `LimitError`."""
+        self._held = cost(self._headers)
+        self._pair.judge.hold(self._held)
+
+    def _let_go(self) -> None:
+        self._headers = []
+        held, self._held = self._held, 0
+        self._pair.judge.hold(-held)
 
     def requested(self, message: bytes) -> None:
         """One message of the asking side. Raises `BridgeholdError`."""
@@ -122,6 +134,7 @@ class Call:
             self.answer_stream = 0
             self.fail(rpc.UNAVAILABLE, "no further call fits in this connection")
             return
+        self._let_go()
         self._pair.by_answer[self.answer_stream] = self
         self.up.sink_stream = self.down.source_stream = self.answer_stream
         if self._request is not None:
@@ -165,6 +178,7 @@ class Call:
             return
         self.gone = True
         self._request = None
+        self._let_go()
         if not self.up.over:
             self._cancel_answer()
             if self.begun and not self.up.finished:

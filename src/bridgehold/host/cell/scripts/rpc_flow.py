@@ -14,7 +14,7 @@ from h2.exceptions import H2Error
 
 from bridgehold.bridges.legacy import rpc
 from bridgehold.errors import ProtocolError
-from bridgehold.host.cell.scripts.rpc_peer import WINDOW, Headers, Peer
+from bridgehold.host.cell.scripts.rpc_peer import WINDOW, Headers, Peer, cost
 
 _SMALL, _FULL = 4 * 1024, 64 * 1024
 """Pieces below the first are put together, up to the second."""
@@ -122,10 +122,11 @@ class Flow:
         self._hold(size)
 
     def finish(self, trailers: Headers | None = None) -> None:
-        """The source has said all. Raises `ProtocolError` in the middle of a message."""
+        """The source has said all. Raises `ProtocolError` in the middle of a message, `LimitError`."""
         if self._in.size or self._need >= 0:
             raise ProtocolError("a call ends in the middle of a message")
         self.finished, self._trailers = True, trailers
+        self._count(cost(trailers or []))
 
     def put(self, message: bytes) -> None:
         """Pass `message` on, as the sink takes it."""
@@ -153,9 +154,11 @@ class Flow:
             if self.finished and not self.over:
                 if self._trailers is not None:
                     h2.send_headers(stream, self._trailers, end_stream=True)
+                    self._trailers = []
                 else:
                     h2.end_stream(stream)
                 self.over = True
+                self._count(-self._counted)
         except H2Error:  # the sink has closed that stream: nobody waits for the rest
             self.drop()
         self.give_back()

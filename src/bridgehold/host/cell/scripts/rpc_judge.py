@@ -77,9 +77,15 @@ class _Judge:
         """So many bytes more are held, or fewer."""
         self._held.hold(size)
 
-    def _later(self, call: Call, work: Callable[[], Awaitable[None]]) -> None:
+    def _later(self, call: Call, work: Callable[[], Awaitable[None]], cost: int = 0) -> None:
+        """`cost`: bytes of what was read of it, which wait with it. Raises `BusyError`, `LimitError`."""
         if self._undecided >= _MOST_UNDECIDED:
             raise BusyError(f"{_MOST_UNDECIDED} calls wait to be decided on")
+        try:
+            self.hold(cost)
+        except LimitError:
+            self.hold(-cost)
+            raise
         self._undecided += 1
 
         async def act() -> None:
@@ -89,6 +95,7 @@ class _Judge:
                 call.refuse(error, getattr(error, "rule", ""))
             finally:
                 self._undecided -= 1
+                self.hold(-cost)
 
         self._held.spawn(act())
 
@@ -122,7 +129,7 @@ class Commands(_Judge):
         if method.kind == "pass":
             call.let_through()
         else:
-            self._later(call, lambda: self._run(call, asked))
+            self._later(call, lambda: self._run(call, asked), asked.cost)
 
     def _remember(self, session: str) -> None:
         known = self._held.sessions
@@ -267,7 +274,7 @@ class Callbacks(_Judge):
         elif method.kind == "pass":
             call.let_through()
         else:
-            self._later(call, lambda: self._run(call, asked))
+            self._later(call, lambda: self._run(call, asked), asked.cost)
 
     def _records(self, session: str) -> ToolRecords:
         held = self._held

@@ -16,6 +16,8 @@ from bridgehold.policies.buckets import TokenBucket
 MOST_WAITING = 1 << 20
 """Bytes that wait for one connection inside; nothing is read of it, or passed to it, until it has read."""
 _MOST_UNREAD = 4 << 20
+AT_ONCE = 32 * 1024
+"""Bytes that are taken without letting others have their turn: of the smallest frames they take 50 ms."""
 _LOOK_SECONDS = 0.02
 _PART, _SAVED = 0.5, 2.0
 """Of the loop's time, a second, what one worker's bytes may take; and saved up. All sessions share it."""
@@ -32,8 +34,8 @@ class Pace:
         return self._bucket.take(seconds, time.monotonic())
 
 
-class InsideLink(asyncio.Protocol):
-    """One connection inside a sandbox."""
+class InsideLink(asyncio.BufferedProtocol):
+    """One connection inside a sandbox. Its buffer is its own: asyncio's takes eight times as much."""
 
     def __init__(
         self,
@@ -49,6 +51,11 @@ class InsideLink(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self.full = False
         self._later: asyncio.TimerHandle | None = None
+        self._buffer = bytearray(AT_ONCE)
+
+    def get_buffer(self, _hint: int) -> bytearray:
+        """Where the next bytes go."""
+        return self._buffer
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It is there."""
@@ -56,10 +63,10 @@ class InsideLink(asyncio.Protocol):
         self._transport = transport
         transport.set_write_buffer_limits(high=MOST_WAITING, low=MOST_WAITING // 4)
 
-    def data_received(self, data: bytes) -> None:
-        """Bytes of the worker's."""
+    def buffer_updated(self, nbytes: int) -> None:
+        """So many bytes of the worker's have come."""
         began = time.perf_counter()
-        self._take(data)
+        self._take(bytes(memoryview(self._buffer)[:nbytes]))
         wait = self._pace.spend(time.perf_counter() - began)
         if wait > 0 and self._later is None:
             self._read(on=False)

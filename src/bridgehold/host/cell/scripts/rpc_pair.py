@@ -7,6 +7,7 @@ other one, stream by stream, so that a reader that doesn't read stops its writer
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable
 
@@ -41,6 +42,8 @@ class Pair:
         self.by_stream: dict[int, Call] = {}
         self.by_answer: dict[int, Call] = {}
         self.closed = False
+        self.turn = asyncio.Lock()
+        """Of whoever feeds it in several steps: bytes keep their order."""
 
     def flush(self) -> None:
         """Both sides' frames go out."""
@@ -67,7 +70,7 @@ class Pair:
         if self.closed:
             return
         try:
-            events = peer.h2.receive_data(data)
+            events = peer.receive(data)
         except H2Error as error:
             self._break(peer, f"{type(error).__name__}: {error}"[:200])
             return
@@ -166,8 +169,10 @@ class Pair:
             call.refuse(BusyError(f"{MOST_STREAMS} calls are in flight on this connection"))
         elif found.get("grpc-encoding", "identity") != "identity":
             call.refuse(UnsupportedError("a compressed call"))
-        elif call.method.streams:
-            self._guard(call, lambda: self.judge.judge(call, None))
+        else:
+            self._guard(call, call.count_headers)
+            if call.method.streams:
+                self._guard(call, lambda: self.judge.judge(call, None))
 
     def _requests(self, call: Call, event: DataReceived) -> None:
         for message in call.up.take(event.data, event.flow_controlled_length):

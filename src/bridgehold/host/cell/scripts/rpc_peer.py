@@ -8,7 +8,8 @@ from typing import Protocol
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.exceptions import H2Error
+from h2.events import Event
+from h2.exceptions import DenialOfServiceError, H2Error
 from h2.settings import SettingCodes, Settings
 
 WINDOW = 1 << 20
@@ -18,6 +19,11 @@ _CONNECTION_WINDOW = 1 << 24
 MOST_STREAMS = 128
 _FRAME = 256 * 1024
 _MOST_HEADERS = 32 * 1024
+"""Of one list as it is read, and of one block of them on the wire, however many frames it comes in."""
+_EACH = 160
+_PREFACE, _FRAME_HEAD = 24, 9
+_BEGIN_BLOCK, _GO_ON = frozenset({1, 5}), 9
+"""Types of frames with headers in them: those that begin a block, and CONTINUATION."""
 _UPDATE = _CONNECTION_WINDOW // 16
 _TABLE, _MOST_TABLES = 4_096, 16
 """Bytes of the table of headers towards one side, however large it may be there: it is searched from its
@@ -40,6 +46,34 @@ class Link(Protocol):
 
     def close(self) -> None:
         """End it, after what is queued."""
+
+
+class _Blocks:
+    """Follows the frames of one side, so that no block of headers is kept or unpacked that is too long."""
+
+    def __init__(self, skip: int) -> None:
+        self._skip = skip
+        """Bytes before the next frame's head."""
+        self._head = b""
+        self._size = 0
+
+    def look(self, data: bytes) -> None:
+        """Raises `H2Error` at the head of the frame that makes a block too long."""
+        at = 0
+        while at < len(data):
+            if self._skip:
+                step = min(self._skip, len(data) - at)
+                at, self._skip = at + step, self._skip - step
+                continue
+            part = data[at : at + _FRAME_HEAD - len(self._head)]
+            at, self._head = at + len(part), self._head + part
+            if len(self._head) == _FRAME_HEAD:
+                self._skip, kind = int.from_bytes(self._head[:3], "big"), self._head[3]
+                self._head = b""
+                if kind == _GO_ON or kind in _BEGIN_BLOCK:
+                    self._size = self._skip + (self._size if kind == _GO_ON else 0)
+                    if self._size > _MOST_HEADERS:
+                        raise DenialOfServiceError(f"a block of headers has more than {_MOST_HEADERS} bytes")
 
 
 class Peer:
@@ -65,6 +99,12 @@ class Peer:
         self._owed = 0
         """Bytes of the connection's window that aren't given back yet."""
         self._tables = 0
+        self._blocks = _Blocks(0 if client else _PREFACE)
+
+    def receive(self, data: bytes) -> list[Event]:
+        """What these bytes of its other end say. Raises `H2Error`."""
+        self._blocks.look(data)
+        return self.h2.receive_data(data)
 
     def credit(self, size: int) -> None:
         """So many bytes came: the connection's window is given back, in parts."""
@@ -85,6 +125,11 @@ class Peer:
         """Send what is to be sent."""
         if self.link is not None and (data := self.h2.data_to_send()):
             self.link.write(data)
+
+
+def cost(headers: Headers) -> int:
+    """About how many bytes of memory they take: each is two texts and a pair."""
+    return sum(len(name) + len(value) + _EACH for name, value in headers)
 
 
 def plain(headers: Iterable[tuple[str | bytes, str | bytes]] | None) -> Headers:

@@ -27,7 +27,7 @@ from bridgehold.errors import (
 from bridgehold.host.cell.scripts.ledger import Ledger
 from bridgehold.host.cell.scripts.relay import Fault, Rules
 from bridgehold.host.cell.scripts.rpc_judge import Callbacks, Commands, most_held, past_held
-from bridgehold.host.cell.scripts.rpc_links import InsideLink, OutsideLink, Pace
+from bridgehold.host.cell.scripts.rpc_links import AT_ONCE, InsideLink, OutsideLink, Pace
 from bridgehold.host.cell.scripts.rpc_pair import Pair
 from bridgehold.host.cell.scripts.rpc_peer import Peer
 from bridgehold.host.cell.sessions.session import Session
@@ -109,10 +109,21 @@ class RpcRelay:
         self._rates.charge(self.grant, len(data), time.monotonic())
         while self.session.alive and self._rates.owed(self.grant, time.monotonic()) > 0:  # noqa: ASYNC110 - time pays
             await asyncio.sleep(_LOOK_SECONDS)
-        if data:
-            pair.feed(pair.asking if conn > 0 else pair.answering, data)
+        async with pair.turn:
+            await self._feed(pair, pair.asking if conn > 0 else pair.answering, data)
         if end:
             pair.close("the caller's connection has ended")
+
+    async def _feed(self, pair: Pair, peer: Peer, data: bytes) -> None:
+        """As much at once as the worker's own, and within its part of the loop's time."""
+        for at in range(0, len(data), AT_ONCE):
+            began = time.perf_counter()
+            pair.feed(peer, data[at : at + AT_ONCE])
+            wait = self._pace.spend(time.perf_counter() - began)
+            if pair.closed:
+                return
+            if wait or at + AT_ONCE < len(data):
+                await asyncio.sleep(wait)
 
     def _open(self, conn: int) -> Pair:
         """A connection of the caller's begins, and one to the worker with it."""

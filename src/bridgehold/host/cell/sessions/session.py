@@ -15,11 +15,11 @@ import msgspec
 
 from bridgehold.audit.events import SessionClosed
 from bridgehold.bridges.frames import FaultFrame, ResultFrame
+from bridgehold.error_info import ErrorInfo
 from bridgehold.errors import (
     BridgeholdError,
     BusyError,
     CommandTimeoutError,
-    ErrorInfo,
     HostLeavingError,
     SessionEndedError,
     from_info,

@@ -6,7 +6,7 @@ import msgspec
 
 from bridgehold.audit.arguments import left_in, preview_of, split_in_turns
 from bridgehold.audit.events import ToolIntent, ToolOutcome, ToolRefused
-from bridgehold.audit.redact import digest_of
+from bridgehold.audit.preview import digest_of
 from bridgehold.errors import BridgeholdError
 from bridgehold.host.cell.tools.values import ToolContext, ToolSpec
 from bridgehold.host.shares.session_events import SessionEvents

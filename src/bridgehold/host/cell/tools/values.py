@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from bridgehold.bridges.frames import ToolFact
-from bridgehold.bridges.schema import Schema, closed, named, schema_problems, size
+from bridgehold.bridges.schema_form import Schema, closed, named, schema_problems, size
 from bridgehold.errors import UsageError
 from bridgehold.host.shares.session_events import SessionEvents
 from bridgehold.ids import is_operation

@@ -22,7 +22,8 @@ from bridgehold.bridges.frames import (
     WarmedFrame,
 )
 from bridgehold.bridges.wire import BOOT_ID
-from bridgehold.errors import BridgeholdError, BusyError, ErrorInfo, from_info
+from bridgehold.error_info import ErrorInfo
+from bridgehold.errors import BridgeholdError, BusyError, from_info
 from bridgehold.host.cell.workers.pipes import GuestPipes
 from bridgehold.host.cell.workers.translate import fault_error
 from bridgehold.host.shares.logs import OutputPiece

@@ -16,11 +16,11 @@ import msgspec
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import ProtocolViolation
 from bridgehold.bridges.frames import FaultFrame, ResultFrame
+from bridgehold.error_info import ErrorInfo
 from bridgehold.errors import (
     AttestationError,
     BridgeholdError,
     CrashError,
-    ErrorInfo,
     ProtocolError,
     SessionEndedError,
     from_info,

@@ -10,6 +10,7 @@ import contextlib
 import os
 import select
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -28,6 +29,8 @@ from bridgehold.policies.model import MIB, Limits, Rate
 _READ_BYTES = 65_536
 _BYTES_PER_SECOND, _BYTES_AT_ONCE = 4 * MIB, 32 * MIB
 """Of frames, per session: the worst text of 8 MiB takes 0.2 s to judge, and all sessions share the loop."""
+_PART_COST = 16
+"""Bytes of a frame's part count as one of JSON: nothing looks through them."""
 _OUTPUT_PER_SECOND, _OUTPUT_AT_ONCE = 32 * MIB, 64 * MIB
 """Of stdout and stderr together, per session: what is read, whatever of it is kept. Frames wait, too."""
 _OUTPUT_COST = 16 * 1024
@@ -109,6 +112,8 @@ class GuestPipes:
         self._loop = asyncio.get_running_loop()
         self.reader = FrameReader(max_frame=limits.response_bytes, zygote=zygote)
         self._request_bytes = limits.request_bytes
+        self.takes_parts = False
+        """The guest's own word, with `ready`."""
         self._frames = TokenBucket(rate.frames_per_second, 2 * rate.frames_per_second)
         self._bytes = TokenBucket(_BYTES_PER_SECOND, _BYTES_AT_ONCE)
         self._output_rate = TokenBucket(_OUTPUT_PER_SECOND, _OUTPUT_AT_ONCE)
@@ -123,7 +128,9 @@ class GuestPipes:
         self._charged = 0
         """Bytes that the host's budget counts."""
         self._last_input = False
-        self._pending = bytearray()
+        self._pending: deque[memoryview] = deque()
+        self._unsent = 0
+        """Bytes of it."""
         self._drained = asyncio.Event()
         self._drained.set()
         self._closed = False
@@ -138,7 +145,7 @@ class GuestPipes:
     @property
     def buffered(self) -> int:
         """Bytes held that came from, or go to, this guest."""
-        return self._source.buffered + len(self._pending)
+        return self._source.buffered + self._unsent
 
     def become_raw(
         self, reader: RawReader, on_body: Callable[[bytes], None], full: Callable[[], bool]
@@ -175,10 +182,15 @@ class GuestPipes:
 
         The caller bounds the time.
         """
-        data = said if isinstance(said, bytes) else encode(said, max_bytes=self._request_bytes)
+        data = (
+            said
+            if isinstance(said, bytes)
+            else encode(said, max_bytes=self._request_bytes, parts=self.takes_parts)
+        )
         if self._closed or self._last_input:
             raise CrashError("the worker is gone")
-        self._pending += data
+        self._pending.append(memoryview(data))
+        self._unsent += len(data)
         self._drained.clear()
         self._write()
         await self._drained.wait()
@@ -191,6 +203,7 @@ class GuestPipes:
             return
         self._closed = True
         self._pending.clear()
+        self._unsent = 0
         self._budget.hold(self, 0)
         if self._half_frame is not None:
             self._half_frame.cancel()
@@ -208,13 +221,19 @@ class GuestPipes:
     def _write(self) -> None:
         try:
             while self._pending:
-                sent = os.write(self._to_guest, self._pending[:_READ_BYTES])
-                del self._pending[:sent]
+                data = self._pending[0]
+                sent = os.write(self._to_guest, data[:_READ_BYTES])
+                self._unsent -= sent
+                if sent == len(data):
+                    self._pending.popleft()
+                else:
+                    self._pending[0] = data[sent:]
         except BlockingIOError:
             self._loop.add_writer(self._to_guest, self._write)
             return
         except OSError:
             self._pending.clear()
+            self._unsent = 0
         self._loop.remove_writer(self._to_guest)
         self._drained.set()
         if self._last_input:
@@ -239,9 +258,11 @@ class GuestPipes:
             self._on_end(None)
             return
         try:
+            part = self.reader.within_part
             found = self._source.feed(data)
             owed = self._frames.take(max(1, len(found)), now)
-            self._due = now + max(owed, self._bytes.take(len(data), now))
+            cost = len(data) // _PART_COST if part and not found else len(data)
+            self._due = now + max(owed, self._bytes.take(cost, now))
             if self._source.buffered != self._charged or self._half_frame is not None:
                 self._charged = self._source.buffered
                 self._budget.hold(self, self._charged)

@@ -173,6 +173,7 @@ async def _boot(services: Services, worker: LiveWorker, descriptors: list[int]) 
     await worker.pipes.send(boot_frame(order, placeholders))
     ready: ReadyFrame = await asyncio.shield(worker.calls.ready)
     check_ready(order.manifest, ready)
+    worker.pipes.takes_parts = ready.parts
 
 
 async def _attest(services: Services, worker: LiveWorker) -> None:

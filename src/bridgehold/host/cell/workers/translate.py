@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 
 from bridgehold.bridges.frames import FaultFrame
+from bridgehold.error_texts import harmless
 from bridgehold.errors import (
     ApplicationError,
     BridgeholdError,
@@ -23,7 +24,6 @@ from bridgehold.errors import (
     SessionEndedError,
     UsageError,
     ZygoteError,
-    harmless,
 )
 from bridgehold.policies.model import Limits
 from bridgehold.policies.units import format_size

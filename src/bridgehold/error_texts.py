@@ -1,0 +1,74 @@
+"""Errors as text, and of text: lines for a log, what the system said, what a terminal may be shown."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+from bridgehold.errors import BridgeholdError, ConfigError, ShortageError, UsageError
+
+_REMEDY = "  remedy "
+
+
+def to_log_text(error: BridgeholdError) -> str:
+    """An error as lines for a log: what, where, and the remedy (pure)."""
+    where = f" ({error.where})" if error.where else ""
+    remedy = f"{_REMEDY}{error.hint}\n" if error.hint else ""
+    return f"bridgehold: {error.message}{where}\n{remedy}"
+
+
+def from_log_text(text: str) -> tuple[str, str]:
+    """(what, remedy) of lines that hold what `to_log_text` says, among others (pure)."""
+    lines = text.splitlines()
+    remedy = next((line.removeprefix(_REMEDY) for line in lines if line.startswith(_REMEDY)), "")
+    kept = [line.removeprefix("bridgehold: ") for line in lines if not line.startswith(_REMEDY)]
+    return "\n".join(kept), remedy
+
+
+OUTPUT, ERRORS = "standard output", "standard error"
+
+
+def from_os(error: OSError) -> BridgeholdError:
+    """What the system refused, as one of ours: a shortage, a file's place, or the way out."""
+    why, where = error.strerror or type(error).__name__, _shown(error.filename)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ShortageError(why, where=where, hint="Make room on the disk, or raise the quota.")
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN):
+        return ShortageError(why, where=where)
+    if where in (OUTPUT, ERRORS):
+        return UsageError(f"what is written there fails: {why}", where=where, hint="Look where it leads.")
+    if where:
+        hint = "Use a folder of your own: set BRIDGEHOLD_HOME, or run as the user whose it is."
+        return ConfigError(why, where=where, hint=hint)
+    return UsageError(f"reading or writing failed: {why}", hint="Look where the streams lead.")
+
+
+def _shown(filename: object) -> str:
+    if isinstance(filename, bytes):
+        return filename.decode(errors="backslashreplace")
+    return "" if filename is None or isinstance(filename, int) else str(filename)
+
+
+class Escapes(dict[int, str]):
+    """For `str.translate`: each character that a terminal could act on, as `escape` writes it."""
+
+    def __init__(self, escape: Callable[[str], str], keep: str = "") -> None:
+        super().__init__({ord(character): character for character in keep})
+        self._escape = escape
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        shown = character if character.isprintable() else self._escape(character)
+        if len(self) < _MOST_ESCAPES:
+            self[code] = shown
+        return shown
+
+
+_MOST_ESCAPES = 1 << 16
+"""Characters that are remembered: a guest may write any of a million."""
+_HARMLESS = Escapes(lambda character: repr(character)[1:-1], keep="\n\t")
+
+
+def harmless(text: str) -> str:
+    """A guest's `text` with what a terminal could act on spelled out; lines and tabs stay."""
+    return text.translate(_HARMLESS)

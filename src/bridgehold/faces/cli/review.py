@@ -1,0 +1,72 @@
+"""`bridgehold review`: an audit, or a copy of one, in a browser on this machine; read-only."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bridgehold.audit import anchors as anchor_files
+from bridgehold.audit.reading.shelf import cache_folder
+from bridgehold.config.layout import default_layout
+from bridgehold.faces.cli.audit import audit_folder
+from bridgehold.faces.progress import waiting
+from bridgehold.faces.screen import err, out
+
+
+def review(
+    folder: Annotated[
+        Path | None, typer.Argument(help="The audit's folder, such as a copy; this host's own if left out.")
+    ] = None,
+    anchors: Annotated[
+        list[Path] | None, typer.Option("--anchors", help="Anchors kept elsewhere: a file or folder.")
+    ] = None,
+    keys: Annotated[
+        list[Path] | None, typer.Option("--key", help="A public key that may sign anchors.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="The configuration's folder, or a copy, for its policies.")
+    ] = None,
+    listen: Annotated[
+        str,
+        typer.Option(metavar="ADDRESS:PORT", help="Where on loopback; a place of its own if left out."),
+    ] = "",
+) -> None:
+    """Show a review in a browser: reach, use, refusals, spending, changes, and whether the log holds.
+
+    It changes nothing. The link that is printed works once, in one browser; Ctrl-C ends the page.
+    """
+    from bridgehold.faces.review.books import Sources
+    from bridgehold.faces.review.serving import listening, serve
+
+    layout = default_layout()
+    own_key = layout.anchors / "anchor.pub"
+    trusted = [*(keys or []), *([own_key] if folder is None and own_key.exists() else [])]
+    for path in trusted:
+        anchor_files.read_key(path)
+    for path in anchors or []:
+        anchor_files.load(path)
+    given = [f"--anchors={path}" for path in anchors or []] + [f"--key={path}" for path in trusted]
+    if folder is None:
+        given.append(f"--local-anchors={layout.anchors}")
+    sources = Sources(
+        audit=audit_folder(folder),
+        cache=cache_folder(os.environ),
+        config=config or (layout.config if folder is None else None),
+        verify=tuple(given),
+    )
+    listener = listening(listen)
+    with contextlib.closing(listener), contextlib.ExitStack() as progress:
+        progress.enter_context(waiting(f"reading {sources.audit}"))
+
+        def told(link: str) -> None:
+            progress.close()
+            out.say(link, whole=True)
+            err.say(("It works once, in one browser. Ctrl-C ends the page.", "dim"))
+            out.file.flush()
+
+        asyncio.run(serve(sources, listener, told))

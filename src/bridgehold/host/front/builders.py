@@ -1,0 +1,59 @@
+"""What builds environments: one builder for each Python of this host."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from functools import partial
+
+from bridgehold.bridges.manifest import Manifest
+from bridgehold.config.layout import Layout
+from bridgehold.config.load import Config
+from bridgehold.sandbox.envs.build import EnvironmentBuilder
+from bridgehold.sandbox.envs.interpreter import Interpreters, host_interpreter, interpreters
+from bridgehold.sandbox.envs.launcher_runner import LauncherRunner
+from bridgehold.sandbox.envs.sources import default_sources
+from bridgehold.sandbox.envs.store import EnvironmentStore
+from bridgehold.sandbox.envs.values import Interpreter
+
+
+class Builders:
+    """Those of one host. The configuration's further Pythons are there once they have been met."""
+
+    def __init__(
+        self, layout: Layout, config: Config, store: EnvironmentStore, runner: LauncherRunner
+    ) -> None:
+        self._runner = runner
+        self._new = partial(
+            EnvironmentBuilder,
+            store=store,
+            wheels=layout.wheels,
+            runner=runner,
+            sources=partial(default_sources, config.host.index),
+        )
+        self._interpreters = Interpreters((host_interpreter(),))
+        self.own = self._new(interpreter=self._interpreters.known[0])
+        """The one of the host's own Python."""
+        self._known = {self.own.interpreter.inside: self.own}
+        self._unmet = list(config.host.pythons)
+        self._meeting = asyncio.Lock()
+
+    async def meet(self) -> None:
+        """Ask each further Python of the configuration what it is: once, in a sandbox."""
+        async with self._meeting:
+            if not self._unmet:
+                return
+            self._interpreters = await interpreters(self._unmet, self._runner)
+            self._unmet = []
+            for one in self._interpreters.known:
+                self._known.setdefault(one.inside, self._new(interpreter=one))
+            for reason in self._interpreters.lost:
+                sys.stderr.write(f"host: no bridge can have {reason}\n")
+
+    def fitting(self, specifier: str, *, where: str) -> Interpreter:
+        """The first Python that `specifier` takes. Raises `EnvironmentBuildError`."""
+        return self._interpreters.fitting(specifier, where=where)
+
+    def of(self, manifest: Manifest) -> EnvironmentBuilder:
+        """Of the first Python that `manifest` fits. Raises `EnvironmentBuildError`."""
+        return self._known[self.fitting(manifest.python, where=str(manifest.file)).inside]

@@ -1,0 +1,125 @@
+"""Bytes that cross beside a frame's JSON, as they are: in no base64, and nothing looks through them.
+
+In a frame whose length has its highest bit set (`PARTED`) stand a length of JSON (4 bytes, big-endian), the
+JSON, and bytes to the frame's end. `part` of the JSON says which member they are, one of `frames.PLACES`. A
+host takes such frames where its `ping` says so, and answers with them whoever says ``"parts": true`` in a
+request; any other peer reads and writes the same member as base64 text (docs/adr/0019).
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Any, NamedTuple
+
+import msgspec
+
+from bridgehold import strict
+from bridgehold.errors import LimitError, ProtocolError, UsageError
+from bridgehold.protocol.frames import HEADER, MAX_FRAME, PARTED, AnswerFrame, RequestFrame, put
+from bridgehold.protocol.values import Reply
+
+MOST_JSON = 1024 * 1024
+"""Of the JSON beside a caller's part: whoever passes it on reads all of it, on a loop that tenants share."""
+_JOINED = 64 * 1024
+"""Bytes that are copied rather than sent on their own."""
+
+
+class Moved(NamedTuple):
+    """What a request carries, or none: then its answers may."""
+
+    place: str = ""
+    data: bytes = b""
+
+    def as_text(self, params: bytes) -> bytes:
+        """The parameters for a peer that takes no such frames."""
+        if not self.place:
+            return params
+        value = msgspec.json.decode(params)
+        put(value, self.place, base64.b64encode(self.data).decode("ascii"))
+        return msgspec.json.encode(value)
+
+    def within(self, params: dict[str, Any]) -> dict[str, Any]:
+        """As `as_text`, of parameters that aren't JSON yet."""
+        if not self.place:
+            return params
+        found: dict[str, Any] = msgspec.json.decode(self.as_text(msgspec.json.encode(params)))
+        return found
+
+
+def pack(frame: RequestFrame | AnswerFrame, data: bytes) -> tuple[bytes, bytes]:
+    """The bytes of `frame`, whose `part` names a place, and those to be written after them at once."""
+    body = msgspec.json.encode(frame)
+    size = HEADER.size + len(body) + len(data)
+    head = b"".join((HEADER.pack(PARTED | size), HEADER.pack(len(body)), body))
+    return (head + data, b"") if len(data) < _JOINED else (head, data)
+
+
+def too_much(size: int) -> UsageError:
+    """What says that so many bytes of JSON are beside a part."""
+    return UsageError(
+        f"{size} bytes of JSON beside a part; {MOST_JSON} are taken", hint="Send it without a part."
+    )
+
+
+def merged(raw: msgspec.Raw, place: str, data: bytes) -> msgspec.Raw:
+    """The parameters as JSON, with the part as base64: for what goes on to another process.
+
+    Raises `LimitError` where that is more than a frame holds.
+    """
+    if len(memoryview(raw)) + len(data) * 4 // 3 > MAX_FRAME:
+        raise LimitError(f"{len(data)} bytes are more than a frame holds as base64", where="parameters")
+    try:
+        value = strict.loads(bytes(raw), max_depth=strict.CALLERS_DEPTH + 1)
+        put(value, place, data)
+    except (strict.StrictError, ProtocolError) as error:
+        raise UsageError(f"parameters with a part: {error}") from None
+    return msgspec.Raw(msgspec.json.encode(value))
+
+
+def answered(number: int, made: object) -> tuple[bytes, bytes]:
+    """The result of request `number`, whose bytes, if it has any, go beside it."""
+    raw = made if isinstance(made, msgspec.Raw) else None
+    place, data = "", b""
+    if isinstance(made, Reply) and isinstance(made.value, dict):
+        found = made.value.get("base64")
+        if isinstance(found, bytes) and found:
+            place, data = "value.base64", found
+            rest = {name: item for name, item in made.value.items() if name != "base64"}
+            made = msgspec.structs.replace(made, value=rest)
+    elif isinstance(made, dict):
+        made, data = _without_data(made)
+        place = "data" if data else ""
+    frame = AnswerFrame(id=number, result=raw or msgspec.Raw(msgspec.json.encode(made)), part=place)
+    return pack(frame, data) if place else _plain(frame)
+
+
+def told(number: int, event: object) -> tuple[bytes, bytes]:
+    """An event of request `number`, as `answered`."""
+    data = b""
+    if isinstance(event, dict):
+        event, data = _without_data(event)
+    raw = event if isinstance(event, msgspec.Raw) else msgspec.Raw(msgspec.json.encode(event))
+    frame = AnswerFrame(id=number, event=raw, part="data" if data else "")
+    return pack(frame, data) if data else _plain(frame)
+
+
+def bytes_of(said: Any) -> bytes:
+    """A member that came beside its frame, or as base64 text. Raises `ProtocolError`."""
+    if isinstance(said, bytes):
+        return said
+    try:
+        return base64.b64decode(said, validate=True)
+    except (TypeError, ValueError):
+        raise ProtocolError("the host's bytes are no base64") from None
+
+
+def _without_data(value: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    found = value.get("data")
+    if not isinstance(found, bytes) or not found:
+        return value, b""
+    return {name: item for name, item in value.items() if name != "data"}, found
+
+
+def _plain(frame: AnswerFrame) -> tuple[bytes, bytes]:
+    body = msgspec.json.encode(frame)
+    return HEADER.pack(len(body)) + body, b""
