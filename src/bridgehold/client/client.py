@@ -18,7 +18,7 @@ import msgspec
 
 from bridgehold.client import files
 from bridgehold.client.adapter import Adapter
-from bridgehold.client.connection import Connection, Opening, Progress, Reach
+from bridgehold.client.connection import Connection, Opening, Progress, Reach, sorted_out
 from bridgehold.client.meant import may_be_a_slip, meant
 from bridgehold.client.once import token_of
 from bridgehold.client.private import PrivateHost
@@ -126,7 +126,7 @@ class Client:
         `moved`: bytes that belong into `params`, beside them; the answer's may come so, too.
         """
         if (on_build := self.on_build) is not None and method in _MAY_BUILD:
-            params, on_event = {**params, "progress": True}, _sorted_out(on_build, on_event)
+            params, on_event = {**params, "progress": True}, sorted_out(on_build, on_event)
         try:
             return await self._host.request(method, params, _encode_params(params), on_event, moved)
         except DeniedError as error:
@@ -380,16 +380,6 @@ class Host(Client):
 
 
 _MAY_BUILD = ("run", "session.open", "session.hold")
-
-
-def _sorted_out(on_build: Progress, on_event: Progress | None) -> Progress:
-    def handle_event(event: dict[str, Any]) -> None:
-        if event.get("type") == "building":
-            on_build(event)
-        elif on_event is not None:
-            on_event(event)
-
-    return handle_event
 
 
 def _encode_params(params: dict[str, Any]) -> bytes:
