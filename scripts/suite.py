@@ -55,7 +55,8 @@ STAGE_SECONDS = 25 * 60
 class Stage:
     """One command. `tests`: it is pytest, whose report counts each test; otherwise it counts as one.
 
-    `beside`: those after it run meanwhile, up to one that runs `alone`. What it says comes with its end.
+    `beside`: those after it run meanwhile, up to one that runs `alone`, or `needs` it. What it says comes
+    with its end.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Stage:
     tests: bool = False
     beside: bool = False
     alone: bool = False
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,14 +95,17 @@ def stages() -> tuple[Stage, ...]:
     # Rewritten and compiled once, where each of the workers would do that for itself otherwise.
     collects = (sys.executable, "-m", "pytest", "-qqq", "--collect-only", "-p", "no:cacheprovider")
     many = ("--dist", "loadfile", "--no-loadscope-reorder", *HANGING)
+    builds = ("env", f"VENV={BIN.parent}", "scripts/build-environments")
     return (
+        # What the tests' bridges import, built before any of them is timed.
+        Stage("environments", builds, beside=True),
         Stage("lint", (str(BIN / "ruff"), "check", ".")),
         Stage("format", (str(BIN / "ruff"), "format", "--check", ".")),
         Stage("types", (str(BIN / "mypy"),), beside=True),  # one core's work
         Stage("collection", ("env", "-u", "PYTHONDONTWRITEBYTECODE", *collects), beside=True),
         Stage("documents", (sys.executable, "scripts/generate_docs.py", "--check")),
         pytest("small", *SMALL),
-        Stage("differences", (sys.executable, "compat/run.py", "--part")),
+        Stage("differences", (sys.executable, "compat/run.py", "--part"), needs=("environments",)),
         pytest("main", "-n", "4", *many, *FIRST, *others, alone=True),  # they wait more than they work
         pytest("floods", "-n", "3", *many, *LAST, alone=True),
     )
@@ -162,6 +167,7 @@ class Beside:
     """A stage that runs while others do."""
 
     def __init__(self, stage: Stage) -> None:
+        self.name = stage.name
         self._stage = stage
         self._began = time.monotonic()
         self._said = REPORTS / f"{stage.name}.txt"
@@ -186,9 +192,9 @@ def run_all(stages: list[Stage]) -> list[Outcome]:
     beside: list[Beside] = []
     try:
         for stage in stages:
-            while stage.alone and beside:
-                outcomes.append(beside[-1].finish())
-                beside.pop()
+            for one in [one for one in beside[::-1] if stage.alone or one.name in stage.needs]:
+                outcomes.append(one.finish())
+                beside.remove(one)
             if stage.beside:
                 beside.append(Beside(stage))
             else:

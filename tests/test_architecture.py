@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from bridgehold.audit.events import event_types
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/explanation/architecture.md"
 SOURCE = ROOT / "src/bridgehold"
@@ -149,8 +151,7 @@ def test_no_attribute_appears_after_its_object_was_made() -> None:
 
 def test_each_intent_outcome_and_refusal_is_made_by_one_recorder() -> None:
     """`undone` aside: the journal's client says of an intent that nobody waits for that it was not begun."""
-    events = ast.parse((SOURCE / "audit/events.py").read_text(encoding="utf-8")).body
-    names = {node.name for node in events if isinstance(node, ast.ClassDef)}
+    names = {kind.__name__ for kind in event_types()}
     decided = {name for name in names if name.endswith(("Intent", "Outcome", "Refused"))}
     makers: dict[str, set[str]] = {name: set() for name in decided}
     for path in SOURCE.rglob("*.py"):
@@ -163,3 +164,18 @@ def test_each_intent_outcome_and_refusal_is_made_by_one_recorder() -> None:
         "EgressOutcome": ["host/cell/gateway/records.py"],
         "ToolOutcome": ["host/cell/tools/records.py"],
     }
+
+
+LONGEST = 400
+"""Lines of a module: one above has more than one subject."""
+LONGER: dict[str, str] = {}
+"""Modules above that, each with its reason."""
+
+
+def test_no_module_is_longer_than_its_subject() -> None:
+    lines = {
+        str(path.relative_to(ROOT / "src")): path.read_bytes().count(b"\n")
+        for path in (ROOT / "src").rglob("*.py")
+    }
+    assert {name: count for name, count in lines.items() if count > LONGEST and name not in LONGER} == {}
+    assert [name for name in LONGER if lines.get(name, 0) <= LONGEST] == []

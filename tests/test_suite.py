@@ -69,6 +69,22 @@ def test_what_runs_beside_others_is_waited_for_and_told_before_what_runs_alone(
     assert lines[-1] == "suite: 2 passed, 1 failed, 0 skipped"
 
 
+def test_what_a_stage_needs_has_ended_before_it_and_others_go_on(
+    suite: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made, met = tmp_path / "made", tmp_path / "met"
+    waits = f"until [ -e {met} ]; do sleep 0.01; done; echo goes on"
+    given = (
+        suite.Stage("makes", ("touch", str(made)), beside=True),
+        suite.Stage("goes on", ("sh", "-c", waits), beside=True),
+        suite.Stage("needs", ("sh", "-c", f"test -e {made} && touch {met}"), needs=("makes",)),
+    )
+    monkeypatch.setattr(suite, "stages", lambda: given)
+    assert suite.main([]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[:4] == ["== makes", "== needs", "== goes on", "goes on"]
+
+
 def test_a_stage_that_ran_no_test_has_not_passed(
     suite: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +110,7 @@ def test_every_test_file_belongs_to_one_stage(suite: ModuleType) -> None:
         assert (ROOT / file).is_file(), file
     named = [stage.name for stage in suite.stages()]
     assert named == [
+        "environments",
         "lint",
         "format",
         "types",

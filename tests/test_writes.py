@@ -289,6 +289,37 @@ def test_a_block_that_ends_badly_leaves_the_file_as_it_was(victim: Path) -> None
         writes.replace(victim.parent, b"x")
 
 
+def test_what_arrives_in_part_alone_stays_not_and_a_full_disk_names_it(tmp_path: Path) -> None:
+    """A bound on a file's size is the full disk that anybody may have."""
+    code = (
+        "import resource, sys; from pathlib import Path; from bridgehold import writes\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))\n"
+        "try:\n"
+        "    with writes.arriving(Path(sys.argv[1])) as file:\n"
+        "        file.write(b'x' * 1_000)\n"
+        "except OSError as error:\n"
+        "    print(error.filename)\n"
+    )
+    place = tmp_path / "taken"
+    argv = [sys.executable, "-c", code, str(place)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60)
+    assert (done.stdout, list(tmp_path.iterdir())) == (f"{place}\n", [])
+
+    def half() -> None:
+        with writes.arriving(place) as file:
+            file.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        half()
+    assert list(tmp_path.iterdir()) == []
+    with writes.arriving(place) as file:
+        file.write(b"whole")
+    with pytest.raises(FileExistsError), writes.arriving(place):
+        pass
+    assert place.read_bytes() == b"whole"  # what was there before is nobody's half
+
+
 def test_a_private_folder_keeps_nobody_out_of_those_it_lies_in(tmp_path: Path) -> None:
     """Keys may be set before a host was ever started."""
     writes.make_folder(tmp_path / "state/secrets", mode=0o700)

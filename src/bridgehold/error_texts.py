@@ -25,6 +25,9 @@ def from_log_text(text: str) -> tuple[str, str]:
     return "\n".join(kept), remedy
 
 
+OUTPUT, ERRORS = "standard output", "standard error"
+
+
 def from_os(error: OSError) -> BridgeholdError:
     """What the system refused, as one of ours: a shortage, a file's place, or the way out."""
     why, where = error.strerror or type(error).__name__, _shown(error.filename)
@@ -32,6 +35,8 @@ def from_os(error: OSError) -> BridgeholdError:
         return ShortageError(why, where=where, hint="Make room on the disk, or raise the quota.")
     if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN):
         return ShortageError(why, where=where)
+    if where in (OUTPUT, ERRORS):
+        return UsageError(f"what is written there fails: {why}", where=where, hint="Look where it leads.")
     if where:
         hint = "Use a folder of your own: set BRIDGEHOLD_HOME, or run as the user whose it is."
         return ConfigError(why, where=where, hint=hint)

@@ -93,6 +93,24 @@ def create(path: Path, *, mode: int = 0o600) -> BinaryIO:
         return os.fdopen(file, "w+b")
 
 
+@contextlib.contextmanager
+def arriving(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
+    """As `create`, for what comes in pieces: unless all of it does, the file goes again.
+
+    What the disk refuses names it.
+    """
+    file = create(path, mode=mode)
+    try:
+        with file:
+            yield file
+    except BaseException as error:
+        with our_folder(path.parent) as descriptor, contextlib.suppress(OSError):
+            os.unlink(path.name, dir_fd=descriptor)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def append(path: Path) -> io.BufferedRandom:
     """The plain file `path`, open for reading and for writing at its end."""
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -19,7 +19,7 @@ from bridgehold_sdk.bridge import Tool
 from bridgehold_sdk.errors import InvalidInput, ToolError
 from bridgehold_sdk.plain import to_plain
 
-TAGS = ("$float", "$bytes", "$datetime", "$date", "$integer", "$frame")
+TAGS = ("$float", "$bytes", "$datetime", "$date", "$integer", "$frame", "$object")
 _DEEPEST = 50
 _EXCEPTIONS = {
     name: kind
@@ -51,9 +51,12 @@ def _of_tag(tag: str, given: Any) -> Any:
         return int(given)
     if tag == "$bytes":
         return base64.b64decode(given, validate=True)
+    if tag == "$object":  # one that could be taken for a tag
+        return {name: decoded(one) for name, one in dict(given).items()}
     if tag == "$frame":
+        names = {name: decoded(given[name]) for name in ("columns", "index") if name in given}
         pandas: Any = importlib.import_module("pandas")  # where the environment has it
-        return pandas.DataFrame(decoded(given["data"]), columns=given["columns"], index=given.get("index"))
+        return pandas.DataFrame(decoded(given["data"]), **names)
     import datetime
 
     return (datetime.datetime if tag == "$datetime" else datetime.date).fromisoformat(given)
@@ -73,7 +76,8 @@ def encoded(value: Any, depth: int = 0) -> Any:  # noqa: PLR0911 - one for each 
     if kind in (list, tuple):
         return [encoded(one, depth + 1) for one in value]
     if kind is dict and all(isinstance(key, str) for key in value):
-        return {key: encoded(one, depth + 1) for key, one in value.items()}
+        made = {key: encoded(one, depth + 1) for key, one in value.items()}
+        return {"$object": made} if len(made) == 1 and next(iter(made))[:1] == "$" else made
     if kind.__module__ == "datetime" and kind.__name__ in ("datetime", "date"):
         return {f"${kind.__name__}": value.isoformat()}
     if kind.__name__ == "DataFrame" and kind.__module__.startswith("pandas."):

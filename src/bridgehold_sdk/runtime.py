@@ -23,6 +23,7 @@ from bridgehold_sdk.bridge import Bridge, Limits, Provider, Session, Tool, opera
 from bridgehold_sdk.common import Common
 from bridgehold_sdk.errors import Cancelled, ResultTooLarge, ToolError, UnknownCommand, WireError
 from bridgehold_sdk.faults import describe
+from bridgehold_sdk.interrupts import idle, swap_interrupts
 from bridgehold_sdk.operations import perform
 from bridgehold_sdk.plain import clean_text, to_plain
 from bridgehold_sdk.streams import end_child, flush
@@ -112,7 +113,7 @@ class Runtime:
             )
         )
         threading.Thread(target=self._read, name="bridgehold-reader", daemon=True).start()
-        _swap_interrupts(signal.default_int_handler, _idle)
+        swap_interrupts(signal.default_int_handler, idle)
         while (call := self._calls.get()) is not None:
             self._serve(call)
             if self._common.shutting_down:
@@ -149,7 +150,7 @@ class Runtime:
         try:
             try:
                 self._armed = True
-                _swap_interrupts(_idle, signal.default_int_handler)
+                swap_interrupts(idle, signal.default_int_handler)
                 if self._wanted:
                     self._interrupt()
                 value = self._dispatch(command, args)
@@ -157,10 +158,10 @@ class Runtime:
                     end_child(None)  # a fork of the handler's came back here: the wire is its parent's
                 return self._reply(call_id, value)
             finally:
-                _swap_interrupts(signal.default_int_handler, _idle)
+                swap_interrupts(signal.default_int_handler, idle)
                 self._armed = False
         except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt of a handler too
-            _swap_interrupts(signal.default_int_handler, _idle)
+            swap_interrupts(signal.default_int_handler, idle)
             self._armed = False
             if os.getpid() != self._pid:
                 end_child(error)
@@ -293,11 +294,11 @@ class Runtime:
             return
         self._shielded = True
         self._interrupted = False
-        _swap_interrupts(signal.default_int_handler, self._note_interrupt)
+        swap_interrupts(signal.default_int_handler, self._note_interrupt)
         try:
             yield
         finally:
-            _swap_interrupts(self._note_interrupt, signal.default_int_handler)
+            swap_interrupts(self._note_interrupt, signal.default_int_handler)
             self._shielded = False
         if self._interrupted:
             raise KeyboardInterrupt
@@ -377,35 +378,3 @@ class Runtime:
     def _running(self) -> tuple[int | None, float]:
         with self._lock:
             return self._current, time.monotonic() - self._current_since
-
-
-_silenced: set[int] = set()
-
-
-def _idle(_number: int, _frame: FrameType | None) -> None:
-    """A SIGINT between commands finds nothing to interrupt, as at a prompt."""
-
-
-def _swap_interrupts(old: object, new: Any) -> None:
-    """On the main thread. A handler that the bridge has set, or a framework, stays."""
-    if signal.getsignal(signal.SIGINT) == old:
-        signal.signal(signal.SIGINT, new)
-
-
-def silence_in_forks(*descriptors: int) -> None:
-    """In a child that a handler forks, the wire's descriptors become /dev/null: the wire is one's own."""
-
-    def close() -> None:
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        for descriptor in _silenced:
-            os.dup2(null, descriptor, inheritable=False)
-        os.close(null)
-
-    _silenced.update(descriptors)
-    os.register_at_fork(after_in_child=close)
-
-
-def let_go(descriptor: int) -> None:
-    """Close one of them: its number may be anybody's from now on."""
-    _silenced.discard(descriptor)
-    os.close(descriptor)

@@ -252,3 +252,25 @@ def _float(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError("a number lies beyond the range of a double")
     return value
+
+
+_silenced: set[int] = set()
+
+
+def silence_in_forks(*descriptors: int) -> None:
+    """In a child that a handler forks, the wire's descriptors become /dev/null: the wire is one's own."""
+
+    def close() -> None:
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        for descriptor in _silenced:
+            os.dup2(null, descriptor, inheritable=False)
+        os.close(null)
+
+    _silenced.update(descriptors)
+    os.register_at_fork(after_in_child=close)
+
+
+def let_go(descriptor: int) -> None:
+    """Close one of them: its number may be anybody's from now on."""
+    _silenced.discard(descriptor)
+    os.close(descriptor)

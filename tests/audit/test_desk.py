@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,10 +22,11 @@ from bridgehold.audit.events import CommandRefused, EgressRefused, SessionOpened
 from bridgehold.audit.query import Query, query
 from bridgehold.audit.reading import store
 from bridgehold.audit.reading.desk import Desk
-from bridgehold.audit.reading.fields import FIELDS, KINDS
+from bridgehold.audit.reading.fields import FIELDS, KINDS, value_of
 from bridgehold.audit.reading.language import narrowed, parse
 from bridgehold.audit.reading.linear import Hit, every_hit, matches
-from bridgehold.audit.reading.syntax import AnyOf, Compare, Expression, Not, Text, both, equal
+from bridgehold.audit.reading.syntax import EVERYTHING, AnyOf, Compare, Expression, Not, Text, both, equal
+from bridgehold.audit.reading.tallies import Tally
 from bridgehold.audit.segments import folder_name
 from bridgehold.errors import AuditError, UsageError
 
@@ -181,6 +184,37 @@ def test_the_index_gives_what_reading_every_line_gives(
                 assert places(list(desk.every(question))) == places(expected)
                 assert [h.framework for h in desk.every(question)] == [h.framework for h in expected]
                 assert places(desk.select(question, limit=limit)) == places(expected[-limit:])
+                with contextlib.suppress(AuditError):  # a question that needs the lines themselves
+                    assert counted(desk.tally(question, BY, ("ms",))) == by_reading(expected)
+            everything = linear(audit, EVERYTHING)
+            refs = Counter(hit.entry.ref for hit in everything)
+            for at in range(0, len(everything), max(1, len(everything) // 3)):
+                ref = everything[at].entry.ref
+                if refs[ref] == 1:
+                    assert places([desk.find(ref)]) == places([everything[at]])
+                    later = [hit for hit in everything[at + 1 :] if matches(questions[0], hit)]
+                    assert places(desk.select(questions[0], limit=limit, after=ref)) == places(later[:limit])
+                    with Desk.open(audit, None) as reader:
+                        assert places(reader.select(questions[0], limit=limit, after=ref)) == places(
+                            later[:limit]
+                        )
+
+
+BY = ("kind", "tenant", "framework", "hour")
+
+
+def counted(tallies: list[Tally]) -> dict[tuple[str, ...], tuple[int, int]]:
+    return {one.key: (one.number, one.sums[0]) for one in tallies}
+
+
+def by_reading(hits: list[Hit]) -> dict[tuple[str, ...], tuple[int, int]]:
+    found: dict[tuple[str, ...], tuple[int, int]] = {}
+    for hit in hits:
+        key = (hit.entry.kind, hit.entry.tenant, hit.framework, hit.entry.time[:13])
+        number, ms = found.get(key, (0, 0))
+        value = value_of(hit.entry, FIELDS["ms"], hit.framework)
+        found[key] = (number + 1, ms + max(0, value if isinstance(value, int) else 0))
+    return found
 
 
 def ask(audit: Path, cache: Path | None, question: str, limit: int = 100) -> list[tuple[str, int]]:

@@ -566,6 +566,8 @@ def test_an_intent_whose_caller_left_or_lost_patience_is_closed_once_it_is_writt
             assert [type(one).__name__ for one in said] == ["CancelledError"] * 3 + ["AuditError"] * 3
             journal.process.send_signal(signal.SIGCONT)
             await eventually(lambda: not client._waiting)
+            client._deadline_s = 30.0
+            await client.head()  # the answers to the outcomes are here: what comes next is the moment's
             arrived, moment = (
                 client.data_received,
                 [asyncio.ensure_future(client.append(e)) for e in announced],

@@ -23,7 +23,7 @@ from bridgehold import BridgeholdError, Client, Host, SyncClient, connect
 from bridgehold.client.session import ClientSession
 from bridgehold.client.sync import SyncSession
 from bridgehold.config.layout import Layout
-from bridgehold.errors import UsageError
+from bridgehold.errors import DeniedError, UsageError
 from bridgehold.host.cell.sessions.bound import LEFT_SECONDS
 from hostile.stage import BRIDGE, MANIFEST, POLICY, make_home, start_host, stop_host
 from waiting import until
@@ -161,6 +161,17 @@ def test_a_client_is_awaited_or_entered(layout: Layout) -> None:
                 with pytest.raises(UsageError) as refused:
                     await host.put(wrong)  # type: ignore[arg-type]  # what a caller may do all the same
                 assert refused.value.hint
+            for asked, meant in (("python:exceute", "python:execute"), ("pyhton:execute", "python:execute")):
+                with pytest.raises(DeniedError) as denied:
+                    await host.run(asked, {"code": "1"})
+                assert denied.value.hint == f"No bridge has such an operation (nearest: {meant!r})."
+            with pytest.raises(DeniedError) as denied:
+                await host.run("zzz:qqq")
+            assert denied.value.hint.startswith("bridgehold why ")
+            with pytest.raises(DeniedError, match="it is no name"):
+                await host.run("python:execute", {"code": "1"}, tenant="Acme")
+            with pytest.raises(UsageError, match="no number of retries"):
+                await host.run("python:execute", {"code": "1"}, retries=-1)
             with pytest.raises(UsageError, match="deadline_ms"):
                 await host.call("python:execute", {"code": "1"}, deadline_ms=-5)
 

@@ -11,8 +11,7 @@ import pytest
 from bridgehold.config.layout import find_layout
 from bridgehold.config.load import load_config
 from bridgehold.supervisor import plans
-from bridgehold.supervisor.folders import prepare_folders
-from bridgehold.supervisor.supervise import hand_over_credentials
+from bridgehold.supervisor.folders import hand_over_credentials, prepare_folders
 
 
 def test_credentials_are_the_keepers_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

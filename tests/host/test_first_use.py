@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,35 +62,46 @@ def test_run_says_what_is_built_once(fresh: Layout) -> None:
     assert "building" not in second.stderr
 
 
-def test_a_private_host_that_another_command_has_found_lets_it_finish(fresh: Layout) -> None:
-    """And who comes meanwhile is served by a host of its own."""
-    environ = {**os.environ, "BRIDGEHOLD_HOME": str(fresh.config.parent)}
+OWNER = """
+import pathlib, sys, time
+from bridgehold.client.private import PrivateHost
+from bridgehold.config.layout import Layout
+home = pathlib.Path(sys.argv[1])
+PrivateHost.start(Layout(config=home / "config", state=home / "state", run=home / "run"))
+print("ready", flush=True)
+time.sleep(1_000)
+"""
 
-    def begin(code: str) -> subprocess.Popen[str]:
-        argv = [
-            sys.executable,
-            "-m",
-            "bridgehold",
-            "run",
-            "python:execute",
-            "--args",
-            json.dumps({"code": code}),
-        ]
-        return subprocess.Popen(argv, env=environ, stdout=PIPE, stderr=PIPE, text=True)
 
-    first = private.PrivateHost.start(fresh, environ)
-    with begin("import time; time.sleep(1.5); 41 + 1") as found:
-        with SyncClient.connect(fresh.socket) as client:
-            until(lambda: any(one.state == "busy" for one in client.sessions()))
-        ending = threading.Thread(target=first.stop)
-        ending.start()
+@pytest.mark.parametrize("end", ["stopped", "killed"])
+def test_a_private_host_is_everybodys_who_is_connected_to_it(fresh: Layout, end: str) -> None:
+    """It ends with the last of them, however whoever started it has ended, and what it writes meanwhile
+    keeps nobody waiting."""
+    home = fresh.config.parent
+    environ = {**os.environ, "BRIDGEHOLD_HOME": str(home), "BRIDGEHOLD__HOST__DRAIN_S": "0"}
+    make_noise(fresh)
+    owner = [sys.executable, "-c", OWNER, str(home)]
+    with contextlib.ExitStack() as stack:
+        if end == "stopped":
+            first = private.PrivateHost.start(fresh, environ)
+        else:
+            process = stack.enter_context(subprocess.Popen(owner, env=environ, stdout=PIPE, text=True))
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        with SyncClient.connect(fresh.socket) as client, client.session("python") as session:
+            session.run("execute", {"code": "kept = 41"})
+            if end == "stopped":
+                first.stop()  # at once: nobody waits for others
+            else:
+                process.kill()
+            assert session.run("execute", {"code": "shout(n=300_000) + shout(n=1)"})["value"] == 300_001
+            late = bridgehold(fresh, "run", "python:execute", "--args", '{"code": "6 * 7"}')
+            assert (late.returncode, json.loads(late.stdout)["value"]) == (0, 42), late.stderr
+            assert session.run("execute", {"code": "kept + 1"})["value"] == 42
+            assert fresh.socket.exists()
         until(lambda: not fresh.socket.exists())
-        with begin("6 * 7") as late:
-            for one in (found, late):
-                said, complaint = one.communicate(timeout=60)
-                assert (one.returncode, json.loads(said)["value"]) == (0, 42), complaint
-        ending.join(30)
-    assert not ending.is_alive()
+        again = bridgehold(fresh, "run", "python:execute", "--args", '{"code": "6 * 7"}')
+        assert (again.returncode, json.loads(again.stdout)["value"]) == (0, 42), again.stderr
 
 
 NOISY = """
@@ -102,14 +113,19 @@ timeout_s = 20
 """
 
 
-def test_what_a_tool_prints_keeps_nobody_waiting_in_a_private_host(fresh: Layout) -> None:
-    """More than a pipe holds: nobody but the client could read it."""
+def make_noise(fresh: Layout) -> None:
+    """A tool of the operator's that prints."""
     fresh.tools.mkdir(mode=0o755)
     (fresh.tools / "noisy.py").write_text("def shout(n):\n    print('x' * n, flush=True)\n    return n\n")
     with fresh.config_file.open("a") as file:
         file.write(NOISY)
     fresh.policies.mkdir(mode=0o755, exist_ok=True)
     (fresh.policies / "python.toml").write_text('extends = "python"\n[tools]\nallow = ["shout"]\n')
+
+
+def test_what_a_tool_prints_keeps_nobody_waiting_in_a_private_host(fresh: Layout) -> None:
+    """More than a pipe holds: nobody but the client could read it."""
+    make_noise(fresh)
     host = private.PrivateHost.start(fresh, {**os.environ, "BRIDGEHOLD_HOME": str(fresh.config.parent)})
     try:
         with SyncClient.connect(fresh.socket) as client, client.session("python") as session:

@@ -33,7 +33,9 @@ from bridgehold.errors import (
 )
 from bridgehold.host.front import opens
 from bridgehold.host.front.allowances import Allowances
-from bridgehold.host.front.cells import Cell, Cells, Intakes
+from bridgehold.host.front.cell import Cell
+from bridgehold.host.front.cell_starts import Intakes
+from bridgehold.host.front.cells import Cells
 from bridgehold.host.front.directory import Directory
 from bridgehold.host.front.entrances import Entrances, Proven
 from bridgehold.host.front.forwarding import Forwarding, begins_cell

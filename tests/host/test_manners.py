@@ -124,6 +124,11 @@ ODD: dict[str, tuple[tuple[str | bytes, ...], dict[str, Any], int]] = {
     "stdin closed": (("run", "python:execute", "--args", "-"), {"streams": "<&-"}, 2),
     "stdout full": (("config", "--all"), {"streams": ">/dev/full"}, 22),
     "stdout full, JSON": (("config", "--all", "--json"), {"streams": ">/dev/full"}, 22),
+    "stdout full, unbuffered": (
+        ("--version",),
+        {"streams": ">/dev/full", "environ": {"PYTHONUNBUFFERED": "1"}},
+        22,
+    ),
     "stderr full": (("nothing",), {"streams": "2>/dev/full"}, 2),
     "stdout gone": (("config", "--all"), {"streams": "| true"}, 0),
     "stdout for reading": (("config", "--all"), {"streams": "1</dev/null"}, 2),
@@ -163,6 +168,8 @@ def test_no_stream_locale_or_variable_does(odd: dict[str, tuple[int, str, str]],
     status, out, err = odd[name]
     assert not any(word in out + err for word in FORBIDDEN), (status, out, err)
     assert status == ODD[name][2], (status, out, err)
+    if name.startswith("stdout full"):
+        assert err.startswith("shortage: No space left on device\n  where  standard output\n"), err
     if name == "utf-16":
         json.loads(out)
 

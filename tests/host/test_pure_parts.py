@@ -283,7 +283,7 @@ def test_what_is_back_before_a_reload_ends_is_missed_when_it_goes_again(tmp_path
     def look() -> bool:
         """Whether the operator's own bridge is shown; the folder's clock has gone on before."""
         time.sleep(0.06)
-        found._look_again = 0.0
+        found._bridges.due = 0.0
         return all(not entry.shipped for entry in found.entries() if entry.name == "python")
 
     assert look()

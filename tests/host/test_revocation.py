@@ -28,8 +28,9 @@ from bridgehold.host.front.principals import Principals
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.front.server import SocketServer
 from bridgehold.host.front.tenants import TenantFiles, TokenFiles
+from bridgehold.host.revocation import AtRest, Ending
 from bridgehold.host.startup import FileChange
-from bridgehold.host.tenancy import AtRest, Ending, Tenancy
+from bridgehold.host.tenancy import Tenancy
 from bridgehold.host.token_admin import TokenAdmin
 from bridgehold.keeper.spending import Spending
 from bridgehold.policies import tokens

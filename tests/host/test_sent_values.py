@@ -19,6 +19,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import bridgehold_sdk.given as guest_given
+from bridgehold.client import execution
 from bridgehold.errors import ProtocolError, UsageError
 from bridgehold.host.front.connection import _request
 from bridgehold.protocol.plain import MAX_DEPTH, loads, to_plain
@@ -219,3 +221,62 @@ def test_what_is_no_json_is_refused_whatever_it_resembles(broken: str) -> None:
         loads(broken.encode())
     with pytest.raises(UsageError):
         loads(b'{"data": [' + b'"a", ' * 50_000 + broken.encode(), name="arguments")
+
+
+class NotATime(datetime.datetime):
+    """As pandas' NaT is one."""
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+    def __hash__(self) -> int:
+        return 0
+
+
+class Finer(datetime.datetime):
+    """As pandas' `Timestamp` is one."""
+
+    nanosecond = 1
+
+
+TAGGED = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
+    | st.binary(max_size=5) | st.dates() | st.datetimes().map(lambda found: found.replace(fold=0)),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.sampled_from(["$bytes", "$float", "$object", "$frame", "$", "a"]), inner, max_size=2),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@given(TAGGED)
+def test_a_variable_is_in_the_code_what_it_was_and_comes_back_so(value: Any) -> None:
+    """Also one that looks like what something else is sent as."""
+    sent = to_plain({"v": execution.encoded(value, "arguments.variables.v")}, "arguments")
+    inside = guest_given.decoded(json.loads(json.dumps(sent))["v"])
+    assert repr(inside) == repr(value)
+    back = execution.decoded(json.loads(json.dumps(guest_given.encoded(inside))))
+    assert repr(back) == repr(value)
+
+
+def test_a_variable_of_another_type_is_the_value_or_refused_with_its_place() -> None:
+    for value, inside in (
+        (Ratio("nan"), math.nan),
+        (Ratio("-inf"), -math.inf),
+        (memoryview(b"x"), b"x"),
+        (bytearray(b"x"), b"x"),
+        (True, True),
+    ):
+        sent = to_plain(execution.encoded(value, "arguments.variables.v"), "arguments.variables.v")
+        assert repr(guest_given.decoded(sent)) == repr(inside)
+    deep: list[Any] = []
+    deep.append(deep)
+    for wrong in (
+        deep,
+        [[{"a": NotATime(2020, 1, 1)}]],
+        [Finer(2020, 1, 1)],
+        {"a": object()},
+    ):
+        with pytest.raises(UsageError) as caught:
+            to_plain(execution.encoded(wrong, "arguments.variables.v"), "arguments.variables.v")
+        assert caught.value.where.startswith(("arguments.variables.v[0]", "arguments.variables.v.a"))
+        assert caught.value.hint

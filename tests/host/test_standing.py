@@ -70,6 +70,10 @@ def test_a_defect_in_what_stands_ends_the_host(capsys: pytest.CaptureFixture[str
         lifetime.degraded("a later reason")
         return lifetime
 
+    gone, other = socket.socketpair()
+    with gone:
+        other.close()
+        SupervisorLink(gone).say_ready()  # whoever ends already ends this process too
     ours, theirs = socket.socketpair()
     with ours, theirs:
         lifetime = asyncio.run(stand(ours))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -21,18 +23,20 @@ from bridgehold.audit.query import parse_time
 from bridgehold.client.once import token_of
 from bridgehold.client.private import PrivateHost
 from bridgehold.config.layout import Layout, find_layout
-from bridgehold.config.load import parse_config
+from bridgehold.config.load import load_config, parse_config
 from bridgehold.config.settings import merge
 from bridgehold.errors import BusyError, ConfigError, UsageError
-from bridgehold.faces.cli import tenants
+from bridgehold.faces.cli import secrets, tenants
 from bridgehold.faces.cli.border import guarded
 from bridgehold.faces.cli.commands import app
 from bridgehold.faces.http.listening import listen
+from bridgehold.host.front.registry import Registry
 from bridgehold.host.shares.cordons import Cordons
 from bridgehold.keeper.admin import SecretAdmin
+from bridgehold.policies.model import Machine
 from bridgehold.protocol.tenants import TenantInfo
 from bridgehold.sandbox.doctor import Context
-from bridgehold.supervisor.checks import configuration_probe
+from bridgehold.supervisor.checks import bridges_probe, configuration_probe
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "envs"))
 
@@ -91,6 +95,69 @@ def test_policy_check_names_what_nothing_here_bears_in_files_and_layouts(home: L
     status, out, _ = say("policy", "explain", "dspy", "--json")
     assert "dspy:delete_program" not in json.loads(out)["operations"]["allow"]
     assert "dspy:create_program" in json.loads(out)["operations"]["allow"]
+
+
+def test_what_lies_where_bridges_do_and_is_none_is_named_wherever_one_looks(home: Layout, say: Say) -> None:
+    for place in (home.bridges / "My-Bridge", home.own_bridges("acme") / "plans 2"):
+        place.mkdir(parents=True)
+        (place / "bridge.toml").write_text('name = "mine"\n')
+    (home.bridges / "empty").mkdir()
+    (home.bridges / ".git").mkdir()
+    (home.tenants / "Globex" / "bridges").mkdir(parents=True)
+    home.tokens.mkdir()
+    (home.tokens / "My App.toml").write_text("")
+    listed = say("bridge", "list")[2]
+    checked = say("policy", "check")[1]
+    config = load_config(home.config_file)
+    registry = Registry(home, config, Machine(cgroup="v2", uids="range", memory_bytes=0, cpus=1), None)
+    probe = bridges_probe(home).run(Context(cgroup="auto", reserve_bytes=0, uid_first=0, uid_count=0))
+    assert probe.status == "CAUTION"
+    for place, why in (
+        ("bridges/My-Bridge", "its name is no bridge's: lower-case"),
+        ("tenants/acme/bridges/plans 2", "its name is no bridge's: lower-case"),
+        ("bridges/empty", "it holds no bridge.toml"),
+    ):
+        assert f"nothing reads {home.config / place}: {why}" in listed
+        assert f"{home.config / place}: nothing reads this: {why}" in checked
+        assert str(home.config / place) in probe.detail
+        assert why in registry.rules()[place]  # which a start and a reload compare, and tell
+    assert f"nothing reads {home.tenants / 'Globex'}: its name is no tenant's" in listed
+    assert checked.count(f"{home.tenants / 'Globex'}:") == 1
+    assert f"{home.tokens / 'My App.toml'}: nothing reads this: a token's file is NAME.toml" in checked
+    assert ".git" not in listed + checked
+    status, _, err = say("bridge", "show", "My-Bridge")
+    assert (status, "Its name is no bridge's: lower-case" in err) == (6, True)
+    for place in (home.bridges / "My-Bridge", home.bridges / "empty"):
+        shutil.rmtree(place)
+    shutil.rmtree(home.tenants / "Globex")
+    shutil.rmtree(home.own_bridges("acme") / "plans 2")
+    assert say("bridge", "list")[2] == ""
+    assert (
+        bridges_probe(home).run(Context(cgroup="auto", reserve_bytes=0, uid_first=0, uid_count=0)).status
+        == "PASS"
+    )
+
+
+def test_a_key_whose_name_is_a_slip_is_kept_and_said(
+    home: Layout, say: Say, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    home.config_file.write_text(
+        '[providers.mistral]\nbase_url = "https://api.mistral.ai/v1"\nsecret = "paris"\n'
+    )
+
+    def told(tenant: str, name: str, provider: str = "") -> str:
+        secrets.tell_slips(tenant, name, provider)
+        return capfd.readouterr().err
+
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"sk-0123456789abcdef\n")))
+    status, _, err = say("secrets", "set", "openia")
+    assert status == 0
+    assert "no provider and no bridge asks for 'openia' (nearest: 'openai')" in err
+    assert "`bridgehold secrets rm openia` forgets it" in err
+    assert "`bridgehold secrets rm pariss --tenant acme` forgets it" in told("acme", "pariss")
+    assert "there is no [providers.mistrall] in" in told("local", "mine", "mistrall")
+    for right in (("openai",), ("paris",), ("my-own",), ("openai2",), ("mine", "mistral")):
+        assert told("local", *right) == ""
 
 
 def test_a_bridge_for_one_tenant_is_written_listed_and_shown_for_it(home: Layout, say: Say) -> None:

@@ -117,7 +117,14 @@ REASONS = {
     "modules": Difference(
         reason="the SDK and its runner, with the part of the standard library that they need; the bridge's own",
         only_inside=(
-            *("bridgehold_sdk", "bridgehold_inner", "python_bridge", "hostile"),
+            *(
+                "bridgehold_sdk",
+                "bridgehold_inner",
+                "python_bridge",
+                "python_names",
+                "python_shown",
+                "hostile",
+            ),
             *(sorted({*sys.stdlib_module_names, "re._", "typing."})),
         ),
         only_outside=("_distutils_hack", "sitecustomize", "apport", "usercustomize", "_virtualenv"),

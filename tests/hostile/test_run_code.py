@@ -107,6 +107,12 @@ def test_a_program_runs_as_python_would_run_it(host: Stage, tmp_path: Path) -> N
     assert len(host.events("session.opened")) == opened + 1  # what was asked for ahead is what is used
     done = typed(host, "python", "--limit", "time=300ms", "-c", "while True: pass")
     assert done.returncode == 30  # `timeout`
+    argv = ["sh", "-c", 'exec "$@" > /dev/full', "sh", sys.executable, "-m", "bridgehold", "python", "-c"]
+    environ = {**os.environ, "BRIDGEHOLD_HOME": str(host.layout.config.parent)}
+    lost = subprocess.run(
+        [*argv, "print(1)"], env=environ, capture_output=True, check=False, timeout=PATIENCE
+    )
+    assert (lost.returncode, b"standard output" in lost.stderr) == (22, True), lost.stderr
     for wrong in (["--limit", "memory"], ["--env", "NOT_HERE"], ["--file", ":x"], ["no-such-file.py"]):
         done = typed(host, "python", *wrong, "-c", "pass")
         assert done.returncode == UsageError.exit_status, done
@@ -173,6 +179,12 @@ def test_a_program_by_the_interface(session: SyncSession) -> None:
 
 
 def test_a_command_is_a_program_by_its_name(session: SyncSession) -> None:
+    with pytest.raises(UsageError, match="argv is a list") as refused:
+        session.command("ls -l")  # a text is a sequence too: of letters
+    assert refused.value.hint == "Give ['ls', '-l']."
+    with pytest.raises(UsageError, match="a file is bytes or text"):
+        session.files.write("x", 3)  # type: ignore[arg-type]  # what a caller may do all the same
+
     def run(*argv: str, **more: Any) -> Any:
         return session.run("command", {"argv": list(argv), **more})
 
@@ -361,6 +373,9 @@ def test_input_and_variables_by_the_interface(host: Stage, session: SyncSession)
         session.execute("input()", stdin=lambda _: None)
     assert ended.value.message.startswith("EOFError")
     now = datetime.datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=datetime.UTC)
+    odd = {"$bytes": "eA=="}  # what something else is sent as
+    back = session.execute("seen = type(odd).__name__", variables={"odd": odd}, returns=("odd", "seen"))
+    assert back["variables"] == {"odd": odd, "seen": "dict"}
     given = {"nan": math.nan, "raw": b"\0\xff", "now": now, "far": 2**70, "deep": [{"x": -math.inf}]}
     back = session.execute(
         "kept = [nan != nan, raw, now, far, deep]", variables=given, returns=("kept", "sys")

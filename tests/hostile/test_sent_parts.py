@@ -135,6 +135,8 @@ def test_a_caller_whose_bytes_belong_nowhere_is_told_so(host: Stage) -> None:
     assert code(frame(put(1, params={"data": "eA=="}), b"x")) == "protocol"
     assert code(frame(put(1, part="arguments.base64"), b"x")) == "protocol"
     assert code(frame(put(1, part=7), b"x")) == "protocol"
+    long = {"id": 1, "method": "run", "params": {"operation": "x:y", "arguments": {"x": "y" * (2 << 20)}}}
+    assert code(frame({**long, "part": "arguments.base64"}, b"x")) == "usage"
     for broken in (
         frame(ping, b"x"),
         frame(put(1), b"x", first=4096),

@@ -26,6 +26,8 @@ from bridgehold.keeper.places import QUESTIONS_EACH
 from bridgehold.keeper.values import KeeperConfig
 from bridgehold.policies.model import Endpoint
 from bridgehold.policies.tenants import Tenant
+from bridgehold.records.sendings import EgressEnded, EgressSent
+from waiting import eventually
 
 pytestmark = pytest.mark.hostile
 
@@ -243,3 +245,37 @@ def test_what_comes_in_at_the_intake_without_a_tenant_or_a_channel_is_nothing(tm
             os.close(pipe)
 
     asyncio.run(act())
+
+
+def test_what_is_under_way_ends_with_its_session(tmp_path: Path) -> None:
+    """A cell that was taken over keeps a request open, behind a body that it holds back: another one's goes on."""
+
+    async def act() -> None:
+        async with house(tmp_path) as at:
+            cell, other = await at.cell("acme"), await at.cell("umbra")
+            size, go = 1 << 20, asyncio.Event()
+
+            async def held_back() -> AsyncIterator[bytes]:
+                yield b" " * 1_000
+                await go.wait()
+                yield b" " * (size - 1_000)
+
+            def ask(client: KeeperClient, tenant: str) -> asyncio.Task[Any]:
+                asked = request(tenant, method="POST", path="/chat/completions", body_bytes=size)
+                return asyncio.create_task(client.request(asked, held_back()))
+
+            mine, theirs = ask(cell, "acme"), ask(other, "umbra")
+            await eventually(lambda: len(at.recorder.of(EgressSent)) == 2)
+            await at.host.end_session("acme", "s-1")
+            with pytest.raises(DeniedError, match="session has ended"):
+                await mine
+            ended = await eventually(lambda: at.recorder.of(EgressEnded))
+            assert [(one.tenant, one.status) for one in ended] == [("acme", 0)]
+            assert not theirs.done()
+            go.set()
+            response = await theirs
+            await response.close()
+            for client in (cell, other):
+                await client.close()
+
+    asyncio.run(asyncio.wait_for(act(), 60))

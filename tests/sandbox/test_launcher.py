@@ -326,8 +326,8 @@ def test_sealing_gives_an_owned_read_only_tree_and_a_stable_digest(box: Machine)
 @pytest.mark.parametrize(
     ("name", "code"),
     [
-        ("link", "import os; os.symlink('/etc/passwd', '/env/x')"),
-        ("linked-folder", "import os; os.symlink('/etc', '/env/lib')"),
+        ("link", "import os; os.symlink('OUTSIDE/file', '/env/x')"),
+        ("linked-folder", "import os; os.symlink('OUTSIDE', '/env/lib')"),
         ("interpreter", "import os; os.mkdir('/env/bin'); os.symlink('/tmp/evil', '/env/bin/python')"),
         ("hard-link", "import os; open('/env/a', 'w'); os.link('/env/a', '/env/b')"),
         ("fifo", "import os; os.mkfifo('/env/fifo')"),
@@ -338,16 +338,20 @@ def test_sealing_gives_an_owned_read_only_tree_and_a_stable_digest(box: Machine)
         ),
     ],
 )
-def test_a_tree_with_more_than_files_and_folders_is_refused(box: Machine, name: str, code: str) -> None:
-    before = Path("/etc/passwd").stat()
+def test_a_tree_with_more_than_files_and_folders_is_refused(
+    box: Machine, tmp_path: Path, name: str, code: str
+) -> None:
+    outside = tmp_path / "file"
+    outside.write_text("of the machine's\n")
+    before = outside.stat()
 
     async def act(client: LauncherClient) -> None:
-        build = lay_down(box, f"bad-{name}", code)
+        build = lay_down(box, f"bad-{name}", code.replace("OUTSIDE", str(tmp_path)))
         with pytest.raises(DependencyError):
             await client.seal(build)
 
     box.drive(act)
-    after = Path("/etc/passwd").stat()
+    after = outside.stat()
     assert (before.st_uid, before.st_mode, before.st_ctime_ns) == (
         after.st_uid,
         after.st_mode,

@@ -90,6 +90,13 @@ def as_text(arguments: dict[str, object]) -> dict[str, object]:
     return {**arguments, CONTENTS: binascii.b2a_base64(contents, newline=False).decode("ascii")}
 
 
+def split_contents(
+    arguments: dict[str, object], *, apart: bool
+) -> tuple[dict[str, object], bytes | str | None]:
+    """As `without_contents` where these go `apart`; as `as_text` where they are an argument as any (pure)."""
+    return without_contents(arguments) if apart else (as_text(arguments), None)
+
+
 def judged_as(contents: bytes | str, schema: dict[str, object], most: int) -> str:
     """A file's bytes as `schema` judges them: text, a stand-in for that of bytes. Raises `LimitError` past
     `most` bytes, and past what the schema takes of text."""
@@ -111,6 +118,14 @@ def judged_as(contents: bytes | str, schema: dict[str, object], most: int) -> st
 def with_contents(arguments: Arguments, contents: bytes | str) -> Arguments:
     """The same, with a file's bytes beside them."""
     return msgspec.structs.replace(arguments, contents=contents)
+
+
+def judged_with(
+    arguments: Arguments, contents: bytes | str, schema: dict[str, object], most: int
+) -> tuple[Arguments, dict[str, object]]:
+    """As `with_contents`; and what `schema` judges of it. Raises as `judged_as`."""
+    judged = {**arguments.kept, CONTENTS: judged_as(contents, schema, most)}
+    return with_contents(arguments, contents), judged
 
 
 def _bytes_of(contents: str) -> bytes | None:

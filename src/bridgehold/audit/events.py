@@ -1,15 +1,37 @@
 """The events: one frozen value for each thing that can happen. Integers only, never a float.
 
 The journal adds the envelope (`v, instance, seq, time, mono_ns, boot, kind … prev, hash`) and
-writes one JSON line. `kind` is the stable name that queries and exporters use. They are one table, and
-stand in one file however long it is: ``docs/reference/events.md`` is generated from it.
+writes one JSON line. `kind` is the stable name that queries and exporters use. All of them are to be had
+here, whatever they are of (`bridgehold.records`): ``docs/reference/events.md`` is generated from this table.
 """
 
 from __future__ import annotations
 
-import msgspec
-
-from bridgehold.records.sendings import EgressEnded, EgressSent, EgressStopped
+from bridgehold.records.commands import (
+    CommandIntent,
+    CommandOutcome,
+    CommandRefused,
+    ToolIntent,
+    ToolOutcome,
+    ToolRefused,
+)
+from bridgehold.records.journals import (
+    JOURNAL_KINDS,
+    AnchorSigned,
+    ChannelEnded,
+    JournalClosed,
+    JournalOpened,
+    Receipt,
+    SegmentRotated,
+)
+from bridgehold.records.sendings import (
+    EgressEnded,
+    EgressIntent,
+    EgressOutcome,
+    EgressRefused,
+    EgressSent,
+    EgressStopped,
+)
 from bridgehold.records.workers import (
     Event,
     WorkerAttested,
@@ -21,10 +43,26 @@ from bridgehold.records.workers import (
 )
 
 __all__ = [
+    "JOURNAL_KINDS",
+    "AnchorSigned",
+    "ChannelEnded",
+    "CommandIntent",
+    "CommandOutcome",
+    "CommandRefused",
     "EgressEnded",
+    "EgressIntent",
+    "EgressOutcome",
+    "EgressRefused",
     "EgressSent",
     "EgressStopped",
     "Event",
+    "JournalClosed",
+    "JournalOpened",
+    "Receipt",
+    "SegmentRotated",
+    "ToolIntent",
+    "ToolOutcome",
+    "ToolRefused",
     "WorkerAttested",
     "WorkerExited",
     "WorkerRefused",
@@ -157,93 +195,6 @@ class StartFellBack(Event, frozen=True, kw_only=True, tag="start.fell_back"):
     reason: str
 
 
-class CommandIntent(Event, frozen=True, kw_only=True, tag="command.intent"):
-    """Durable before the command runs."""
-
-    bridge: str
-    operation: str
-    grant: str
-    rule: str
-    arguments_digest: str
-    arguments_bytes: int
-    arguments_preview: str
-    deadline_ms: int
-    resource: str = ""
-    """The kind of resource that the operation works on."""
-    parent: str = ""
-    replays: str = ""
-    """The command of a lost session that this one repeats."""
-
-
-class CommandOutcome(Event, frozen=True, kw_only=True, tag="command.outcome"):
-    """`intent` is the event reference of the intent. Three flags: transport, application, decision."""
-
-    intent: str
-    transport_ok: bool
-    application_ok: bool
-    code: str = ""
-    reason: str = ""
-    cpu_us: int = 0
-    memory_peak_bytes: int = 0
-    ms: int = 0
-    result_digest: str = ""
-    """Of its JSON, in which a file's bytes that came beside it stand as their number and digest."""
-    result_bytes: int = 0
-    traceback: str = ""
-    """Of the guest's code, where that failed: its own words, bounded."""
-
-
-class CommandRefused(Event, frozen=True, kw_only=True, tag="command.refused"):
-    """A command was not let through. `arguments_preview` is short and holds no key.
-
-    Of more than 5,000 values nothing is shown, and the digest is of what is said instead.
-    """
-
-    bridge: str
-    operation: str
-    rule: str
-    reason: str
-    source: str
-    arguments_digest: str = ""
-    arguments_preview: str = ""
-
-
-class ToolIntent(Event, frozen=True, kw_only=True, tag="tool.intent"):
-    """Durable before the tool runs. `parent` is the command that called it."""
-
-    parent: str
-    tool: str
-    how: str
-    """``caller``, ``http``, ``process`` or ``host``: where it runs."""
-    rule: str
-    arguments_digest: str
-    arguments_bytes: int
-    arguments_preview: str
-
-
-class ToolOutcome(Event, frozen=True, kw_only=True, tag="tool.outcome"):
-    """`intent` is the event reference of the intent."""
-
-    intent: str
-    tool: str
-    ok: bool
-    code: str = ""
-    reason: str = ""
-    ms: int = 0
-    result_digest: str = ""
-    result_bytes: int = 0
-
-
-class ToolRefused(Event, frozen=True, kw_only=True, tag="tool.refused"):
-    """The bridge asked for a tool that it may not call, that isn't there, or with other arguments."""
-
-    tool: str
-    rule: str
-    reason: str
-    source: str
-    arguments_digest: str = ""
-
-
 class ArtifactChanged(Event, frozen=True, kw_only=True, tag="artifact.changed"):
     """Bytes of a tenant's were kept or removed."""
 
@@ -264,71 +215,6 @@ class ArtifactRead(Event, frozen=True, kw_only=True, tag="artifact.read"):
     length: int
     name: str = ""
     """Of what it is; a listing's is ``hub:REPO@REVISION``."""
-
-
-class EgressOutcome(Event, frozen=True, kw_only=True, tag="egress.outcome"):
-    """One allowed request through the gateway, when it ended."""
-
-    intent: str
-    provider: str
-    host: str
-    method: str
-    path: str
-    status: int
-    request_bytes: int
-    response_bytes: int
-    ms: int
-    model: str = ""
-    input_tokens: int = 0
-    output_tokens: int = 0
-    background: bool = False
-    code: str = ""
-    scrubbed: int = 0
-    """How many times the key's own value was removed from what the provider sent back."""
-    estimated: bool = False
-    """The tokens are counted from bytes and stream events, because the provider named none."""
-    charged: int = 0
-    """Tokens that the budget was charged with: never fewer than were said or seen."""
-    unsent: bool = False
-    """Nothing of it has reached the provider: no budget counts it, neither its tokens nor the request."""
-    kept: bool = False
-    """As its intent's."""
-    digest: str = ""
-    """Of a download: ``sha256:`` of what came, whether it was kept or not."""
-    followed: str = ""
-    """Of a download: the last host that the hub's redirects led to."""
-
-
-class EgressIntent(Event, frozen=True, kw_only=True, tag="egress.intent"):
-    """A request is about to leave for `provider`; written before it does. `background`: for no command."""
-
-    provider: str
-    host: str
-    method: str
-    path: str
-    rule: str
-    how: str = "gateway"
-    kept: bool = False
-    """A cell's: the keeper writes down what goes out of it and keeps its account (`egress.sent`)."""
-    background: bool = False
-    reserved: int = 0
-    """Tokens that the budget is charged with until the outcome says better."""
-    model: str = ""
-    """What the request is for, in its own words: by its price money is counted."""
-
-
-class EgressRefused(Event, frozen=True, kw_only=True, tag="egress.refused"):
-    """A guest's request was not let out. `severity` is ``high`` where a key or another tenant is involved."""
-
-    host: str
-    method: str
-    path: str
-    rule: str
-    reason: str
-    source: str
-    severity: str = "normal"
-    """``high`` where a placeholder went to the wrong place or a tunnel lied about its name."""
-    background: bool = False
 
 
 class ProtocolViolation(Event, frozen=True, kw_only=True, tag="protocol.violation"):
@@ -432,84 +318,8 @@ class CellEnded(Event, frozen=True, kw_only=True, tag="cell.ended"):
     sessions: int
 
 
-class ChannelEnded(Event, frozen=True, kw_only=True, tag="channel.ended"):
-    """A recorder broke its channel's rules, and the journal takes nothing more from it; or it is gone, and
-    what it has begun has no outcome: a cell, a launcher that was killed.
-    """
-
-    recorder: str
-    """``host``, ``launcher``, ``keeper`` or ``tenant``; `tenant` says which tenant's."""
-    reason: str
-    unfinished: tuple[str, ...] = ()
-    """References of its intents whose outcome nobody knows; of many, several events name some each."""
-
-
-class JournalOpened(Event, frozen=True, kw_only=True, tag="journal.opened"):
-    """First line of an instance: it carries the head of the instance before it, so that the
-    instances of a folder form one chain, and what recovery found there.
-    """
-
-    version: int = 1
-    quarantined_bytes: int = 0
-    """Bytes of torn tails that recovery moved aside, to the files of `quarantined`."""
-    recovered_from: str = ""
-    """The previous instance, where it did not end with `journal.closed`."""
-    quarantined: dict[str, str] = {}
-    """File below the audit's folder → digest of its bytes."""
-    previous: str = ""
-    previous_count: int = 0
-    previous_head: str = ""
-    recorders: tuple[str, ...] = ()
-    """Who writes in this instance over a channel of its own. With ``launcher`` every start is in it."""
-    unfinished: tuple[str, ...] = ()
-    """References of intents without an outcome, of each tenant some, at most 256 of `unfinished_count`."""
-    unfinished_count: int = 0
-
-
-class JournalClosed(Event, frozen=True, kw_only=True, tag="journal.closed"):
-    """Last line of an instance that ended in order."""
-
-    reason: str
-    unfinished: tuple[str, ...] = ()
-    unfinished_count: int = 0
-    earliest: str = ""
-    latest: str = ""
-    """Of the times in the last segment, this line's apart: a clock may have been set back."""
-
-
-class SegmentRotated(Event, frozen=True, kw_only=True, tag="segment.rotated"):
-    """First line of every further segment; the chain goes on through it."""
-
-    previous_segment: str
-    previous_count: int
-    unfinished: tuple[str, ...] = ()
-    """In flight, of each tenant some, at most 4096 of `unfinished_count`: recovery need not read all."""
-    unfinished_count: int = 0
-    earliest: str = ""
-    latest: str = ""
-    """Of the times in the segment before, so that who looks for a time can pass it over."""
-
-
-class AnchorSigned(Event, frozen=True, kw_only=True, tag="anchor.signed"):
-    """The keeper signed the chain's state: `count` events, the last of which hashes to `head`."""
-
-    count: int
-    head: str
-    key: str
-    signature: str
-
-
-class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """The journal's acknowledgement of one event."""
-
-    ref: str
-    """``INSTANCE.SEQ``: what `bridgehold why` takes."""
-    seq: int
-    hash: str
-
-
 def event_types() -> tuple[type[Event], ...]:
-    """Every event of this module, in its order."""
+    """Every event, in the order of this table."""
     return _TYPES
 
 
@@ -535,10 +345,6 @@ CLOSING_KINDS = OUTCOME_KINDS | {
     "journal.closed",
 }
 """What may still use the reserve when the disk or the tenant's quota is full: ends of what began."""
-JOURNAL_KINDS = frozenset(
-    {"journal.opened", "journal.closed", "segment.rotated", "anchor.signed", "channel.ended"}
-)
-"""Written by the journal itself and never taken from a channel."""
 # Once, at import: a module's names may grow under whoever walks them, in another thread.
 _TYPES = tuple(
     value

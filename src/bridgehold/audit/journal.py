@@ -35,6 +35,7 @@ from bridgehold.audit.events import (
 )
 from bridgehold.audit.recorders import HOST, Name, Recorder, breach
 from bridgehold.audit.writer import Refused, Result, Written
+from bridgehold.error_texts import to_log_text
 from bridgehold.errors import AuditError, BridgeholdError
 from bridgehold.hardening import harden_journal as harden
 from bridgehold.records import wire
@@ -316,7 +317,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         names = dict.fromkeys(channel.recorder.name for channel in channels)
         journal = Journal(config, recorders=tuple(names))
     except BridgeholdError as error:
-        sys.stderr.write(f"bridgehold journal: {error.message} ({error.where}). {error.hint}\n")
+        sys.stderr.write(to_log_text(error))
         return error.exit_status
     intake = Intake(socket.socket(fileno=options.fd_intake)) if options.fd_intake >= 0 else None
     serve(journal, channels, intake)

@@ -131,9 +131,10 @@ class Catalogue:
         entry = self._entries.get((tenant, name)) or self._entries.get(("", name))
         if entry is None:
             seen = sorted({name for whose, name in self._entries if whose in ("", tenant)})
+            there = f"There are: {', '.join(seen) or 'none'}."
             raise NotFoundError(
                 f"there is no bridge {name[:80]!r}{nearest(name, seen)}",
-                hint=f"There are: {', '.join(seen) or 'none'}.",
+                hint=there if is_name(name) else f"{NO_NAME.capitalize()}.",
             )
         return entry
 
@@ -231,6 +232,38 @@ def tenant_folders(tenants: Path) -> Iterable[Path]:
     """
     try:
         return [place for place in sorted(tenants.iterdir()) if is_name(place.name) and place.is_dir()]
+    except OSError:
+        return []
+
+
+def passed_over(bridges: Path, tenants: Path) -> Iterable[tuple[Path, str]]:
+    """Folders that lie where bridges do, or tenants', and are none: (place, why nothing reads it).
+
+    None where that can't be seen; hidden ones are nobody's mistake.
+    """
+    own = [home / TENANTS_BRIDGES for home in tenant_folders(tenants)]
+    for folder in (bridges, *own):
+        for place in _folders(folder):
+            holds = {CURRENT} if folder != bridges else set()
+            try:
+                holds = (holds | {"bridge.toml"}) & {one.name for one in place.iterdir()}
+            except OSError:
+                continue  # a fault of the catalogue's, where it is a bridge's
+            if not holds:
+                yield place, "it holds no bridge.toml"
+            elif not is_name(place.name):
+                yield place, NO_NAME
+    for home in _folders(tenants):
+        if not is_name(home.name) and (home / TENANTS_BRIDGES).is_dir():
+            yield home, NO_NAME.replace("bridge's", "tenant's")
+
+
+NO_NAME = "its name is no bridge's: lower-case letters, digits, '-', '_', starting with a letter; at most 63"
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        return [one for one in sorted(folder.iterdir()) if one.name[0] not in "._" and one.is_dir()]
     except OSError:
         return []
 

@@ -18,7 +18,8 @@ import msgspec
 
 from bridgehold.client import files
 from bridgehold.client.adapter import Adapter
-from bridgehold.client.connection import Connection, Opening, Progress, Reach
+from bridgehold.client.connection import Connection, Opening, Progress, Reach, sorted_out
+from bridgehold.client.meant import may_be_a_slip, meant
 from bridgehold.client.once import token_of
 from bridgehold.client.private import PrivateHost
 from bridgehold.client.retry import with_retries
@@ -28,6 +29,7 @@ from bridgehold.client.tools import RUNNING_FOR, Tool, Tools, named
 from bridgehold.config.layout import Layout, default_layout
 from bridgehold.errors import (
     BridgeholdError,
+    DeniedError,
     HostUnavailableError,
 )
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
@@ -124,8 +126,15 @@ class Client:
         `moved`: bytes that belong into `params`, beside them; the answer's may come so, too.
         """
         if (on_build := self.on_build) is not None and method in _MAY_BUILD:
-            params, on_event = {**params, "progress": True}, _sorted_out(on_build, on_event)
-        return await self._host.request(method, params, _encode_params(params), on_event, moved)
+            params, on_event = {**params, "progress": True}, sorted_out(on_build, on_event)
+        try:
+            return await self._host.request(method, params, _encode_params(params), on_event, moved)
+        except DeniedError as error:
+            if may_be_a_slip(method, error):
+                with contextlib.suppress(BridgeholdError):  # who is nobody here is told no bridges
+                    bridges = await self._host.request("bridges", {}, _encode_params({}), None)
+                    error.hint = meant(params, bridges) or error.hint
+            raise
 
     async def call(
         self,
@@ -347,7 +356,7 @@ class Client:
 
 
 class Host(Client):
-    """A private host with its client: started by `open`, ended with its block."""
+    """A private host with its client: started by `open`, ended once its block has, and all other clients."""
 
     _private: PrivateHost | None = None
 
@@ -371,16 +380,6 @@ class Host(Client):
 
 
 _MAY_BUILD = ("run", "session.open", "session.hold")
-
-
-def _sorted_out(on_build: Progress, on_event: Progress | None) -> Progress:
-    def handle_event(event: dict[str, Any]) -> None:
-        if event.get("type") == "building":
-            on_build(event)
-        elif on_event is not None:
-            on_event(event)
-
-    return handle_event
 
 
 def _encode_params(params: dict[str, Any]) -> bytes:

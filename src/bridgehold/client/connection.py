@@ -369,3 +369,15 @@ class Opening(Generic[C]):
     ) -> None:
         if self._made is not None:
             await self._made.aclose()
+
+
+def sorted_out(on_build: Progress, on_event: Progress | None) -> Progress:
+    """What tells `on_build` of builds, and `on_event` of all else."""
+
+    def handle_event(event: dict[str, Any]) -> None:
+        if event.get("type") == "building":
+            on_build(event)
+        elif on_event is not None:
+            on_event(event)
+
+    return handle_event

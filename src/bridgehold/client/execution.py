@@ -14,29 +14,43 @@ from bridgehold.errors import UsageError
 Ask = Callable[[str], str | None]
 """Gives a line of input, of the prompt; None: there is no more."""
 _DEEPEST = 50
+OBJECT = "$object"
+"""Around an object of one key that could be taken for a tag: inside it none is."""
 
 
-def encoded(value: Any, depth: int = 0) -> Any:  # noqa: PLR0911 - one for each kind
-    """`value` as `python:execute` takes a variable; other kinds go as arguments do."""
+def encoded(value: Any, where: str, depth: int = 0) -> Any:  # noqa: PLR0911 - one for each kind
+    """`value` as `python:execute` takes a variable; other kinds go as arguments do.
+
+    Raises `UsageError` with the place, `where` and what is below it.
+    """
     if depth > _DEEPEST:
-        raise UsageError("a variable nests too deep, or refers to itself", where="variables")
-    kind = type(value)
-    if kind is float and not math.isfinite(value):
-        return {"$float": repr(value)}
-    if kind is int and not -(2**63) <= value < 2**64:
-        return {"$integer": str(value)}
-    if isinstance(value, bytes | bytearray):
+        what = f"nested deeper than {_DEEPEST}, or refers to itself"
+        raise UsageError(f"{where}: {what}", where=where, hint="Send it flatter.")
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"$float": repr(float(value))}
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return {"$integer": str(int(value))}
+    if isinstance(value, bytes | bytearray | memoryview):
         return {"$bytes": base64.b64encode(value).decode("ascii")}
-    if isinstance(value, datetime.date):
-        tag = "$datetime" if isinstance(value, datetime.datetime) else "$date"
-        return {tag: value.isoformat()}
+    if isinstance(value, datetime.date) and value == value:  # noqa: PLR0124 - NaT isn't itself
+        return _dated(value, where)
     if isinstance(value, list | tuple):
-        return [encoded(one, depth + 1) for one in value]
+        return [encoded(one, f"{where}[{number}]", depth + 1) for number, one in enumerate(value)]
     if isinstance(value, Mapping):
-        return {key: encoded(one, depth + 1) for key, one in value.items()}
-    if kind.__name__ == "DataFrame" and callable(getattr(value, "to_dict", None)):
-        return {"$frame": encoded(value.to_dict("split"), depth + 1)}
+        made = {key: encoded(one, f"{where}.{key}", depth + 1) for key, one in value.items()}
+        return {OBJECT: made} if len(made) == 1 and str(next(iter(made))).startswith("$") else made
+    if type(value).__name__ == "DataFrame" and callable(getattr(value, "to_dict", None)):
+        return {"$frame": encoded(value.to_dict("split"), where, depth + 1)}
     return value
+
+
+def _dated(value: datetime.date, where: str) -> dict[str, str]:
+    if getattr(value, "nanosecond", 0):
+        raise UsageError(
+            f"{where}: finer than a microsecond", where=where, hint="Round it, or send its text or number."
+        )
+    tag = "$datetime" if isinstance(value, datetime.datetime) else "$date"
+    return {tag: value.isoformat()}
 
 
 def decoded(value: Any) -> Any:
@@ -47,6 +61,8 @@ def decoded(value: Any) -> Any:
         return value
     if len(value) == 1:
         [(tag, given)] = value.items()
+        if tag == OBJECT and isinstance(given, dict):
+            return {name: decoded(one) for name, one in given.items()}
         make = _MAKERS.get(tag)
         if make is not None:
             try:
@@ -71,7 +87,9 @@ def arguments_of(
     """The arguments of `execute`, and the tool that gives input."""
     given: dict[str, Any] = {"code": code}
     if variables:
-        given["variables"] = {name: encoded(value) for name, value in variables.items()}
+        given["variables"] = {
+            name: encoded(value, f"arguments.variables.{name}") for name, value in variables.items()
+        }
     if returns:
         given["returns"] = list(returns)
     if isinstance(stdin, str):

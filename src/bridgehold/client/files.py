@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import msgspec
 
 from bridgehold import writes
+from bridgehold.error_texts import from_os
 from bridgehold.errors import UsageError
 from bridgehold.protocol.parts import Moved, bytes_of
 from bridgehold.protocol.values import Artifact
@@ -75,10 +79,14 @@ async def get(client: Asks, digest: str, *, tenant: str, to: Path | None = None)
                 return kept.getvalue() if to is None else b""
 
 
-def _new(path: Path) -> BinaryIO:
+@contextlib.contextmanager
+def _new(path: Path) -> Iterator[BinaryIO]:
     try:
-        return writes.create(path, mode=0o644)
+        with writes.arriving(path) as file:
+            yield file
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise from_os(error) from error
         raise UsageError(
             f"{path} can't be written: {error.strerror}", hint="Name a new file in a folder of yours."
         ) from error

@@ -19,6 +19,8 @@ _READY_SECONDS = 30.0
 _STOP_SECONDS = 20.0
 _KEPT = 4_000
 _PIECE = 64 * 1024
+_STAYS = b"+"
+"""What its supervisor says, after that it listens, where others keep it (`supervisor.owner`)."""
 
 
 class _Stderr:
@@ -43,11 +45,13 @@ class _Stderr:
 
 
 class PrivateHost:
-    """Holds the write end of a lifeline: when the client ends, however it ends, the host ends too."""
+    """Holds the write end of a lifeline: when the client ends, however it ends, the host ends too, as soon as
+    nobody else is connected to it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], lifeline: int, said: _Stderr) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], lifeline: int, word: int, said: _Stderr) -> None:
         self._process = process
         self._lifeline = lifeline
+        self._word = word
         self._stderr = said
 
     @property
@@ -63,34 +67,40 @@ class PrivateHost:
         """
         lifeline_read, lifeline_write = os.pipe()
         ready_read, ready_write = os.pipe()
+        stderr_read, stderr_write = os.pipe()
         # -P: nothing is imported from the folder that one stands in, which may be anybody's.
         argv = [sys.executable, "-P", "-m", "bridgehold.supervisor.main"]
-        argv += ["--lifeline", str(lifeline_read), "--ready", str(ready_write)]
+        argv += ["--lifeline", str(lifeline_read), "--ready", str(ready_write), "--stderr", str(stderr_read)]
         argv += ["--config", str(layout.config), "--state", str(layout.state), "--run", str(layout.run)]
         process = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            pass_fds=(lifeline_read, ready_write),
+            stderr=stderr_write,
+            pass_fds=(lifeline_read, ready_write, stderr_read),
             start_new_session=True,
             env={key: value for key, value in (environ or os.environ).items() if key != HOME_VARIABLE},
         )
-        os.close(lifeline_read)
-        os.close(ready_write)
-        assert process.stderr is not None  # noqa: S101 - it was made with one
-        said = _Stderr(process.stderr)
-        try:
-            readable, _, _ = select.select([ready_read], [], [], _READY_SECONDS)
-            if readable and os.read(ready_read, 1):
-                return cls(process, lifeline_write, said)
-        finally:
-            os.close(ready_read)
+        for theirs in (lifeline_read, ready_write, stderr_write):
+            os.close(theirs)
+        said = _Stderr(os.fdopen(stderr_read, "rb", 0))
+        readable, _, _ = select.select([ready_read], [], [], _READY_SECONDS)
+        if readable and os.read(ready_read, 1):
+            return cls(process, lifeline_write, ready_read, said)
+        os.close(ready_read)
         os.close(lifeline_write)
         raise _start_failure(process, said, late=not readable)
 
     def stop(self) -> None:
-        """End the host and wait until its processes and sandboxes are gone."""
+        """End the host and wait until its processes and sandboxes are gone.
+
+        Where somebody else is connected to it, it ends after that one, and nobody waits here.
+        """
         os.close(self._lifeline)
+        with os.fdopen(self._word, "rb", 0) as word:
+            heard, _, _ = select.select([word], [], [], _STOP_SECONDS)
+            if heard and word.read(1) == _STAYS:
+                threading.Thread(target=self._process.wait, daemon=True).start()
+                return
         try:
             self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:

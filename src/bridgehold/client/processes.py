@@ -12,7 +12,7 @@ import msgspec
 from bridgehold.client.connection import Progress
 from bridgehold.client.execution import Ask, input_tool
 from bridgehold.client.tools import Tool
-from bridgehold.errors import LimitError, ProtocolError
+from bridgehold.errors import LimitError, ProtocolError, UsageError
 from bridgehold.protocol.values import ProcessFact, ProcessPart, Reply
 
 _PART_BYTES = 256 * 1024
@@ -173,6 +173,12 @@ class Programs:
         columns of one in the place of its streams. `background`: a handle of what goes on. `on_event` gets
         what it writes as it comes.
         """
+        if isinstance(argv, str):
+            raise UsageError(
+                "argv is a list, of the program and its arguments",
+                where="argv",
+                hint=f"Give {argv.split()!r:.200}.",
+            )
         asked: dict[str, Any] = {"argv": list(argv)}
         asked |= {"cwd": cwd} if cwd else {}
         asked |= {"env": dict(env)} if env else {}

@@ -11,7 +11,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from bridgehold.errors import BridgeholdError
+from bridgehold.errors import BridgeholdError, UsageError
 
 T = TypeVar("T")
 FIRST_SECONDS, LONGEST_SECONDS = 0.1, 30.0
@@ -29,7 +29,12 @@ def may_retry(error: BridgeholdError, *, repeatable: bool) -> bool:
 
 
 async def with_retries(call: Callable[[], Awaitable[T]], retries: int, *, repeatable: bool = False) -> T:
-    """`call`, and up to `retries` times more. The last error is raised as it came."""
+    """`call`, and up to `retries` times more. The last error is raised as it came.
+
+    Raises `UsageError` for fewer than none.
+    """
+    if retries < 0:
+        raise UsageError(f"{retries} is no number of retries", where="retries", hint="0 is none.")
     for attempt in range(1, retries + 2):
         try:
             return await call()

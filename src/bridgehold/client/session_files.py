@@ -191,7 +191,7 @@ class SessionFiles:
         """How many of `most` bytes are left; -1: it has more."""
         from bridgehold import writes
 
-        with writes.create(to, mode=0o644) as file:
+        with writes.arriving(to) as file:
             async for data in self.parts(path, length=most + 1):
                 most -= len(data)
                 file.write(data[:most] if most < 0 else data)
@@ -222,7 +222,15 @@ def _source(data: Content) -> Any:
     if isinstance(data, str):
         return io.BytesIO(data.encode("utf-8"))
     if not isinstance(data, Path):
-        return io.BytesIO(data)
+        try:
+            return io.BytesIO(memoryview(data))
+        except TypeError as error:
+            what = f"{type(data).__module__}.{type(data).__qualname__}"
+            raise UsageError(
+                f"a file is bytes or text, and a {what} is neither",
+                where="data",
+                hint="Give its text or bytes, or the `Path` of a file.",
+            ) from error
     try:
         return data.open("rb")
     except OSError as error:

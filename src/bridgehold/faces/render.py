@@ -84,6 +84,14 @@ def tell_unread(layout: Layout) -> None:
             err.say(f"not read: {path}; {layout.config_file} is")
 
 
+def tell_passed_over(layout: Layout) -> None:
+    """Name folders that lie where bridges do, and are none."""
+    from bridgehold.bridges.catalogue import passed_over
+
+    for path, why in passed_over(layout.bridges, layout.tenants):
+        err.say(f"nothing reads {path}: {why}")
+
+
 def table(
     columns: Sequence[Column | str],
     rows: Iterable[Row],

@@ -23,7 +23,8 @@ from bridgehold.host.examination import Bench, Examination
 from bridgehold.host.front.allowances import Allowances
 from bridgehold.host.front.bridge_methods import BridgeMethods
 from bridgehold.host.front.callers import Callers, limits
-from bridgehold.host.front.cells import Cells, Intakes
+from bridgehold.host.front.cell_starts import Intakes
+from bridgehold.host.front.cells import Cells
 from bridgehold.host.front.entrances import Entrances
 from bridgehold.host.front.environments import Environments
 from bridgehold.host.front.forwarding import Forwarding, begins_cell
@@ -36,6 +37,7 @@ from bridgehold.host.front.tenants import TokenFiles
 from bridgehold.host.front.trials import Trials
 from bridgehold.host.parts import Foundation, HostParts, look_up_again
 from bridgehold.host.reloading import Reloading
+from bridgehold.host.revocation import AtRest
 from bridgehold.host.serving import Celled, InHost, Serving
 from bridgehold.host.shares import cell_wire
 from bridgehold.host.shares.dialling import dial
@@ -43,7 +45,7 @@ from bridgehold.host.shares.places import Places
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.host.submissions import Submissions
 from bridgehold.host.template import Begun, Template
-from bridgehold.host.tenancy import AtRest, Tenancy
+from bridgehold.host.tenancy import Tenancy
 from bridgehold.host.token_admin import TokenAdmin
 from bridgehold.keeper.budgets import Budgets
 from bridgehold.keeper.resolve import shared as shared_lookup

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import sys
 import traceback
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 
-from bridgehold.host.startup import SupervisorLink
+from bridgehold.host.startup import DESERTED, USED, SupervisorLink
 
 _FAILED = 70
 """The exit status of a host that could not go on."""
 _ANSWER_SECONDS = 0.05
 """For whoever asked a host to stop, to have its answer first."""
+_LAST_SECONDS = 1.0
+"""For the connection of whoever is gone to have ended too."""
 
 
 class Lifetime:
@@ -27,6 +29,7 @@ class Lifetime:
         self.status = 0
         """The exit status: 0, or 70 where it ends because it could not go on."""
         self._supervisor = supervisor
+        self._orphaned = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def signalled(self) -> None:
@@ -36,11 +39,23 @@ class Lifetime:
         self.stop.set()
 
     def orphaned(self) -> None:
-        """Whoever wanted this private host is gone: what runs for others may finish, and what they ask from
-        now on is a next host's."""
-        if not self.stop.is_set():
+        """Whoever wanted this private host is gone, and it is everybody else's who is connected to it. The
+        second time it ends: nobody was, and whoever comes is a next host's."""
+        if self._orphaned.is_set() and not self.stop.is_set():
             self.leaving, self.reason = True, "whoever started this private host has ended"
-        self.stop.set()
+            self.stop.set()
+        self._orphaned.set()
+
+    async def outlive(self, deserted: Callable[[], Awaitable[None]]) -> None:
+        """Once whoever wanted this host is gone, ask for its end as soon as everybody is: `deserted`."""
+        await self._orphaned.wait()
+        try:
+            async with asyncio.timeout(_LAST_SECONDS):
+                await deserted()
+        except TimeoutError:
+            await self._supervisor.say(USED)
+            await deserted()
+        await self._supervisor.say(DESERTED)
 
     def degraded(self, reason: str) -> None:
         """Nothing may run unlogged: the host ends now, also where it ends already. The first reason stays."""

@@ -32,6 +32,7 @@ from bridgehold.host.cell_process import run_cell, warm
 from bridgehold.host.front.anchoring import Anchoring
 from bridgehold.host.front.redaction import Redaction
 from bridgehold.host.front.secret_events import SecretEvents
+from bridgehold.host.front.server import deserted
 from bridgehold.host.lifetime import Lifetime
 from bridgehold.host.parts import Foundation, HostParts
 from bridgehold.host.startup import Ends, HostConfig, SupervisorLink
@@ -123,6 +124,7 @@ class HostProcess:
             lifetime.need(name, gone)
         for name, work in parts.serving.standing():
             lifetime.stand(name, work)
+        lifetime.begin(lifetime.outlive(lambda: deserted(parts.servers)))
         lifetime.begin(parts.serving.prestart())
         lifetime.begin(parts.sweep())
         lifetime.begin(parts.submissions.watch())

@@ -20,8 +20,8 @@ from bridgehold.host.front.entrances import Entrances
 from bridgehold.host.front.forwarding import Forwarding
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.registry import Registry
+from bridgehold.host.revocation import EndAll, Ending
 from bridgehold.host.shares.cell_wire import Ended
-from bridgehold.host.tenancy import EndAll, Ending
 from bridgehold.keeper.budgets import Budgets
 from bridgehold.keeper.spending import Used, prices_of
 

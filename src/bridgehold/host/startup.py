@@ -55,6 +55,8 @@ READY, ANOTHER, GO = b"ready", b"another", b"go"
 
 A question is ``VERB NUMBER REST``, and its answer ``NUMBER REST``: one that comes late is no later one's.
 """
+USED, DESERTED = b"used", b"deserted"
+"""What a private host says, unasked, once its owner is gone: others are connected to it; nobody is."""
 WRITE = b"write"
 """With a `FileChange`: have the supervisor, which owns the configuration, write one file of it."""
 RELEASE = b"release"
@@ -105,9 +107,15 @@ class SupervisorLink:
         self._numbers = itertools.count(1)
 
     def say_ready(self) -> None:
-        """Tell the supervisor that the host serves."""
-        self._channel.send(READY)
+        """Tell the supervisor that the host serves; one that ends already ends this process too."""
+        with contextlib.suppress(OSError):
+            self._channel.send(READY)
         self._channel.setblocking(False)
+
+    async def say(self, word: bytes) -> None:
+        """Tell the supervisor what it answers nothing to."""
+        with contextlib.suppress(OSError):  # it has ended, and this process with it
+            await asyncio.get_running_loop().sock_sendall(self._channel, word)
 
     async def ask_for_another(self) -> None:
         """Have the version that is installed now take this host's place. Raises the typed refusal."""

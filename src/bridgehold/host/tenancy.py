@@ -18,13 +18,13 @@ from bridgehold.host.admin_log import AdminLog
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.front.tenants import TenantFiles, TokenFiles
+from bridgehold.host.revocation import AtRest, Ending, Revocation, milliseconds
 from bridgehold.host.token_admin import info_of
 from bridgehold.ids import LOCAL_TENANT, nearest, parse_name
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.keeper.spending import Used
 from bridgehold.policies.tables import LONGEST_TEXT, format_time
 from bridgehold.policies.tenants import State, Tenant, amount, limited, shown
-from bridgehold.policies.tokens import Token
 from bridgehold.protocol.frames import NoParams
 from bridgehold.protocol.tenants import (
     CreateTenantParams,
@@ -48,27 +48,6 @@ _SUSPENDED_BY_HAND = (
     '`state = "suspended"` under [tenant] of its file by hand.'
 )
 _TELL_AGAIN_SECONDS, _TELL_AT_LEAST_SECONDS = 0.25, 30.0
-_BY_HAND_TOO = "It makes nobody until this host restarts. Before that remove it, or its file by hand."
-EndAll = Callable[[str, str], Awaitable[int]]
-"""(tenant, reason) → how many have ended, once they have."""
-
-
-class Ending(msgspec.Struct, frozen=True, kw_only=True):
-    """What ends with a tenant, in this order; each says how many there were."""
-
-    sessions: EndAll
-    zygotes: EndAll
-    warm_pool: EndAll
-    """Sandboxes that stand ready for it."""
-
-
-class AtRest(msgspec.Struct, frozen=True, kw_only=True):
-    """What lies of a tenant on the disk."""
-
-    submissions: EndAll
-    """Bridges of its own that wait for an operator, or are being checked: they go with it."""
-    artifacts: Callable[[str, bool], Awaitable[tuple[int, int]]]
-    """(tenant, whether they go) → how many there are, and their bytes: no part of `revoke`."""
 
 
 class Tenancy:
@@ -94,15 +73,13 @@ class Tenancy:
         """
         self._files = files
         self._tokens = tokens
+        self._revocation = Revocation(tokens, ending, at_rest, keeper, look_up_again)
         self._sessions = sessions
         self._settings = settings
         self._used = used
-        self._ending = ending
         self._at_rest = at_rest
-        self._keeper = keeper
         self._journal = journal
         self.log = log
-        self._look_up_again = look_up_again
         self._entries = entries
         self._tellings = 0
 
@@ -218,12 +195,12 @@ class Tenancy:
                 error.hint = _FILE_BY_HAND
                 fault = error
             try:
-                parts = await self._end(name, f"by {principal.name}: the tenant was revoked")
+                parts = await self._revocation.end(name, f"by {principal.name}: the tenant was revoked")
             except BridgeholdError as error:
                 fault = fault or error
             if fault is not None:
                 raise fault
-            return Revoked(name=name, ms=_ms(begun), parts=parts)
+            return Revoked(name=name, ms=milliseconds(begun), parts=parts)
 
         return await self.log.audited(principal, "tenant.revoke", name, {"reason": params.reason}, act)
 
@@ -280,56 +257,6 @@ class Tenancy:
                 raise
 
         return await self.log.audited(principal, action, name, {"reason": params.reason}, act)
-
-    async def _end(self, tenant: str, reason: str) -> dict[str, Part]:
-        """Every part, also where one before it can't be ended; the first failure is raised then."""
-        acts: dict[str, Callable[[], Awaitable[int]]] = {
-            "sessions": lambda: self._ending.sessions(tenant, reason),
-            "zygotes": lambda: self._ending.zygotes(tenant, reason),
-            "warm_pool": lambda: self._ending.warm_pool(tenant, reason),
-            "submissions": lambda: self._at_rest.submissions(tenant, reason),
-            "tokens": lambda: self._end_tokens(tenant),
-            "keys": lambda: self._keeper.forget(tenant),
-        }
-
-        async def timed(act: Callable[[], Awaitable[int]]) -> Part:
-            begun = time.monotonic()
-            return Part(ended=await act(), ms=_ms(begun))
-
-        found = await asyncio.gather(*map(timed, acts.values()), return_exceptions=True)
-        for one in found:
-            if isinstance(one, BaseException):
-                raise one
-        return dict(zip(acts, (one for one in found if isinstance(one, Part)), strict=True))
-
-    async def _end_tokens(self, tenant: str) -> int:
-        """Those of this tenant alone are removed; others lose it."""
-        ended = 0
-        fault: BridgeholdError | None = None
-        for name in await self._tokens.settled():
-            try:
-                scope = self._tokens.of(name).scope
-            except BridgeholdError:  # it makes nobody
-                continue
-            if tenant not in scope.tenants:
-                continue
-            left = tuple(one for one in scope.tenants if one != tenant)
-            try:
-                if left:
-                    await self._tokens.change(name, _narrowed(left))
-                else:
-                    await self._tokens.remove(name)
-            except NotFoundError:
-                continue
-            except BridgeholdError as error:
-                self._tokens.hold(name)
-                error.hint = _BY_HAND_TOO
-                fault = fault or error
-            ended += 1
-        await self._look_up_again()
-        if fault is not None:
-            raise fault
-        return ended
 
     def _known(self) -> tuple[str, ...]:
         """Everybody of whom a file, the configuration, a token or a session says something, and `local`."""
@@ -412,18 +339,5 @@ def _signed(tenant: Tenant, principal: Principal) -> Tenant:
     return msgspec.structs.replace(tenant, by=principal.name, at=_now(), declared=True)
 
 
-def _narrowed(tenants: tuple[str, ...]) -> Callable[[Token], Token]:
-    """The edit that leaves a token these."""
-
-    def edit(token: Token) -> Token:
-        return msgspec.structs.replace(token, scope=msgspec.structs.replace(token.scope, tenants=tenants))
-
-    return edit
-
-
 def _now() -> str:
     return format_time(time.time())
-
-
-def _ms(begun: float) -> int:
-    return round((time.monotonic() - begun) * 1000)

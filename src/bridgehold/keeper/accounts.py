@@ -91,6 +91,10 @@ class Accounts:
         if not session or not held:
             self._sessions.pop(tenant, None)
 
+    def knows(self, tenant: str, session: str) -> bool:
+        """Whether the session may ask for anything."""
+        return session in self._sessions.get(tenant, {})
+
     def demand(self, tenant: str, session: str) -> AllowSession:
         """What the front has said of the session. Raises `DeniedError`."""
         return self._of(tenant, session).said

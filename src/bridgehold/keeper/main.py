@@ -187,14 +187,15 @@ class Keeper:
 
     async def _of_cell(self, stream: Stream, ask: protocol.UpstreamRequest) -> None:
         """What the front's word allows, between two events of our own."""
-        sending = await self._sendings.begin(stream, ask, self._entry)
-        try:
-            await self._request(stream, ask, sending)
-        except BridgeholdError as error:
-            sending.code = error.code
-            raise
-        finally:
-            await asyncio.shield(sending.end())
+        with self._sendings.allowed(ask):
+            sending = await self._sendings.begin(stream, ask, self._entry)
+            try:
+                await self._request(stream, ask, sending)
+            except BridgeholdError as error:
+                sending.code = error.code
+                raise
+            finally:
+                await asyncio.shield(sending.end())
 
     async def _request(self, stream: Stream, ask: protocol.UpstreamRequest, account: Sending | None) -> None:
         entry = self._entry(ask.provider)
@@ -257,7 +258,7 @@ class Keeper:
             case protocol.AllowSession():
                 self._sendings.accounts.allow(ask)
             case protocol.EndSession():
-                self._sendings.accounts.end(ask.tenant, ask.session)
+                self._sendings.end(ask.tenant, ask.session)
             case protocol.AllowTenant():
                 self._sendings.accounts.tell(ask)
             case protocol.AskSign():

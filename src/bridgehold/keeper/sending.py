@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 from bridgehold.audit.events import Receipt
 from bridgehold.config.providers import ProviderEntry
-from bridgehold.errors import AuditError, BridgeholdError, LimitError
+from bridgehold.errors import AuditError, BridgeholdError, DeniedError, LimitError
 from bridgehold.keeper.accounts import Accounts, Judged, is_plain
 from bridgehold.keeper.budgets import Reservation
 from bridgehold.keeper.channel import Stream
@@ -43,6 +44,35 @@ class Sendings:
         self._most = request_bytes
         self._stopped: dict[str, TokenBucket] = {}
         self._folded: Counter[str] = Counter()
+        self._under_way: dict[tuple[str, str], set[asyncio.Task[Any]]] = {}
+        """By tenant and session."""
+
+    @contextlib.contextmanager
+    def allowed(self, ask: UpstreamRequest) -> Iterator[None]:
+        """A request of a session's, for as long as the front's word on that stands; then it is cancelled, and
+        its stream told so (`DeniedError`): a cell may hold back a body, or leave an answer unread."""
+        key, task = (ask.tenant, ask.session), asyncio.current_task()
+        assert task is not None  # noqa: S101 - a stream is served by a task
+        running = self._under_way.setdefault(key, set())
+        running.add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if self.accounts.knows(*key):
+                raise
+            raise DeniedError("the session has ended", where="session") from None
+        finally:
+            running.discard(task)
+            if not running:
+                self._under_way.pop(key, None)
+
+    def end(self, tenant: str, session: str) -> None:
+        """Nothing more goes out for the session, nor goes on; without one, for none of the tenant's."""
+        self.accounts.end(tenant, session)
+        for (owner, name), tasks in self._under_way.items():
+            if owner == tenant and session in ("", name):
+                for task in tasks:
+                    task.cancel()
 
     async def begin(
         self, stream: Stream, ask: UpstreamRequest, find: Callable[[str], ProviderEntry]
@@ -57,9 +87,8 @@ class Sendings:
             entry = find(ask.provider)
             if ask.body_bytes > self._most:
                 raise LimitError(f"a request has at most {self._most} bytes", where="limits.request")
-            self.accounts.demand(ask.tenant, ask.session)
-            body, judged = await self._judged(stream, ask, entry)
             await asyncio.sleep(self.accounts.pause(ask.tenant, ask.session, 2))
+            body, judged = await self._judged(stream, ask, entry)  # by what stands when it leaves
             reservation = self.accounts.reserve(ask, judged)
         except BridgeholdError as error:
             await self._stop(ask, entry, error)

@@ -18,6 +18,8 @@ from bridgehold.errors import LimitError, ProtocolError, UsageError
 from bridgehold.protocol.frames import HEADER, MAX_FRAME, PARTED, AnswerFrame, RequestFrame, put
 from bridgehold.protocol.values import Reply
 
+MOST_JSON = 1024 * 1024
+"""Of the JSON beside a caller's part: whoever passes it on reads all of it, on a loop that tenants share."""
 _JOINED = 64 * 1024
 """Bytes that are copied rather than sent on their own."""
 
@@ -50,6 +52,13 @@ def pack(frame: RequestFrame | AnswerFrame, data: bytes) -> tuple[bytes, bytes]:
     size = HEADER.size + len(body) + len(data)
     head = b"".join((HEADER.pack(PARTED | size), HEADER.pack(len(body)), body))
     return (head + data, b"") if len(data) < _JOINED else (head, data)
+
+
+def too_much(size: int) -> UsageError:
+    """What says that so many bytes of JSON are beside a part."""
+    return UsageError(
+        f"{size} bytes of JSON beside a part; {MOST_JSON} are taken", hint="Send it without a part."
+    )
 
 
 def merged(raw: msgspec.Raw, place: str, data: bytes) -> msgspec.Raw:

@@ -40,6 +40,7 @@ def run_all(layout: Layout, config: Config, *, on_check: Callable[[str], None] |
         _anchors_probe(layout),
         pythons_probe(config),
         environments_probe(layout),
+        bridges_probe(layout),
         cold_starts_probe(layout),
         http_probe(layout, config),
     ]
@@ -132,6 +133,24 @@ def environments_probe(layout: Layout) -> Probe:
         return passed("environments", f"{len(store.list())} built, each as it was sealed")
 
     return Probe(name="environments", proves="What is built is still what was sealed", run=act, seconds=120)
+
+
+def bridges_probe(layout: Layout) -> Probe:
+    """Reads manifests; whether their bridges run is `bridgehold bridge check NAME`'s to say."""
+
+    def act(_: Context) -> Check:
+        from bridgehold.bridges.catalogue import Catalogue, passed_over
+
+        found = Catalogue.load([layout.bridges], layout.tenants).list()
+        wrong = [f"{one.folder}: {one.fault}" for one in found if one.fault]
+        beside = passed_over(layout.bridges, layout.tenants)
+        wrong += [f"nothing reads {place}: {why}" for place, why in beside]
+        if wrong:
+            hint = "`bridgehold policy check` names each with its line; rename, mend or remove it."
+            return caution("bridges", "; ".join(wrong)[:800], hint)
+        return passed("bridges", f"{len(found)}, each with a manifest that can be read")
+
+    return Probe(name="bridges", proves="Each folder of a bridge can be read as one", run=act)
 
 
 def cold_starts_probe(layout: Layout) -> Probe:

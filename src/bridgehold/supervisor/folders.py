@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
+import shutil
 from pathlib import Path
 
 import msgspec
 
 from bridgehold import writes
 from bridgehold.config.layout import Layout
-from bridgehold.config.load import Config
+from bridgehold.config.load import Config, load_config
 from bridgehold.errors import ConfigError
 from bridgehold.supervisor import plans
 
@@ -105,3 +107,39 @@ def _own(one: Wanted) -> None:
         if not isinstance(error, PermissionError):
             raise
         raise _of_somebody_else(one.path) from error
+
+
+def hand_over_credentials(layout: Layout) -> str:
+    """The folder of systemd's credentials, readable by the keeper's role; empty where there is none.
+
+    systemd gives them to the service's own user. As root that is not the keeper's uid, so they are
+    laid into the runtime folder (a tmpfs) for that uid alone.
+    """
+    source = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    if not source or os.getuid() != 0:
+        return source
+    keeper = plans.roles(load_config(layout.config_file)).keeper
+    target = layout.run / "credentials"
+    shutil.rmtree(target, ignore_errors=True)
+    writes.make_folder(target, mode=0o700, new=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with writes.our_folder(target, beneath=layout.run) as folder:  # the runtime folder is another role's
+        for path in Path(source).iterdir():
+            with os.fdopen(os.open(path.name, flags, 0o400, dir_fd=folder), "wb") as file:
+                file.write(path.read_bytes())
+                os.fchown(file.fileno(), keeper, keeper)
+        os.fchown(folder, keeper, keeper)
+    return str(target)
+
+
+def could_start(layout: Layout, config: Config) -> None:
+    """Load whatever a host's processes are made of, and look for what they run and where they write.
+
+    Raises what a start by this user would.
+    """
+    from bridgehold.sandbox.launch.bwrap import met_bwrap  # of no use to a supervisor
+
+    check_folders(layout, config)
+    met_bwrap()
+    for module in plans.MODULES.values():
+        importlib.import_module(module)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import importlib
 import os
 import select
 import signal
@@ -29,22 +28,21 @@ import msgspec
 
 from bridgehold import handed, writes
 from bridgehold.config.layout import Layout
-from bridgehold.config.load import Config
 from bridgehold.errors import ConfigError, HostUnavailableError, UnsupportedError
 from bridgehold.host.startup import (
     ANOTHER,
     CHECK_SECONDS,
+    DESERTED,
     GO,
     LONGEST_FILE,
     LONGEST_REASON,
     READY,
     RELEASE,
     REREAD,
+    USED,
     WRITE,
 )
 from bridgehold.sandbox import syscalls
-from bridgehold.supervisor import plans
-from bridgehold.supervisor.folders import check_folders
 
 CHECK = "--check"
 """Of the command line that started the host: start nothing, say whether one could."""
@@ -279,19 +277,24 @@ class Replacing:
         *,
         ready: Callable[[], None] | None,
         leave: Callable[[], None],
+        kept: Callable[[], None] = lambda: None,
         write: Callable[[bytes], bytes],
         release: Callable[[bytes, int], bytes] = lambda _said, _descriptor: b"",
         reread: Callable[[], bytes] = lambda: b"",
     ) -> None:
-        """`ready`: called once the host listens; `leave`: as soon as it is to leave. `write`: a file that the
+        """`ready`: called once the host listens; `leave`: as soon as it is to leave; `kept`: where it
+        stays though its owner is gone. `write`: a file that the
         host asks for; its answer. `release`: likewise of a bridge, with the descriptor that came, or -1.
         `reread`: the configuration, which the host says nothing of."""
         self.agreed = False
         """The host leaves, and another takes its place."""
+        self.serves = self.deserted = False
+        """It listens; and a private one's owner is gone, and so is everybody else."""
         self._channel = channel
         self._command = command
         self._outside = outside
         self._ready = ready
+        self._kept = kept
         self._leave = leave
         self._write = write
         self._release = release
@@ -352,8 +355,14 @@ class Replacing:
             self._answer(number, self._release(rest, descriptor), poller)
         elif verb == REREAD:
             self._answer(number, self._reread(), poller)
-        elif verb == READY and self._ready is not None:
-            self._ready()
+        elif verb == READY:
+            self.serves = True
+            if self._ready is not None:
+                self._ready()
+        elif verb == USED:
+            self._kept()
+        elif verb == DESERTED:
+            self.deserted = True
         elif verb == ANOTHER and not self._command:
             self._answer(number, b"it is a private host, and ends with whoever started it", poller)
         elif verb == ANOTHER and self._check is None:
@@ -378,16 +387,3 @@ class Replacing:
             poller.unregister(self._channel)
             with contextlib.suppress(OSError):
                 self._channel.shutdown(socket.SHUT_RDWR)  # its number stays taken: `poller` may still tell it
-
-
-def could_start(layout: Layout, config: Config) -> None:
-    """Load whatever a host's processes are made of, and look for what they run and where they write.
-
-    Raises what a start by this user would.
-    """
-    from bridgehold.sandbox.launch.bwrap import met_bwrap  # of no use to a supervisor
-
-    check_folders(layout, config)
-    met_bwrap()
-    for module in plans.MODULES.values():
-        importlib.import_module(module)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from bridgehold.config.layout import Layout
 from bridgehold.error_texts import from_os, to_log_text
 from bridgehold.errors import BridgeholdError
 from bridgehold.hardening import open_standard, speak_heedless
+from bridgehold.supervisor.owner import Owner
 from bridgehold.supervisor.supervise import run
 
 
@@ -22,17 +22,14 @@ def main() -> int:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--lifeline", type=int, default=-1)
     parser.add_argument("--ready", type=int, default=-1)
+    parser.add_argument("--stderr", type=int, default=-1)
     arguments = parser.parse_args()
     open_standard()
     speak_heedless()
     layout = Layout(config=arguments.config, state=arguments.state, run=arguments.run)
-
-    def ready() -> None:
-        if arguments.ready >= 0:
-            os.write(arguments.ready, b"1")
-
+    owner = Owner(lifeline=arguments.lifeline, ready=arguments.ready, stderr=arguments.stderr)
     try:
-        return run(layout, ready=ready, lifeline=arguments.lifeline)
+        return run(layout, owner=owner)
     except (BridgeholdError, OSError) as raised:
         error = from_os(raised) if isinstance(raised, OSError) else raised
         sys.stderr.write(to_log_text(error))

@@ -18,7 +18,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import msgspec
 
@@ -32,7 +31,7 @@ from bridgehold.sandbox.attest.view import open_view
 from bridgehold.sandbox.cgroups import scope
 from bridgehold.sandbox.limits import slices
 from bridgehold.supervisor import files, plans, releases
-from bridgehold.supervisor.folders import prepare_folders
+from bridgehold.supervisor.folders import hand_over_credentials, prepare_folders
 from bridgehold.supervisor.handover import (
     Inherited,
     OriginalMounts,
@@ -42,6 +41,7 @@ from bridgehold.supervisor.handover import (
     host_listener,
     listen_at,
 )
+from bridgehold.supervisor.owner import KEPT, READY, Owner
 from bridgehold.supervisor.rereading import Rereading
 
 _END_SECONDS = 10.0
@@ -54,7 +54,7 @@ _OWN_STATUSES = frozenset(kind.exit_status for kind in error_classes()) - {1}
 _AGAIN = -1
 """No exit status: the host has left for another one, or had its time to."""
 _ALONE = -2
-"""Nor is this: whoever wanted the host is gone, and it has been told."""
+"""Nor is this: whoever wanted the host is gone, and nobody else is connected to it."""
 
 
 class Child:
@@ -75,18 +75,20 @@ def run(
     layout: Layout,
     *,
     ready: Callable[[], None] | None = None,
-    lifeline: int = -1,
+    owner: Owner | None = None,
     http: socket.socket | None = None,
     given: Inherited | None = None,
     command: Sequence[str] = (),
 ) -> int:
-    """Start all and watch them until one ends, a signal comes, or `lifeline` reaches EOF.
+    """Start all and watch them until one ends, a signal comes, or nobody wants a private host any more.
 
-    `ready` is called once the host listens. `http`: what the HTTP face listens on, if there is one. `given`:
-    what this process was started with. `command`: what starts the next version; without it there is none.
+    `ready` is called once the host listens. `owner`: of a private host, who wants it. `http`: what the HTTP
+    face listens on, if there is one. `given`: what this process was started with. `command`: what starts the
+    next version; without it there is none.
     Returns the exit status: 0 after an asked-for end. Where the host is replaced it doesn't return.
     """
     given = given or Inherited()
+    private, owner = owner is not None, owner or Owner()
     outside = OriginalMounts()
     config = load_config(layout.config_file)
     prepare_folders(layout, config)
@@ -96,7 +98,7 @@ def run(
         open_view(plans.needed_paths(layout, config))
     signal.signal(LEAVE, signal.SIG_IGN)  # until the HTTP face has its own answer to it
     slices.shorten(reset_on_fork=False)  # for all of them; the launcher keeps it from the sandboxes
-    with held_lock(layout, given.lock, private=lifeline >= 0) as lock:
+    with held_lock(layout, given.lock, private=private) as lock:
         listener = host_listener(layout, given)
         children, channel, rereading = _start(layout, config, listener, http, lasting=given.lasting)
         patience = config.host.drain_s + _END_SECONDS
@@ -104,7 +106,8 @@ def run(
             channel,
             command,
             outside,
-            ready=ready,
+            ready=ready or (lambda: owner.say(READY)),
+            kept=lambda: owner.say(KEPT),
             leave=lambda: _leave(children),
             write=lambda said: files.answer(layout, said),
             release=lambda said, descriptor: releases.answer(layout, said, descriptor),
@@ -113,7 +116,7 @@ def run(
         again = alone = False
         signals: list[int] = []
         try:
-            status = _watch(children, replacing, lifeline, patience, signals)
+            status = _watch(children, replacing, owner, patience, signals)
             again, alone = status == _AGAIN, status == _ALONE
         finally:
             replacing.close()
@@ -124,7 +127,8 @@ def run(
             if alone:  # who comes from now on begins another one, which waits for the lock
                 layout.socket.unlink(missing_ok=True)
                 listener.close()
-            _end(children, rest, signals, leaving=kept_open, listener=kept_listener, told=alone)
+            word = signal.SIGHUP if alone else signal.SIGTERM
+            _end(children, rest, signals, leaving=kept_open, listener=kept_listener, word=word)
             again = again and not _end_requested(signals)
             if not (given.lasting or again):
                 layout.socket.unlink(missing_ok=True)
@@ -138,29 +142,6 @@ def run(
                 if not given.lasting:
                     layout.socket.unlink(missing_ok=True)
         return 0 if alone else status
-
-
-def hand_over_credentials(layout: Layout) -> str:
-    """The folder of systemd's credentials, readable by the keeper's role; empty where there is none.
-
-    systemd gives them to the service's own user. As root that is not the keeper's uid, so they are
-    laid into the runtime folder (a tmpfs) for that uid alone.
-    """
-    source = os.environ.get("CREDENTIALS_DIRECTORY", "")
-    if not source or os.getuid() != 0:
-        return source
-    keeper = plans.roles(load_config(layout.config_file)).keeper
-    target = layout.run / "credentials"
-    shutil.rmtree(target, ignore_errors=True)
-    writes.make_folder(target, mode=0o700, new=True)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with writes.our_folder(target, beneath=layout.run) as folder:  # the runtime folder is another role's
-        for path in Path(source).iterdir():
-            with os.fdopen(os.open(path.name, flags, 0o400, dir_fd=folder), "wb") as file:
-                file.write(path.read_bytes())
-                os.fchown(file.fileno(), keeper, keeper)
-        os.fchown(folder, keeper, keeper)
-    return str(target)
 
 
 def _start(
@@ -261,16 +242,17 @@ def _spawn(name: str, plan: plans.ProcessPlan, uid: int, sockets: dict[str, int]
 
 
 def _watch(
-    children: list[Child], replacing: Replacing, lifeline: int, patience: float, signals: list[int]
+    children: list[Child], replacing: Replacing, owner: Owner, patience: float, signals: list[int]
 ) -> int:
-    """Until one ends, somebody asks for the end, or the host is to be replaced and `patience` is over."""
+    """Until one ends, somebody asks for the end, nobody wants the host any more, or it is to be replaced and
+    `patience` is over."""
     host = next(child for child in children if child.name == "host")
     poller = select.poll()
     replacing.watch(poller)
     for child in children:
         poller.register(child.pidfd, select.POLLIN)
-    if lifeline >= 0:
-        poller.register(lifeline, select.POLLIN)
+    if owner.lifeline >= 0:
+        poller.register(owner.lifeline, select.POLLIN)
     deadline = 0.0
     with _signals(signals) as asked:
         poller.register(asked, select.POLLIN)
@@ -283,10 +265,16 @@ def _watch(
                 return _AGAIN
             for descriptor, _ in poller.poll(left * 1000 if deadline else None):
                 if replacing.takes(descriptor, poller):
+                    if replacing.deserted:
+                        return _ALONE
                     continue
-                if descriptor == lifeline:  # who wanted it is gone; what runs for somebody else may finish
+                if descriptor == owner.lifeline:  # it is gone; the host says once everybody else is
+                    poller.unregister(descriptor)
+                    owner.is_gone()
+                    if not replacing.serves:
+                        return 0
                     host.signal(signal.SIGHUP)
-                    return _ALONE
+                    continue
                 if descriptor == asked:
                     return 0
                 status = _explain_end(_first_to_fail(children, descriptor), host, patience)
@@ -360,14 +348,14 @@ def _end(
     *,
     leaving: bool,
     listener: socket.socket | None,
-    told: bool = False,
+    word: int = signal.SIGTERM,
 ) -> None:
     """Host first (it lets commands finish, ends sessions and writes why), then the rest; what is left is
     killed.
 
     The HTTP face comes after it: its callers are told how their commands ended. A signal that comes
     meanwhile is passed on to the host, which then waits no longer, and is added to `signals`. `listener`:
-    closed with the host, so that nobody waits for a next one. `told`: the host ends already.
+    closed with the host, so that nobody waits for a next one. `word`: what tells the host.
     """
     deadline = time.monotonic() + patience
     if leaving:
@@ -382,8 +370,7 @@ def _end(
 
                 for number in (signal.SIGTERM, signal.SIGINT):  # before the host's own: none is lost
                     signal.signal(number, passed_on)
-            if name != "host" or not told:
-                child.signal(signal.SIGTERM)
+            child.signal(word if name == "host" else signal.SIGTERM)
             try:
                 child.process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:

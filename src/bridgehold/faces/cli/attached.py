@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import os
 import queue
 import select
@@ -18,7 +19,7 @@ import msgspec
 
 from bridgehold.client.once import Once
 from bridgehold.config.layout import default_layout
-from bridgehold.error_texts import harmless
+from bridgehold.error_texts import ERRORS, OUTPUT, from_os, harmless
 from bridgehold.errors import BridgeholdError, HostUnavailableError, ProtocolError
 
 _READ_BYTES = 64 * 1024
@@ -28,6 +29,7 @@ _MOST_WAITING = 4_096
 """Pieces of output that wait to be written."""
 T = TypeVar("T", bound=msgspec.Struct)
 _STREAMS = {"stdout": 1, "stderr": 2}
+_NAMES = {1: OUTPUT, 2: ERRORS}
 
 
 class _Piece(msgspec.Struct, frozen=True):
@@ -77,14 +79,14 @@ class Written:
     def __init__(self, show: Callable[[bytes], bytes] | None = None) -> None:
         self._show = show or _spelled
         self._waiting: queue.Queue[tuple[int, bytes] | None] = queue.Queue(_MOST_WAITING)
-        self._broken = False
+        self._failed: OSError | None = None
         self._shown = {number: os.isatty(number) for number in _STREAMS.values()}
         self._thread = threading.Thread(target=self._write, daemon=True)
 
     def __call__(self, event: dict[str, Any]) -> None:
         """One event of the command's."""
-        if self._broken:
-            raise BrokenPipeError
+        if self._failed is not None:
+            raise self._failed
         if event.get("type") != "chunk":
             return
         piece = read_word(event["data"], _Piece)
@@ -98,18 +100,22 @@ class Written:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Raises `ShortageError` or `UsageError` for what could not be written, unless nobody read it."""
         self._waiting.put(None)
         self._thread.join()
+        if kind is None and self._failed is not None and self._failed.errno != errno.EPIPE:
+            raise from_os(self._failed)
 
     def _write(self) -> None:
         while (item := self._waiting.get()) is not None:
             number, data = item
             try:
-                while data and not self._broken:
+                while data and self._failed is None:
                     data = data[os.write(number, data) :]
-            except OSError:
-                self._broken = True
+            except OSError as error:
+                error.filename = None if error.errno == errno.EPIPE else _NAMES[number]
+                self._failed = error
 
 
 def _spelled(data: bytes) -> bytes:

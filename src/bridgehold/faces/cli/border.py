@@ -5,6 +5,8 @@ Every failure leaves with its code, where it was and the remedy; no traceback do
 
 from __future__ import annotations
 
+import errno
+import io
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -35,6 +37,33 @@ def guarded(command: Callable[[], object]) -> int:
         return BROKEN_PIPE
     except Exception as error:  # noqa: BLE001 - the last border: people get a sentence, not a traceback
         return _ended(error, as_json=as_json)
+
+
+class _Output(io.FileIO):
+    """Standard output, which says that it is what takes nothing more."""
+
+    def write(self, data: Any) -> int:
+        """See `io.FileIO.write`."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno != errno.EPIPE:
+                error.filename = "standard output"  # `errors.OUTPUT`
+            raise
+
+
+def named_output(stream: Any) -> Any:
+    """`stream` over `_Output`, unless it is none of the interpreter's own."""
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream
+    raw = _Output(stream.fileno(), "w", closefd=False)
+    return io.TextIOWrapper(
+        raw if isinstance(stream.buffer, io.FileIO) else io.BufferedWriter(raw),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
 
 
 def _ended(error: Exception, *, as_json: bool) -> int:
@@ -90,8 +119,10 @@ def _ours(error: Exception) -> BridgeholdError:
 
 
 def _failed(error: BridgeholdError, *, as_json: bool) -> int:
+    from bridgehold.error_texts import OUTPUT
     from bridgehold.faces.render import print_error
 
+    as_json = as_json and error.where != OUTPUT
     return _report(lambda: print_error(error, as_json=as_json), error.exit_status)
 
 

@@ -10,12 +10,13 @@ import typer
 
 from bridgehold.bridges.adapters import adapter_source
 from bridgehold.client.client import Client, Host
+from bridgehold.config.layout import default_layout
 from bridgehold.errors import BridgeholdError, EnvironmentBuildError, EnvironmentChangedError
 from bridgehold.faces.cli.known import typed_tenant
 from bridgehold.faces.cli.policy import offline_registry
 from bridgehold.faces.layout import Column, number
 from bridgehold.faces.progress import build_progress, show_progress, waiting
-from bridgehold.faces.render import print_cold, print_json, table
+from bridgehold.faces.render import print_cold, print_json, table, tell_passed_over
 from bridgehold.faces.screen import out
 from bridgehold.ids import LOCAL_TENANT, parse_name
 from bridgehold.policies.units import format_size
@@ -42,6 +43,7 @@ def list_bridges(json_output: Json = False) -> None:
         where = "shipped" if entry["shipped"] else str(entry["tenant"]) or "own"
         rows.append((str(entry["name"]), str(entry["version"]), where, str(entry["summary"]), trouble))
     table(("bridge", "version", "from", "what it does", "problems"), rows)
+    tell_passed_over(default_layout())
 
 
 def show(bridge: Bridge, tenant: Tenant = LOCAL_TENANT, json_output: Json = False) -> None:

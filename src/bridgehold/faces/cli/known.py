@@ -44,7 +44,7 @@ def typed_tenant(name: str) -> str:
     with contextlib.suppress(OSError, BridgeholdError):
         for section in load_config(layout.config_file).principals.values():
             known.update(section.tenants)
-    if name in known or not (near := _slip(name, known)):
+    if name in known or not (near := slip_for(name, known)):
         return name
     if name not in _of_tokens_and_keys(layout):
         raise NotFoundError(
@@ -53,8 +53,13 @@ def typed_tenant(name: str) -> str:
     return name
 
 
-def _slip(name: str, known: set[str]) -> str:
-    """As `nearest`. Names that differ in their numbers are those of a row, and no slips."""
+def slip_for(name: str, known: set[str]) -> str:
+    """As `nearest`, of what `name` looks like a slip for; nothing where `known` has it.
+
+    Names that differ in their numbers are those of a row, and no slips.
+    """
+    if name in known:
+        return ""
     plain = name.translate(_WITHOUT_DIGITS)
     return nearest(name, [one for one in known if one.translate(_WITHOUT_DIGITS) != plain], _SLIP)
 
@@ -88,7 +93,7 @@ async def check_tenant(client: Client, tenant: str) -> None:
     """
     if tenant:
         known = {str(one["name"]) for one in await client.request("tenant.list", {})}
-        if parse_name(tenant, "tenant") not in known and (near := _slip(tenant, known)):
+        if parse_name(tenant, "tenant") not in known and (near := slip_for(tenant, known)):
             raise NotFoundError(
                 f"there is no tenant {tenant!r}{near}",
                 hint="`bridgehold tenant list` shows all; `bridgehold tenant create` makes one.",

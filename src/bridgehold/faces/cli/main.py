@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bridgehold.faces.cli.border import guarded
+from bridgehold.faces.cli.border import guarded, named_output
 
 
 def main() -> None:
@@ -13,6 +13,7 @@ def main() -> None:
 
 
 def _run() -> object:
+    sys.stdout = named_output(sys.stdout)
     if sys.argv[1:] in (["--help"], ["-h"]):
         from bridgehold.faces.cli.tree import page
 

@@ -13,12 +13,12 @@ from typing import NoReturn
 
 import msgspec
 
-from bridgehold.bridges.catalogue import TENANTS_BRIDGES, Entry, tenant_folders
+from bridgehold.bridges.catalogue import TENANTS_BRIDGES, Entry, passed_over, tenant_folders
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config, load_config
 from bridgehold.errors import BridgeholdError, PolicyError
 from bridgehold.host.front.registry import Registry
-from bridgehold.ids import LOCAL_TENANT, nearest
+from bridgehold.ids import LOCAL_TENANT, is_name, nearest
 from bridgehold.policies import shipped
 from bridgehold.policies.explain import Known, unknown_names
 from bridgehold.policies.explain import check as check_policies
@@ -154,7 +154,14 @@ def _unknown(registry: Registry, known: Known, bridges: list[str]) -> Iterator[s
 
 
 def _beside_bridges(layout: Layout) -> Iterator[str]:
-    """What lies in a tenant's folder and is never read. Where it can't be listed its bridges are a fault."""
+    """What lies where bridges do and is never read. Where it can't be listed its bridges are a fault."""
+    for place, why in passed_over(layout.bridges, layout.tenants):
+        if place.parent != layout.tenants:  # said already
+            yield f"{place}: nothing reads this: {why}"
+    with contextlib.suppress(OSError):
+        for place in sorted(layout.tokens.glob("*.toml")):
+            if not is_name(place.stem):
+                yield f"{place}: nothing reads this: a token's file is NAME.toml"
     with contextlib.suppress(OSError):
         for home in tenant_folders(layout.tenants):
             for place in sorted(home.iterdir()):

@@ -183,7 +183,7 @@ def _put(host: Once, session: str, asked: _Program, here: Path, there: str) -> N
 def _get(host: Once, session: str, asked: _Program, there: str, here: Path) -> None:
     from bridgehold import writes
 
-    with writes.create(here, mode=0o644) as file:
+    with writes.arriving(here) as file:
         offset = 0
         while True:
             what = {"path": there, "offset": offset, "length": _PART_BYTES}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self
 
@@ -18,7 +18,7 @@ from bridgehold.errors import BridgeholdError, DeniedError, HostLeavingError, Ho
 from bridgehold.faces.cli.known import typed_tenant
 from bridgehold.faces.render import print_cold, print_json, print_text
 from bridgehold.faces.screen import err, out
-from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT, nearest, parse_command, parse_name
+from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT, parse_command, parse_name
 from bridgehold.policies.units import format_ms, format_size, parse_duration
 from bridgehold.protocol.frames import MAX_FRAME
 from bridgehold.protocol.values import Reply
@@ -146,8 +146,11 @@ def _of_running_host(asked: _Request, shown: Live | None) -> Reply | None:
         except HostLeavingError:
             return None
         except DeniedError as error:
-            with contextlib.suppress(BridgeholdError):  # who is nobody here is told no bridges
-                error.hint = _meant(host.request("bridges", {}), asked) or error.hint
+            from bridgehold.client.meant import may_be_a_slip, meant
+
+            if may_be_a_slip("run", error):
+                with contextlib.suppress(BridgeholdError):  # who is nobody here is told no bridges
+                    error.hint = meant(params, host.request("bridges", {})) or error.hint
             raise error from None
 
 
@@ -161,23 +164,8 @@ async def _run(asked: _Request, shown: Live | None, record: str) -> Reply:
 
         opener = recording(record)
     async with opener as host:
-        try:
-            with building(host), shown or contextlib.nullcontext():
-                return await host.call(**asked._asdict(), on_event=shown)
-        except DeniedError as error:
-            with contextlib.suppress(BridgeholdError):
-                error.hint = (not record and _meant(await host.request("bridges", {}), asked)) or error.hint
-            raise error from None
-
-
-def _meant(bridges: Iterable[dict[str, Any]], asked: _Request) -> str:
-    """The nearest operation of those that the tenant sees; empty where it is one of them, or none is near."""
-    seen = (bridge for bridge in bridges if bridge["tenant"] in ("", asked.tenant))
-    known = [str(name) for bridge in seen for name in bridge["operations"]]
-    if asked.operation in known or asked.operation.startswith("common:"):
-        return ""
-    near = nearest(asked.operation, known)
-    return f"No bridge has such an operation{near}." if near else ""
+        with building(host), shown or contextlib.nullcontext():
+            return await host.call(**asked._asdict(), on_event=shown)
 
 
 @contextlib.contextmanager

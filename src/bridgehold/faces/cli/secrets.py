@@ -9,14 +9,15 @@ from typing import Annotated
 
 import typer
 
+from bridgehold.bridges.catalogue import Catalogue
 from bridgehold.config.layout import default_layout
 from bridgehold.config.load import load_config
 from bridgehold.errors import UsageError
-from bridgehold.faces.cli.known import typed_tenant
+from bridgehold.faces.cli.known import slip_for, typed_tenant
 from bridgehold.faces.layout import dim
 from bridgehold.faces.render import print_json, table
 from bridgehold.faces.screen import err, out
-from bridgehold.ids import LOCAL_TENANT, parse_name
+from bridgehold.ids import LOCAL_TENANT, nearest, parse_name
 from bridgehold.keeper.admin import SecretAdmin
 
 Name = Annotated[str, typer.Argument(help="The secret's name, usually its provider's: openai.")]
@@ -41,6 +42,25 @@ def set_secret(
     admin = _admin()
     admin.set(tenant, name, value, allow_env=allow_env, provider=provider)
     err.say(f"kept {name} of {tenant} in the {admin.store} store")
+    tell_slips(tenant, name, provider)
+
+
+def tell_slips(tenant: str, name: str, provider: str) -> None:
+    """Any name may be a key's, also of what is still to come: said, not refused."""
+    layout = default_layout()
+    providers = load_config(layout.config_file).providers
+    if provider and provider not in providers:
+        near = nearest(provider, providers)
+        err.say(
+            f"there is no [providers.{provider}] in {layout.config_file}{near}: nobody is shown this key yet"
+        )
+    asked = {section.secret or each for each, section in providers.items()}
+    for entry in Catalogue.load([layout.bridges], layout.tenants).list():
+        if entry.manifest is not None and entry.tenant in ("", tenant):
+            asked.update(secret.name for secret in entry.manifest.needs.secrets)
+    if not provider and (near := slip_for(name, asked)):
+        remedy = f"`bridgehold secrets rm {name}{'' if tenant == LOCAL_TENANT else f' --tenant {tenant}'}`"
+        err.say(f"no provider and no bridge asks for {name!r}{near}: if it is a slip, {remedy} forgets it")
 
 
 def _read_value(name: str) -> bytes:

@@ -17,7 +17,7 @@ from bridgehold.config.layout import default_layout
 from bridgehold.config.load import load_config
 from bridgehold.errors import ConfigError, HostLeavingError, HostUnavailableError
 from bridgehold.faces.progress import waiting
-from bridgehold.faces.render import tell_unread
+from bridgehold.faces.render import tell_passed_over, tell_unread
 from bridgehold.faces.screen import err, out
 from bridgehold.supervisor import handover
 
@@ -66,6 +66,7 @@ def serve(
     """
     from bridgehold.config.http import listen_address
     from bridgehold.faces.http.listening import listen, url_of
+    from bridgehold.supervisor.folders import could_start
     from bridgehold.supervisor.supervise import run
 
     layout = default_layout()
@@ -75,7 +76,7 @@ def serve(
     if check:
         if address:
             listen_address(address, public=config.http.public)
-        handover.could_start(layout, config)
+        could_start(layout, config)
         out.say(f"{version('bridgehold')} could start with {layout.config}")
         return
     command = handover.command_line(sys.argv, sys.orig_argv, sys.executable)
@@ -86,6 +87,7 @@ def serve(
         there = "" if layout.config_file.exists() else " (there is none: defaults hold)"
         err.say(f"configuration {layout.config_file}{there}")
         tell_unread(layout)
+        tell_passed_over(layout)
         err.say(f"listening on {layout.socket}")
         if listener is not None:
             err.say(f"listening on {url_of(listener)}")

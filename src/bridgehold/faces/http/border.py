@@ -22,7 +22,8 @@ from bridgehold.faces.http.calls import Call, Face
 from bridgehold.faces.http.checks import bearer, check_accept, check_host
 from bridgehold.faces.http.guard import BoundedServer
 from bridgehold.faces.http.replies import answer, refused, send
-from bridgehold.faces.http.routes import ROUTES, Route
+from bridgehold.faces.http.route import Route
+from bridgehold.faces.http.routes import ROUTES
 from bridgehold.faces.http.statuses import Refused
 
 _HEALTH = "/healthz"

@@ -11,7 +11,8 @@ import msgspec
 
 from bridgehold.error_info import ErrorInfo
 from bridgehold.faces.http.bodies import RunOperation
-from bridgehold.faces.http.routes import ROUTES, Route
+from bridgehold.faces.http.route import Route
+from bridgehold.faces.http.routes import ROUTES
 from bridgehold.faces.http.statuses import STATUSES
 
 Json = dict[str, Any]

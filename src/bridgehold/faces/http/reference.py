@@ -9,7 +9,8 @@ from typing import Any, Literal, get_args, get_origin
 import msgspec
 
 from bridgehold.faces.http import bodies, running, sse
-from bridgehold.faces.http.routes import ROUTES, Route
+from bridgehold.faces.http.route import Route
+from bridgehold.faces.http.routes import ROUTES
 from bridgehold.faces.http.statuses import STATUSES
 from bridgehold.protocol.frames import OfferedTool
 

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any
-
-import msgspec
-from aiohttp import web
-
 from bridgehold.faces.http import (
     artifacts,
     bodies,
@@ -16,42 +10,11 @@ from bridgehold.faces.http import (
     resources,
     sessions,
     submissions,
-    tenants,
 )
-from bridgehold.faces.http.calls import Call
+from bridgehold.faces.http.operator_routes import OPERATOR_ROUTES
+from bridgehold.faces.http.route import Route
 from bridgehold.protocol.submissions import Release, Shown, Submission
-from bridgehold.protocol.tenants import NewToken, Removed, Revoked, TenantInfo, TokenInfo
 from bridgehold.protocol.values import Answer, Artifact, OpenedSession, ResourceRef, SessionFacts
-
-Handler = Callable[[Call], Awaitable[web.StreamResponse]]
-
-
-class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """One endpoint."""
-
-    method: str
-    path: str
-    """As OpenAPI and the router write it: ``/v1/sessions/{session}``."""
-    handler: Handler
-    summary: str
-    body: Any = None
-    """The type of its JSON body, if it takes one."""
-    gives: Any = None
-    """The type of its JSON answer; anything if None."""
-    query: tuple[str, ...] = ()
-    status: int = 200
-    streams: bool = False
-    """With ``Accept: text/event-stream`` it answers in events."""
-    takes_bytes: bool = False
-    gives_kind: str = "application/json"
-    uncounted: bool = False
-    """It ends what is under way, or lets it go on: never refused for the number of requests."""
-
-    @property
-    def name(self) -> str:
-        """The handler's, as the OpenAPI document's ``operationId``."""
-        return f"{self.handler.__module__.rpartition('.')[2]}_{self.handler.__name__}"
-
 
 ROUTES: tuple[Route, ...] = (
     Route(
@@ -256,103 +219,7 @@ ROUTES: tuple[Route, ...] = (
         gives=Artifact,
         query=("tenant",),
     ),
-    Route(
-        method="GET",
-        path="/v1/tenants",
-        handler=tenants.listed,
-        summary="Every tenant; operators only, as all of tenants and tokens",
-        gives=list[TenantInfo],
-    ),
-    Route(
-        method="POST",
-        path="/v1/tenants",
-        handler=tenants.create,
-        summary="Make a tenant",
-        body=bodies.NewTenant,
-        gives=TenantInfo,
-        status=201,
-    ),
-    Route(
-        method="GET",
-        path="/v1/tenants/{tenant}",
-        handler=tenants.show,
-        summary="A tenant: state, ceilings, who changed it last",
-        gives=TenantInfo,
-    ),
-    Route(
-        method="PATCH",
-        path="/v1/tenants/{tenant}",
-        handler=tenants.limit,
-        summary="Set ceilings, or take some away",
-        body=bodies.TenantLimits,
-        gives=TenantInfo,
-    ),
-    Route(
-        method="POST",
-        path="/v1/tenants/{tenant}/suspend",
-        handler=tenants.suspend,
-        summary="Let nothing more begin for a tenant",
-        body=bodies.Reason,
-        gives=TenantInfo,
-        uncounted=True,
-    ),
-    Route(
-        method="POST",
-        path="/v1/tenants/{tenant}/resume",
-        handler=tenants.resume,
-        summary="Let a suspended tenant go on",
-        body=bodies.Reason,
-        gives=TenantInfo,
-        uncounted=True,
-    ),
-    Route(
-        method="POST",
-        path="/v1/tenants/{tenant}/revoke",
-        handler=tenants.revoke,
-        summary="End a tenant's sessions, warm processes, tokens and keys for good",
-        body=bodies.Reason,
-        gives=Revoked,
-        uncounted=True,
-    ),
-    Route(
-        method="DELETE",
-        path="/v1/tenants/{tenant}",
-        handler=tenants.remove,
-        summary="Remove a revoked tenant; a ceiling and, without `artifacts=true`, artifacts stay",
-        gives=Removed,
-        query=("artifacts",),
-    ),
-    Route(
-        method="GET",
-        path="/v1/tokens",
-        handler=tenants.list_tokens,
-        summary="Tokens by name and scope, never a token",
-        gives=list[TokenInfo],
-    ),
-    Route(
-        method="POST",
-        path="/v1/tokens",
-        handler=tenants.create_token,
-        summary="Make a token: this answer holds it, and nothing else does",
-        body=bodies.NewTokenAsked,
-        gives=NewToken,
-        status=201,
-    ),
-    Route(
-        method="POST",
-        path="/v1/tokens/{token}/rotate",
-        handler=tenants.rotate,
-        summary="Give a token another secret",
-        body=bodies.Rotation,
-        gives=NewToken,
-    ),
-    Route(
-        method="DELETE",
-        path="/v1/tokens/{token}",
-        handler=tenants.revoke_token,
-        summary="Make a token worth nothing",
-        uncounted=True,
-    ),
+    *OPERATOR_ROUTES,
     Route(
         method="POST",
         path="/v1/submissions",

@@ -65,10 +65,12 @@ class App:
 
     @web.middleware
     async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if self.server is not None and request.protocol is not None:
-            self.server.busy.add(request.protocol)
         try:
             refused = self.gate.judge(_visit(request))
+            # Only who was let in: any user of the machine may connect, and send half a form.
+            let_in = refused is None and request.path != ENTER
+            if let_in and self.server is not None and request.protocol is not None:
+                self.server.busy.add(request.protocol)
             answer = await handler(request) if refused is None else self._refusal(refused)
         except web.HTTPException as error:
             answer = self._refusal(Refused(HTTPStatus(error.status), "There is no such page.", ""))

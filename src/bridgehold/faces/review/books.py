@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import psutil
 
 from bridgehold.audit.reading.desk import Desk
 from bridgehold.audit.verdicts import Report
@@ -23,6 +24,7 @@ _FRESH_S = 0.4
 """An answer may be so old."""
 _AGAIN_S = 60.0
 """A verdict is given again after so long, where the audit has grown."""
+_NICE = 10
 _PATIENCE_S = 0.2
 """A page waits so long for the newest sums, and shows those before them otherwise."""
 
@@ -153,6 +155,8 @@ class Books:
             *argv, "--", str(self.sources.audit),
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
+        with contextlib.suppress(psutil.Error):  # pages come first
+            psutil.Process(process.pid).nice(_NICE)
         try:
             told, complaint = await process.communicate()
         except BaseException:

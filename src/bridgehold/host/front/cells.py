@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import socket
 import sys
 import time
 from collections import Counter
@@ -19,31 +17,27 @@ from functools import partial
 import msgspec
 
 from bridgehold.audit.client import JournalClient
-from bridgehold.audit.events import CellEnded, CellStarted
-from bridgehold.errors import BridgeholdError, BusyError, CellEndedError, UsageError
+from bridgehold.audit.events import CellEnded
+from bridgehold.errors import BridgeholdError, BusyError, CellEndedError
 from bridgehold.host.front.allowances import Allowances
-from bridgehold.host.front.cell import Cell, facts_of
+from bridgehold.host.front.cell import Cell
+from bridgehold.host.front.cell_asks import CellAsks
+from bridgehold.host.front.cell_starts import CellStarts, Intakes
 from bridgehold.host.front.directory import Directory
 from bridgehold.host.front.ends import Ends
-from bridgehold.host.front.environments import LISTENER
-from bridgehold.host.front.opens import House, Opens
-from bridgehold.host.front.orders import Orders, ordered
+from bridgehold.host.front.opens import House
+from bridgehold.host.front.orders import Orders
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.shares import cell_wire
 from bridgehold.host.shares.cordons import Cordons
-from bridgehold.host.shares.link import Bounds, Link, Waiting, decoded
-from bridgehold.host.shares.memory import in_memory
+from bridgehold.host.shares.link import Bounds, Link, decoded
 from bridgehold.host.shares.observe import counted, merged, sound
 from bridgehold.host.shares.places import Places
-from bridgehold.host.shares.session_ends import SessionEnd
 from bridgehold.host.startup import MOST_CELLS
 from bridgehold.host.template import Template
 from bridgehold.ids import parse_name
-from bridgehold.intake import hand_in
 from bridgehold.keeper.spending import Used
 from bridgehold.protocol.values import Principal
-from bridgehold.sandbox.launcher.control import LauncherClient
-from bridgehold.sandbox.spec import starts_of
 
 _LOOK_SECONDS = 5.0
 _DRAIN_SECONDS = 10.0
@@ -57,14 +51,6 @@ _OF_CELL = Bounds(asked=1_024, question_bytes=64 * 1024, frames_per_second=4_000
 """What one cell may have of the front, which all share."""
 _KILL_SECONDS = 10.0
 """After it was asked to stop, beyond what its commands may still take."""
-
-
-class Intakes(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a cell's channels are handed in."""
-
-    launcher: LauncherClient
-    keeper: socket.socket
-    journal: socket.socket
 
 
 class Cells:
@@ -87,13 +73,9 @@ class Cells:
         `allowances`: tell the keeper. `house`: what is opened for cells, and from what that is judged.
         """
         self.template = template
-        self._intakes = intakes
-        self._orders = orders
         self.places = places
         self._journal = journal
         self._make_config = make_config
-        self._zygote_bytes = zygote_bytes
-        self._house = house
         self._allowances = allowances
         self.directory = Directory()
         self.ends = Ends()
@@ -107,6 +89,18 @@ class Cells:
         self._beginning: dict[str, asyncio.Task[Cell]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.cordons = Cordons()
+        self._starts = CellStarts(template, intakes, house, allowances, journal, self.ends, self._spawn)
+        self.asks = CellAsks(
+            intakes.launcher,
+            orders,
+            places,
+            self.cordons,
+            self.directory,
+            self.ends,
+            allowances,
+            zygote_bytes,
+            self._spawn,
+        )
         self._stopping = ""
         self.past = ""
         """What cells that have ended had counted."""
@@ -194,27 +188,7 @@ class Cells:
         new = cell_wire.NewConfig(config=config, gone=tuple(gone))
         for cell in self._cells.values():
             cell.tell("config", new)
-            self._spawn(self._withdraw(cell, cell.bridges))
-
-    async def _withdraw(self, cell: Cell, bridges: Iterable[str]) -> None:
-        """What it could start for `bridges` it can't any more, until the next order."""
-        for bridge in tuple(bridges):
-            cell.bridges.discard(bridge)
-            cell.ways.pop(bridge, None)
-            await self._allow_as_told(cell, bridge)
-
-    def allow_soon(self, cell: Cell, bridge: str) -> None:
-        """As `allow`, for who doesn't wait."""
-        self._spawn(self._allow_as_told(cell, bridge))
-
-    async def _allow_as_told(self, cell: Cell, bridge: str) -> None:
-        with contextlib.suppress(BridgeholdError):  # it is gone, and its channel with it
-            await self.allow(cell, bridge)
-
-    async def allow(self, cell: Cell, bridge: str) -> None:
-        """Tell the launcher what the cell may start for `bridge` now."""
-        ways = (*cell.ways.get(bridge, ()), *cell.tried.get(bridge, ()))
-        await self._intakes.launcher.allow(cell.name, bridge, cell.tenant, ways)
+            self._spawn(self.asks.withdraw(cell, cell.bridges))
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -308,66 +282,14 @@ class Cells:
             await _in_time(before.ended)
             self._demand_rest(tenant)
         cell, generation = Cell(tenant), self._generation
-        config, layout = await self._make_config(tenant), self._house.layout
-        seen = (layout.policies, layout.bridges, layout.artifacts / tenant)
-        cell.folders = {path: facts_of(path) for path in seen}
-        link, theirs = socket.socketpair()
-        launcher, launcher_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        keeper, keeper_end = socket.socketpair()
-        journal, journal_end = socket.socketpair()
-        entrance, entrance_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        entrance.setblocking(False)
-        opens, opens_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with contextlib.ExitStack() as undo:
-            kept = (theirs, launcher, keeper, journal, entrance_end, opens_end)
-            for end in (*kept, link, launcher_end, keeper_end, journal_end, entrance, opens):
-                undo.callback(end.close)
-            uid, namespace = await self._intakes.launcher.open_cell(cell.name, tenant, launcher_end)
-            undo.callback(self._spawn_close, cell)
-            given = contextlib.ExitStack()
-            undo.push(given)
-            if namespace >= 0:
-                given.callback(os.close, namespace)
-            await self._allowances.begin(tenant, config.spent)
-            await hand_in(self._intakes.keeper, tenant, keeper_end)
-            await hand_in(self._intakes.journal, tenant, journal_end)
-            config = msgspec.structs.replace(config, uid=uid, ended=self.ends.of(tenant))
-            ends = [in_memory(msgspec.json.encode(config)), *(end.detach() for end in kept)]
-            ends += [namespace] if namespace >= 0 else []
-            given.pop_all()
-            cell.entrance = entrance
-            cell.opens = Opens(
-                self._house,
-                opens,
-                tenant=tenant,
-                cell=cell.name,
-                bridges=lambda: cell.bridges,
-                broken=cell.kill,
-            )
-            undo.callback(cell.opens.close)
-            cell.watch(await self.template.fork(ends))
-            undo.callback(cell.let_go)
-            undo.callback(cell.kill)
-            cell.link = Link(partial(self._answer, cell), _OF_CELL, partial(self._told, cell))
-            await cell.link.connect(link)
-            ms = round((time.monotonic() - cell.begun) * 1000)
-            started = CellStarted(tenant=tenant, cell=cell.name, pid=cell.pid, uid=uid, ms=ms)
-            await self._journal.append(started, durable=False)
-            undo.pop_all()
+        link = Link(partial(self.asks.answer, cell), _OF_CELL, partial(self.asks.told, cell))
+        await self._starts.begin(cell, link, await self._make_config(tenant))
         self._cells[tenant] = cell
         if generation != self._generation:  # one that came meanwhile
             later = await self._make_config(tenant)
             cell.tell("config", cell_wire.NewConfig(config=later.config, gone=()))
-        self._spawn(self._watch(cell, cell.link))
+        self._spawn(self._watch(cell, link))
         return cell
-
-    def _spawn_close(self, cell: Cell) -> None:
-        self._spawn(self._close_channel(cell))
-
-    async def _close_channel(self, cell: Cell) -> None:
-        """What is left of it dies with its cgroup, whoever holds its end."""
-        with contextlib.suppress(BridgeholdError):
-            await self._intakes.launcher.close_cell(cell.name)
 
     async def _watch(self, cell: Cell, link: Link) -> None:
         """Until it has ended, whichever way; then nothing is its any more."""
@@ -378,7 +300,7 @@ class Cells:
             cell.kill()
             self._leave(cell)
             cell.lose()
-            await self._close_channel(cell)
+            await self._starts.close_channel(cell)
             await asyncio.wait({running, gone}, timeout=_KILL_SECONDS)
             await self._write_end(cell)
         finally:
@@ -413,71 +335,6 @@ class Cells:
                 self._failed.clear()
             pause = min(_LONGEST_PAUSE, _PAUSE * 2.0**count) if count > 1 else 0.0
             self._failed[cell.tenant] = count, time.monotonic() + pause
-
-    def _told(self, cell: Cell, method: str, body: msgspec.Raw) -> bool:
-        """What a cell says and asks no answer to."""
-        match method:
-            case "opened":
-                opened = decoded(body, cell_wire.SessionOpened)
-                self.directory.add(cell.tenant, opened.session, opened.name)
-                self.ends.opened(cell.tenant, opened)
-            case "over":
-                session = decoded(body, cell_wire.SessionOver).session
-                self.places.give_back(cell.tenant, cell.name, session)
-                if session:
-                    self._spawn(self._allowances.over(cell.tenant, session))
-            case "used":
-                cell.used = decoded(body, cell_wire.UsedNow).used
-            case "shut":
-                if (handed := cell.handed.get(decoded(body, cell_wire.Left).caller)) is not None:
-                    handed.over.set()
-            case _:
-                return False
-        return True
-
-    async def _answer(self, cell: Cell, method: str, body: msgspec.Raw, told: Waiting) -> object:
-        """What a cell asks: for its own tenant, whatever it says."""
-        match method:
-            case "order":
-                async with cell.orders:
-                    return await self._order(cell, decoded(body, cell_wire.AskOrder), told)
-            case "ended":
-                self.ends.add(cell.tenant, decoded(body, SessionEnd))
-            case "granted":
-                async with cell.orders:
-                    await self._orders.grant(cell.tenant, decoded(body, cell_wire.Granted).bridge)
-            case "relay":
-                ask = decoded(body, cell_wire.Relayed)
-                if (handed := cell.handed.get(ask.connection)) is None:
-                    raise UsageError("there is no such connection")
-                return await handed.relay(ask.method, ask.params, told)
-            case _:
-                raise UsageError(f"a front answers no {method[:40]!r}")
-        return None
-
-    async def _order(self, cell: Cell, ask: cell_wire.AskOrder, told: Waiting) -> cell_wire.Ordered:
-        tenant = cell.tenant
-        if ask.session:
-            self.cordons.demand(tenant, ask.bridge)
-            self.places.take(tenant, cell.name, ask.session)
-        LISTENER.set(told)
-        try:
-            asks = ask.principal if ask.principal in cell.principals else ""
-            order = await self._orders.make(tenant, ask.bridge, ask.session, ask.session_name, asks)
-            ways = starts_of(order.spec, self._zygote_bytes())
-            cell.bridges.add(ask.bridge)
-            cell.ways[ask.bridge] = ways
-            cell.environments.add(order.environment_digest)
-            await self.allow(cell, ask.bridge)
-            if ask.session:
-                await self._allowances.allow(tenant, ask.session, order.grant)
-        except BaseException:
-            self.places.give_back(tenant, cell.name, ask.session)
-            if ask.session:
-                self._spawn(self._allowances.over(tenant, ask.session))
-            self._spawn(self._withdraw(cell, cell.bridges & {ask.bridge}))
-            raise
-        return ordered(order)
 
 
 async def _in_time(ended: asyncio.Event) -> None:

@@ -1,41 +1,35 @@
 """One connection to the host's socket: frames in, each request in a task of its own, answers out.
 
 Whatever it takes is counted first: by the principal, or by the uid of who is nobody yet. Who breaks a bound
-waits, then gets a typed error, then loses its connection with all that runs on it; nobody else does. What
-reads a request stands here too, though the file is long: each command passes it, and each module costs.
+waits, then gets a typed error, then loses its connection with all that runs on it; nobody else does.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import re
-import sys
-import traceback
 from functools import partial
 from typing import TypeVar
 
 import msgspec
 
-from bridgehold.bridges.legacy.bodies import plain_json
 from bridgehold.errors import (
     BridgeholdError,
     BusyError,
     DeniedError,
     HostLeavingError,
-    InternalError,
     LimitError,
     NotFoundError,
     ProtocolError,
     UsageError,
 )
-from bridgehold.host.front.callers import SMALL, peer_uid
+from bridgehold.host.front.callers import SMALL
 from bridgehold.host.front.cell import Cell
 from bridgehold.host.front.entrances import Entrances, Proven, let_go, shown
-from bridgehold.host.front.method import Forwarded, Method, Scope, ServerContext, visible_info
-from bridgehold.host.front.outgoing import Emit, Events, Outgoing
+from bridgehold.host.front.faulty import Request, faulty
+from bridgehold.host.front.identity import SAY_WHO, Identity
+from bridgehold.host.front.method import Method, Scope, ServerContext, defect_of, forwarded, visible_info
+from bridgehold.host.front.outgoing import Emit, Events
 from bridgehold.host.shares.callers import CALLER, LEAVING
-from bridgehold.host.shares.fair import Share
 from bridgehold.protocol import parts
 from bridgehold.protocol.frames import (
     HEADER,
@@ -61,24 +55,11 @@ _NEVER_LATE = ("hello", "tool.reply")
 _UNIDENTIFIED_FRAME = 4 * 1024
 _LAST_ANSWERS_S = 2.0
 """Of a host that is replaced: what sessions' ends have answered is written in far less."""
-_AROUND = 2
-"""Containers around an argument: the frame, and its parameters."""
 _HEAD_BYTES = 4 * 1024
 """Of a frame, beside its parameters."""
-_REPAIRED_BYTES = 32 * 1024
-"""Of a frame that is repaired, which takes some fifty times as long, to learn whose answer its refusal is."""
-_EXPLAINED_BYTES = 1024 * 1024
-"""Of a frame whose fault is looked for: everybody waits meanwhile."""
-_MEMBER = rb'\s*"(?:id"\s*:\s*(?P<id>\d{1,18})|method"\s*:\s*"(?P<method>[a-z._]{1,64})")\s*'
-_BEFORE = re.compile(rb'\s*\{(?:%b,){0,2}\s*"params"\s*:' % _MEMBER)
-_AFTER = re.compile(rb"(?:,%b){0,2}\}\s*\Z" % _MEMBER)
-"""What stands beside a frame's parameters, whichever way round: a few bytes, however large those are."""
 _PARTS = (b"", *(b',"part":"%s"' % one.encode() for one in PLACES))
 _TAILS = (b"}", *(b'%s,"parts":true}' % one for one in _PARTS))
 """What our clients write after the parameters."""
-_BESIDE_BYTES = 512
-"""How a larger one has to begin for that."""
-_SAY_WHO = "Send `hello` with a token first, or have an operator add your uid to a [principals.NAME] section."
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -100,17 +81,8 @@ class Connection:
         self._room = asyncio.Semaphore(_MAX_REQUESTS)
         self._beside: list[bytes] = []
         """What came beside the JSON of the frame that was read last."""
-        self._token = self._tenant = ""
-        self._uid = peer_uid(writer)
-        self._principal: Principal | None = server.known(self._uid)
-        self._seat = self._place(self._principal)
-        self._bytes = self._callers.bytes.of(self._seat.who)
-        self._out = Outgoing(
-            writer,
-            self._callers.bytes.of(self._seat.who),
-            most=self._limits.unread_bytes,
-            patience_s=self._limits.unread_s,
-        )
+        self._identity = Identity(server, writer)
+        self._out = self._identity.out
 
     async def serve(self) -> None:
         """Until either side ends it. All that runs on it then ends too, and what it held is given back."""
@@ -127,13 +99,13 @@ class Connection:
             for task in (reading, cut, *self._tasks.values()):
                 task.cancel()
             await asyncio.gather(reading, cut, *self._tasks.values(), return_exceptions=True)
-            self._bytes.give_back()
+            self._identity.bytes.give_back()
             for request_id in tuple(self._counted):  # of one that was waited for, there is no task
                 self._give_back(request_id)
             try:
                 await self._out.close(self._limits.last_s)
             finally:
-                self._seat.give_back()
+                self._identity.seat.give_back()
 
     async def _take_leave(self, reading: asyncio.Future[None]) -> None:
         """Read nothing more and say so, once all that was begun here has its answer.
@@ -148,31 +120,19 @@ class Connection:
             self._say_last(HostLeavingError(LEAVING))
 
     def look_up_again(self) -> tuple[int, str] | None:
-        """The principals have changed: as who is another one now, or nobody, it ends.
-
-        Of who is nobody now, uid and reason: to be written, once all have ended.
-        """
-        before, refused = self._principal, None
-        if before is None:
-            return None
-        try:
-            self._principal = self._server.identify(self._uid, self._token).narrowed(self._tenant)
-        except BridgeholdError as error:
-            self._principal, refused = None, (self._uid, error.message)
-        if self._principal != before:
-            self._out.end()
-        return refused
+        """See `Identity.look_up_again`."""
+        return self._identity.look_up_again()
 
     async def relayed(self, method: str, params: msgspec.Raw, emit: Emit) -> object:
         """What the front answers its caller, for the cell that has this connection."""
         known = self._server.methods.get(method)
         if method == "hello" or (known is not None and issubclass(known.params, Scope) and method != "ping"):
             raise UsageError(f"no front answers {method[:80]!r}")
-        return await self._handle(_Request(id=WHOLE_CONNECTION, method=method, params=params), None, emit)
+        return await self._handle(Request(id=WHOLE_CONNECTION, method=method, params=params), None, emit)
 
     async def _read(self) -> None:
         try:
-            self._sit(self._seat)
+            self._identity.sit(self._identity.seat)
             while True:
                 await self._room.acquire()
                 await self._out.at_ease.wait()  # who leaves its answers unread is not read either
@@ -185,7 +145,7 @@ class Connection:
                     return await self._go(entrances, cell, one, b"")
                 body = await read_frame(
                     self._reader,
-                    room=self._make_room,
+                    room=self._identity.make_room,
                     small=_UNIDENTIFIED_FRAME,
                     patience_s=self._limits.frame_s,
                     beside=self._beside,
@@ -198,12 +158,14 @@ class Connection:
                     size += len(request.data)
                     if not request.part:
                         raise ProtocolError("a frame with a part that says no place for it")
+                    if len(body) > parts.MOST_JSON:
+                        request.fault = parts.too_much(len(body))
                 elif entrances is not None and size <= SMALL and (one := self._quiet):
                     cell = await entrances.begun(one, request.method)
-                    if cell is not None and one is self._principal:
+                    if cell is not None and one is self._identity.principal:
                         return await self._go(entrances, cell, one, HEADER.pack(len(body)) + body)
                 task = await self._begin(request, size, weight(body) + size - len(body))
-                if task is not None and (self._principal is None or request.method == "hello"):
+                if task is not None and (self._identity.principal is None or request.method == "hello"):
                     await asyncio.wait({task})  # what follows is heard once it is known from whom
         except BridgeholdError as error:
             self._say_last(error)
@@ -211,14 +173,14 @@ class Connection:
     @property
     def _quiet(self) -> Principal | None:
         """Whose it is, where that is known and nothing is under way."""
-        return None if self._tasks or self._out.unread else self._principal
+        return None if self._tasks or self._out.unread else self._identity.principal
 
     async def _go(self, entrances: Entrances, cell: Cell, principal: Principal, ahead: bytes) -> None:
         """A cell has the connection from here on, with what was read of it; until it is over."""
-        proven = Proven(principal=principal, shown=shown(self._token, self._tenant))
+        proven = Proven(principal=principal, shown=shown(self._identity.token, self._identity.tenant))
         sock = let_go(self._writer)
         self._reader.feed_eof()
-        self._bytes.give_back()
+        self._identity.bytes.give_back()
         await entrances.hand(cell, proven, sock, ahead + await self._reader.read(), self.relayed)
 
     def _say_last(self, error: BridgeholdError) -> None:
@@ -226,48 +188,14 @@ class Connection:
         self._out.put(pack(AnswerFrame(id=WHOLE_CONNECTION, error=error.info())))
 
     def _still_nobody(self) -> None:
-        if self._principal is None:
-            self._say_last(DeniedError("the connection did not say in time whose it is", hint=_SAY_WHO))
+        if self._identity.principal is None:
+            self._say_last(DeniedError("the connection did not say in time whose it is", hint=SAY_WHO))
             self._out.finish(self._limits.last_s)
 
-    def _place(self, principal: Principal | None) -> Share:
-        """An empty place among the connections of whoever it is."""
-        if principal is None:
-            unidentified = self._callers.presented if self._server.tokens_only else self._callers.unidentified
-            return unidentified.of(f"uid {self._uid}")
-        return self._callers.connections.of(principal.name)
-
-    def _sit(self, seat: Share) -> None:
-        """Take it, and give back the one before. Raises `BusyError`."""
-        if not seat.take(1):
-            raise BusyError(
-                f"{seat.who} has as many connections as it may",
-                hint="Close some: one connection carries many requests at once.",
-            )
-        if seat is not self._seat:
-            self._seat.give_back()
-            self._seat = seat
-            self._bytes.give_back()
-            self._bytes = self._callers.bytes.of(seat.who)
-            self._out.charge(self._callers.bytes.of(seat.who))
-
-    async def _make_room(self, length: int) -> None:
-        """For the body of a frame that is not small. Raises `BusyError` where none comes free in time."""
-        if self._principal is None:
-            raise ProtocolError(f"a frame of {length} bytes before it was said from whom", hint=_SAY_WHO)
-        if length > SMALL and not await self._bytes.wait(length, self._limits.frame_s):
-            raise self._full()
-
-    def _full(self) -> BusyError:
-        return BusyError(
-            f"{self._seat.who} has too many bytes of requests and answers under way",
-            hint="Read the answers, or ask for less at once.",
-        )
-
-    async def _begin(self, request: _Request, length: int, size: int) -> asyncio.Task[None] | None:
+    async def _begin(self, request: Request, length: int, size: int) -> asyncio.Task[None] | None:
         """Answer it in a task of its own, once there is room for it. None: there is nothing to answer."""
-        if self._bytes.amount:
-            self._bytes.give_back()
+        if self._identity.bytes.amount:
+            self._identity.bytes.give_back()
         if request.method == "cancel":
             self._room.release()
             target = self._tasks.get(_decode(request, CancelParams).id)
@@ -285,9 +213,9 @@ class Connection:
         task.add_done_callback(partial(self._settle, request.id))
         return task
 
-    async def _count(self, request: _Request, size: int, *, small: bool) -> BridgeholdError | None:
+    async def _count(self, request: Request, size: int, *, small: bool) -> BridgeholdError | None:
         """Count a request and its `size` bytes, as long as it runs: why that can't be, if it can't."""
-        who, requests, held = self._seat.who, self._callers.requests, self._callers.bytes
+        who, requests, held = self._identity.seat.who, self._callers.requests, self._callers.bytes
         if not requests.take(who, 1):
             return BusyError(f"{who} has as many requests under way as it may")
         self._counted[request.id] = who, 0
@@ -297,7 +225,7 @@ class Connection:
             )
         owed = small and request.method in _NEVER_LATE
         if not held.take(who, size, owed=owed) and not await held.wait(who, size, self._limits.frame_s):
-            return self._full()
+            return self._identity.full()
         self._counted[request.id] = who, size
         return None
 
@@ -315,7 +243,7 @@ class Connection:
             self._give_back(request_id)
         self._room.release()
 
-    async def _answer(self, request: _Request, failure: BridgeholdError | None) -> None:
+    async def _answer(self, request: Request, failure: BridgeholdError | None) -> None:
         refused, beside = False, b""
         try:
             made = await self._handle(request, failure)
@@ -329,15 +257,12 @@ class Connection:
                 large = LimitError(f"an answer of {size} bytes; {MAX_FRAME} are possible")
                 answer = pack(AnswerFrame(id=request.id, error=large.info()))
         except BridgeholdError as error:
-            refused = self._principal is None
-            answer = pack(AnswerFrame(id=request.id, error=visible_info(error, self._principal)))
+            refused = self._identity.principal is None
+            answer = pack(AnswerFrame(id=request.id, error=visible_info(error, self._identity.principal)))
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - the last border: a defect must not end the host
-            defect = InternalError(f"{type(error).__name__} in {request.method}")
-            sys.stderr.write(
-                f"bridgehold: {defect.message}\n{''.join(traceback.format_tb(error.__traceback__))}"
-            )
+            defect = defect_of(error, request.method)
             answer = pack(AnswerFrame(id=request.id, error=defect.info()))
         self._give_back(request.id)  # the answer counts as unread from here on
         self._out.put(answer)
@@ -347,16 +272,17 @@ class Connection:
             self._out.finish(self._limits.last_s)  # nobody gets one answer, and no further try here
 
     async def _handle(
-        self, request: _Request, failure: BridgeholdError | None, emit: Emit | None = None
+        self, request: Request, failure: BridgeholdError | None, emit: Emit | None = None
     ) -> object:
         """`emit`: where it is a cell's to write that it was refused, and to send events."""
         if failure is not None:
             raise failure
         if request.method == "hello":
             said = _decode(request, HelloParams)
-            found = await self._become(request.id, said.token, said.tenant)
+            found = await self._become(request, said.token, said.tenant)
             return {"principal": found.name, "tenants": found.tenants}
-        principal = self._principal or await self._become(request.id, self._token, self._tenant)
+        who = self._identity
+        principal = who.principal or await self._become(request, who.token, who.tenant)
         method = self._server.methods.get(request.method)
         if method is None:
             raise UsageError(
@@ -369,7 +295,7 @@ class Connection:
             raw = request.params
             if request.part:
                 raw = parts.merged(raw, request.part, request.data)
-            params = _scope(request.method, raw, method.params)
+            params = forwarded(request.method, raw, method.params)
         else:
             part = (request.part, request.data) if request.part else None
             params = read_params(request.method, request.params, method.params, part)
@@ -386,28 +312,11 @@ class Connection:
                 error.event = written if isinstance(error, DeniedError) else ""
             raise
 
-    async def _become(self, request_id: int, token: str, tenant: str) -> Principal:
-        """Whose `token` is; that of the peer's uid without one. Raises `DeniedError`, `BusyError`.
+    async def _become(self, request: Request, token: str, tenant: str) -> Principal:
+        """See `Identity.become`."""
+        return await self._identity.become(token, tenant, lambda: not self._tasks.keys() - {request.id})
 
-        `tenant`: the only one that it is for from now on.
-
-        `UsageError` while requests of another run here: they are to end with whom they were asked by.
-        """
-        try:
-            found = await self._server.principal_of(self._uid, token, tenant)
-            if self._principal in (None, found) or not self._tasks.keys() - {request_id}:
-                self._sit(self._place(found))
-                self._token, self._tenant, self._principal = token, tenant, found
-                return found
-        except BridgeholdError:
-            self._principal = None
-            raise
-        raise UsageError(
-            "`hello` says somebody else while requests run on this connection",
-            hint="Wait for their answers first, or open another connection.",
-        )
-
-    def _emit(self, request: _Request, event: object) -> None:
+    def _emit(self, request: Request, event: object) -> None:
         """Send one event. A client that doesn't read loses its connection, never our memory."""
         if request.parts:
             data, beside = parts.told(request.id, event)
@@ -441,30 +350,16 @@ def _check(principal: Principal, name: str, method: Method, params: msgspec.Stru
         )
 
 
-class _Request(msgspec.Struct, kw_only=True):
-    """As `RequestFrame`; its parameters are read once there is room for what they become."""
-
-    id: int
-    method: str
-    params: msgspec.Raw = msgspec.Raw(b"{}")
-    part: str = ""
-    parts: bool = False
-    data: bytes = b""
-    """What came beside it."""
-    fault: UsageError | None = None
-    """What of it can't arrive as it was sent: its own answer, and nobody else's."""
-
-
-def _request(body: bytes) -> _Request:
+def _request(body: bytes) -> Request:
     """Raises `ProtocolError` for what can't be answered."""
     try:
         frame = msgspec.json.decode(body, type=RequestFrame)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        return _faulty(body, error)
+        return faulty(body, error)
     head = b'{"id":%d,"method":"%s","params":' % (frame.id, frame.method.encode())
     tail = body[len(head) + len(memoryview(frame.params)) :] if body.startswith(head) else b""
     if tail in _TAILS and len(head) <= _HEAD_BYTES:  # as our clients write it: each once, and nothing beside
-        return _Request(
+        return Request(
             id=frame.id, method=frame.method, params=frame.params, part=frame.part, parts=frame.parts
         )
     start = body.find(frame.params)
@@ -476,7 +371,7 @@ def _request(body: bytes) -> _Request:
         loads(head)
     except UsageError as error:
         fault = error
-    return _Request(
+    return Request(
         id=frame.id,
         method=frame.method,
         params=frame.params,
@@ -486,50 +381,7 @@ def _request(body: bytes) -> _Request:
     )
 
 
-def _explain(body: bytes, error: Exception) -> None:
-    """Raises `UsageError`: what can't arrive as it was sent, and its place, where that is soon found."""
-    if len(body) > _EXPLAINED_BYTES:
-        raise UsageError(f"not JSON that is taken: {error}", where="params")
-    loads(body, above=_AROUND, below="params")
-
-
-def _beside(body: bytes) -> tuple[int, str] | None:
-    """`id` and `method` of a frame whose parameters can't be read, wherever they stand; each there once."""
-    before, after = _BEFORE.match(body), _AFTER.search(body, len(body) - _BESIDE_BYTES)
-    if before is None or after is None:
-        return None
-    number, method = (
-        [said for said in (before[name], after[name]) if said is not None] for name in ("id", "method")
-    )
-    return (int(number[0]), method[0].decode()) if len(number) == len(method) == 1 else None
-
-
-def _faulty(body: bytes, error: Exception) -> _Request:
-    """The request that a frame is but for a value that JSON hasn't. Raises `ProtocolError`."""
-    try:
-        _explain(body, error)
-    except UsageError as fault:
-        if len(body) <= _REPAIRED_BYTES:
-            with contextlib.suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-                frame = msgspec.json.decode(plain_json(body), type=RequestFrame)
-                return _Request(id=frame.id, method=frame.method, fault=fault)
-        elif fault.where and not isinstance(error, RecursionError) and (whose := _beside(body)) is not None:
-            return _Request(id=whose[0], method=whose[1], fault=fault)
-    said = "nested deeper than anything that is taken" if isinstance(error, RecursionError) else str(error)
-    said = said if isinstance(error, msgspec.ValidationError) else f"not JSON that is taken: {said}"
-    raise ProtocolError(f"not a request frame: {said}") from error
-
-
-def _decode(request: _Request, kind: type[T]) -> T:
+def _decode(request: Request, kind: type[T]) -> T:
     if request.fault is not None:
         raise request.fault
     return read_params(request.method, request.params, kind)
-
-
-def _scope(method: str, params: msgspec.Raw, kind: type[Scope]) -> Forwarded:
-    """What goes on to a cell, which reads all of it but for whom it is. Raises `UsageError`."""
-    try:
-        scope = msgspec.json.decode(params, type=kind)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise UsageError(f"parameters of {method[:80]}: {error}") from error
-    return Forwarded(scope=scope, raw=params)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from bridgehold.error_info import ErrorInfo
-from bridgehold.errors import BridgeholdError
+from bridgehold.errors import BridgeholdError, InternalError, UsageError
 from bridgehold.host.front.callers import SMALL, Callers
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.shares.logs import LAST_OUTPUT
@@ -58,6 +60,15 @@ class Forwarded(msgspec.Struct, frozen=True, kw_only=True):
     def session(self) -> str:
         """The session that it names, by id or name; empty: none."""
         return self.scope.session
+
+
+def forwarded(method: str, params: msgspec.Raw, kind: type[Scope]) -> Forwarded:
+    """What goes on to a cell, which reads all of it but for whom it is. Raises `UsageError`."""
+    try:
+        scope = msgspec.json.decode(params, type=kind)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise UsageError(f"parameters of {method[:80]}: {error}") from error
+    return Forwarded(scope=scope, raw=params)
 
 
 class Method(msgspec.Struct, frozen=True):
@@ -113,3 +124,10 @@ def visible_info(error: BridgeholdError, principal: Principal | None) -> ErrorIn
         return info
     hint = info.hint.partition(LAST_OUTPUT)[0].strip()
     return msgspec.structs.replace(info, traceback="", output=msgspec.UNSET, hint=hint)
+
+
+def defect_of(error: Exception, method: str) -> InternalError:
+    """What a caller is told of a defect; its traceback goes to the host's log."""
+    defect = InternalError(f"{type(error).__name__} in {method}")
+    sys.stderr.write(f"bridgehold: {defect.message}\n{''.join(traceback.format_tb(error.__traceback__))}")
+    return defect

@@ -16,11 +16,12 @@ from typing import Protocol
 import msgspec
 
 from bridgehold.audit.events import Event, GrantResolved, PolicyLoaded
-from bridgehold.bridges.catalogue import TENANTS_BRIDGES, Catalogue, Entry
+from bridgehold.bridges.catalogue import Catalogue, Entry, passed_over
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
 from bridgehold.errors import BridgeholdError, ManifestError, NotFoundError, PolicyError
+from bridgehold.host.front.seen_bridges import SeenBridges
 from bridgehold.host.front.slips import demand_no_slip
 from bridgehold.ids import is_name
 from bridgehold.policies.compose import compose, compose_tenant
@@ -30,15 +31,9 @@ from bridgehold.policies.model import Ceilings, Decision, Grant, Machine, Policy
 from bridgehold.policies.tenants import parse as parse_tenant
 from bridgehold.sandbox.values import TenantShare
 
-_LOOK_SECONDS = 0.25
-_SETTLED_SECONDS = 2.0
-"""A file that changed within this time may change again under the same time stamp."""
-
 _MOST_KEPT = 1_024
 _MOST_TRIES = 8
 """Grants resolved for one question; each of them was out of date by the time that the audit had it."""
-
-Stamp = tuple[tuple[str, int, int, int, int], ...]
 
 
 class Records(Protocol):
@@ -82,18 +77,13 @@ class Registry:
         the same bridges.
         """
         self._layout = layout
-        self._of_tenants = own
+        self._of_tenants = own is not None
+        self._bridges = SeenBridges(layout, own)
         self._config, self._configured = config, _tenants(config)
         self._machine = machine
         self._journal = journal
-        self._catalogue = Catalogue.load([])
         self.files = files or PolicyFiles(layout.policies, layout.tenants)
-        self._seen: Stamp | None = None
-        self._seen_own: tuple[Entry, ...] = ()
-        self._own: set[str] = set()
-        """The operator's bridges that were seen: where one is gone, no shipped one takes its place."""
         self._written: set[tuple[str, str]] = set()
-        self._look_again = 0.0
         self._grants: dict[tuple[str, str], Granted] = {}
         self._generation = 0
         """Of configurations: a grant of an earlier one holds no more, whenever it comes to be known."""
@@ -106,12 +96,11 @@ class Registry:
         self._generation += 1
         self._grants.clear()
         self.files.let_go(gone)
-        self._own -= bridges  # one that is back meanwhile is missed again when it goes
-        self._seen, self._look_again = None, 0.0
+        self._bridges.let_go(bridges)
 
     def look_again(self) -> None:
         """A bridge was changed just now: whoever asks next sees it."""
-        self._seen, self._look_again = None, 0.0
+        self._bridges.look_again()
 
     def share_of(self, tenant: str) -> TenantShare:
         """What the tenant's sandboxes have together, and beside how many tenants.
@@ -131,10 +120,7 @@ class Registry:
 
     def gone(self) -> tuple[Path, ...]:
         """What of policies, ceilings and bridges was here and isn't any more: refused until it is let go."""
-        self._refresh()
-        own = {entry.name for entry in self._catalogue.list() if _of_all(entry) and entry.folder.is_dir()}
-        bridges = [self._layout.bridges / name for name in sorted(self._own - own)]
-        return (*self.files.gone(), *bridges)
+        return (*self.files.gone(), *self._bridges.gone())
 
     def rules(self) -> dict[str, str]:
         """What every policy, ceiling and manifest of the operator's says now: a digest, or what is wrong."""
@@ -157,6 +143,9 @@ class Registry:
                 if not entry.shipped:
                     file = entry.folder.relative_to(self._layout.config) / "bridge.toml"
                     found[str(file)] = entry.manifest.digest if entry.manifest is not None else entry.fault
+        if not self._of_tenants:
+            for place, why in passed_over(self._layout.bridges, self._layout.tenants):
+                found[str(place.relative_to(self._layout.config))] = why
         return found
 
     def refused(self, file: str) -> str:
@@ -191,38 +180,36 @@ class Registry:
 
     def entries(self) -> list[Entry]:
         """Every bridge, switched off, broken and tenants' own ones too. Raises `ManifestError`."""
-        self._refresh()
-        return self._catalogue.list()
+        self._bridges.refresh()
+        return self._bridges.catalogue.list()
 
     def manifest(self, bridge: str, tenant: str) -> Manifest:
         """As the tenant sees it. Raises `NotFoundError`, or `ManifestError` where its file is broken."""
-        self._refresh()
+        self._bridges.refresh()
         if not self._enabled(bridge):
             raise NotFoundError(f"the bridge {bridge!r} is switched off here")
         try:
-            return self._catalogue.get(bridge, tenant)
+            return self._bridges.catalogue.get(bridge, tenant)
         except (NotFoundError, ManifestError):
-            self._look_again = 0.0  # it may have come, or been mended, a moment ago
-            self._refresh()
-            return self._catalogue.get(bridge, tenant)
+            self._bridges.due = 0.0  # it may have come, or been mended, a moment ago
+            self._bridges.refresh()
+            return self._bridges.catalogue.get(bridge, tenant)
 
     def own(self, tenant: str, *, anew: bool = False) -> list[Entry]:
         """The bridges that are this tenant's alone; `anew`: looked at now. Raises `ManifestError`."""
         if anew:
-            self._look_again = 0.0
+            self._bridges.due = 0.0
         return [entry for entry in self.entries() if entry.tenant == tenant]
 
     def manifests(self) -> list[Manifest]:
         """Of every bridge whose file is sound, switched on or not."""
-        self._refresh()
-        return self._sound()
-
-    def _sound(self) -> list[Manifest]:
-        return [entry.manifest for entry in self._catalogue.list() if entry.manifest is not None]
+        self._bridges.refresh()
+        return self._bridges.sound()
 
     def describe(self, entry: Entry) -> dict[str, object]:
         """One entry of `bridgehold bridge list`."""
         bridge, manifest = entry.name, entry.manifest
+        problems = self._bridges.catalogue.validate(bridge, entry.tenant)
         return {
             "name": bridge,
             "tenant": entry.tenant,
@@ -231,7 +218,7 @@ class Registry:
             "shipped": entry.shipped,
             "fault": entry.fault,
             "operations": [f"{bridge}:{name}" for name in manifest.operations] if manifest else [],
-            "problems": [problem.message for problem in self._catalogue.validate(bridge, entry.tenant)],
+            "problems": [problem.message for problem in problems],
         }
 
     async def grant(self, tenant: str, bridge: str) -> Grant:
@@ -247,14 +234,14 @@ class Registry:
         Resolved anew only where something that it rests on differs, also meanwhile: a grant waits for the
         audit, and is judged after that as any that is known.
         """
-        if time.monotonic() >= self._look_again:
-            self._refresh()
+        if time.monotonic() >= self._bridges.due:
+            self._bridges.refresh()
         place = (tenant, bridge if begun is None else begun.release)
         for _ in range(_MOST_TRIES):
             known = self._grants.pop(place, None)
             if known is not None and known.generation != self._generation:
                 known = None
-            if known is not None and known.catalogue is not self._catalogue:
+            if known is not None and known.catalogue is not self._bridges.catalogue:
                 known = self._carried(known, tenant, begun)
             if known is not None and known.readings.still_true():
                 self._grants[place] = known
@@ -278,11 +265,14 @@ class Registry:
             bridges,
         ):
             return None
-        return msgspec.structs.replace(known, manifest=manifest, catalogue=self._catalogue, decisions={})
+        return msgspec.structs.replace(
+            known, manifest=manifest, catalogue=self._bridges.catalogue, decisions={}
+        )
 
     async def _granted_anew(self, tenant: str, bridge: str, begun: Manifest | None) -> Granted:
         manifest = begun or self.manifest(bridge, tenant)
-        catalogue, bridges, generation = self._catalogue, self._bridge_names(tenant), self._generation
+        catalogue, generation = self._bridges.catalogue, self._generation
+        bridges = self._bridge_names(tenant)
         readings = Readings(self.files)
         _demand(tenant, readings)
         self.demand_no_slip(tenant)
@@ -292,7 +282,7 @@ class Registry:
 
     def demand_no_slip(self, tenant: str) -> None:
         """Raise `NotFoundError` for a slip of a tenant's name. A cell's tenant was looked at by the front."""
-        if self._of_tenants is None:
+        if not self._of_tenants:
             demand_no_slip(self._layout, tenant, self._configured)
 
     def resolve_grant(self, tenant: str, manifest: Manifest) -> Grant:
@@ -344,7 +334,7 @@ class Registry:
 
     def _bridge_names(self, tenant: str) -> tuple[str, ...]:
         """Every bridge that the tenant sees, switched off and broken ones too."""
-        return tuple(entry.name for entry in self._catalogue.list() if entry.tenant in ("", tenant))
+        return tuple(entry.name for entry in self._bridges.catalogue.list() if entry.tenant in ("", tenant))
 
     def _enabled(self, bridge: str) -> bool:
         section = self._config.bridges.get(bridge)
@@ -365,41 +355,6 @@ class Registry:
             self._written.clear()
         self._written.add((grant.digest, rests_on))
 
-    def _load(self) -> Catalogue:
-        tenants = self._layout.tenants if self._of_tenants is None else None
-        entries = Catalogue.load([self._layout.bridges], tenants, self._sound()).list()
-        entries += self._seen_own
-        self._own |= {entry.name for entry in entries if _of_all(entry)}
-        return Catalogue(self._missed(entry) if entry.shipped else entry for entry in entries)
-
-    def _missed(self, shipped: Entry) -> Entry:
-        """A shipped bridge, or what is wrong where the operator's own of its name is gone."""
-        if shipped.name not in self._own:
-            return shipped
-        folder = self._layout.bridges / shipped.name
-        fault = "it was here and is gone, and no shipped bridge takes its place: put it back, or, if it is "
-        return Entry(
-            name=shipped.name,
-            folder=folder,
-            shipped=False,
-            fault=f"{fault}gone on purpose, `bridgehold reload`",
-        )
-
-    def _refresh(self) -> None:
-        """Look at the bridges' files again, a quarter of a second after the last time."""
-        now = time.monotonic()
-        if now < self._look_again:
-            return
-        stamp = _stamp(self._layout, self._of_tenants is None)
-        own = self._of_tenants(not self._look_again) if self._of_tenants is not None else ()
-        if stamp != self._seen or own is not self._seen_own:
-            self._seen_own = own
-            self._catalogue = self._load()
-            newest = max((changed for *_, changed in stamp), default=0)
-            settled = time.time() - newest / 1e9 > _SETTLED_SECONDS
-            self._seen = stamp if settled else None
-        self._look_again = now + _LOOK_SECONDS
-
 
 def _demand(tenant: str, readings: Readings) -> None:
     """Raise `SuspendedError` unless the tenant is active."""
@@ -411,31 +366,3 @@ def _demand(tenant: str, readings: Readings) -> None:
 def _tenants(config: Config) -> frozenset[str]:
     """Those for whom somebody of the configuration may act."""
     return frozenset(name for section in config.principals.values() for name in section.tenants) - {"*"}
-
-
-def _of_all(entry: Entry) -> bool:
-    """Whether it is the operator's own for every tenant."""
-    return not entry.shipped and not entry.tenant
-
-
-def _stamp(layout: Layout, of_tenants: bool) -> Stamp:
-    """Facts of every bridge's folder and files, in order; what can't be looked at counts as well."""
-    homes = _below(layout.tenants) if of_tenants else []
-    own = [home / TENANTS_BRIDGES for home in homes if is_name(home.name)]
-    places = [place for folder in (layout.bridges, *own) for place in (folder, *_below(folder))]
-    return tuple(_facts(path) for place in places for path in (place, *_below(place)))
-
-
-def _below(folder: Path) -> list[Path]:
-    try:
-        return sorted(folder.iterdir())
-    except OSError:
-        return []
-
-
-def _facts(path: Path) -> tuple[str, int, int, int, int]:
-    try:
-        facts = path.stat()
-    except OSError as error:
-        return (str(path), -(error.errno or 1), 0, 0, 0)
-    return (str(path), facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bridgehold.bridges.frames import ChunkFrame, ProgressFrame
@@ -76,6 +76,11 @@ class SocketServer:
         if self._server is not None:
             self._server.close()
 
+    @property
+    def connections(self) -> frozenset[asyncio.Task[None]]:
+        """Those that stand, each until it is over."""
+        return frozenset(self._connections)
+
     async def close(self) -> None:
         """Accept nobody more, and end every connection."""
         if self._server is not None:
@@ -134,6 +139,12 @@ class SocketServer:
         """Raise what a request for `tenant` is refused with while it is suspended."""
         if tenant is not None:
             self._active(tenant)
+
+
+async def deserted(servers: Sequence[SocketServer]) -> None:
+    """Return once nobody is connected."""
+    while connections := [one for server in servers for one in server.connections]:
+        await asyncio.wait(connections)
 
 
 def stream_event(frame: ChunkFrame | ProgressFrame | OutputPiece) -> dict[str, object]:

@@ -55,11 +55,11 @@ class Trials:
         """Meanwhile the cell may start this beside what it was ordered: a bridge that nobody approved yet."""
         cell.tried[spec.bridge] = (spec,)
         try:
-            await self._cells.allow(cell, spec.bridge)
+            await self._cells.asks.allow(cell, spec.bridge)
             yield
         finally:
             del cell.tried[spec.bridge]
-            self._cells.allow_soon(cell, spec.bridge)
+            self._cells.asks.allow_soon(cell, spec.bridge)
 
     def uses(self, digest: str) -> bool:
         """See `Bench.uses`."""

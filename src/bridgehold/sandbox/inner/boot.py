@@ -102,7 +102,7 @@ def serve(frames_in: int, frames_out: int) -> int:
     """Read the boot frame, load the bridge, and run it to its end; the exit status."""
     from bridgehold_sdk import wire
     from bridgehold_sdk.faults import describe
-    from bridgehold_sdk.runtime import silence_in_forks
+    from bridgehold_sdk.wire import silence_in_forks
 
     silence_in_forks(frames_in, frames_out)
     reader = wire.Reader(frames_in, MAX_BOOT_BYTES)

@@ -17,8 +17,8 @@ import runpy
 import sys
 from typing import Any, Dict, List
 
-from bridgehold_sdk.runtime import let_go
 from bridgehold_sdk.streams import exit_status, finish
+from bridgehold_sdk.wire import let_go
 
 from . import interpreter, sources, worker
 

@@ -1,9 +1,10 @@
-"""The launcher's requests and its one loop. Nothing in it waits for a single session.
+"""The launcher's one loop. Nothing in it waits for a single session.
 
-A worker goes from *starting* (its `Start` or `Fork` is advanced as its descriptors become readable)
-over *running* to *ending* (its `Ending` is stepped until nothing is left). Whatever fails on the way
-ends the worker, and its uid and cgroup are free only after it. A zygote is a worker too; it forks one
-session at a time, and takes its sessions along when it ends.
+What is heard (`hearing`) is answered (`answering`), now or later. A worker goes from *starting* (its `Start`
+or `Fork` is advanced as its descriptors become readable) over *running* to *ending* (its `Ending` is stepped
+until nothing is left): `course`, `ends`. Whatever fails on the way ends the worker, and its uid and cgroup
+are free only after it. A zygote is a worker too; it forks one session at a time, and takes its sessions along
+when it ends.
 """
 
 from __future__ import annotations
@@ -12,66 +13,54 @@ import contextlib
 import functools
 import math
 import os
-import resource
 import socket
 import time
 from collections.abc import Callable, Mapping
-from typing import TypeVar
-
-import msgspec
 
 from bridgehold.errors import (
-    BusyError,
     NotFoundError,
-    UnsupportedError,
     ZygoteError,
 )
-from bridgehold.policies.model import Machine
 from bridgehold.sandbox import procfs
 from bridgehold.sandbox.cgroups.admission import Held, admit
-from bridgehold.sandbox.cgroups.none import Leaf as WatchedTree
 from bridgehold.sandbox.cgroups.none import Parent as WatchedTrees
-from bridgehold.sandbox.fork.forks import Fork
-from bridgehold.sandbox.fork.zygote import Zygote, ZygoteChangedError
+from bridgehold.sandbox.fork.zygote import ZygoteChangedError
 from bridgehold.sandbox.launch.hold import child_signals
 from bridgehold.sandbox.launch.roots import NotAtHandError
-from bridgehold.sandbox.launch.staging import is_device
 from bridgehold.sandbox.launcher import requests, room
-from bridgehold.sandbox.launcher.begin import begin_launch, check_current
-from bridgehold.sandbox.launcher.cells import Cells, OfCells
+from bridgehold.sandbox.launcher.answering import Answering
+from bridgehold.sandbox.launcher.cells import Cells
 from bridgehold.sandbox.launcher.channel import Channel, ChannelClosedError
+from bridgehold.sandbox.launcher.course import ZYGOTE_ENDED, Course
+from bridgehold.sandbox.launcher.ends import Ends
 from bridgehold.sandbox.launcher.forking import Forking, hold_pause
+from bridgehold.sandbox.launcher.hearing import Hearing
 from bridgehold.sandbox.launcher.jobs import Jobs
-from bridgehold.sandbox.launcher.poll import READ, WRITE, Fails, Poll, apart, nobodys
+from bridgehold.sandbox.launcher.poll import READ, Fails, Poll, apart, nobodys
 from bridgehold.sandbox.launcher.proving import Proving, own_limit
 from bridgehold.sandbox.launcher.reap import By, Ending
 from bridgehold.sandbox.launcher.recording import Recording
 from bridgehold.sandbox.launcher.uncounted import Watch
 from bridgehold.sandbox.launcher.worker import Parts, Worker
 from bridgehold.sandbox.limits.bounds import check
-from bridgehold.sandbox.limits.rlimits import core_handler
 from bridgehold.sandbox.limits.shortage import FAULTS, shortage, typed
-from bridgehold.sandbox.values import ExitReport, Launched, SandboxSpec, TenantShare
+from bridgehold.sandbox.values import SandboxSpec, TenantShare
 
 _WATCHDOG_SECONDS = 0.1
-_SUSPECT_SECONDS, _SUSPECT_PAUSE = 2.0, 0.01
-"""After a notice of memory trouble: how long, and how often, to look whether something was killed.
-On v1 the notice comes before the kill."""
+_SUSPECT_PAUSE = 0.01
+"""After a notice of memory trouble: between two looks at whether something was killed."""
 _FILTER_PAUSE = 0.002
 _STOP_SECONDS = 10.0
 _AGAIN_SECONDS, _DEAF_SECONDS = 0.01, 0.01
 """Before what could not be polled for want of room is tried again; and where nothing can be."""
-_ZYGOTE_ENDED = "the zygote has ended"
-_Start = TypeVar("_Start", requests.LaunchRequest, requests.ForkRequest)
 
 
 class Launcher:
-    """State and requests. Driven by `serve`. What has no underscore is `forking.Owner`'s."""
+    """State, and the loop. Driven by `serve`. What has no underscore is for its parts."""
 
     def __init__(self, parts: Parts, channel: Channel, journal: socket.socket | None) -> None:
         """`journal`: where starts and ends are recorded; None: nowhere."""
         self.parts = parts
-        self._channel = channel
         self._cells = Cells(parts)
         self.workers: dict[str, Worker] = {}
         self._restless: set[Worker] = set()
@@ -82,16 +71,15 @@ class Launcher:
         self.left: set[int] = set()
         """Children that only have to end, and are reaped when they have."""
         self._proving = Proving(self)
+        self._ends = Ends(self)
+        self._course = Course(self, self._forking, self._proving, self._ends)
+        self._answering = Answering(self, self._cells, self._forking, self._proving, self._jobs)
         self.recording = Recording(self, journal)
         self._poll = Poll()
-        self._journal = -1
-        """What is polled of `recording`."""
-        self._unheard = False
-        """Something could not be polled for want of room: it is tried again."""
+        self._hearing = Hearing(self, self._poll, channel, self.recording)
         self._over = False
         """The host's own channel has ended. Nothing else ends the loop."""
         self._children = child_signals()
-        self._poll.want(channel.fileno(), READ, self._ready(channel), nobodys)
         self._poll.want(self._children, READ, self._child_ready, nobodys)
 
     def serve(self) -> None:
@@ -106,10 +94,7 @@ class Launcher:
 
     def _turn(self) -> None:
         """Each call of somebody's is `apart`: one that raises ends whom it concerns."""
-        self._unheard = False
-        for channel in (self._channel, *self._cells.channels()):
-            apart(functools.partial(self._listen, channel), functools.partial(self._mute, channel))
-        apart(self._listen_to_journal, self._mute_journal)
+        self._hearing.attend(self._cells.channels())
         apart(self._wait, self._deaf)
         now = time.monotonic()
         apart(self._watch_trees, nobodys)
@@ -117,11 +102,11 @@ class Launcher:
         for worker in [one for one in self._restless if one.wanted != one.watched]:
             self.guard(worker, functools.partial(self.watch, worker, *worker.wanted))
         for worker in list(watched):
-            self.guard(worker, functools.partial(self._visit, worker, now))
+            self.guard(worker, functools.partial(self._course.visit, worker, now))
         apart(functools.partial(self._look_at_uncounted, now), nobodys)
         apart(functools.partial(self._jobs.expire, now), nobodys)
         apart(self._cells.step, nobodys)
-        apart(self._reap_left, nobodys)
+        apart(self._ends.reap_left, nobodys)
         apart(self._forking.make_spares, nobodys)
 
     def _wait(self) -> None:
@@ -133,7 +118,7 @@ class Launcher:
             self._poll.look(_DEAF_SECONDS)
         except OSError:
             time.sleep(_DEAF_SECONDS)
-            self._channel_ready(self._channel, self._channel.fileno(), READ | WRITE)
+            self._hearing.attend_host()
 
     def guard(self, worker: Worker, act: Callable[[], None]) -> None:
         """What goes wrong with one worker ends that one, or its start, and no other.
@@ -141,9 +126,10 @@ class Launcher:
         Not where the machine is short of something: then the next look tells more. One that is ending goes on
         with that.
         """
-        apart(act, functools.partial(self._faulty, worker))
+        apart(act, functools.partial(self.faulty, worker))
 
-    def _faulty(self, worker: Worker, error: Exception) -> None:
+    def faulty(self, worker: Worker, error: Exception) -> None:
+        """Something has gone wrong with `worker`: see `guard`."""
         if worker.ending is not None or (worker.started and shortage(error)):
             return
         worker.fault = error  # until that has ended it
@@ -191,78 +177,27 @@ class Launcher:
         waits += [
             _AGAIN_SECONDS for w in self._restless if w.wanted != w.watched or (w.fault and not w.ending)
         ]
-        waits += [_AGAIN_SECONDS] if self._unheard else []
+        waits += [_AGAIN_SECONDS] if self._hearing.unheard else []
         if self.workers:
             waits.append(max(0.0, self._uncounted.due - now))
         soonest = min([*waits, self._forking.patience, self._jobs.patience, self._cells.patience])
         return None if soonest == math.inf else soonest
 
-    def _visit(self, worker: Worker, now: float) -> None:
-        if worker.ending is not None:
-            self._step(worker, worker.ending)
-        elif worker.fault is not None:
-            self._faulty(worker, worker.fault)
-        elif not worker.started and now > worker.record_until:
-            self.recording.expire(worker)
-        elif not worker.started and now > worker.start.deadline:
-            self.fail(worker, worker.start.expire())
-        elif not worker.started and isinstance(worker.start, Fork):
-            if worker.start.held_back:
-                self._forking.proceed(worker, worker.start)
-            else:
-                worker.start.attend()
-        elif worker.running and worker.zygote is not None and worker.settling is not None:
-            self._proving.settle_in(worker, worker.zygote)
-        elif worker.running and worker.zygote is not None and worker.zygote.unclear:
-            self._forking.clear(worker, worker.zygote)
-        elif worker.running and self._out_of_memory(worker, now):
-            self.end(worker, by="")  # v1 kills one process; the session dies whole
-        elif worker.running and worker.proof_due is not None:
-            request, worker.proof_wanted = worker.proof_due, None
-            self.respond(worker.channel, request)
-        elif worker.running and worker.suspect_until <= now and worker.wanted == worker.watched:
-            self._restless.discard(worker)
+    def watch_running(self, worker: Worker) -> None:
+        """See `Course.watch_running`."""
+        self._course.watch_running(worker)
 
-    def _out_of_memory(self, worker: Worker, now: float) -> bool:
-        if isinstance(worker.cgroup, WatchedTree):
-            return worker.cgroup.over()
-        return worker.suspect_until > now and worker.cgroup.usage().oom_kills > 0
+    def unsettle(self, worker: Worker) -> None:
+        """It is looked at every turn, until it is settled."""
+        self._restless.add(worker)
 
-    def _listen(self, channel: Channel) -> None:
-        """Poll `channel` for what can be done with it now."""
-        wanted = 0 if channel.full else READ
-        wanted = (wanted | WRITE if channel.unsent else wanted) or WRITE
-        if not self._poll.wants(channel.fileno(), wanted):
-            ready = self._ready(channel)
-            self._poll.want(channel.fileno(), wanted, ready, functools.partial(self._mute, channel))
+    def settle(self, worker: Worker) -> None:
+        """It needs no look any more."""
+        self._restless.discard(worker)
 
-    def _ready(self, channel: Channel) -> Callable[[int, int], None]:
-        return functools.partial(self._channel_ready, channel)
-
-    def _mute(self, channel: Channel, error: Exception) -> None:
-        """A channel can't be polled, or read: where the machine is short of something, it is tried again."""
-        if shortage(error):
-            self._unheard = True
-        elif not channel.whole:  # of the host's own nothing but its end is one
-            self._lost(channel)
-
-    def _listen_to_journal(self) -> None:
-        journal = self.recording.channel.fileno() if self.recording.channel is not None else -1
-        if journal != self._journal and self._journal >= 0:
-            self._poll.drop(self._journal)
-        self._journal = journal
-        wanted = READ | (WRITE if self.recording.unsent else 0)
-        if journal >= 0 and not self._poll.wants(journal, wanted):
-            self._poll.want(journal, wanted, self._journal_ready, self._mute_journal)
-
-    def _journal_ready(self, _: int, events: int) -> None:
-        self.recording.ready(readable=bool(events & READ))
-
-    def _mute_journal(self, error: Exception) -> None:
-        if shortage(error):
-            self._unheard = True
-        else:
-            self.recording.lose(typed(error).message)
+    def helpers(self) -> set[int]:
+        """Children of this process that work for it, and are reaped where they are waited for."""
+        return self._jobs.children | self._uncounted.children
 
     def recorded(self, worker: Worker) -> None:
         """A worker's start is in the audit: its guest may begin."""
@@ -270,20 +205,9 @@ class Launcher:
 
     def _let_begin(self, worker: Worker) -> None:
         if worker.start.allow():
-            self._advance(worker)
+            self._course.advance(worker)
 
-    def _channel_ready(self, channel: Channel, _: int, events: int) -> None:
-        try:
-            if events & WRITE:
-                channel.flush()
-            request = channel.receive() if events & READ else None
-        except ChannelClosedError:
-            self._lost(channel)
-            return
-        if request is not None:
-            self.respond(channel, request)
-
-    def _lost(self, channel: Channel) -> None:
+    def lost(self, channel: Channel) -> None:
         """Its peer is gone, or broke its rules: what a cell started ends with it, and nothing else does. With
         the host's own the launcher ends."""
         if channel.whole:
@@ -306,7 +230,7 @@ class Launcher:
         try:
             channel.send(answer, descriptors)
         except ChannelClosedError:
-            self._lost(channel)
+            self.lost(channel)
 
     def _child_ready(self, descriptor: int, _: int) -> None:
         """What is traced has stopped, or a child has ended: this turn's look at the restless sees which."""
@@ -326,62 +250,13 @@ class Launcher:
         try:
             try:
                 with self.parts.roots.at_hand(opened or {}):
-                    answer = self._handle(channel, request)
+                    answer = self._answering.handle(channel, request)
             except NotAtHandError as wait:
                 self._jobs.open(channel, request, wait.spec)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this request's
             answer = requests.Answer(id=request.id, error=typed(error).info())
         if answer is not None:
             self.tell(channel, answer)
-
-    def _account(self, request: requests.AccountRequest) -> None:
-        worker = self.find(request.worker)
-        answer = requests.Answer(id=request.id, usage=worker.cgroup.usage())
-        self.tell(worker.channel, answer, worker.cgroup.account())
-
-    def _handle(self, channel: Channel, request: requests.Request) -> requests.Answer | None:
-        """The answer, or None where it comes later."""
-        name = getattr(request, "worker", None) or getattr(request, "zygote", None)
-        known = self.workers.get(name) if name is not None else None
-        if known is not None and known.channel is not channel:
-            raise NotFoundError(
-                f"no worker {known.name[:40]}"
-            )  # another's, and one that never was, look alike
-        match request:
-            case requests.MachineRequest():
-                return requests.Answer(id=request.id, machine=self._machine())
-            case requests.AttestRequest():
-                self._proving.attest(request)
-            case requests.UsageRequest():
-                return requests.Answer(id=request.id, usage=self.find(request.worker).cgroup.usage())
-            case requests.AccountRequest():
-                self._account(request)
-            case requests.CurrentRequest():
-                check_current(self.find(request.worker), self.parts)
-                return requests.Answer(id=request.id)
-            case requests.LaunchRequest():
-                self._launch(channel, request)
-            case requests.ForkRequest():
-                channel.demand(request.spec)
-                self._forking.fork(_shared(channel, request))
-            case requests.KillRequest():
-                worker = self.find(request.worker)
-                worker.killers.append(request.id)
-                self.end(worker, by="killed")
-            case requests.SealRequest():
-                self._jobs.seal(channel, request)
-            case _:
-                self._handle_cells(channel, request)
-        return None
-
-    def _handle_cells(self, channel: Channel, request: OfCells) -> None:
-        if isinstance(request, requests.OpenRequest):
-            uid, namespace = self._cells.open(channel, request)
-            self.tell(channel, requests.Answer(id=request.id, cell_uid=uid), namespace)
-            return
-        if (ending := self._cells.handle(channel, request)) is not None:
-            self._lost(ending)
-        self.tell(channel, requests.Answer(id=request.id))
 
     def answer(self, worker: Worker, answer: requests.Answer) -> None:
         """Queue an answer for whoever started `worker`."""
@@ -408,29 +283,8 @@ class Launcher:
             raise NotFoundError(f"no worker {name[:40]}")
         return worker
 
-    def _machine(self) -> Machine:
-        return Machine(
-            cgroup=self.parts.parent.version,
-            uids=self.parts.uids.range.mode,
-            seccomp=True,
-            memory_bytes=self.parts.parent.capacity_bytes,
-            cpus=os.cpu_count() or 1,
-            devices=tuple(name for name in self.parts.bounds.devices if is_device(name)),
-            core_handler=core_handler(
-                procfs.read("/proc/sys/kernel/core_pattern"), resource.getrlimit(resource.RLIMIT_CORE)[0]
-            ),
-        )
-
-    def _launch(self, channel: Channel, request: requests.LaunchRequest) -> None:
-        channel.demand(request.spec)
-        request = _shared(channel, request)
-        self.recording.demand()
-        self.admit(request.spec, request.share)
-        worker = begin_launch(self.parts, request, channel)
-        self.add(worker)
-        self.guard(worker, functools.partial(self._set_out, worker))
-
-    def _set_out(self, worker: Worker) -> None:
+    def set_out(self, worker: Worker) -> None:
+        """Begin with what a start waits for, and write down that it is begun."""
         self.watch(worker, worker.start.waits_for)
         self.recording.start(worker)
 
@@ -472,88 +326,14 @@ class Launcher:
                 self._poll.want(
                     descriptor,
                     READ,
-                    lambda found, _: self._noticed(worker, found),
-                    functools.partial(self._faulty, worker),
+                    lambda found, _: self._course.noticed(worker, found),
+                    functools.partial(self.faulty, worker),
                 )
                 worker.watched.add(descriptor)
         except OSError as error:
             if not worker.running or not shortage(error):
                 raise
             self._restless.add(worker)
-
-    def _noticed(self, worker: Worker, descriptor: int) -> None:
-        if not worker.started:
-            self._advance(worker)
-        elif descriptor == worker.start.running.monitor_fd:
-            self._ended(worker)
-        elif descriptor == worker.start.running.first_fd:
-            self._alone(worker)
-        elif worker.zygote is not None and descriptor == worker.zygote.pid_fd:
-            worker.zygote.attend()  # it died, held: its parent inside is told by this
-            if worker.start.running.reaper is not None:
-                worker.start.running.reaper.resume()
-            self.watch_running(worker)
-        else:
-            with contextlib.suppress(BlockingIOError):
-                os.read(descriptor, 4096)
-            worker.suspect_until = time.monotonic() + _SUSPECT_SECONDS
-            self._restless.add(worker)
-
-    def _ended(self, worker: Worker) -> None:
-        """By itself; or with its zygote, of whose end the kernel may tell later than of its forks'."""
-        init = worker.parent.start.running if worker.parent is not None else None
-        if init is not None and procfs.ending(init.init, init.init_start):
-            self.end(worker, by="zygote", reason=_ZYGOTE_ENDED)
-        else:
-            self.end(worker, by="")
-
-    def _advance(self, worker: Worker) -> None:
-        start = worker.start
-        self.watch(worker)  # a step may close what is watched
-        try:
-            if not start.advance():
-                self.watch(worker, start.waits_for)
-                self._forking.ready(worker)
-                return
-            if worker.spec.kind == "zygote":
-                worker.zygote = Zygote(worker.spec, start.running, worker.cgroup, worker.uid)
-            self.watch_running(worker)
-            if worker.staged is not None:
-                self.parts.stage.release(worker.staged)
-        except FAULTS as error:
-            self.fail(worker, error)
-            return
-        worker.started = True
-        ends = list(start.running.host_ends)
-        start.running.host_ends = ()
-        launched = Launched(
-            worker=worker.name,
-            pid=start.running.init,
-            uid=worker.uid,
-            spec_digest=worker.digest,
-            phases_us=start.running.phases_us,
-            descriptors=len(ends),
-            zygote=worker.parent.name if worker.parent else "",
-        )
-        self.tell(worker.channel, requests.Answer(id=worker.request, launched=launched), ends)
-        self._forking.over(worker)
-
-    def watch_running(self, worker: Worker) -> None:
-        """Watch for the end of a worker that has started, and for its running out of memory."""
-        running = worker.start.running
-        first = running.first_fd if running.first_fd >= 0 else None
-        held = worker.zygote.pid_fd if worker.zygote and running.hold and not running.hold.gone else None
-        self.watch(worker, running.monitor_fd, worker.cgroup.oom_fd(), first, held)
-
-    def _alone(self, worker: Worker) -> None:
-        """A fork's first process is gone: what is left is the worker's own."""
-        running = worker.start.running
-        descriptor, running.first_fd = running.first_fd, -1
-        self.watch_running(worker)
-        os.close(descriptor)
-        request, worker.proof_wanted = worker.proof_wanted, None
-        if request is not None:
-            self.respond(worker.channel, request)
 
     def fail(self, worker: Worker, error: Exception) -> None:
         """A start that failed: its processes die now, the answer goes out when nothing is left of them."""
@@ -562,7 +342,7 @@ class Launcher:
             failure = own_limit(worker, failure)
         zygote = worker.parent.zygote if worker.parent is not None else None
         if zygote is not None and (zygote.pid_fd < 0 or procfs.ended(zygote.pid_fd)):
-            failure = ZygoteError(_ZYGOTE_ENDED)  # whatever it led to
+            failure = ZygoteError(ZYGOTE_ENDED)  # whatever it led to
         worker.failure = failure.fact()
         if isinstance(failure, ZygoteChangedError) and worker.parent is not None:
             self.end(worker.parent, by="zygote", reason=failure.message)
@@ -582,81 +362,8 @@ class Launcher:
         if worker.proof_wanted is not None:
             request, worker.proof_wanted = worker.proof_wanted, None
             self.respond(worker.channel, request)  # that it has ended
-        self._forking.end_sessions(worker, reason or _ZYGOTE_ENDED)
+        self._forking.end_sessions(worker, reason or ZYGOTE_ENDED)
         self._forking.over(worker)
-
-    def _step(self, worker: Worker, ending: Ending) -> None:
-        try:
-            report = ending.step()
-        except Exception:  # noqa: BLE001 - what can't be told now is asked again: nothing counts as gone before
-            report = None
-            ending.failed()
-        if report is not None:
-            apart(functools.partial(self._forget, worker), nobodys)
-            apart(functools.partial(self.recording.ended, worker, report), nobodys)
-            apart(functools.partial(self._report, worker, report), nobodys)
-        elif ending.slow:
-            self._reap_orphans()
-        if report is None and ending.overdue and worker.killers:
-            stuck = BusyError(f"processes of {worker.name} do not die; the kernel still holds them")
-            for request in worker.killers:
-                self.tell(worker.channel, requests.Answer(id=request, error=stuck.info()))
-            worker.killers = []
-
-    def _reap_left(self) -> None:
-        for pid in list(self.left):
-            with contextlib.suppress(ChildProcessError):
-                if not os.waitpid(pid, os.WNOHANG)[0]:
-                    continue
-            self.left.discard(pid)
-
-    def _reap_orphans(self) -> None:
-        """What was killed while it made namespaces leaves children, which keep others from ending."""
-        starts = [worker.start for worker in self.workers.values()]
-        own = {start.running.monitor for start in starts}
-        own |= {start.helper for start in starts if isinstance(start, Fork)}
-        own |= self._jobs.children | self._uncounted.children
-        own |= self.parts.parent.looking if isinstance(self.parts.parent, WatchedTrees) else set()
-        own |= {worker.zygote.helper for worker in self.workers.values() if worker.zygote is not None}
-        try:
-            children = procfs.children(os.getpid())
-        except OSError:
-            return  # the next step looks again
-        for pid in children:
-            if pid not in own:
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(pid, os.WNOHANG)
-
-    def _forget(self, worker: Worker) -> None:
-        """Nothing is left of it: its uid and folders are free."""
-        del self.workers[worker.name]
-        self._restless.discard(worker)
-        for uid in (worker.uid, worker.root_uid):
-            if uid is not None:
-                self.parts.uids.give_back(uid)
-        if worker.parent is not None and worker.parent.zygote is not None:
-            worker.parent.zygote.sessions.discard(worker.name)
-        if worker.zygote is not None:
-            worker.zygote.close()
-            self.left |= worker.zygote.left
-        if worker.staged is not None:
-            with contextlib.suppress(*FAULTS):  # an empty folder may stay, until the launcher ends
-                self.parts.stage.discard(worker.staged)
-        with contextlib.suppress(*FAULTS):  # the next one tidies again
-            self.parts.parent.tidy()
-
-    def _report(self, worker: Worker, report: ExitReport) -> None:
-        if not worker.request:
-            return  # made ahead, and never wanted
-        if not worker.started:
-            early = UnsupportedError("the launcher ended before the sandbox had started")
-            self.tell(
-                worker.channel, requests.Answer(id=worker.request, error=worker.failure or early.fact())
-            )
-            return
-        self.tell(worker.channel, requests.Answer(id=0, exited=report))
-        for request in worker.killers:
-            self.tell(worker.channel, requests.Answer(id=request, exited=report))
 
     def _end_all(self) -> None:
         for worker in list(self.workers.values()):
@@ -664,10 +371,5 @@ class Launcher:
         deadline = time.monotonic() + _STOP_SECONDS
         while self.workers and time.monotonic() < deadline:
             for worker in list(self.workers.values()):
-                self.guard(worker, functools.partial(self._visit, worker, time.monotonic()))
+                self.guard(worker, functools.partial(self._course.visit, worker, time.monotonic()))
             time.sleep(min((w.ending.pause for w in self.workers.values() if w.ending), default=0.0))
-
-
-def _shared(channel: Channel, request: _Start) -> _Start:
-    """The request, with its tenant's share as the host says it (pure)."""
-    return request if channel.whole else msgspec.structs.replace(request, share=channel.share)

@@ -10,6 +10,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from typing import Any
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else LiteLLM asks the network at import
@@ -21,6 +22,7 @@ from dspy_optimise import compile_program, examples, make_metric
 from dspy_programs import Program, make_program, serialise
 from dspy_running import each, streamed
 from dspy_signatures import check_inputs, describe_signature, make_signature
+from dspy_tools import offered_tools
 
 from bridgehold_sdk import Bridge, InvalidInput, Provider, Session, Store, operation
 
@@ -287,7 +289,7 @@ class DSPyBridge(Bridge):
         if (saved is None) == (not artifact):
             raise InvalidInput("either saved or artifact is expected")
         data = dspy_saved.read(self.artifacts.get(artifact)) if saved is None else saved
-        program = dspy_saved.unpack(data, self._tools)
+        program = dspy_saved.unpack(data, partial(offered_tools, self))
         return self._created(program, self.programs.add(program, id))
 
     # The session's own drawer.
@@ -336,33 +338,9 @@ class DSPyBridge(Bridge):
             "tools": tools or [],
             "lm": lm,
         }
-        program = make_program(recipe, self._tools(tools))
+        program = make_program(recipe, offered_tools(self, tools))
         program.lm = lm
         return program
-
-    def _tools(self, names: list[str] | None) -> dict[str, Any]:
-        """Of the host's side, by name; called in whichever command runs the program."""
-        found = {}
-        for name in names or ():
-            tool = self.tools.get(name)
-            if tool is None:
-                offered = ", ".join(self.tools) or "none"
-                raise InvalidInput(f"the tool {name[:80]!r} is not offered to this command: {offered}")
-            found[name] = dspy.Tool(
-                self._caller(name),
-                name=name,
-                desc=tool.description or name,
-                args=dict(tool.parameters.get("properties") or {}),
-            )
-        return found
-
-    def _caller(self, name: str) -> Callable[..., Any]:
-        def call(**arguments: Any) -> Any:
-            if name not in self.tools:
-                raise InvalidInput(f"the tool {name!r} is not offered to this command")
-            return self.tools[name](**arguments)
-
-        return call
 
     def _created(self, program: Program, program_id: str) -> dict[str, Any]:
         said = program.describe(program_id)

@@ -13,6 +13,8 @@ MAX_BYTES = 256 << 20
 """Of one frame or array in memory, texts included."""
 MAX_SESSION_BYTES = 512 << 20
 MAX_KEPT = 200
+PAGE_BYTES = 4 << 20
+"""Of one answer."""
 
 
 def check_shape(rows: int, columns: int, what: str) -> None:

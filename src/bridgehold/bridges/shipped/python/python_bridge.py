@@ -8,7 +8,6 @@ import ast
 import builtins
 import contextlib
 import functools
-import json
 import keyword
 import linecache
 import operator
@@ -17,16 +16,18 @@ import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.machinery import BuiltinImporter
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
+
+from python_names import Names
+from python_shown import Shown, fitted, shortened, size_of
 
 from bridgehold_sdk import Bridge, InvalidInput, Session, operation
 from bridgehold_sdk.faults import class_name
 from bridgehold_sdk.files import Files
-from bridgehold_sdk.plain import clean_text, to_plain
+from bridgehold_sdk.plain import to_plain
 from bridgehold_sdk.processes import Processes
 from bridgehold_sdk.streams import note_last
 
-REPR_CHARACTERS = 16 * 1024
 SOURCES_KEPT = 100
 RESULTS_KEPT = 100
 """Of the latest commands, in `Out`."""
@@ -34,7 +35,6 @@ INPUTS_KEPT = 1_000
 """Of the latest commands, in `In`."""
 MOST_DISPLAYS = 1_000
 """Of one command; those that come after are counted."""
-MOST_MATCHES = 1_000
 EOF = "EOF when reading a line"
 """What `input` says of an end."""
 PLAIN = (str, int, float, bool, list, dict, tuple, set, bytes)
@@ -56,7 +56,7 @@ class Exit(_sitebuiltins.Quitter):
         raise SystemExit(code)
 
 
-class PythonBridge(Files, Processes, Bridge):
+class PythonBridge(Names, Files, Processes, Bridge):
     """Python code in a namespace that lasts the session; each operation is described in bridge.toml."""
 
     name = "python"
@@ -118,48 +118,6 @@ class PythonBridge(Files, Processes, Bridge):
             said["variables"] = self._given_back(returns)
         return said if self.artifacts.granted else fitted(said, self.result_bytes)
 
-    @operation(effect="read", resource="namespace")
-    def complete(self, code: str, cursor: int = -1) -> dict[str, Any]:
-        """What the name before the cursor may become."""
-        import rlcompleter
-
-        end = len(code) if cursor < 0 else min(cursor, len(code))
-        start = end
-        while start and (code[start - 1].isalnum() or code[start - 1] in "_."):
-            start -= 1
-        completer, found = rlcompleter.Completer(self._namespace), []
-        with self.callers_code():
-            for number in range(MOST_MATCHES):
-                match = completer.complete(code[start:end], number) if code[start:end] else None
-                if match is None:
-                    break
-                found.append(clean_text(match.rstrip("()\t ")))
-        return {"matches": sorted(set(found)), "start": start, "end": end}
-
-    @operation(effect="read", resource="namespace")
-    def inspect(self, code: str, cursor: int = -1) -> dict[str, Any]:
-        """What the name at the cursor is: its kind, signature, documentation and text."""
-        import inspect
-        import re
-
-        at = len(code) if cursor < 0 else min(cursor, len(code))
-        name = next((one[0] for one in re.finditer(r"[\w.]+", code) if one.start() <= at <= one.end()), "")
-        first, *rest = name.strip(".").split(".")
-        if first not in self._namespace and not hasattr(builtins, first):
-            return {"found": False}
-        with self.callers_code():
-            value = self._namespace[first] if first in self._namespace else getattr(builtins, first)
-            for part in rest:
-                if not hasattr(value, part):
-                    return {"found": False}
-                value = getattr(value, part)
-            shown = self._shown(value)
-            said = {"found": True, "name": name, "type": shown.kind, "repr": (shown.text or "None")[:2000]}
-            with contextlib.suppress(TypeError, ValueError):
-                said["signature"] = clean_text(str(inspect.signature(value)))[:2000]
-            said["documentation"] = clean_text(inspect.getdoc(value) or "")[:REPR_CHARACTERS]
-        return said
-
     def _bind(self, variables: Mapping[str, Any]) -> None:
         """Variables, and tools as functions, as names in the code."""
         from bridgehold_sdk.given import ToolFunction, decoded
@@ -220,7 +178,7 @@ class PythonBridge(Files, Processes, Bridge):
                 forms = bundle_of(value, self._room, self._guard)
             else:
                 forms = self._forms(value, self._shown(value).text or "")
-            self._room -= _size(forms)
+            self._room -= size_of(forms)
             self._displays.append(forms)
             with contextlib.suppress(Exception):
                 sys.stdout.flush()
@@ -396,42 +354,3 @@ def _from_awaited(trace: types.TracebackType | None) -> types.TracebackType | No
 def final(value: Any = None) -> NoReturn:
     """End the command that runs now, with `value` as its own."""
     raise Final(value)
-
-
-class Shown(NamedTuple):
-    """A value as the caller gets it: nothing of it, where there is none."""
-
-    kind: str | None = None
-    text: str | None = None
-    plain: Any = None
-    cut: bool = False
-
-
-def shortened(value: object) -> tuple[str, bool]:
-    """Its `repr`, and whether that was cut. Of plain text and lists no more is written out than is shown."""
-    size = len(value) if type(value) in (str, bytes, bytearray, list, tuple) else 0  # type: ignore[arg-type]  # those have one
-    part = value[:REPR_CHARACTERS] if size > REPR_CHARACTERS else value  # type: ignore[index]  # as above
-    text = clean_text(repr(part))
-    rest = max(0, len(text) - REPR_CHARACTERS)
-    if part is value and not rest:
-        return text, False
-    left = f"{rest} characters" if part is value else f"{size - REPR_CHARACTERS} and more of {size}"
-    return text[:REPR_CHARACTERS] + f"… {left} cut …", True
-
-
-def fitted(said: dict[str, Any], most: int) -> dict[str, Any]:
-    """`said`, within `most` bytes: the value goes first, then the middle of its `repr`."""
-    if _size(said) <= most:
-        return said
-    said = {**said, "value": None, "truncated": True}
-    text = said["repr"]
-    while text and _size(text) > most // 4:
-        keep = max(0, len(text) // 4 - 20)
-        text = f"{text[:keep]}\n… {len(text) - 2 * keep} characters cut …\n{text[len(text) - keep :]}"
-        if not keep:
-            break
-    return {**said, "repr": text}
-
-
-def _size(value: object) -> int:
-    return len(json.dumps(value, ensure_ascii=False).encode())

@@ -27,6 +27,7 @@ import tokenizers
 import torch
 import transformers
 from hf_bounds import MAX_KEPT, check_model_bytes, check_texts
+from hf_datasets import Datasets
 
 from bridgehold_sdk import Bridge, InvalidInput, Session, Store, operation
 
@@ -35,7 +36,7 @@ transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
 
-class TransformersBridge(Bridge):
+class TransformersBridge(Datasets, Bridge):
     """Models, tokenizers, pipelines and training; each operation is described in bridge.toml."""
 
     name = "transformers"
@@ -291,41 +292,7 @@ class TransformersBridge(Bridge):
         made = hf_generate.stream(model, words, prompt, wanted)
         return (yield from self._counted(made, wanted.get("max_new_tokens", 50)))
 
-    # Data and training.
-
-    @operation(effect="create", resource="dataset", id_field="id")
-    def create_dataset(self, records: list[dict[str, Any]], id: str | None = None) -> dict[str, Any]:
-        """Keep records: a text each, and a label where something is to be told apart."""
-        data = hf_data.create(records)
-        return {"dataset_id": self.datasets.add(data, id), "rows": len(records), "fields": data.fields}
-
-    @operation(effect="read", resource="dataset")
-    def list_datasets(self) -> dict[str, Any]:
-        """The session's data sets."""
-        listed = [
-            {"dataset_id": name, "rows": len(data.records), "fields": data.fields, "created": data.created}
-            for name, data in self.datasets.items()
-        ]
-        return {"datasets": listed, "total_count": len(listed)}
-
-    @operation(effect="read", resource="dataset", id_field="dataset_id")
-    def page_dataset(self, dataset_id: str, offset: int = 0, limit: int = 100) -> dict[str, Any]:
-        """Some records of a data set."""
-        records = self.datasets.get(dataset_id).records
-        end = offset + limit
-        return {
-            "dataset_id": dataset_id,
-            "records": records[offset:end],
-            "offset": offset,
-            "total_rows": len(records),
-            "next_offset": end if end < len(records) else None,
-        }
-
-    @operation(effect="delete", resource="dataset", id_field="dataset_id")
-    def delete_dataset(self, dataset_id: str) -> dict[str, Any]:
-        """Forget a data set."""
-        self.datasets.delete(dataset_id)
-        return {"dataset_id": dataset_id, "status": "deleted"}
+    # Training.
 
     @operation(effect="run", resource="model", id_field="model_id")
     def train(

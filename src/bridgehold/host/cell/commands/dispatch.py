@@ -16,12 +16,10 @@ import msgspec
 
 from bridgehold.audit.arguments import (
     CONTENTS,
-    as_text,
     at_once,
-    judged_as,
+    judged_with,
+    split_contents,
     split_in_turns,
-    with_contents,
-    without_contents,
 )
 from bridgehold.audit.client import JournalClient
 from bridgehold.bridges.frames import ResultFrame
@@ -38,6 +36,7 @@ from bridgehold.errors import (
     UsageError,
 )
 from bridgehold.host.cell.commands import refusals
+from bridgehold.host.cell.commands.begun import as_begun, default_bridge
 from bridgehold.host.cell.commands.chains import Chain, Chains
 from bridgehold.host.cell.commands.command_log import (
     Came,
@@ -52,10 +51,12 @@ from bridgehold.host.cell.commands.command_log import (
     used,
     with_output,
 )
+from bridgehold.host.cell.commands.completed import completed, place_of
 from bridgehold.host.cell.commands.decided import LONGEST_NAME, decided, may_act_for, may_run
+from bridgehold.host.cell.commands.errors import redact_error
 from bridgehold.host.cell.commands.inline_keys import KeyKeeper, take_inline_keys
 from bridgehold.host.cell.commands.recovery import Recovery
-from bridgehold.host.cell.commands.replays import CompletedCommand, Step
+from bridgehold.host.cell.commands.replays import Step
 from bridgehold.host.cell.commands.resources import Resources
 from bridgehold.host.cell.sessions.session import Session, SessionKey
 from bridgehold.host.cell.sessions.sessions import Sessions
@@ -65,14 +66,14 @@ from bridgehold.host.cell.tools.records import ToolRecords
 from bridgehold.host.cell.tools.values import Offered, ToolContext
 from bridgehold.host.cell.workers.calls import Watcher, unbroken
 from bridgehold.host.front.boots import StartOrder
-from bridgehold.host.front.registry import Granted, Registry
+from bridgehold.host.front.registry import Registry
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.ids import is_name, new_command_id, parse_command
 from bridgehold.policies.buckets import CommandRates
 from bridgehold.policies.model import Decision
 from bridgehold.protocol.frames import CommandRequest
-from bridgehold.protocol.values import CommandUsage, Principal, Reply, ResourceRef
+from bridgehold.protocol.values import CommandUsage, Principal, Reply
 
 _COMMON = "common"
 _BESIDE = ("common:ping", "common:health")
@@ -140,16 +141,8 @@ class Dispatch:
                 waited = True
             return await self._run_in(session, plan, offered, watcher, waited=waited)
         except BridgeholdError as error:
-            if error.traceback:
-                error.traceback = await self._redact(request.tenant, error.traceback)
-            if error.output:
-                error.output = await self._redacted(request.tenant, error.output)
+            await redact_error(error, self._redact, request.tenant)
             raise
-
-    async def _redacted(self, tenant: str, output: Output) -> Output:
-        """An error is shown, and written down, in more places than a reply."""
-        texts = [await self._redact(tenant, text) for text in (output.stdout, output.stderr)]
-        return msgspec.structs.replace(output, stdout=texts[0], stderr=texts[1])
 
     async def _again(self, principal: Principal, session: Session, step: Step) -> object:
         """Repeat a lost session's command in `session`: it is decided and audited as the first time."""
@@ -232,13 +225,14 @@ class Dispatch:
         refuse = refusals.Refusal(self._refusals, command, principal, request)
         if len(request.tenant) > LONGEST_NAME or not may_act_for(principal, request.tenant):
             raise await refuse(refusals.no_tenant(principal, request.tenant), DeniedError)
-        target = self._default_bridge(request) if bridge == _COMMON else bridge
+        target = default_bridge(self._registry, self._sessions, request) if bridge == _COMMON else bridge
         target = before.bridge if before is not None else target
         if not may_run(principal, target, request.operation):
             raise await refuse(refusals.out_of_scope(principal, request.operation), DeniedError)
         try:
             granted = await self._registry.granted(request.tenant, target)
-            granted = await self._as_begun(granted, request) if granted.manifest.release else granted
+            begun = granted.manifest.release
+            granted = await as_begun(self._registry, self._sessions, granted, request) if begun else granted
         except (NotFoundError, SuspendedError, PolicyError) as error:
             raise await refuse(*refusals.ungranted(error, bridge, operation)) from None
         manifest, grant = granted.manifest, granted.grant
@@ -263,23 +257,16 @@ class Dispatch:
                 if not decision.allowed:
                     raise await refuse(decision, DeniedError)
         try:
-            given, contents = (
-                without_contents(request.arguments)
-                if declared is not None and declared.contents
-                else (as_text(request.arguments), None)
-                if type(request.arguments.get(CONTENTS)) is bytes
-                else (request.arguments, None)
-            )
+            given, apart = request.arguments, declared is not None and declared.contents
+            given, contents = split_contents(given, apart=apart) if CONTENTS in given else (given, None)
             arguments = at_once(given) or await split_in_turns(given)
             looked = looked or not arguments.quiet
             if arguments.keys:
                 arguments = take_inline_keys(given, arguments, grant)
-            arguments = with_contents(arguments, contents) if contents is not None else arguments
             takes = declared.arguments if declared is not None else COMMON_TAKES
-            sent = (
-                arguments.kept
-                if contents is None
-                else {**arguments.kept, CONTENTS: judged_as(contents, takes, grant.limits.request_bytes)}
+            sent, most = arguments.kept, grant.limits.request_bytes
+            arguments, sent = (
+                (arguments, sent) if contents is None else judged_with(arguments, contents, takes, most)
             )
             wrong, waited = await problems_in_turns(takes, sent)
             if wrong:
@@ -301,27 +288,6 @@ class Dispatch:
             replays=replays,
         )
         return await self._still(plan) if looked or waited else plan
-
-    async def _as_begun(self, granted: Granted, request: CommandRequest) -> Granted:
-        """For a session that began with another release of the bridge: by the manifest of that one."""
-        bridge = granted.manifest.name
-        for session in self._sessions:
-            key = session.key
-            if (key.tenant, key.bridge) == (request.tenant, bridge) and request.session in (
-                session.id,
-                key.name,
-            ):
-                begun = session.order.manifest
-                if begun.release and begun.release != granted.manifest.release:
-                    return await self._registry.granted(request.tenant, bridge, begun)
-        return granted
-
-    def _default_bridge(self, request: CommandRequest) -> str:
-        """``common:*`` goes to the session's bridge, or to the default one."""
-        for session in self._sessions:
-            if session.key.tenant == request.tenant and request.session in (session.id, session.key.name):
-                return str(session.key.bridge)
-        return self._registry.default_bridge
 
     async def _session(self, plan: Plan) -> Session:
         request = plan.request
@@ -370,24 +336,10 @@ class Dispatch:
         reply = await unbroken(self._conclude(plan, session, intent, came, started))
         operation = plan.operation
         if operation is not None and operation.effect not in ("run", "read") and session.alive:
-            place = ResourceRef(
-                id="",
-                kind="",
-                bridge=plan.bridge,
-                session=session.id,
-                session_name=session.key.name,
-                tenant=session.key.tenant,
-            )
-            self._resources.note(operation, place, arguments, reply.value)
-            completed = CompletedCommand(
-                command=plan.command,
-                bridge=plan.bridge,
-                arguments=arguments,
-                result=reply.value,
-                had_key=bool(plan.arguments.keys),
-                called_out=session.may_have_called or (tools is not None and tools.asked > 0),
-            )
-            self._recovery.note(session, session.order.manifest, operation, completed)
+            called_out = session.may_have_called or (tools is not None and tools.asked > 0)
+            done = completed(plan, arguments, reply.value, called_out=called_out)
+            self._resources.note(operation, place_of(plan, session), arguments, reply.value)
+            self._recovery.note(session, session.order.manifest, operation, done)
         return reply
 
     async def _beside(self, session: Session, plan: Plan) -> Reply:

@@ -258,6 +258,14 @@ class Sessions:
             return Attribution("", self._starting.get(session_id, ""))
         return Attribution(found.current_command, found.current_principal)
 
+    def named(self, tenant: str, session: str, bridge: str = "") -> Session | None:
+        """The tenant's session of that id or name, with `bridge` if one is said."""
+        for one in self:
+            key = one.key
+            if key.tenant == tenant and session in (one.id, key.name) and bridge in ("", key.bridge):
+                return one
+        return None
+
     async def by_id(self, tenant: str, session_id: str) -> Session | SessionKey:
         """The tenant's live session of that id, or the name under which a lost one opens again."""
         session = self._by_id.get(session_id)
