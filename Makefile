@@ -15,7 +15,7 @@ test: setup
 check: setup
 	@$(BIN)/python scripts/suite.py lint format types documents
 
-# CPython's own tests and packages', inside and outside: some forty minutes; writes docs/reference/differences.md.
+# CPython's own tests and packages', inside and outside: an hour or two; writes docs/reference/differences.md.
 compat: setup
 	@$(BIN)/python compat/run.py --write
 

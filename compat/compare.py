@@ -51,6 +51,33 @@ def read_reasons(text: str) -> tuple[Reason, ...]:
     return tuple(found)
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What differs though none of those tests shows it: `test` is ours, ``file::name``, and meets it."""
+
+    barrier: str
+    why: str
+    test: str
+
+
+def read_beside(text: str) -> tuple[Beside, ...]:
+    """Of reasons.toml, in its order. Raises `ValueError` for one without a barrier, a text or a test."""
+    found = [
+        Beside(entry["barrier"], entry["why"].strip(), entry["test"])
+        for entry in tomllib.loads(text).get("beside", ())
+    ]
+    for one in found:
+        if not (one.barrier and one.why and "::" in one.test):
+            raise ValueError(f"a reason that says too little: {one}")
+    return tuple(found)
+
+
+def beside_table(found: Iterable[Beside]) -> str:
+    """As Markdown."""
+    lines = ["| barrier | what differs, and why | test |", "| --- | --- | --- |"]
+    return "\n".join([*lines, *(f"| {one.barrier} | {one.why} | `{one.test}` |" for one in found)]) + "\n"
+
+
 def kind(outcome: str) -> str:
     return outcome.partition(":")[0]
 

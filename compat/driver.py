@@ -32,7 +32,7 @@ class Outcomes(unittest.TestResult):
         self._bad = ""
 
     def _write(self, test, outcome):
-        self._out.write(json.dumps([test.id(), outcome]) + "\n")
+        self._out.write(json.dumps([type(test).id(test), outcome]) + "\n")
         self._out.flush()
 
     def startTest(self, test):
@@ -83,6 +83,9 @@ def run(module, path):
                 tests = unittest.defaultTestLoader.loadTestsFromModule(loaded)
             except unittest.SkipTest as error:
                 out.write(json.dumps([f"test.{module}", f"skipped: {error}"[:_WORDS]]) + "\n")
+            except Exception as error:  # noqa: BLE001 - what a distribution left out of its package
+                what = f"failed: {type(error).__name__}: {error}".partition("\n")[0][:_WORDS]
+                out.write(json.dumps([f"test.{module}", what]) + "\n")
             else:
                 tests.run(Outcomes(out))
             out.write(json.dumps(["", "done"]) + "\n")

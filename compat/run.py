@@ -1,12 +1,13 @@
 """Tests of CPython's own and of packages', inside and outside: a difference without a barrier's name fails.
 
-    python compat/run.py [--part] [--write] [--json] [MODULE ...]
+    python compat/run.py [--part] [--write] [--json] [--kept FOLDER] [MODULE ...]
 
 Outside they run as an ordinary user, with the interpreter that the sandboxes use. Inside they run as a
-process in a cold session and in a forked one, and within `python:execute`. CPython's come from the
-distribution's own package. Those that ship in packages' wheels run as a process, by pytest, in the
-environment of `frameworks.lock`, which is built here. `--part`: the modules that the suite tries. `--write`:
-docs/reference/differences.md is written anew.
+process in a cold session and in a forked one, and within `python:execute`. CPython's are all that the
+distribution's own package has. Those that ship in packages' wheels run as a process, by pytest, in the
+environment of `frameworks.lock`, which is built here. `--part`: the modules that the suite tries. `--kept`:
+each module's outcomes are kept in FOLDER, and those that are there are not measured again: a run that was cut
+off goes on. `--write`: docs/reference/differences.md is written anew.
 """
 
 from __future__ import annotations
@@ -21,25 +22,42 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from compare import DONE, WAYS, Difference, Reason, differences, explained, read_reasons, table  # noqa: E402
+from compare import (  # noqa: E402
+    DONE,
+    WAYS,
+    Difference,
+    Reason,
+    beside_table,
+    differences,
+    explained,
+    read_beside,
+    read_reasons,
+    table,
+)
 
 from bridgehold import BridgeholdError, SyncClient  # noqa: E402
 from bridgehold.bridges.catalogue import Catalogue  # noqa: E402
 from bridgehold.config.layout import Layout, find_layout  # noqa: E402
 
+REASONS = HERE / "reasons.toml"
 PAGE = HERE.parent / "docs/reference/differences.md"
 DRIVER = (HERE / "driver.py").read_text(encoding="utf-8")
 BUILT = find_layout({"BRIDGEHOLD_HOME": str(HERE.parent / ".environments")}, os.getuid()).environments
 PYTHON = "/usr/bin/python3"
+TESTS = Path("/usr/lib/python3.11/test")
+"""Where Debian's libpython3.11-testsuite puts CPython's own."""
 USER = "nobody"
-SECONDS = 300
+SECONDS = 1800
+"""The longest that a module may take: `test_multiprocessing_spawn` takes six minutes of a busy machine."""
 AT_ONCE = 2
 PACKAGES = "frameworks"
 """The bridge with the packages: the shipped `python` with a lock."""
@@ -88,9 +106,13 @@ run. Tests that ship in packages' wheels are run the same way, as a process. `ma
 and writes this page; a part of it is in `make test`.
 
 Seen with CPython {version}: {modules} modules, {tests} tests passed inside, in the three ways together.
+Measured on {trees}.
 
 """
 TAIL = """
+What no test of theirs shows, and ours do:
+
+{beside}
 Where a limit is a policy's (memory, processes, sizes of files), the run had 1 GiB, 256 processes and 512 MiB
 of scratch: `[limits]` in the policy says how much it is for you.
 
@@ -197,20 +219,77 @@ def environment(layout: Layout) -> str:
     return str(layout.environments / built["digest"].removeprefix("sha256:") / "bin/python")
 
 
-def measure(modules: list[str]) -> Iterator[tuple[str, str, dict[str, str]]]:
+@dataclass(frozen=True)
+class Kept:
+    """Outcomes that were measured, each with the commit on which it was."""
+
+    folder: Path | None
+    tree: str
+
+    def _path(self, way: str, module: str) -> Path | None:
+        return self.folder and self.folder / way / (module.replace("/", ":") + ".json")
+
+    def read(self, way: str, module: str) -> dict[str, str] | None:
+        path = self._path(way, module)
+        if path is None or not path.exists():
+            return None
+        outcomes: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["outcomes"]
+        return outcomes
+
+    def write(self, way: str, module: str, outcomes: dict[str, str], seconds: float) -> None:
+        path = self._path(way, module)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            kept = {"tree": self.tree, "seconds": round(seconds, 1), "outcomes": outcomes}
+            path.write_text(json.dumps(kept), encoding="utf-8")
+
+    def trees(self, modules: list[str]) -> dict[str, int]:
+        """Commit → how many of the modules were measured on it, inside."""
+        counts: Counter[str] = Counter()
+        for module in modules:
+            paths = [self._path(way, module) for way in WAYS]
+            of = {json.loads(path.read_text())["tree"] for path in paths if path and path.exists()}
+            counts[" and ".join(sorted(of)) or self.tree] += 1
+        return dict(counts)
+
+
+def tree() -> str:
+    """The commit of what is measured; with a plus where the source is not as committed."""
+    git = ["git", "-C", str(HERE.parent)]
+    short = subprocess.run(
+        [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False
+    )
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "src"], capture_output=True, check=False)
+    return (short.stdout.strip() or "a copy without history") + ("+" if changed.returncode == 1 else "")
+
+
+def measure(modules: list[str], kept: Kept) -> Iterator[tuple[str, str, dict[str, str]]]:
     """(way, module, outcomes) for each of both, the runs outside first."""
-    with ThreadPoolExecutor(AT_ONCE) as pool, host() as (client, layout):
-        packages = environment(layout) if any(map(is_packages, modules)) else ""
-        for way in ("outside", *WAYS):
-            chosen = [module for module in modules if way != "execute" or not is_packages(module)]
-            start = "cold" if way == "cold" else "fork"
-            for bridge in ("python", PACKAGES):
-                (layout.policies / f"{bridge}.toml").write_text(POLICY.format(start=start, bridge=bridge))
+    wanted = {
+        way: [module for module in modules if way != "execute" or not is_packages(module)]
+        for way in ("outside", *WAYS)
+    }
+    missing = {module for way, of in wanted.items() for module in of if kept.read(way, module) is None}
+    with ThreadPoolExecutor(AT_ONCE) as pool, contextlib.ExitStack() as stack:
+        client, layout = stack.enter_context(host()) if missing else (None, None)
+        packages = environment(layout) if layout and any(map(is_packages, missing)) else ""
+        for way, chosen in wanted.items():
+            if layout:
+                start = "cold" if way == "cold" else "fork"
+                for bridge in ("python", PACKAGES):
+                    (layout.policies / f"{bridge}.toml").write_text(POLICY.format(start=start, bridge=bridge))
 
             def one(module: str, way: str = way) -> dict[str, str]:
-                if way != "outside":
-                    return inside(client, module, way)
-                return outside(module, packages if is_packages(module) else PYTHON)
+                known = kept.read(way, module)
+                if known is not None or client is None:
+                    return known or {}
+                began = time.monotonic()
+                if way == "outside":
+                    known = outside(module, packages if is_packages(module) else PYTHON)
+                else:
+                    known = inside(client, module, way)
+                kept.write(way, module, known, time.monotonic() - began)
+                return known
 
             for done, (module, outcomes) in enumerate(zip(chosen, pool.map(one, chosen), strict=True), 1):
                 if sys.stderr.isatty():
@@ -221,9 +300,17 @@ def measure(modules: list[str]) -> Iterator[tuple[str, str, dict[str, str]]]:
 
 
 def chosen(part: bool) -> list[str]:
-    """The modules of modules.txt, or those of the suite's part: they are marked with a star."""
+    """The suite's part, which modules.txt lists; or all that the distribution has, and packages' files."""
     listed = [line.split("#")[0].strip() for line in (HERE / "modules.txt").read_text().splitlines()]
-    return [line.removeprefix("*") for line in listed if line and (not part or line.startswith("*"))]
+    own = [line for line in listed if line and not is_packages(line)]
+    if part:
+        return own
+    all_ = {
+        entry.name.removesuffix(".py")
+        for entry in TESTS.glob("test_*")
+        if entry.suffix == ".py" or (entry / "__init__.py").exists()
+    }
+    return [*sorted(all_), *filter(is_packages, listed)]
 
 
 def main() -> int:
@@ -231,14 +318,16 @@ def main() -> int:
     parser.add_argument("--part", action="store_true", help="the modules that the suite tries")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.name} anew")
     parser.add_argument("--json", action="store_true", help="every difference as JSON")
-    parser.add_argument("modules", nargs="*", help="instead of those of modules.txt")
+    parser.add_argument("--kept", type=Path, help="where outcomes are kept, and found again")
+    parser.add_argument("modules", nargs="*", help="instead of all that there are")
     options = parser.parse_args()
+    kept = Kept(options.kept, tree())
     modules = options.modules or chosen(options.part)
     began = time.monotonic()
     bases: dict[str, dict[str, str]] = {}
     found: list[Difference] = []
     tests = 0
-    for way, module, outcomes in measure(modules):
+    for way, module, outcomes in measure(modules, kept):
         if way == "outside":
             bases[module] = outcomes
             if outcomes[""] != DONE:
@@ -251,7 +340,7 @@ def main() -> int:
         print("Nothing can be compared with what did not run outside. Are CPython's own tests installed")
         print("(Debian: libpython3.11-testsuite)? `make environments` does that.")
         return 1
-    known, unknown = explained(found, read_reasons((HERE / "reasons.toml").read_text(encoding="utf-8")))
+    known, unknown = explained(found, read_reasons(REASONS.read_text(encoding="utf-8")))
     if options.json:
         print(json.dumps([vars(one) for one in found]))
         return int(bool(unknown))
@@ -261,18 +350,21 @@ def main() -> int:
     counts = f"{len(found)} differences, {len(unknown)} without a reason"
     print(f"{len(modules)} modules, {tests} tests passed inside, {counts}, {time.monotonic() - began:.0f} s")
     if options.write and not unknown:
-        write(modules, known, tests)
+        write(modules, known, tests, kept.trees(modules))
     return int(bool(unknown))
 
 
-def write(modules: list[str], known: dict[Reason, list[Difference]], tests: int) -> None:
+def write(
+    modules: list[str], known: dict[Reason, list[Difference]], tests: int, trees: dict[str, int]
+) -> None:
     """The page, from what was seen."""
+    of = [f"`{tree}`" + (f" ({count} modules)" if len(trees) > 1 else "") for tree, count in trees.items()]
     version = subprocess.run([PYTHON, "-V"], capture_output=True, text=True, check=True).stdout.split()[1]
     listed = ", ".join(f"`{module.removeprefix('test_')}`" for module in modules)
     PAGE.write_text(
-        HEAD.format(version=version, modules=len(modules), tests=f"{tests:,}")
+        HEAD.format(version=version, modules=len(modules), tests=f"{tests:,}", trees=", ".join(of))
         + table(known)
-        + TAIL.format(listed=listed),
+        + TAIL.format(listed=listed, beside=beside_table(read_beside(REASONS.read_text(encoding="utf-8")))),
         encoding="utf-8",
     )
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import builtins
+import contextlib
 import importlib
 import io
 import math
+import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from bridgehold_sdk.bridge import Tool
@@ -162,13 +164,19 @@ def _as_raised(error: ToolError) -> Exception:
 
 
 class Input(io.RawIOBase):
-    """Standard input that comes from a text, or from the caller's tool `stdin`, as it is read."""
+    """Standard input that comes from the caller's tool `stdin`, as it is read."""
 
-    def __init__(self, text: str | None, tool: Tool | None) -> None:
+    name = "<stdin>"
+
+    def __init__(self, tool: Tool) -> None:
         super().__init__()
-        self._left = (text or "").encode("utf-8", "surrogatepass")
-        self._tool = tool
+        self._left = b""
+        self._tool: Tool | None = tool
         self.prompt = ""
+
+    def fileno(self) -> int:
+        """None: a process that inherits standard input can't ask."""
+        raise io.UnsupportedOperation("standard input is asked of the caller, and comes from no descriptor")
 
     def readable(self) -> bool:
         """It is."""
@@ -192,9 +200,36 @@ class Input(io.RawIOBase):
         return size
 
 
-def opened(source: Input) -> io.TextIOWrapper:
-    """A `sys.stdin` of it."""
-    return io.TextIOWrapper(io.BufferedReader(source), "utf-8", "surrogateescape")
+@contextlib.contextmanager
+def asked_input(tool: Tool) -> Iterator[None]:
+    """`sys.stdin` and `input` ask `tool`, for one command."""
+    source = Input(tool)
+    before, builtin = sys.stdin, builtins.input
+    builtins.input = asking(source)
+    sys.stdin = io.TextIOWrapper(io.BufferedReader(source), "utf-8", "surrogateescape")
+    try:
+        yield
+    finally:
+        sys.stdin, builtins.input = before, builtin
+
+
+@contextlib.contextmanager
+def text_input(text: str) -> Iterator[None]:
+    """Standard input is a file with `text`, for one command and the processes that it starts."""
+    before, descriptor = sys.stdin, os.dup(0)
+    with open(os.memfd_create("stdin"), "r+b") as file:
+        file.write(text.encode("utf-8", "surrogatepass"))
+        file.seek(0)
+        os.dup2(file.fileno(), 0)
+    raw = io.FileIO(0, closefd=False)
+    raw.name = "<stdin>"  # as the interpreter names its own
+    sys.stdin = io.TextIOWrapper(io.BufferedReader(raw), "utf-8", "surrogateescape")
+    try:
+        yield
+    finally:
+        os.dup2(descriptor, 0)
+        os.close(descriptor)
+        sys.stdin = before
 
 
 def asking(source: Input) -> Callable[..., str]:

@@ -18,6 +18,7 @@ from bridgehold_sdk import pieces
 from bridgehold_sdk.bridge import operation
 from bridgehold_sdk.errors import InvalidInput, ResourceNotFound
 from bridgehold_sdk.program_input import feed, pass_signals, write_all
+from bridgehold_sdk.threads import begin_thread
 
 if TYPE_CHECKING:
     from bridgehold_sdk import Tool
@@ -216,14 +217,11 @@ class Processes:
             self.emit({"stream": stream, **pieces.piece_of(data)})
 
         if stdin is not None:
-            threading.Thread(target=write_all, args=(started, stdin), name="stdin", daemon=True).start()
+            begin_thread("stdin", write_all, started, stdin)
         elif asked is not None:
-            given = (started, asked, None, wanted)
-            threading.Thread(target=feed, args=given, name="stdin", daemon=True).start()
+            begin_thread("stdin", feed, started, asked, None, wanted)
             if "signals" in asked.parameters.get("properties", ()):
-                threading.Thread(
-                    target=pass_signals, args=(started, asked), name="signals", daemon=True
-                ).start()
+                begin_thread("signals", pass_signals, started, asked)
         ended = started.pump(tell)
         shown = {name: one.text() for name, one in kept.items()}
         cut = any(one.cut for one in kept.values())
@@ -242,7 +240,7 @@ class Process:
         self._written = {name: _Newest() for name in STREAMS}
         self._changed = threading.Condition()
         try:
-            threading.Thread(target=self._pump, name="process", daemon=True).start()
+            begin_thread("process", self._pump)
         except RuntimeError:
             program.send_signal(signal.SIGKILL)
             program.close()
@@ -284,12 +282,10 @@ class Process:
         """Its output from `at` on as chunks; what `asked` says as input, signals and size."""
         done, until = threading.Event(), time.monotonic() + seconds
         helpers = [
-            threading.Thread(target=work, args=(self.program, asked, done), daemon=True)
+            begin_thread("attached", work, self.program, asked, done)
             for work in (feed, pass_signals)
             if asked is not None
         ]
-        for helper in helpers:
-            helper.start()
         try:
             while True:
                 left = until - time.monotonic()

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from bridgehold_sdk.errors import InvalidInput
 from bridgehold_sdk.program_requests import Size
+from bridgehold_sdk.threads import begin_thread
 
 Piece = Callable[[str, bytes], None]
 """Takes what a program wrote: the stream's name, and bytes."""
@@ -68,9 +69,8 @@ class Program:
         """Readable once it has ended."""
         _OURS.update((*outputs, stdin, self.over, over))
         self._lock = threading.Lock()
-        self._reaper = threading.Thread(target=self._reap, args=(over,), name="program", daemon=True)
         try:
-            self._reaper.start()
+            self._reaper = begin_thread("program", self._reap, over)
         except RuntimeError:  # no thread: nobody would see its end
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)

@@ -27,6 +27,7 @@ from bridgehold_sdk.interrupts import idle, swap_interrupts
 from bridgehold_sdk.operations import perform
 from bridgehold_sdk.plain import clean_text, to_plain
 from bridgehold_sdk.streams import end_child, flush
+from bridgehold_sdk.threads import begin_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -112,7 +113,7 @@ class Runtime:
                 parts=self._writer.parts,
             )
         )
-        threading.Thread(target=self._read, name="bridgehold-reader", daemon=True).start()
+        begin_thread("bridgehold-reader", self._read)
         swap_interrupts(signal.default_int_handler, idle)
         while (call := self._calls.get()) is not None:
             self._serve(call)
@@ -348,7 +349,7 @@ class Runtime:
         elif frame.get("command") == "common:ping":
             self._writer.write(wire.result(call_id, self._common.ping(frame.get("args"))))
         elif frame.get("command") == "common:profile":
-            threading.Thread(target=self._profile, args=(call_id, frame.get("args")), daemon=True).start()
+            begin_thread("profile", self._profile, call_id, frame.get("args"))
         elif frame.get("command") == "common:health" and self._busy():
             self._writer.write(wire.result(call_id, self._common.busy_health(*self._running())))
         else:

@@ -287,3 +287,30 @@ def test_every_name_of_keys_is_seen_at_one_look() -> None:
     names = {*key_names.KEY_NAMES, *key_names._KEY_ENDS, *key_names._OF_PROVIDERS, *key_names._FOR_PROVIDERS}
     for name in names | key_names._MAYBE | key_names.WORDS | {"accesskeyid", "passcode", "pwd", "passwd"}:
         assert key_names.SAYS.search(key_names.NO_LETTERS.sub("", name)) is not None, name
+
+
+FAR = "Zq8vT2mX" * 12_000
+LONG_KEYS = {
+    "a head": f"eyJ{FAR}.eyJhbGciOi.c2ln",
+    "a body": f"eyJhbGciOiJI.eyJ{FAR}.c2ln",
+    "an end": f"eyJhbGciOiJI.eyJzdWIi.{FAR}",
+    "a shape": f"sk-{FAR}",
+    "a header": f"Authorization: Bearer {FAR}",
+    "a name": f"api_key={FAR}",
+    "a quoted one": f'{{"token": "{FAR}"}}',
+    "a login": f"curl -u bob:{FAR} https://host",
+    "a password": f"https://bob:{FAR}@host/x",
+    "a user": f"https://{FAR}@host/x",
+    "nearby": f"f('api_key', '{FAR}')",
+}
+
+
+@pytest.mark.parametrize("key", LONG_KEYS.values(), ids=LONG_KEYS)
+def test_a_key_longer_than_any_bound_is_hidden_to_its_end(key: str) -> None:
+    """No tail of it shows, nor a head, wherever in a text it stands."""
+    for before, after in (("", ""), ("x " * 40_000, " y" * 40_000)):
+        hidden = Redactor([]).text(f"{before}{key}{after}")
+        assert len(hidden) < len(before) + len(after) + 120
+        assert hidden.startswith(before)
+        assert hidden.endswith(after)
+        assert FAR[:8] not in hidden

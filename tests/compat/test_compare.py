@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "compat"
+WAYS = ("outside", "cold", "fork", "execute")
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +98,21 @@ def test_every_reason_that_is_given_is_one_of_a_barrier(compare: ModuleType) -> 
     assert all(line.split("|")[1].strip() for line in rows)
 
 
+def test_what_no_test_of_theirs_shows_has_a_barrier_and_a_test_of_ours(compare: ModuleType) -> None:
+    found = compare.read_beside((FOLDER / "reasons.toml").read_text(encoding="utf-8"))
+    assert found
+    for one in found:
+        file, _, name = one.test.partition("::")
+        assert f"\ndef {name}(" in (FOLDER.parent / file).read_text(encoding="utf-8"), one.test
+    page = (FOLDER.parent / "docs/reference/differences.md").read_text(encoding="utf-8")
+    assert compare.beside_table(found) in page, "it stands there as `make compat` would write it"
+    for line in ('barrier = ""', 'test = "tests/x.py"', 'why = ""'):
+        given = {"barrier": 'barrier = "x"', "why": 'why = "y"', "test": 'test = "a::b"'}
+        given[line.split(maxsplit=1)[0]] = line
+        with pytest.raises(ValueError, match="too little"):
+            compare.read_beside("[[beside]]\n" + "\n".join(given.values()))
+
+
 def test_a_packages_own_tests_are_told_one_by_one(compare: ModuleType, tmp_path: Path) -> None:
     tests = tmp_path / "test_mine.py"
     tests.write_text(
@@ -122,6 +138,30 @@ def test_a_packages_own_tests_are_told_one_by_one(compare: ModuleType, tmp_path:
         "test_errs": "failed: ValueError: set-up",
     }
     assert compare.module_of("a/tests/test_io.py::Case::test_x[b/c]") == "a/tests/test_io.py"
+
+
+def test_one_difference_without_a_reason_fails_a_run_which_goes_on_from_what_is_kept(tmp_path: Path) -> None:
+    kept = {way: {"tree": "a1", "outcomes": {"test.test_x.A.b": "passed", "": "done"}} for way in WAYS}
+    argv = [sys.executable, str(FOLDER / "run.py"), "--kept", str(tmp_path), "test_x"]
+
+    def run() -> tuple[int, str]:
+        for way, one in kept.items():
+            (tmp_path / way).mkdir(exist_ok=True)
+            (tmp_path / way / "test_x.json").write_text(json.dumps(one))
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=100, check=False)
+        return done.returncode, done.stdout
+
+    status, said = run()
+    assert (status, "1 modules, 3 tests passed inside, 0 differences, 0 without a reason" in said) == (
+        0,
+        True,
+    )
+    kept["fork"]["outcomes"] = {"test.test_x.A.b": "failed: OSError: refused", "": "done"}
+    status, said = run()
+    assert (status, "no reason: fork     test.test_x.A.b" in said) == (1, True)
+    kept["fork"]["outcomes"] = {"": "ended: crash"}
+    status, said = run()
+    assert (status, "inside   ended: crash" in said) == (1, True)
 
 
 def test_a_comparison_with_nothing_fails_and_says_what_is_missing() -> None:

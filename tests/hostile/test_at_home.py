@@ -72,6 +72,13 @@ def test_nothing_of_ours_leaks_into_a_program(host: Stage) -> None:
         assert not {name for name in there["modules"] if name.startswith(NO_MODULES)}
 
 
+STREAMS_AND_FRAMES = """
+import sys, traceback
+*below, own = [frame.filename for frame in traceback.extract_stack()]
+[[sys.stdout.errors, sys.stdout.line_buffering], [name for name in below if not name.startswith(("/opt/bridgehold/sdk/", "/bridge/"))], own]
+"""
+
+
 def test_commands_are_compiled_as_at_a_prompt(host: Stage) -> None:
     with python(host) as session:
         assert run(session, "def f(x: int): pass\nf.__annotations__['x'] is int") is True
@@ -89,6 +96,7 @@ def test_commands_are_compiled_as_at_a_prompt(host: Stage) -> None:
             True,
             True,
         ]
+        assert run(session, STREAMS_AND_FRAMES) == [["backslashreplace", True], [], "<execute 11>"]
         assert run(session, "repr(exit)") == "Use exit() or Ctrl-D (i.e. EOF) to exit"
         assert run(session, "open('beside.py', 'w').write('told = 9')\nimport beside\nbeside.told") == 9
         session.run("reset", {})
@@ -211,6 +219,31 @@ while True:
             with contextlib.suppress(ApplicationError):
                 assert session.run("act", {"code": ends}) == 2
                 break
+
+
+BLOCKED = """
+import os, signal, threading
+def others():
+    own = str(threading.get_native_id())
+    tasks = [open(f"/proc/self/task/{task}/status").read() for task in os.listdir("/proc/self/task") if task != own]
+    return [int(status.split("SigBlk:")[1].split()[0], 16) for status in tasks]
+everything = sum(1 << number - 1 for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+waited = {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGRTMAX}
+signal.pthread_sigmask(signal.SIG_BLOCK, waited)
+for number in waited:
+    os.kill(os.getpid(), number)
+found = {signal.sigwait(waited) for _ in waited} == waited
+signal.pthread_sigmask(signal.SIG_UNBLOCK, waited)
+len(others()) > 1, [mask for mask in others() if mask & everything != everything], found
+"""
+
+
+def test_a_signal_that_code_has_blocked_comes_to_no_thread_of_ours(host: Stage) -> None:
+    """It would be lost there, or its default action the session's end: at home there is one thread."""
+    with python(host) as session:
+        session.run("process_start", {"argv": ["sleep", "100"]})  # has threads beside the reader
+        assert run(session, BLOCKED) == [True, [], True]
+        assert run(session, "signal.sigtimedwait(waited, 0)") is None
 
 
 def test_user_and_host_have_names(host: Stage) -> None:

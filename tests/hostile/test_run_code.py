@@ -372,6 +372,18 @@ def test_input_and_variables_by_the_interface(host: Stage, session: SyncSession)
     with pytest.raises(BridgeholdError) as ended:
         session.execute("input()", stdin=lambda _: None)
     assert ended.value.message.startswith("EOFError")
+    with pytest.raises(BridgeholdError, match="asked of the caller, and comes from no descriptor"):
+        session.execute("import subprocess\nsubprocess.run(['cat'], stdin=sys.stdin)", stdin=lambda _: None)
+    child = "subprocess.check_output(['cat'], text=True)"
+    facts = "[sys.stdin.fileno(), sys.stdin.name, sys.stdin.errors, os.read(0, 1) == b'']"
+    found = session.execute(
+        f"import os\n[{child}, os.lseek(0, 0, 0), input('? '), *sys.stdin, {facts}]", stdin="é\nb\n"
+    )
+    assert (found["value"], found["stdout"]) == (
+        ["é\nb\n", 0, "é", "b\n", [0, "<stdin>", "surrogateescape", True]],
+        "? ",
+    ), found
+    assert session.execute(f"[{child}, sys.stdin.name]")["value"] == ["", "<stdin>"]
     now = datetime.datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=datetime.UTC)
     odd = {"$bytes": "eA=="}  # what something else is sent as
     back = session.execute("seen = type(odd).__name__", variables={"odd": odd}, returns=("odd", "seen"))

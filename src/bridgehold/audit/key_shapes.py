@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from bridgehold.audit.encodings import Span
-from bridgehold.audit.searching import LOOK, PART, REACH, replaced, searched
+from bridgehold.audit.searching import LOOK, LOOKS, PART, replaced, run_end, searched
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -64,8 +64,10 @@ def _mask_shape(text: str, name: str, marks: tuple[str, ...], pattern: re.Patter
 
 
 MARKS = (b"://", *(mark.encode() for _, marks, _ in _SHAPES for mark in marks))
-_LONG_REACH = 64 * 1024
-"""The same of a token, whose parts are long."""
+_TOKEN = "".join((*map(chr, range(48, 58)), *map(chr, range(65, 91)), *map(chr, range(97, 123)), "_-"))
+_OF_TOKEN = re.compile(rf"[A-Za-z0-9_-]{{1,{PART}}}")
+_TOKEN_PART = re.compile(r"\.eyJ(?=[A-Za-z0-9_-]{4})")
+_LEAST_HEAD = 11
 
 
 def shape_steps(text: str) -> Generator[None, None, str]:
@@ -83,14 +85,39 @@ def _shape_steps(
     for at in range(0, len(text), LOOK):
         yield
         if any(text.find(mark, at, at + LOOK + len(mark)) >= 0 for mark in marks):
-            found = _private_keys(text) if name == "private_key" else _shaped(text, pattern)
+            find = {"private_key": _private_keys, "jwt": _tokens}.get(name)
+            found = find(text) if find is not None else _shaped(text, pattern)
             return (yield from replaced(text, (span and (*span, f"[redacted:{name}]") for span in found)))
     return text
 
 
 def _shaped(text: str, pattern: re.Pattern[str]) -> Iterator[Span | None]:
-    for found in searched(pattern, text, reach=_LONG_REACH if pattern.groups else REACH):
-        yield found and (found.end(1) if pattern.groups else found.start(), found.end())
+    for found in searched(pattern, text):
+        yield found and found.span()
+
+
+def _tokens(text: str) -> Iterator[Span | None]:
+    """Each from where its head begins, and to its end, however far both are from its second part."""
+    done = 0
+    for looks, found in enumerate(searched(_TOKEN_PART, text)):
+        if found is None or not looks % LOOKS:
+            yield None
+        if found is None or found.start() < done:
+            continue
+        begin = found.start()
+        while piece := text[max(done, begin - PART) : begin]:
+            run = len(piece) - len(piece.rstrip(_TOKEN))
+            begin -= run
+            if run < PART:
+                break
+            yield None
+        begin = text.find("eyJ", begin, found.start())
+        if begin < 0 or found.start() - begin < _LEAST_HEAD:
+            continue
+        done = yield from run_end(_OF_TOKEN, text, found.end())
+        if text[done : done + 1] == ".":
+            done = yield from run_end(_OF_TOKEN, text, done + 1)
+        yield begin, done
 
 
 def _private_keys(text: str) -> Iterator[Span | None]:

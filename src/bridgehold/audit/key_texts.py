@@ -17,7 +17,7 @@ from bridgehold.audit.key_names import (
     looks_random,
     looks_secret,
 )
-from bridgehold.audit.searching import LOOKS, MASK, Masked, replaced, searched
+from bridgehold.audit.searching import LOOKS, MASK, PART, Masked, replaced, run_end, searched
 from bridgehold.steps import finished
 
 if TYPE_CHECKING:
@@ -29,8 +29,9 @@ _SAID = re.compile(
     r"(?:(?:\\{0,8}[\"'])?\s{0,3}(?::=|=>|[:=])\s{0,3}|\sis\s|(?(1)\s|(?!)))(\\{0,8}[\"'])?"
 )
 """A flag or a name, what makes of the text that follows its value, and a quote before that."""
-_JUDGED, _LONGEST = 256, 8192
-"""Characters of a value that are judged, so that no row of names is slow; that are hidden after them."""
+_JUDGED, _LONGEST = 256, PART
+"""Characters of a value that are judged, so that no row of names is slow; that are looked at in one step, for
+where a value ends. It is hidden to its end, however far that is."""
 _OF_VALUE = r"[^\s\"'\\,;&<>|()\[\]{}]"
 _VALUE = re.compile(rf"(?:(?:bearer|basic|token|apikey)\s+)?({_OF_VALUE}{{1,{_JUDGED}}})", re.IGNORECASE)
 _REST = re.compile(rf"{_OF_VALUE}{{0,{_LONGEST}}}")
@@ -42,9 +43,12 @@ _NEAR = re.compile(
 _NEARBY = 64
 """Characters after a name of keys in which what looks random is its value, whatever stands between."""
 _RANDOM = re.compile(r"[A-Za-z0-9_+/.~-]{16,8192}={0,2}")
+_MORE_RANDOM = re.compile(rf"[A-Za-z0-9_+/.~-]{{1,{_LONGEST}}}={{0,2}}")
 _LOGIN = re.compile(r"(?<![^\s\"'])(?:-u|--user)[ =][\"']?[^\s:\"']{1,256}:([^\s\"']{1,1024})")
+_MORE_LOGIN = re.compile(rf"[^\s\"']{{1,{_LONGEST}}}")
 LOGINS = ("-u", "--user")
-_USER = re.compile(r"(?<=://)([^\s/@:\"'?#\\]{0,256})(:[^\s/@\"'?#\\]{0,1024})?@")
+_HOST = re.compile("://")
+_USER, _PASSWORD = (re.compile(rf"[^\s/@{but}\"'?#\\]{{1,{_LONGEST}}}") for but in (":", ""))
 
 
 def mask_named(text: str) -> str:
@@ -60,13 +64,25 @@ def named_steps(text: str) -> Generator[None, None, str]:
 
 
 def _users(text: str) -> Iterator[Masked | None]:
-    for found in searched(_USER, text):
-        yield None if found is None else (*found.span(), _without_password(found))
+    for looks, found in enumerate(searched(_HOST, text)):
+        if found is None or not looks % LOOKS:
+            yield None
+        if found is None:
+            continue
+        begin = found.end()
+        user = end = yield from run_end(_USER, text, begin)
+        if text[user : user + 1] == ":":
+            end = yield from run_end(_PASSWORD, text, user + 1)
+        if text[end : end + 1] == "@":
+            yield begin, end + 1, _without_password(text[begin:end], text[begin:user], text[user + 1 : end])
 
 
 def _logins(text: str) -> Iterator[Masked | None]:
     for found in searched(_LOGIN, text):
-        yield None if found is None else (*found.span(1), MASK)
+        if found is None:
+            yield None
+        else:
+            yield found.start(1), (yield from run_end(_MORE_LOGIN, text, found.end(1))), MASK
 
 
 def _values(text: str) -> Iterator[Masked | None]:
@@ -84,8 +100,7 @@ def _values(text: str) -> Iterator[Masked | None]:
         begin, rest = (_VALUE, _REST) if said[4] is None else _quoted(said[4])
         value = begin.match(text, said.end())
         if value is not None and _is_value(value[1], named=named, quoted=said[4] is not None):
-            longer = rest.match(text, value.end(1))
-            done = longer.end() if longer is not None else value.end(1)
+            done = yield from run_end(rest, text, value.end(1))
             yield value.start(1), done, MASK
 
 
@@ -108,7 +123,7 @@ def _nearby(text: str) -> Iterator[Masked | None]:
         while names and names[0].end() <= value.start():
             before = names.popleft()
         if before and value.start() - before.end() <= _NEARBY and is_some_key_name(before[0]):
-            yield (*value.span(), MASK)
+            yield value.start(), (yield from run_end(_MORE_RANDOM, text, value.end())), MASK
 
 
 @functools.cache
@@ -139,8 +154,7 @@ def _is_value(value: str, *, named: bool, quoted: bool) -> bool:
     return looks_random(value)
 
 
-def _without_password(found: re.Match[str]) -> str:
-    user, password = found[1], found[2]
+def _without_password(whole: str, user: str, password: str) -> str:
     if password:
         return f"{user}:{MASK}@"
-    return f"{MASK}@" if looks_random(user) else found[0]
+    return f"{MASK}@" if looks_random(user) else f"{whole}@"

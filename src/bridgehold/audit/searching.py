@@ -45,6 +45,17 @@ def searched(
             stop = at + PART
 
 
+def run_end(piece: re.Pattern[str], text: str, at: int) -> Generator[None, None, int]:
+    """Where the run of `piece`'s characters that begins at `at` ends, however far that is: by one match of up
+    to `PART` of them after the other."""
+    while (found := piece.match(text, at)) is not None:
+        begin, at = at, found.end()
+        if at - begin < PART:
+            break
+        yield
+    return at
+
+
 def replaced(text: str, spans: Iterable[Masked | None]) -> Generator[None, None, str]:
     """`text` without `spans`, in their order; one that begins within another is left out."""
     done, pieces = 0, []

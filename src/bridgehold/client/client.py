@@ -356,7 +356,7 @@ class Client:
 
 
 class Host(Client):
-    """A private host with its client: started by `open`, ended with its block."""
+    """A private host with its client: started by `open`, ended once its block has, and all other clients."""
 
     _private: PrivateHost | None = None
 

@@ -49,7 +49,8 @@ class _Stderr:
 
 
 class PrivateHost:
-    """Holds the write end of a lifeline: when the client ends, however it ends, the host ends too."""
+    """Holds the write end of a lifeline: when the client ends, however it ends, the host ends too, as soon as
+    nobody else is connected to it."""
 
     def __init__(self, process: subprocess.Popen[bytes], lifeline: int, word: int, said: _Stderr) -> None:
         self._process = process

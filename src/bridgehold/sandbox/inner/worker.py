@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from typing import Any, Dict
+
+from bridgehold_sdk.threads import begin_thread
 
 READY_FILE = "/tmp/snakepit-ready"  # noqa: S108 - inside: a tmpfs of its own
 _LOOK_SECONDS, _LATER_SECONDS = 0.005, 0.1
@@ -24,7 +25,7 @@ def begin(what: Dict[str, Any], frames_in: int, frames_out: int) -> None:
     os.environ["SNAKEPIT_READY_FILE"] = READY_FILE
     os.chdir(os.path.dirname(what["text"]))
     for act, descriptor in ((_wait_for_end, frames_in), (_wait_for_port, frames_out)):
-        threading.Thread(target=act, args=(descriptor,), daemon=True).start()
+        begin_thread("bridgehold", act, descriptor)
 
 
 def _wait_for_end(frames_in: int) -> None:

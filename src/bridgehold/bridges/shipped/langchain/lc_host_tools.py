@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
 
 from bridgehold_sdk import Tool, ToolError
+from bridgehold_sdk.threads import begin_thread
 
 
 def host_tool(tool: Tool) -> BaseTool:
@@ -63,5 +63,5 @@ async def _on_thread(work: Callable[[], str]) -> str:
         except RuntimeError:  # the loop has ended, and with it who waits
             return
 
-    threading.Thread(target=run, name="host-tool", daemon=True).start()
+    begin_thread("host-tool", run)
     return await future

@@ -156,15 +156,10 @@ class PythonBridge(Names, Files, Processes, Bridge):
         if text is None and tool is None:
             yield
             return
-        from bridgehold_sdk.given import Input, asking, opened
+        from bridgehold_sdk.given import asked_input, text_input
 
-        source = Input(text, tool)
-        before, builtin = sys.stdin, builtins.input
-        sys.stdin, builtins.input = opened(source), asking(source)
-        try:
+        with asked_input(tool) if tool else text_input(text or ""):
             yield
-        finally:
-            sys.stdin, builtins.input = before, builtin
 
     def _display(self, *values: Any, raw: bool = False, **_: Any) -> None:
         """``display(…)`` of the code's: shown at once, and kept for the result."""
