@@ -13,7 +13,6 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from bridgehold.audit.events import CommandRefused
 from bridgehold.errors import (
     BridgeholdError,
     DeniedError,
@@ -30,7 +29,7 @@ from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.shares.callers import CALLER
 from bridgehold.host.shares.link import decoded
 from bridgehold.host.shares.observe import figures_of, merged, sound
-from bridgehold.host.shares.refusals import Refusals
+from bridgehold.host.shares.refusals import Refusals, command_refused
 from bridgehold.host.shares.session_ends import no_session
 from bridgehold.ids import LOCAL_TENANT, is_name, new_command_id
 from bridgehold.protocol.frames import DrainParams, NoParams, ResumeParams, SessionsParams
@@ -148,7 +147,7 @@ class Forwarding:
         except NotFoundError:
             if name != "run":
                 raise
-            event = CommandRefused(
+            event = command_refused(
                 tenant=tenant if is_name(tenant) else principal.account,
                 principal=principal.name,
                 command=new_command_id(),
