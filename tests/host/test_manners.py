@@ -43,7 +43,7 @@ WRONG = (
     "@/dev/zero", "/dev/null/x", "a=b", "a:b", "/dev/full", "/",
 )  # fmt: skip
 STARTS = {
-    *((name,) for name in ("demo", "bench", "chaos", "doctor", "serve", "shell", "stdio", "init")),
+    *((name,) for name in ("demo", "bench", "chaos", "doctor", "serve", "shell", "stdio", "init", "review")),
     ("bridge", "provider"),
 }
 """Where nothing is wrong with their arguments they start something, or take the streams."""

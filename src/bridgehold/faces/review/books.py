@@ -150,7 +150,7 @@ class Books:
             self._verifying = _begun(self._judge())
 
     async def _judge(self) -> None:
-        argv = [sys.executable, "-I", "-m", "bridgehold.audit.verify", "--json", *self.sources.verify]
+        argv = [sys.executable, "-P", "-m", "bridgehold.audit.verify", "--json", *self.sources.verify]
         process = await asyncio.create_subprocess_exec(
             *argv, "--", str(self.sources.audit),
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
