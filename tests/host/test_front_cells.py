@@ -31,6 +31,9 @@ from bridgehold.errors import (
     TenantFullError,
     UsageError,
 )
+from bridgehold.host.cell.artifact_methods import Artifacts
+from bridgehold.host.cell.methods import Methods
+from bridgehold.host.cell.unified import Unified
 from bridgehold.host.front import opens
 from bridgehold.host.front.allowances import Allowances
 from bridgehold.host.front.cell import Cell
@@ -51,6 +54,7 @@ from bridgehold.host.startup import HostConfig
 from bridgehold.keeper.protocol import AllowTenant
 from bridgehold.policies.model import Machine
 from bridgehold.policies.tenants import Tenant
+from bridgehold.protocol.frames import NoParams, SessionsParams
 from bridgehold.protocol.values import Principal
 from waiting import eventually
 
@@ -71,6 +75,10 @@ INFO: dict[str, object] = {
     "grant": "",
 }
 BOSS = Principal(name="boss", tenants=("*",), operator=True)
+
+
+def forwarding_of(cells: Any) -> Forwarding:
+    return Forwarding(cells, lambda _bridge, _tenant: None, Refusals(SimpleNamespace(), Metrics()))  # type: ignore[arg-type]  # nothing is refused
 
 
 class FakeTemplate:
@@ -301,8 +309,7 @@ def test_what_is_asked_of_all_waits_for_no_cell_that_is_silent(monkeypatch: pyte
     async def act() -> None:
         CALLER.set(object())
         async with house() as at, at.taken_over("acme"), at.taken_over("globex", answers):
-            asked = Forwarded(scope=Scope(), raw=msgspec.Raw(b"{}"))
-            found = await Forwarding(at.cells).list_sessions(BOSS, asked, Emit())
+            found = await forwarding_of(at.cells).list_sessions(BOSS, SessionsParams(), Emit())
             assert [one["id"] for one in msgspec.to_builtins(found)] == ["s-1"]
             assert events == [{"type": "silent", "tenants": ["acme"]}]
 
@@ -337,11 +344,10 @@ def test_a_cell_that_lies_to_an_operator_is_as_one_that_says_nothing(said: objec
     async def act() -> None:
         CALLER.set(object())
         async with house() as at, at.taken_over("globex", answers):
-            asked = Forwarded(scope=Scope(), raw=msgspec.Raw(b"{}"))
-            forwarding = Forwarding(at.cells)
-            assert await forwarding.list_sessions(BOSS, asked, Emit()) == []
+            forwarding = forwarding_of(at.cells)
+            assert await forwarding.list_sessions(BOSS, SessionsParams(), Emit()) == []
             assert events == [{"type": "silent", "tenants": ["globex"]}]
-            assert await forwarding.metrics(BOSS, asked, Emit()) == {"text": ""}
+            assert await forwarding.metrics(BOSS, NoParams(), Emit()) == {"text": ""}
 
     asyncio.run(act())
 
@@ -529,11 +535,112 @@ def test_what_another_tenants_cell_holds_is_looked_for_where_its_caller_may_act(
         async with house() as at, at.taken_over("acme", answers):
             stranger = Principal(name="stranger", tenants=("globex",))
             asked = Forwarded(scope=Scope(session="s-of-acme"), raw=msgspec.Raw(b'{"session":"s-of-acme"}'))
-            table = Forwarding(at.cells).table()
+            table = forwarding_of(at.cells).table()
             for name in ("session.kill", "logs", "session.find", "tool.reply", "foreign.send"):
                 with pytest.raises(Exception, match="no session"):
                     await table[name].handler(stranger, asked, lambda _: None)
             assert not reached
+
+    asyncio.run(act())
+
+
+def test_whatever_a_cell_answers_the_front_leads_there() -> None:
+    kinds: tuple[Any, ...] = (Methods, Unified, Artifacts)
+    answered = {name: method for kind in kinds for name, method in kind.__new__(kind).table().items()}
+    led: dict[str, Any] = forwarding_of(SimpleNamespace()).table()
+    assert set(led) == set(answered)
+    for name, method in answered.items():
+        assert (led[name].reads, led[name].operator) == (method.reads, method.operator), name
+        assert led[name].gives >= method.gives, name
+
+
+def test_a_cell_that_does_not_hear_what_holds_for_its_tenant_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A suspension that no file says: whoever asked for it has no answer before the cell knows."""
+    monkeypatch.setattr("bridgehold.host.front.cells._HEAR_SECONDS", 0.2)
+    heard: list[str] = []
+
+    async def answers(method: str, _body: msgspec.Raw, _told: Waiting) -> object:
+        heard.append(method)
+        return None
+
+    async def act() -> None:
+        async with house() as at, at.taken_over("acme"), at.taken_over("globex", answers) as (sound, _):
+            deaf = at.cells.now("acme")
+            await at.cells.hear_rules("globex")
+            assert heard == ["rules"]
+            await at.cells.hear_rules("nobody")
+            await at.cells.hear_rules("acme")
+            await asyncio.wait_for(deaf.ended.wait(), 30)
+            assert "did not hear" in deaf.reason
+            assert not sound.gone.is_set()
+
+    asyncio.run(act())
+
+
+def test_the_end_of_a_session_is_said_until_the_keeper_has_heard_it() -> None:
+    ended: list[tuple[str, str]] = []
+    deaf = True
+
+    async def end(tenant: str, session: str) -> None:
+        if deaf:
+            raise BusyError("the keeper has no room")
+        ended.append((tenant, session))
+
+    async def act() -> None:
+        nonlocal deaf
+        keeper: Any = SimpleNamespace(end_session=end)
+        settings: Any = None
+        allowances = Allowances(keeper, settings, lambda name: Tenant(name=name))
+        grant: Any = None
+        allowances._grants.update(
+            {("acme", name): grant for name in ("s-1", "s-2")} | {("globex", "s-3"): grant}
+        )
+        await allowances.over("acme", "s-1")
+        await allowances.over("acme")  # its cell has ended; the tenant's next one may have begun
+        await allowances.end_owed()
+        assert ended == []
+        deaf = False
+        await allowances.end_owed()
+        await allowances.end_owed()
+        assert sorted(ended) == [("acme", "s-1"), ("acme", "s-2")]
+        await allowances.over("globex", "s-3")
+        assert ended[-1] == ("globex", "s-3")
+
+    asyncio.run(act())
+
+
+def test_no_cell_begins_for_what_no_bridge_of_its_tenants_answers() -> None:
+    written: list[Event] = []
+
+    async def append(event: Event) -> Receipt:
+        written.append(event)
+        return Receipt(ref="i-1", seq=1, hash="")
+
+    def manifest(bridge: str, tenant: str) -> object:
+        if (bridge, tenant) != ("python", "acme"):
+            raise NotFoundError(f"no bridge {bridge!r}")
+        return object()
+
+    async def act() -> None:
+        CALLER.set(object())
+        journal: Any = SimpleNamespace(append=append)
+        async with house() as at:
+            table = Forwarding(at.cells, manifest, Refusals(journal, Metrics())).table()
+            emit: Any = None
+
+            def asked(**scope: str) -> Forwarded:
+                return Forwarded(scope=OfTenant(**scope), raw=msgspec.Raw(b"{}"))
+
+            for number in range(3):
+                with pytest.raises(DeniedError, match="nobody:act is not granted") as caught:
+                    await table["run"].handler(BOSS, asked(tenant=f"t{number}", operation="nobody:act"), emit)
+                assert caught.value.event == "i-1"
+                with pytest.raises(NotFoundError):
+                    await table["session.open"].handler(BOSS, asked(tenant="acme", bridge="nobody"), emit)
+            assert [(kind_of(one), one.tenant) for one in written] == [
+                ("command.refused", f"t{number}") for number in range(3)
+            ]
+            assert not at.template.pids
 
     asyncio.run(act())
 
@@ -553,7 +660,7 @@ def test_a_tools_answer_by_another_connection_is_for_the_tenant_that_it_names_al
 
     living: Any = Living()
     emit: Any = None
-    answered = Forwarding(living).table()["tool.reply"].handler
+    answered = forwarding_of(living).table()["tool.reply"].handler
     principal = Principal(name="alice", tenants=("acme", "globex"))
 
     def answer(tenant: str | None) -> None:
@@ -632,15 +739,6 @@ def test_the_connections_of_a_cell_end_with_it_typed_also_where_it_takes_none() 
                 raise AssertionError
 
             async with at.taken_over("acme") as (cell, _):
-                taken, theirs = socket.socketpair()
-                taking = asyncio.create_task(entrances.hand(cell, proven, taken, b"", relay))
-                await eventually(lambda: len(cell.handed) == 1)
-                entrances.take_back("globex")
-                assert not next(iter(cell.handed.values())).over.is_set()
-                entrances.take_back("acme")  # what holds for it no file says
-                await asyncio.wait_for(taking, 30)
-                assert b"host_leaving" in theirs.recv(4_096)
-                theirs.close()
                 handing = asyncio.create_task(entrances.hand(cell, proven, pairs[0][0], b"", relay))
                 await eventually(lambda: len(cell.handed) == 1)
             await asyncio.wait_for(handing, 30)
@@ -712,6 +810,38 @@ def test_a_cell_has_no_more_processes_of_tools_than_it_may_however_it_asks(
                 assert sorted(codes) == [""] * most + ["busy"] * (8 - most)
                 assert len(begun) == most
             await eventually(gone)
+
+    asyncio.run(act())
+
+
+def test_a_cell_has_only_sockets_of_sandboxes_connected() -> None:
+    """One of the machine's own network, however it came by it, would lead anywhere."""
+
+    async def act() -> None:
+        with (
+            socket.create_server(("127.0.0.1", 0)) as server,
+            socket.socket() as own,
+            open(os.devnull) as file,
+        ):
+            port = server.getsockname()[1]
+            async with opening(SimpleNamespace()) as theirs:
+                for given in ([], [own.fileno()], [file.fileno()], [theirs.fileno()]):
+                    ask = openings.AskConnect(id=7, port=port)
+                    socket.send_fds(theirs, [msgspec.json.encode(ask)], given)
+                    data = await asyncio.to_thread(theirs.recv, 65_536)
+                    answer = msgspec.json.decode(data, type=openings.Opened)
+                    assert answer.error is not None
+                    assert answer.error.code == "usage"
+                ask_rules = msgspec.json.encode(openings.EndTool(id=8, tool=1))
+                before = len(os.listdir("/proc/self/fd"))
+                for _ in range(32):  # what comes beside another question is kept by nobody
+                    socket.send_fds(theirs, [ask_rules], [own.fileno()])
+                last = openings.AskConnect(id=9, port=port)
+                theirs.send(msgspec.json.encode(last))
+                assert b'"id":9' in await asyncio.to_thread(theirs.recv, 65_536)
+                assert len(os.listdir("/proc/self/fd")) <= before
+            with pytest.raises(OSError, match="not connected"):
+                own.getpeername()
 
     asyncio.run(act())
 

@@ -452,6 +452,7 @@ def test_tenants_of_the_configuration_have_their_part_kept(tmp_path: Path) -> No
     house = House(tmp_path / "home", "hog", "acme", configured=("acme", "third", "*"))
     assert house.registry.tenants_with("hog") == 3
     assert house.registry.share_of("fourth").tenants == 4
+    assert Config().host.max_sessions <= house.registry.share_of("fourth").sandboxes
     house.registry.replace(Config())
     assert house.registry.tenants_with("hog") == 2
 

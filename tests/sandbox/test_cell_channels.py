@@ -15,10 +15,16 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
-from bridgehold.errors import BridgeholdError, DeniedError, HostUnavailableError, NotFoundError
+from bridgehold.errors import (
+    BridgeholdError,
+    DeniedError,
+    HostUnavailableError,
+    NotFoundError,
+    TenantFullError,
+)
 from bridgehold.sandbox.launcher import requests
 from bridgehold.sandbox.launcher.control import LauncherClient
-from bridgehold.sandbox.values import SandboxSpec
+from bridgehold.sandbox.values import SandboxSpec, TenantShare
 from sandbox.launcher_support import Machine, close, python_spec, read_line
 
 pytestmark = pytest.mark.hostile
@@ -81,6 +87,26 @@ def test_a_cell_starts_what_the_host_has_ordered_for_it_and_nothing_else(box: Ma
             with pytest.raises(DeniedError):
                 await client.launch(spec)
             assert (await client.kill(worker)).cause == "killed"
+
+    box.drive(act)
+
+
+def test_a_cell_has_no_more_sandboxes_than_its_tenant_whatever_places_it_gives_back(box: Machine) -> None:
+    """The front is told by the cell which of its sessions have ended; the launcher sees them."""
+
+    async def act(host: LauncherClient) -> None:
+        host.share_of = lambda _: TenantShare(sandboxes=2)
+        async with cell(host, "acme") as (name, _, client), cell(host, "globex") as (other, _, neighbour):
+            await host.allow(name, "test", "acme", [waiting("acme")])
+            await host.allow(other, "test", "globex", [waiting("globex")])
+            client.share_of = lambda _: TenantShare(sandboxes=9)  # its own word counts for nothing
+            first = await up(client, waiting("acme"))
+            await up(client, waiting("acme"))
+            with pytest.raises(TenantFullError, match="acme has 2 sandboxes"):
+                await client.launch(waiting("acme"))
+            await up(neighbour, waiting("globex"))
+            await client.kill(first)
+            await up(client, waiting("acme"))
 
     box.drive(act)
 

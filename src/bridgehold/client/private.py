@@ -38,10 +38,14 @@ class _Stderr:
             while data := os.read(self._stream.fileno(), _PIECE):
                 self._kept += data[: _KEPT - len(self._kept)]
 
+    def so_far(self) -> str:
+        """What has come by now."""
+        return self._kept.decode(errors="replace").strip()
+
     def text(self) -> str:
         """Once nobody writes any more, or a second later."""
         self._thread.join(1.0)
-        return self._kept.decode(errors="replace").strip()
+        return self.so_far()
 
 
 class PrivateHost:
@@ -87,8 +91,9 @@ class PrivateHost:
         if readable and os.read(ready_read, 1):
             return cls(process, lifeline_write, ready_read, said)
         os.close(ready_read)
+        late = not (readable or said.so_far())  # what an end leaves half begun says is no reason
         os.close(lifeline_write)
-        raise _start_failure(process, said, late=not readable)
+        raise _start_failure(process, said, late=late)
 
     def stop(self) -> None:
         """End the host and wait until its processes and sandboxes are gone.
@@ -116,7 +121,7 @@ def _start_failure(process: subprocess.Popen[bytes], stderr: _Stderr, *, late: b
         process.kill()
         process.wait()
     said = stderr.text()
-    if late and not said:
+    if late:
         return HostUnavailableError(
             f"a private host was not ready within {_READY_SECONDS:.0f} s, and was ended",
             hint="The machine is busy or slow: try again, or run `bridgehold serve` and wait for its line.",

@@ -76,9 +76,9 @@ def assemble(given: Foundation) -> HostParts:
         refusals = cell.refusals
         bench = cell.bench
     else:
-        serving = celled = _celled(given, shared, orders, budgets, given.template)
-        environments.when_changed(celled.cells.retire)
         refusals = Refusals(peers.journal, shared.metrics)
+        serving = celled = _celled(given, shared, orders, budgets, refusals, given.template)
+        environments.when_changed(celled.cells.retire)
         bench = Trials(celled.cells)
     examination = _examination_of(ground, bench, shared, orders, environments, kept)
     submissions = Submissions(
@@ -130,7 +130,9 @@ def _kept_artifacts(ground: Ground, shared: Shared) -> Artifacts:
     return Artifacts(store, ground.peers.journal, shared.settings)
 
 
-def _celled(given: Foundation, shared: Shared, orders: Orders, budgets: Budgets, template: Begun) -> Celled:
+def _celled(
+    given: Foundation, shared: Shared, orders: Orders, budgets: Budgets, refusals: Refusals, template: Begun
+) -> Celled:
     ground, ends, begun = given.ground, given.ends, set[str]()
 
     async def spent(tenant: str) -> cell_wire.Spent:
@@ -179,8 +181,15 @@ def _celled(given: Foundation, shared: Shared, orders: Orders, budgets: Budgets,
         cells.rules_changed(name) if kind == "tenant" else None
     )
     entrances = Entrances(cells, begins_cell, shared.tenants.demand)
-    shared.tenants.on_hold = entrances.take_back
-    return Celled(cells, Forwarding(cells), entrances, shared.registry, shared.settings, budgets)
+    shared.tenants.on_hold = cells.hear_rules
+    return Celled(
+        cells,
+        Forwarding(cells, shared.registry.manifest, refusals),
+        entrances,
+        shared.registry,
+        shared.settings,
+        budgets,
+    )
 
 
 def _intake(descriptor: int) -> socket.socket:

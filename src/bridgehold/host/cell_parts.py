@@ -48,6 +48,7 @@ from bridgehold.host.front.method import Method
 from bridgehold.host.front.redaction import Redaction
 from bridgehold.host.front.registry import Records, Registry
 from bridgehold.host.front.tenants import TenantFiles
+from bridgehold.host.shares.dialling import connect_inside
 from bridgehold.host.shares.handed_files import HandedBridges, HandedFiles
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.openings import Openings
@@ -281,6 +282,7 @@ def join_cell(
         rates=rates,
         keys=keys,
         on_degraded=ground.degraded,
+        connect=connect_inside if ground.openings is None else ground.openings.connect,
     )
     methods = Methods(
         dispatch=dispatch,

@@ -211,7 +211,7 @@ class CellProcess:
 
     def _degraded(self, reason: str) -> None:
         """Nothing may run unlogged: the cell ends."""
-        sys.stderr.write(f"bridgehold: the cell of {self._given.tenant} ends: {reason}\n")
+        sys.stderr.write(f"bridgehold: degraded: {reason}; the cell of {self._given.tenant} ends\n")
         self._status = 70
         self._over.set()
 

@@ -139,7 +139,7 @@ class HostProcess:
             for server in parts.servers if lifetime.leaving else ():
                 server.leave()
             drain_s = self._config.host.drain_s
-            await serving.finish(drain_s, lifetime.hurry, leaving=lifetime.leaving)
+            await serving.finish(lifetime.reason, drain_s, lifetime.hurry, leaving=lifetime.leaving)
         await serving.stop(lifetime.reason)
         for server in parts.servers:
             await server.close()

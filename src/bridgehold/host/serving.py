@@ -63,8 +63,8 @@ class Serving(Protocol):
     async def prestart(self) -> None:
         """Have zygotes warm before anybody asks."""
 
-    async def finish(self, drain_s: float, hurry: asyncio.Event, *, leaving: bool) -> None:
-        """Let what runs end as it ends, for so long, or until `hurry` is set."""
+    async def finish(self, reason: str, drain_s: float, hurry: asyncio.Event, *, leaving: bool) -> None:
+        """Let what runs end as it ends, for so long, or until `hurry` is set. `reason`: of the end."""
 
     async def stop(self, reason: str) -> None:
         """End what runs."""
@@ -122,7 +122,7 @@ class InHost(msgspec.Struct, frozen=True):
         """See `Serving.prestart`."""
         await self.cell.prestart()
 
-    async def finish(self, drain_s: float, hurry: asyncio.Event, *, leaving: bool) -> None:
+    async def finish(self, reason: str, drain_s: float, hurry: asyncio.Event, *, leaving: bool) -> None:
         """See `Serving.finish`."""
         await self.cell.finish(drain_s, hurry, leaving=leaving)
 
@@ -206,9 +206,8 @@ class Celled(msgspec.Struct, frozen=True):
             except BridgeholdError:  # the tenant's first request tries again
                 continue
 
-    async def finish(self, drain_s: float, hurry: asyncio.Event, *, leaving: bool) -> None:
+    async def finish(self, reason: str, drain_s: float, hurry: asyncio.Event, *, leaving: bool) -> None:
         """See `Serving.finish`."""
-        reason = "another host takes over" if leaving else "the host is stopping"
         await self.cells.stop(reason, drain_s, hurry, leaving=leaving)
 
     async def stop(self, reason: str) -> None:

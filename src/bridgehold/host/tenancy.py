@@ -191,7 +191,7 @@ class Tenancy:
                 await self._files.change(name, edit)
             except BridgeholdError as error:
                 # What its file can't be made to say holds here, and what runs ends all the same.
-                self._files.hold(name, edit(Tenant(name=name)))
+                await self._files.hold(name, edit(Tenant(name=name)))
                 error.hint = _FILE_BY_HAND
                 fault = error
             try:
@@ -252,7 +252,7 @@ class Tenancy:
                     known = Tenant(name=name)
                     with contextlib.suppress(PolicyError):
                         known = self._files.of(name)
-                    self._files.hold(name, edit(known))
+                    await self._files.hold(name, edit(known))
                     error.hint = _SUSPENDED_BY_HAND
                 raise
 

@@ -50,6 +50,8 @@ class TenantShare(msgspec.Struct, frozen=True, kw_only=True):
     io_weight: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
     tenants: Annotated[int, msgspec.Meta(ge=1)] = 1
     """How many tenants the host serves, this one included: what is kept for others depends on it."""
+    sandboxes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Workers at once, whatever they were started for; 0: as many as their promises leave room for."""
 
 
 class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -333,7 +333,8 @@ class Methods:
         return [
             session.info(await self._memory(session))
             for session in self._sessions
-            if principal.may_act_for(session.key.tenant)
+            if not session.over
+            and principal.may_act_for(session.key.tenant)
             and principal.may_use(session.key.bridge)
             and params.tenant in (None, session.key.tenant)
         ]

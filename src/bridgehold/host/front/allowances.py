@@ -43,6 +43,8 @@ class Allowances:
         self._told: dict[str, Tenant] = {}
         self._grants: dict[tuple[str, str], Grant] = {}
         """Of sessions that are allowed."""
+        self._owed: set[tuple[str, str]] = set()
+        """Ends that the keeper has not confirmed."""
 
     async def begin(self, tenant: str, spent: Spent) -> None:
         """Before the tenant's cell is there. Raises `PolicyError`, `HostUnavailableError`."""
@@ -63,6 +65,7 @@ class Allowances:
     async def allow(self, tenant: str, session: str, grant: Grant) -> None:
         """The session may ask for what its grant says. Raises `LimitError`, `HostUnavailableError`."""
         self._grants[tenant, session] = grant
+        self._owed.discard((tenant, session))
         await self._keeper.allow_session(
             AllowSession(tenant=tenant, session=session, grant=allowed_part(grant), tools=self._tools(grant))
         )
@@ -89,6 +92,12 @@ class Allowances:
         gone = [key for key in self._grants if key[0] == tenant and session in ("", key[1])]
         for key in gone:
             del self._grants[key]
-        if gone:
+        self._owed.update(gone)
+        await self.end_owed()
+
+    async def end_owed(self) -> None:
+        """Tell of each end that the keeper doesn't know of. What can't be told now is told later."""
+        for key in list(self._owed):
             with contextlib.suppress(BridgeholdError):
-                await self._keeper.end_session(tenant, session)
+                await self._keeper.end_session(*key)
+                self._owed.discard(key)

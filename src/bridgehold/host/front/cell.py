@@ -15,7 +15,7 @@ from typing import Protocol
 
 import msgspec
 
-from bridgehold.errors import BridgeholdError, CellEndedError
+from bridgehold.errors import CellEndedError
 from bridgehold.host.front.opens import Opens
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.shares.link import Link
@@ -32,7 +32,6 @@ class HandedOver(Protocol):
     """A connection that a cell has."""
 
     over: asyncio.Event
-    why: BridgeholdError
 
     def relay(self, method: str, params: msgspec.Raw, emit: Emit, /) -> Awaitable[object]:
         """What the front answers its caller."""
@@ -63,6 +62,8 @@ class Cell:
         """Where it gets them."""
         self.bridges: set[str] = set()
         """Those that it may start something for."""
+        self.asked: set[str] = set()
+        """Those that it had an order for: what is opened for it is judged by their grants as they are."""
         self.ways: dict[str, tuple[SandboxSpec, ...]] = {}
         """What it may start for each."""
         self.tried: dict[str, tuple[SandboxSpec, ...]] = {}

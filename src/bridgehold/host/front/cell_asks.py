@@ -124,6 +124,7 @@ class CellAsks:
             order = await self._orders.make(tenant, ask.bridge, ask.session, ask.session_name, asks)
             ways = starts_of(order.spec, self._zygote_bytes())
             cell.bridges.add(ask.bridge)
+            cell.asked.add(ask.bridge)
             cell.ways[ask.bridge] = ways
             cell.environments.add(order.environment_digest)
             await self.allow(cell, ask.bridge)

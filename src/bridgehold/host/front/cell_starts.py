@@ -90,7 +90,7 @@ class CellStarts:
                 opens,
                 tenant=tenant,
                 cell=cell.name,
-                bridges=lambda: cell.bridges,
+                bridges=lambda: cell.asked,
                 broken=cell.kill,
             )
             undo.callback(cell.opens.close)

@@ -18,7 +18,7 @@ import msgspec
 
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import CellEnded
-from bridgehold.errors import BridgeholdError, BusyError, CellEndedError
+from bridgehold.errors import BridgeholdError, BusyError, CellEndedError, HostLeavingError, SessionEndedError
 from bridgehold.host.front.allowances import Allowances
 from bridgehold.host.front.cell import Cell
 from bridgehold.host.front.cell_asks import CellAsks
@@ -29,6 +29,7 @@ from bridgehold.host.front.opens import House
 from bridgehold.host.front.orders import Orders
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.shares import cell_wire
+from bridgehold.host.shares.callers import LEAVING
 from bridgehold.host.shares.cordons import Cordons
 from bridgehold.host.shares.link import Bounds, Link, decoded
 from bridgehold.host.shares.observe import counted, merged, sound
@@ -42,6 +43,7 @@ from bridgehold.protocol.values import Principal
 _LOOK_SECONDS = 5.0
 _DRAIN_SECONDS = 10.0
 """For what runs in a cell that has to make room for another one of its tenant's."""
+_HEAR_SECONDS = 2.0
 _END_SECONDS = 4.0
 """For a cell's own word on what has ended with it."""
 _YOUNG_SECONDS, _PAUSE, _LONGEST_PAUSE = 10.0, 0.25, 30.0
@@ -102,6 +104,7 @@ class Cells:
             self._spawn,
         )
         self._stopping = ""
+        self._replaced = False
         self.past = ""
         """What cells that have ended had counted."""
 
@@ -131,12 +134,15 @@ class Cells:
         beginning = self._beginning.get(tenant)
         if beginning is None:
             if self._stopping:
-                raise CellEndedError(self._stopping)
+                raise self._no_opening()
             self._demand_rest(tenant)
             self._make_room(tenant)
             beginning = self._beginning[tenant] = asyncio.create_task(self._begin(tenant))
             beginning.add_done_callback(lambda _: self._beginning.pop(tenant, None))
         return await asyncio.shield(beginning)
+
+    def _no_opening(self) -> BridgeholdError:
+        return HostLeavingError(LEAVING) if self._replaced else SessionEndedError("the host is stopping")
 
     def _demand_rest(self, tenant: str) -> None:
         """Raise `CellEndedError` while none is begun: the last ones ended young."""
@@ -201,6 +207,16 @@ class Cells:
         if (cell := self._cells.get(tenant)) is not None:
             cell.tell("rules", None)
 
+    async def hear_rules(self, tenant: str) -> None:
+        """Over once the tenant's cell knows that something else holds; one that says nothing to it ends."""
+        if (cell := self._cells.get(tenant)) is None:
+            return
+        try:
+            async with asyncio.timeout(_HEAR_SECONDS):
+                await cell.ask("rules", None)
+        except (TimeoutError, BridgeholdError):
+            cell.kill("it did not hear what holds for its tenant")
+
     def retire(self, environment: str, reason: str) -> None:
         """Nothing begins in this environment any more: it isn't as it was built."""
         for cell in self._cells.values():
@@ -214,6 +230,7 @@ class Cells:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             now = time.monotonic()
+            self._spawn(self._allowances.end_owed())
             for cell in self.living():
                 self._spawn(self._allowances.look(cell.tenant))
                 if cell.blind:
@@ -251,7 +268,7 @@ class Cells:
 
     async def stop(self, reason: str, seconds: float, hurry: asyncio.Event, *, leaving: bool) -> None:
         """End all of them: what runs gets so many `seconds`, or until `hurry`."""
-        self._stopping = reason
+        self._stopping, self._replaced = reason, leaving or self._replaced
         stop = cell_wire.Stop(reason=reason, seconds=seconds, leaving=leaving)
         await asyncio.gather(*self._beginning.values(), return_exceptions=True)
         cells = self.living()

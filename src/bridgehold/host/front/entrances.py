@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from bridgehold.errors import BridgeholdError, CellEndedError, HostLeavingError
+from bridgehold.errors import BridgeholdError, CellEndedError
 from bridgehold.host.front.cell import Cell
 from bridgehold.host.front.cells import Cells
 from bridgehold.host.front.outgoing import Emit
@@ -35,8 +35,6 @@ class Handed:
     def __init__(self, relay: Relay) -> None:
         self.relay = relay
         self.over = asyncio.Event()
-        self.why: BridgeholdError = CellEndedError("the tenant's cell has ended")
-        """What its caller is told where it is lost."""
         self.lost = False
         """Its cell has ended, and did not say that the connection is over."""
 
@@ -74,13 +72,6 @@ class Entrances:
             return await self._cells.of(principal.account)
         return None
 
-    def take_back(self, tenant: str) -> None:
-        """Its callers' connections end: what they ask from now on the front answers."""
-        cell = self._cells.now(tenant)
-        for handed in cell.handed.values() if cell is not None else ():
-            handed.why = HostLeavingError("this connection ends; ask over another what has no answer")
-            handed.lose()
-
     def _may_begin(self, principal: Principal) -> bool:
         """Whether its tenant is active; who forwards, or answers, says why not."""
         try:
@@ -100,7 +91,11 @@ class Entrances:
                 handed.lose()
             await handed.over.wait()
             if handed.lost:
-                last = pack(AnswerFrame(id=WHOLE_CONNECTION, error=handed.why.info()))
+                last = pack(
+                    AnswerFrame(
+                        id=WHOLE_CONNECTION, error=CellEndedError("the tenant's cell has ended").info()
+                    )
+                )
                 with contextlib.suppress(OSError):
                     sock.send(last, socket.MSG_DONTWAIT)
         finally:

@@ -13,7 +13,14 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from bridgehold.errors import BridgeholdError, InternalError, NotFoundError, SessionEndedError
+from bridgehold.errors import (
+    BridgeholdError,
+    DeniedError,
+    InternalError,
+    ManifestError,
+    NotFoundError,
+    SessionEndedError,
+)
 from bridgehold.host.front.callers import SMALL
 from bridgehold.host.front.cell import Cell
 from bridgehold.host.front.cells import Cells
@@ -22,8 +29,10 @@ from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.shares.callers import CALLER
 from bridgehold.host.shares.link import decoded
 from bridgehold.host.shares.observe import figures_of, merged, sound
-from bridgehold.ids import LOCAL_TENANT
-from bridgehold.protocol.frames import DrainParams, ResumeParams
+from bridgehold.host.shares.refusals import Refusals, command_refused
+from bridgehold.host.shares.session_ends import no_session
+from bridgehold.ids import LOCAL_TENANT, is_name, new_command_id
+from bridgehold.protocol.frames import DrainParams, NoParams, ResumeParams, SessionsParams
 from bridgehold.protocol.values import Principal, SessionInfo
 
 _GATHER_SECONDS = 5.0
@@ -31,6 +40,8 @@ _GATHER_SECONDS = 5.0
 
 _LARGEST = 1024 * 1024
 """Bytes of one cell's answer to what is asked of all."""
+_LONGEST_COMMAND = 128
+_NO_PARAMS = msgspec.Raw(b"{}")
 T = TypeVar("T")
 Whose = Literal["tenant", "session", "caller"]
 
@@ -48,7 +59,7 @@ FORWARDED: dict[str, _Forward] = {
     "foreign.open": _Forward(),
     "artifact.put": _Forward(),
     "artifact.drop": _Forward(),
-    "artifact.get": _Forward(gives=4 << 20, reads=True),
+    "artifact.get": _Forward(gives=32 << 20, reads=True),
     "artifact.list": _Forward(reads=True),
     "artifact.remove": _Forward(),
     "resource.create": _Forward(),
@@ -64,6 +75,7 @@ FORWARDED: dict[str, _Forward] = {
     "logs": _Forward(whose="session", gives=1 << 20, reads=True),
     "tool.reply": _Forward(whose="caller"),
     "foreign.send": _Forward(whose="caller"),
+    "foreign.wire": _Forward(whose="caller"),
     "foreign.eof": _Forward(whose="caller"),
 }
 """By name; what all of them are asked is `Forwarding`'s own."""
@@ -78,8 +90,11 @@ def begins_cell(principal: Principal, method: str) -> bool:
 class Forwarding:
     """Handlers; each takes (principal, params, emit)."""
 
-    def __init__(self, cells: Cells) -> None:
+    def __init__(self, cells: Cells, manifest: Callable[[str, str], object], refusals: Refusals) -> None:
+        """`manifest`: raises `NotFoundError` where (bridge, tenant) has none."""
         self._cells = cells
+        self._manifest = manifest
+        self._refusals = refusals
         self._callers: dict[object, int] = {}
         self._numbers = itertools.count(1)
 
@@ -87,11 +102,11 @@ class Forwarding:
         """The methods by name."""
         found = {name: self._method(name, kind) for name, kind in FORWARDED.items()}
         return found | {
-            "ping": Method(Scope, self.ping, reads=True),
-            "sessions": Method(Scope, self.list_sessions, reads=True),
-            "zygotes": Method(Scope, self.list_zygotes, reads=True),
-            "metrics": Method(Scope, self.metrics, operator=True),
-            "figures": Method(Scope, self.figures, operator=True),
+            "ping": Method(NoParams, self.ping, reads=True),
+            "sessions": Method(SessionsParams, self.list_sessions, reads=True),
+            "zygotes": Method(NoParams, self.list_zygotes, reads=True),
+            "metrics": Method(NoParams, self.metrics, operator=True),
+            "figures": Method(NoParams, self.figures, operator=True),
             "drain": Method(DrainParams, self.drain, operator=True, decides=True),
             "resume": Method(ResumeParams, self.resume, operator=True, decides=True),
         }
@@ -112,8 +127,37 @@ class Forwarding:
         return Method(scope, handler, gives=kind.gives, reads=kind.reads)
 
     async def _to_tenant(self, name: str, principal: Principal, asked: Forwarded, emit: Emit) -> object:
-        cell = await self._cells.of(asked.tenant or LOCAL_TENANT)
+        tenant = asked.tenant or LOCAL_TENANT
+        cell = self._cells.now(tenant)
+        if cell is None:
+            await self._demand_bridge(name, principal, tenant, asked)
+            cell = await self._cells.of(tenant)
         return await self._call(cell, principal, name, asked.raw, emit)
+
+    async def _demand_bridge(self, name: str, principal: Principal, tenant: str, asked: Forwarded) -> None:
+        """No cell begins for what no bridge of the tenant's answers: refused as a cell does. Raises so."""
+        operation = asked.operation[:_LONGEST_COMMAND]
+        bridge = operation.partition(":")[0] if name == "run" else asked.bridge
+        if bridge in ("", "common") or principal.bridges or principal.operations:  # a cell knows the order
+            return
+        try:
+            self._manifest(bridge, tenant)
+        except ManifestError:  # a cell says what is wrong with it
+            return
+        except NotFoundError:
+            if name != "run":
+                raise
+            event = command_refused(
+                tenant=tenant if is_name(tenant) else principal.account,
+                principal=principal.name,
+                command=new_command_id(),
+                bridge=bridge,
+                operation=operation,
+                rule="default-deny",
+                reason=f"{operation} is not granted",
+                source="",
+            )
+            raise await self._refusals.command(event, DeniedError) from None
 
     async def _to_session(self, name: str, principal: Principal, asked: Forwarded, emit: Emit) -> object:
         """The cell of the tenant that has it, as it said when the session opened."""
@@ -138,7 +182,7 @@ class Forwarding:
     async def _first(
         self, cells: Sequence[Cell], name: str, principal: Principal, asked: Forwarded, emit: Emit
     ) -> object:
-        missing = NotFoundError(f"there is no session {asked.session[:64]!r}")
+        missing = no_session(asked.session)
         for cell in cells:
             try:
                 return await self._call(cell, principal, name, asked.raw, emit)
@@ -160,7 +204,7 @@ class Forwarding:
             number = self._callers[connection] = next(self._numbers)
         return number
 
-    async def ping(self, _principal: Principal, _params: Forwarded, _emit: Emit) -> object:
+    async def ping(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
         """That the host answers, with its version, how many sessions it has, and that it takes parts."""
         return {
             "status": "ok",
@@ -169,28 +213,29 @@ class Forwarding:
             "parts": True,
         }
 
-    async def list_sessions(self, principal: Principal, asked: Forwarded, emit: Emit) -> object:
+    async def list_sessions(self, principal: Principal, params: SessionsParams, emit: Emit) -> object:
         """The sessions that the caller may see."""
         cells = [
-            one for one in self._cells.living(principal.may_act_for) if asked.tenant in (None, one.tenant)
+            one for one in self._cells.living(principal.may_act_for) if params.tenant in (None, one.tenant)
         ]
-        found = await self._gather(cells, principal, "sessions", asked.raw, emit, list[SessionInfo])
+        raw = msgspec.Raw(msgspec.json.encode(params))
+        found = await self._gather(cells, principal, "sessions", raw, emit, list[SessionInfo])
         return [one for _, each in found for one in each]
 
-    async def list_zygotes(self, principal: Principal, asked: Forwarded, emit: Emit) -> object:
+    async def list_zygotes(self, principal: Principal, _params: NoParams, emit: Emit) -> object:
         """Of what the caller may act for and use: zygotes, and how many sandboxes their pools hold."""
         cells = self._cells.living(principal.may_act_for)
         kind = dict[str, list[dict[str, object]]]
-        found = await self._gather(cells, principal, "zygotes", asked.raw, emit, kind)
+        found = await self._gather(cells, principal, "zygotes", _NO_PARAMS, emit, kind)
         return {
             kind: [one for _, table in found for one in table.get(kind, ())] for kind in ("zygotes", "parked")
         }
 
-    async def metrics(self, _principal: Principal, _asked: Forwarded, _emit: Emit) -> object:
+    async def metrics(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
         """All cells' metrics together, in Prometheus' text format."""
         return {"text": await self._text()}
 
-    async def figures(self, _principal: Principal, _asked: Forwarded, _emit: Emit) -> object:
+    async def figures(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
         """Figures by bridge and operation, as `bridgehold top` shows them."""
         return figures_of(await self._text())
 

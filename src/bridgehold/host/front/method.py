@@ -30,6 +30,7 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str | None = None
     bridge: str = ""
     session: str = ""
+    operation: str = ""
 
 
 class OfTenant(Scope, frozen=True, kw_only=True):
@@ -55,6 +56,11 @@ class Forwarded(msgspec.Struct, frozen=True, kw_only=True):
     def bridge(self) -> str:
         """The bridge that it names; empty: none."""
         return self.scope.bridge
+
+    @property
+    def operation(self) -> str:
+        """The command that it names; empty: none."""
+        return self.scope.operation
 
     @property
     def session(self) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
+import threading
 import time
 from asyncio.subprocess import Process
 from collections.abc import Awaitable, Callable, Collection
@@ -14,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from bridgehold import reads
+from bridgehold import handed, reads
 from bridgehold.bridges.catalogue import Entry
 from bridgehold.bridges.manifest_file import MAX_FILE_BYTES
 from bridgehold.config.layout import Layout
@@ -31,7 +33,7 @@ from bridgehold.errors import (
 )
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.shares import openings
-from bridgehold.host.shares.dialling import Dial, provider_places
+from bridgehold.host.shares.dialling import LOOPBACK, Dial, provider_places
 from bridgehold.host.shares.memory import in_memory
 from bridgehold.host.shares.openings import Opened, answer
 from bridgehold.host.shares.tool_starts import kill, pidfd_of, spawn
@@ -49,6 +51,10 @@ _MOST_AT_ONCE = 64
 _MOST_TOOLS = 32
 _MOST_LOOKUPS = 256
 _LARGEST = 4 * 1024
+_MOST_BESIDE = 1
+_MOST_CONNECTING = 4
+_CONNECT_SECONDS = 10.0
+_SO_NETNS_COOKIE = 71
 
 
 class House(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +95,7 @@ class Opens:
         """Addresses that hosts were found at, by (host, port)."""
         self._tools: dict[int, Process | None] = {}
         """By the question that began it; None: it is being started."""
+        self._connecting = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._listening = False
         self._closed = False
@@ -119,26 +126,35 @@ class Opens:
             self._listening = False
 
     def _take(self) -> None:
+        given: list[int] = []
         try:
-            data = self._socket.recv(_LARGEST)
-            if not data:
-                self._deafen()  # the cell's end is told by others
-                return
-            ask = msgspec.json.decode(data, type=openings.Ask)
+            data, given, _ = handed.receive(self._socket, _LARGEST, _MOST_BESIDE)
+            self._taken(data, given)
         except BlockingIOError:
             return
         except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
             self._broken("what it asked to have opened is no question")
+        finally:
+            for one in given:
+                os.close(one)
+
+    def _taken(self, data: bytes, given: list[int]) -> None:
+        """One question. What it keeps of `given` it takes out."""
+        if not data:
+            self._deafen()  # the cell's end is told by others
             return
+        ask = msgspec.json.decode(data, type=openings.Ask)
         begun = time.monotonic()
-        self._hear(ask)
+        self._hear(ask, given)
         now = time.monotonic()
         if wait := self._pace.take(1 + (now - begun) * _OF_A_SECOND, now):
             self._deafen()
             asyncio.get_running_loop().call_later(wait, self._listen)
 
-    def _hear(self, ask: openings.Ask) -> None:
+    def _hear(self, ask: openings.Ask, given: list[int]) -> None:
         match ask:
+            case openings.AskConnect():
+                self._connect(ask, given)
             case openings.AskRules() | openings.AskBridges():
                 self._answer_now(ask)
             case openings.EndTool():
@@ -275,6 +291,35 @@ class Opens:
                 os.close(reads)
         return given
 
+    def _connect(self, ask: openings.AskConnect, given: list[int]) -> None:
+        """By a thread: whoever has a socket too can make every call on it wait."""
+        try:
+            if self._connecting >= _MOST_CONNECTING:
+                raise BusyError("much is being connected for it already")
+            sock = _of_a_sandbox(given)
+        except BridgeholdError as error:
+            self._send(Opened(id=ask.id, error=error.info()))
+            return
+        loop = asyncio.get_running_loop()
+        self._connecting += 1
+
+        def over(status: int) -> None:
+            self._connecting -= 1
+            self._send(Opened(id=ask.id, status=status))
+
+        def connect() -> None:
+            status = 0
+            with sock:
+                try:
+                    sock.settimeout(_CONNECT_SECONDS)
+                    sock.connect((LOOPBACK, ask.port))
+                except OSError as error:
+                    status = error.errno or errno.ETIMEDOUT
+            with contextlib.suppress(RuntimeError):  # the host has ended meanwhile
+                loop.call_soon_threadsafe(over, status)
+
+        threading.Thread(target=connect, name="bridgehold-connect", daemon=True).start()
+
     def _send(self, opened: Opened, given: list[int] | None = None) -> None:
         if self._closed:
             for descriptor in given or []:
@@ -287,6 +332,22 @@ class Opens:
         except OSError:
             with contextlib.suppress(OSError):
                 self._deafen()
+
+
+def _of_a_sandbox(given: list[int]) -> socket.socket:
+    """The one of `given`, taken out, where it is of another network than this process's. Raises."""
+    if given:
+        with contextlib.suppress(OSError), socket.socket() as own:
+            sock = socket.socket(fileno=given[0])
+            given.clear()
+            if sock.family == socket.AF_INET and _network(sock) != _network(own):
+                return sock
+            sock.close()
+    raise UsageError("no socket of a sandbox's network")
+
+
+def _network(sock: socket.socket) -> bytes:
+    return sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
 
 
 def _defect(error: Exception) -> ErrorInfo:

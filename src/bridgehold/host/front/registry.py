@@ -57,6 +57,10 @@ class Granted(msgspec.Struct, frozen=True):
     """What was decided under this grant, by operation and kinds of resources: of declared ones alone."""
 
 
+_BESIDE = 8
+"""Workers of a tenant's beside its sessions and pools: what ends, or tries a bridge."""
+
+
 class Registry:
     """What this host knows by name. Reads the layout's folders; runs nothing.
 
@@ -109,10 +113,16 @@ class Registry:
         nothing here: it refuses the grant.
         """
         weight: int | None = None
+        most = host = self._config.host.max_sessions
         with contextlib.suppress(PolicyError):
             own = self.files.read("tenant", tenant)
-            weight = parse_tenant(tenant, own.text, own.file).limits.cpu_share if own is not None else None
-        return TenantShare(tenants=self.tenants_with(tenant), cpu_weight=weight or 100)
+            if own is not None:
+                limits = parse_tenant(tenant, own.text, own.file).limits
+                weight, most = limits.cpu_share, min(host, limits.sessions or host)
+        pools = sum(one.pool_size + one.overflow for one in self._config.bridges.values() if one.pool_size)
+        return TenantShare(
+            tenants=self.tenants_with(tenant), cpu_weight=weight or 100, sandboxes=most + pools + _BESIDE
+        )
 
     def tenants_with(self, tenant: str) -> int:
         """How many tenants files and the configuration name, this one included."""

@@ -56,8 +56,8 @@ class TenantFiles:
         self._write = write
         self._parsed = _Parsed(tenants.parse)
         self._turn = asyncio.Lock()
-        self.on_hold: Callable[[str], None] = lambda _: None
-        """Told of a tenant whose file does not say what holds: who reads it elsewhere is not to be asked."""
+        self.on_hold: Callable[[str], Awaitable[None]] = _nobody
+        """Told of a tenant whose file does not say what holds; over once all who read it know."""
 
     def of(self, name: str) -> Tenant:
         """The tenant; one without ceilings where no file says anything of it. Raises `PolicyError`."""
@@ -91,10 +91,10 @@ class TenantFiles:
             self._files.put_instead("tenant", name, "")
             return self.of(name)
 
-    def hold(self, name: str, tenant: Tenant) -> None:
+    async def hold(self, name: str, tenant: Tenant) -> None:
         """`tenant` is what holds, as its file can't be made to say so: until it does, or a new host."""
         self._files.put_instead("tenant", name, tenants.rewritten("", tenant, ""))
-        self.on_hold(name)
+        await self.on_hold(name)
 
     def check(self, name: str) -> None:
         """Raise `PolicyError` where its file can't be read as it is, whatever holds in its place."""
@@ -111,6 +111,10 @@ class TenantFiles:
             await self._write(FileChange(kind="tenants", name=name, text=None, was=_digest(before)))
             self._files.put_instead("tenant", name, "")
             self._files.let_go([self._folder / f"{name}.toml"])
+
+
+async def _nobody(_name: str) -> None:
+    """Nobody reads it elsewhere."""
 
 
 class TokenFiles:

@@ -13,9 +13,13 @@ from bridgehold.errors import DeniedError
 from bridgehold.policies.names import normalise_host
 
 _SECONDS = 10.0
+LOOPBACK = "127.0.0.1"
 
 Dial = Callable[[str, str, int], Awaitable[socket.socket]]
 """(host, one of its addresses, port) → a connection. Raises `OSError`, `TimeoutError`."""
+
+Connect = Callable[[socket.socket, int], Awaitable[None]]
+"""(a socket of a sandbox's network, port) → it is connected there. Raises `OSError`, `TimeoutError`."""
 
 Apart = tuple[frozenset[str], frozenset[tuple[str, int]]]
 """Names of hosts, and numeric addresses with their ports."""
@@ -33,6 +37,11 @@ async def dial(_host: str, address: str, port: int) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+async def connect_inside(sock: socket.socket, port: int) -> None:
+    """By this process itself."""
+    await asyncio.wait_for(asyncio.get_running_loop().sock_connect(sock, (LOOPBACK, port)), _SECONDS)
 
 
 def provider_place(base_url: str) -> tuple[str, int]:

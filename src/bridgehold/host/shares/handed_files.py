@@ -34,7 +34,8 @@ class HandedFiles(PolicyFiles):
         self._file = tenants / f"{tenant}.toml"
         self._tenant = tenant
         self._ask = ask
-        self._stamp: _Stamp = None
+        self._stamp: tuple[_Stamp, _Stamp] = None, None
+        """Of the file, and of its folder: one that can't be read any more refuses what lies in it."""
         self._text: Text | None = None
         self._settled = False
         self._tenants = 1
@@ -60,12 +61,14 @@ class HandedFiles(PolicyFiles):
     def _of(self, name: str) -> Text | None:
         if name != self._tenant:
             raise PolicyError(f"this is the cell of {self._tenant}", where=name)
-        stamp, told = _stamp(self._file)
+        own, told = _stamp(self._file)
+        stamp = own, _stamp(self._file.parent)[0]
         if not (self._settled and told) or stamp != self._stamp:
             text, self._tenants = self._ask()
             self._text = None if text is None else Text(text, str(self._file))
             self._stamp = stamp
-            self._settled = stamp is None or time.time_ns() - max(stamp[2:]) > TICK_NS
+            newest = max((each for one in stamp if one for each in one[2:]), default=0)
+            self._settled = time.time_ns() - newest > TICK_NS
         return self._text
 
 

@@ -12,7 +12,7 @@ import os
 import select
 import socket
 import threading
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -61,6 +61,13 @@ class AskDial(msgspec.Struct, frozen=True, kw_only=True, tag="dial"):
     address: str
 
 
+class AskConnect(msgspec.Struct, frozen=True, kw_only=True, tag="connect"):
+    """Have the socket beside it, of a sandbox's own network, connected to a port of its loopback."""
+
+    id: int
+    port: Annotated[int, msgspec.Meta(ge=1, le=65_535)]
+
+
 class AskTool(msgspec.Struct, frozen=True, kw_only=True, tag="tool"):
     """A process of the operator's tool: its input, its answers, and what tells of its end."""
 
@@ -82,7 +89,7 @@ class AskStatus(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
     tool: int
 
 
-Ask = AskRules | AskBridges | AskLookup | AskDial | AskTool | EndTool | AskStatus
+Ask = AskRules | AskBridges | AskLookup | AskDial | AskConnect | AskTool | EndTool | AskStatus
 
 
 class OwnBridge(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,6 +177,12 @@ class Openings:
         (descriptor,) = _exactly(1, descriptors)
         return socket.socket(fileno=descriptor)
 
+    async def connect(self, sock: socket.socket, port: int) -> None:
+        """`sock` to a port of its own network's loopback. Raises `OSError` where nothing answers there."""
+        opened, _ = await self._ask(AskConnect(id=self._number(), port=port), sock)
+        if opened.status:
+            raise OSError(opened.status, os.strerror(opened.status))
+
     async def tool(self, name: str) -> tuple[int, list[int]]:
         """A process of the tool's: its number here; its input, its answers, and a pidfd."""
         number = self._number()
@@ -189,25 +202,26 @@ class Openings:
             self._last += 1
             return self._last
 
-    async def _ask(self, ask: Ask) -> tuple[Opened, list[int]]:
-        return await asyncio.wrap_future(self._begin(ask))
+    async def _ask(self, ask: Ask, *beside: socket.socket) -> tuple[Opened, list[int]]:
+        return await asyncio.wrap_future(self._begin(ask, *beside))
 
-    def _begin(self, ask: Ask) -> concurrent.futures.Future[tuple[Opened, list[int]]]:
+    def _begin(self, ask: Ask, *beside: socket.socket) -> concurrent.futures.Future[tuple[Opened, list[int]]]:
         future: concurrent.futures.Future[tuple[Opened, list[int]]] = concurrent.futures.Future()
         self._waiting[ask.id] = future
-        if not self._send(ask):
+        if not self._send(ask, *beside):
             self._waiting.pop(ask.id, None)
             future.set_exception(_gone())
         return future
 
-    def _send(self, ask: Ask) -> bool:
+    def _send(self, ask: Ask, *beside: socket.socket) -> bool:
         if self._lost:
             return False
         try:
             with self._lock:
                 while True:
                     try:
-                        self._socket.send(msgspec.json.encode(ask))
+                        given = [one.fileno() for one in beside]
+                        socket.send_fds(self._socket, [msgspec.json.encode(ask)], given)
                         return True
                     except BlockingIOError:
                         select.select([], [self._socket], [], _SECONDS)

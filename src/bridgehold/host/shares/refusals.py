@@ -122,3 +122,8 @@ class Refusals:
         if self._telling is not None:
             self._telling.cancel()
         await self._flush()
+
+
+def command_refused(**facts: str) -> CommandRefused:
+    """The event of a refused command, whoever refuses it (pure)."""
+    return CommandRefused(**facts)

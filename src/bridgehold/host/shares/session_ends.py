@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from bridgehold.errors import SessionEndedError
+from bridgehold.errors import NotFoundError, SessionEndedError
 
 ENDED_SECONDS = 3_600.0
 """So long both are kept."""
@@ -47,3 +47,11 @@ def session_ended(session: str, reason: str) -> SessionEndedError:
     """What a command for an ended session gets, each time."""
     message = f"session {session} has ended: {reason}"[:MOST_TEXT]
     return SessionEndedError(message, where=session, hint="Open a new one.")
+
+
+def no_session(reference: str) -> NotFoundError:
+    """There is none, or none that the caller may see."""
+    return NotFoundError(
+        f"no session {reference[:80]!r} here",
+        hint="`bridgehold sessions` lists the sessions you may see.",
+    )

@@ -155,6 +155,15 @@ def admit(
         _check_share(want, tenant, max(share.tenants, len(held.by_tenant.keys() | {tenant})))
 
 
+def demand_count(has: int, tenant: str, share: TenantShare | None) -> None:
+    """Raise `TenantFullError` where a tenant that has so many workers may have no more (pure)."""
+    if share is not None and 0 < share.sandboxes <= has:
+        raise TenantFullError(
+            f"{tenant[:80]} has {has} sandboxes, and no more are its tenant's",
+            hint="End sessions of this tenant, or raise `[host] max_sessions`.",
+        )
+
+
 def _check_size(want: _Want, tenant: str) -> None:
     if want.need > want.whole:
         raise BusyError(

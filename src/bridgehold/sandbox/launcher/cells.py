@@ -80,6 +80,10 @@ class Cells:
             except FAULTS:
                 continue
             del self._leaving[channel]
+            with contextlib.suppress(
+                *FAULTS
+            ):  # the tenant's folder goes with its last; the next one tidies again
+                self._parts.parent.tidy()
             if self._parts.cells is not None and channel.uid >= 0:
                 self._parts.cells.pool.give_back(channel.uid)  # nothing has it any more
 

@@ -22,7 +22,7 @@ from bridgehold.errors import (
     ZygoteError,
 )
 from bridgehold.sandbox import procfs
-from bridgehold.sandbox.cgroups.admission import Held, admit
+from bridgehold.sandbox.cgroups.admission import Held, admit, demand_count
 from bridgehold.sandbox.cgroups.none import Parent as WatchedTrees
 from bridgehold.sandbox.fork.zygote import ZygoteChangedError
 from bridgehold.sandbox.launch.hold import child_signals
@@ -300,6 +300,9 @@ class Launcher:
         check(spec, parts.bounds)
         self.demand_descriptors()
         held = Held.of((w.spec.tenant, w.spec.resources) for w in self.workers.values() if w.request)
+        if spec.kind == "worker":
+            theirs = (w for w in self.workers.values() if w.request and w.spec.tenant == spec.tenant)
+            demand_count(sum(w.spec.kind == "worker" for w in theirs), spec.tenant, share)
         overcommit = parts.overcommit and "overcommit" in spec.weakenings
         admit(
             spec.resources,

@@ -22,7 +22,7 @@ from bridgehold.errors import (
     UsageError,
 )
 from bridgehold.host.cell.commands.command_log import PREVIEW_BYTES
-from bridgehold.host.shares.refusals import LONGEST_REASON, Refusals
+from bridgehold.host.shares.refusals import LONGEST_REASON, Refusals, command_refused
 from bridgehold.ids import is_name
 from bridgehold.policies.model import Decision, Grant
 from bridgehold.protocol.frames import CommandRequest
@@ -48,7 +48,7 @@ class Refusal(msgspec.Struct, frozen=True):
         told = told if contents is None else with_contents(told, contents)
         digest, _, text = preview_of(told, PREVIEW_BYTES)
         tenant = self.request.tenant
-        return CommandRefused(
+        return command_refused(
             tenant=tenant
             if self.principal.may_act_for(tenant) and is_name(tenant)
             else self.principal.account,

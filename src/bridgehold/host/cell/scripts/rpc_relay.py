@@ -33,6 +33,7 @@ from bridgehold.host.cell.scripts.rpc_peer import Peer
 from bridgehold.host.cell.sessions.session import Session
 from bridgehold.host.front.boots import Script
 from bridgehold.host.front.outgoing import Emit
+from bridgehold.host.shares.dialling import Connect
 from bridgehold.policies.buckets import CommandRates
 from bridgehold.policies.units import format_ms
 from bridgehold.protocol.frames import INPUT_CLOSED
@@ -60,8 +61,10 @@ class RpcRelay:
         rates: CommandRates,
         emit: Emit,
         may_read: bool,
+        connect: Connect,
     ) -> None:
-        """As of `Relay`."""
+        """As of `Relay`. `connect`: one of the sockets that lead to the worker."""
+        self._connect = connect
         self.session = session
         self.ledger = ledger
         self.grant = session.order.grant
@@ -140,11 +143,10 @@ class RpcRelay:
         return pair
 
     async def _dial(self, pair: Pair, sock: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self.grant.limits.startup_ms / 1000):
-                await loop.sock_connect(sock, ("127.0.0.1", self._port))
-        except OSError:  # a timeout is one
+                await self._connect(sock, self._port)
+        except (OSError, BridgeholdError):  # a timeout is one
             sock.close()
             pair.close("the worker takes no connection")
             return

@@ -24,6 +24,7 @@ from bridgehold.host.cell.sessions.sessions import Sessions
 from bridgehold.host.front.boots import GATEWAY_PORT, Script, StartOrder
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.front.registry import Registry
+from bridgehold.host.shares.dialling import Connect
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.ids import parse_name, random_id
@@ -49,8 +50,10 @@ class UserScripts:
         rates: CommandRates,
         keys: KeyKeeper,
         on_degraded: Callable[[str], None],
+        connect: Connect,
     ) -> None:
         self._registry = registry
+        self._connect = connect
         self._sessions = sessions
         self._journal = journal
         self._make_order = make_order
@@ -103,6 +106,7 @@ class UserScripts:
             if script.callback:
                 relay = RpcRelay(
                     session,
+                    connect=self._connect,
                     ledger=ledger,
                     rules=rules,
                     rates=self._rates,

@@ -14,7 +14,6 @@ from bridgehold.errors import (
     BusyError,
     CommandTimeoutError,
     HostLeavingError,
-    NotFoundError,
     SessionEndedError,
     UsageError,
 )
@@ -30,7 +29,7 @@ from bridgehold.host.shares.callers import LEAVING
 from bridgehold.host.shares.closings import Closings
 from bridgehold.host.shares.cordons import Cordons
 from bridgehold.host.shares.observe import Metrics
-from bridgehold.host.shares.session_ends import SessionEnd
+from bridgehold.host.shares.session_ends import SessionEnd, no_session
 from bridgehold.ids import new_session_id
 from bridgehold.policies.units import format_ms
 
@@ -212,8 +211,8 @@ class Sessions:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(session.worker.ended.wait(), max(0.01, min(left, 60.0)))
         await session.end(WORKER_ENDED, session.worker.why_ended)
+        self._bury(session)  # before it is told elsewhere: who ended it may look at once
         await self._remember(session)
-        self._bury(session)
         self._by_id.pop(session.id, None)
         if self._ending.get(session.key) is session:
             del self._ending[session.key]
@@ -302,7 +301,7 @@ class Sessions:
             if named and not session.alive and may_see(session.key.tenant):
                 return ended_error(session.id, session.why)
         ended = self._ended.find(may_see, reference)
-        return ended.error if ended is not None else _unknown(reference)
+        return ended.error if ended is not None else no_session(reference)
 
     def log(self, tenant_allowed: Callable[[str], bool], reference: str) -> tuple[SessionKey, str, str]:
         """(key, id, text) of a session's log; once it has ended, while that is kept. Raises as `find`."""
@@ -312,7 +311,7 @@ class Sessions:
             return session.key, session.id, session.worker.log.text()
         ended = ended or self._ended.find(tenant_allowed, reference)
         if ended is None:
-            raise _unknown(reference)
+            raise no_session(reference)
         if ended.log is None:
             raise SessionEndedError(
                 f"{ended.error.message}; its log is no longer kept", where=ended.id, hint=""
@@ -377,10 +376,3 @@ def _of_reference(
         which = ", ".join(f"{one.id} ({one.key.tenant}, {one.key.bridge})" for one in named[:_NAMED])
         raise UsageError(f"{len(named)} sessions are named {reference[:80]!r}", hint=f"Use an id: {which}.")
     return found
-
-
-def _unknown(reference: str) -> NotFoundError:
-    return NotFoundError(
-        f"no session {reference[:80]!r} here",
-        hint="`bridgehold sessions` lists the sessions you may see.",
-    )
