@@ -52,7 +52,7 @@ def install(
     if json_output:
         print_json(made)
     else:
-        out.say(f"kernel {made.name} in {made.folder}")
+        out.say(f"kernel {made.name} in ", (made.folder, "dim"))
 
 
 def list_kernels(json_output: Json = False) -> None:

@@ -63,11 +63,12 @@ def completeness(code: str) -> dict[str, str]:
     """Whether a prompt runs `code` now, or takes another line."""
     compiler = codeop.CommandCompiler()
     compiler.compiler.flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    code = textwrap.dedent(code)
     last = code.rpartition("\n")[2]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            whole = compiler(textwrap.dedent(code), "<cell>", "exec") is not None
+            whole = compiler(code, "<cell>", "exec") is not None
     except (SyntaxError, ValueError, OverflowError, MemoryError, RecursionError):
         return {"status": "invalid"}
     if whole and not (last[:1].isspace() and last.strip()):
