@@ -19,8 +19,8 @@ import pytest
 from bridgehold.bridges.kit.provider import Provider
 from bridgehold.config.sections import ProviderSection
 from bridgehold.errors import ConfigError, UsageError
-from bridgehold.faces.legacy import profile as texts
 from bridgehold.faces.legacy import checks, trial
+from bridgehold.faces.legacy import profile as texts
 from bridgehold.faces.legacy.families import FAMILIES, served
 from bridgehold.faces.legacy.workers import adapter_in, wires_in, workers_in
 from bridgehold.policies.model import GIB, MIB
