@@ -137,6 +137,10 @@ def test_kernels_are_installed_listed_and_removed_and_others_stay(
     foreign = tmp_path / "data/kernels/foreign"
     foreign.mkdir()
     (foreign / "kernel.json").write_text(json.dumps(spec | {"metadata": {}}))
+    for _ in range(2):
+        bridgehold("install", "--name", "mine")  # ours is replaced
+        with pytest.raises(UsageError, match="somebody else"):
+            bridgehold("install", "--name", "foreign")
     assert [(one.name, one.trust_forms) for one in installed.find()] == [("mine", False), ("theirs", True)]
     bridgehold("uninstall", "mine")
     with pytest.raises(NotFoundError):

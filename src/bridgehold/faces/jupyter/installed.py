@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from bridgehold import reads, writes
 from bridgehold.error_texts import from_os
 from bridgehold.errors import DependencyError, NotFoundError, UsageError
 
@@ -32,7 +32,7 @@ class Installed(msgspec.Struct, frozen=True):
 def install(
     name: str, *, display_name: str, bridge: str, tenant: str, trust_forms: bool, prefix: Path | None
 ) -> Installed:
-    """Write it for this user, or below `prefix`; one of that name is replaced.
+    """Write it for this user, or below `prefix`; one of ours of that name is replaced.
 
     Raises `UsageError`, `DependencyError` without the extra, and what the system refuses.
     """
@@ -46,19 +46,27 @@ def install(
         "interrupt_mode": "message",
         "metadata": {_MARK: {"bridge": bridge, "tenant": tenant, "trust_forms": trust_forms}},
     }
-    manager = _manager()
+    kernels = Path(_manager().user_kernel_dir)
+    if prefix is not None:
+        kernels = prefix.absolute() / "share/jupyter/kernels"
+    folder = kernels / name
     try:
-        with tempfile.TemporaryDirectory(prefix="bridgehold-kernel-") as folder:
-            made = Path(folder) / name
-            made.mkdir(mode=0o755)
-            (made / "kernel.json").write_text(json.dumps(spec, indent=1) + "\n")
-            where = {"user": True} if prefix is None else {"prefix": str(prefix.absolute())}
-            path = manager.install_kernel_spec(str(made), name, **where)
+        if folder.is_dir() and not _is_ours(folder / "kernel.json"):
+            hint = "Take another name, or remove it by `jupyter kernelspec`."
+            raise UsageError("a kernel of somebody else's has this name", where=str(folder), hint=hint)
+        writes.make_folder(folder)
+        writes.replace(folder / "kernel.json", json.dumps(spec, indent=1) + "\n")
     except OSError as error:
         raise from_os(error) from error
     except ValueError as error:
         raise UsageError(f"no kernel can be there: {error}", where=str(prefix)) from error
-    return Installed(name, display_name, str(path), bridge, tenant, trust_forms)
+    return Installed(name, display_name, str(folder), bridge, tenant, trust_forms)
+
+
+def _is_ours(file: Path) -> bool:
+    spec = reads.parse_json(reads.read_text(file, UsageError, or_none=True) or "{}", UsageError, str(file))
+    metadata = spec.get("metadata") if isinstance(spec, dict) else None
+    return isinstance(metadata, dict) and _MARK in metadata
 
 
 def find() -> list[Installed]:
