@@ -24,7 +24,7 @@ from bridgehold.faces.jupyter import requests
 from bridgehold.faces.jupyter.cell import INTERRUPTED, Cell, told
 from bridgehold.faces.jupyter.forms import visible
 from bridgehold.faces.jupyter.place import LOST, Place
-from bridgehold.faces.jupyter.wire import Asked, Channel, Wire
+from bridgehold.faces.jupyter.wire import Channel, Message, Wire
 
 _LOOK_MS = 5_000
 """For completion and inspection: who types waits for them."""
@@ -33,7 +33,7 @@ _KEPT = 1_000
 _MOST_MATCHES = 1_000
 _PARENT_SECONDS = 1.0
 
-Handler = Callable[[Asked], Awaitable[dict[str, Any]]]
+Handler = Callable[[Message], Awaitable[dict[str, Any]]]
 
 
 class Kernel:
@@ -46,7 +46,7 @@ class Kernel:
         self._count = 0
         self._inputs: deque[tuple[int, str]] = deque(maxlen=_KEPT)
         self._running: asyncio.Task[Any] | None = None
-        self._behind: list[Asked] = []
+        self._behind: list[Message] = []
         """What had come when a cell failed: cells of it are not run."""
         self._over = asyncio.Event()
         self._handlers: dict[str, Handler] = {
@@ -95,7 +95,7 @@ class Kernel:
             if channel == "shell":
                 await self._abort()
 
-    async def _answer(self, asked: Asked) -> None:
+    async def _answer(self, asked: Message) -> None:
         handler = self._handlers.get(asked.kind)
         self._wire.publish("status", {"execution_state": "busy"}, asked)
         if handler is not None:
@@ -109,7 +109,7 @@ class Kernel:
             self._wire.reply(asked, content)
         self._wire.publish("status", {"execution_state": "idle"}, asked)
 
-    async def _info(self, _: Asked) -> dict[str, Any]:
+    async def _info(self, _: Message) -> dict[str, Any]:
         language = {
             "name": "python",
             "version": platform.python_version(),
@@ -130,7 +130,7 @@ class Kernel:
             "debugger": False,
         }
 
-    async def _execute(self, asked: Asked) -> dict[str, Any]:
+    async def _execute(self, asked: Message) -> dict[str, Any]:
         request = msgspec.convert(asked.content, type=requests.Execute)
         quiet = request.silent
         counted = request.store_history and not quiet and bool(request.code.strip())
@@ -170,7 +170,7 @@ class Kernel:
 
     async def _cell(
         self,
-        asked: Asked,
+        asked: Message,
         request: requests.Execute,
         cell: Cell,
         publish: Callable[[str, dict[str, Any]], None],
@@ -203,7 +203,7 @@ class Kernel:
             return {"status": "error", **told(error)}
         return {"status": "ok", "data": data or {"text/plain": "None"}, "metadata": {}}
 
-    def _input(self, asked: Asked, cell: Cell) -> Tool:
+    def _input(self, asked: Message, cell: Cell) -> Tool:
         """The tool that gives a cell its input: a line of the front end's."""
 
         async def stdin(prompt: str = "") -> dict[str, Any]:
@@ -222,7 +222,7 @@ class Kernel:
             self._wire.reply(asked, {"status": "aborted", "execution_count": self._count})
             self._wire.publish("status", {"execution_state": "idle"}, asked)
 
-    async def _complete(self, asked: Asked) -> dict[str, Any]:
+    async def _complete(self, asked: Message) -> dict[str, Any]:
         at = msgspec.convert(asked.content, type=requests.At)
         found, start, end = [], at.cursor_pos, at.cursor_pos
         with contextlib.suppress(BridgeholdError):
@@ -235,7 +235,7 @@ class Kernel:
         places = {"cursor_start": min(start, end), "cursor_end": end}
         return {"status": "ok", "matches": found, **places, "metadata": {}}
 
-    async def _inspect(self, asked: Asked) -> dict[str, Any]:
+    async def _inspect(self, asked: Message) -> dict[str, Any]:
         at = msgspec.convert(asked.content, type=requests.At)
         session = await self._place.session()
         arguments = {"code": at.code, "cursor": at.cursor_pos}
@@ -247,21 +247,21 @@ class Kernel:
         rows = [head, f"type: {one['type']}", f"value: {one['repr']}", "", one["documentation"]]
         return {"status": "ok", "found": True, "data": {"text/plain": "\n".join(rows)}, "metadata": {}}
 
-    async def _is_complete(self, asked: Asked) -> dict[str, Any]:
+    async def _is_complete(self, asked: Message) -> dict[str, Any]:
         return dict(requests.completeness(msgspec.convert(asked.content, type=requests.IsComplete).code))
 
-    async def _history(self, asked: Asked) -> dict[str, Any]:
+    async def _history(self, asked: Message) -> dict[str, Any]:
         wanted = msgspec.convert(asked.content, type=requests.History)
         return {"status": "ok", "history": requests.remembered(wanted, self._inputs)}
 
-    async def _comms(self, _: Asked) -> dict[str, Any]:
+    async def _comms(self, _: Message) -> dict[str, Any]:
         return {"status": "ok", "comms": {}}
 
-    async def _interrupt(self, _: Asked) -> dict[str, Any]:
+    async def _interrupt(self, _: Message) -> dict[str, Any]:
         self.interrupt()
         return {"status": "ok"}
 
-    async def _shut_down(self, asked: Asked) -> dict[str, Any]:
+    async def _shut_down(self, asked: Message) -> dict[str, Any]:
         request = msgspec.convert(asked.content, type=requests.Shutdown)
         self.stop()
         return {"status": "ok", "restart": request.restart}

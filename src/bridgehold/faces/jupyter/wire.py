@@ -49,7 +49,7 @@ def read_ports(path: Path) -> Ports:
         raise UsageError(f"is no connection file for this kernel: {error}", where=str(path)) from None
 
 
-class Asked(NamedTuple):
+class Message(NamedTuple):
     """A message of a front end's: its kind is a ``…_request``, most often."""
 
     channel: Channel
@@ -92,21 +92,21 @@ class Wire:
         while True:
             await self._heart.send_multipart(await self._heart.recv_multipart())
 
-    async def receive(self, channel: Channel) -> Asked:
+    async def receive(self, channel: Channel) -> Message:
         """The next message that is signed as it has to be; others are as if they had never come."""
         while True:
             asked = self._read(channel, await self._sockets[channel].recv_multipart())
             if asked is not None:
                 return asked
 
-    def _read(self, channel: Channel, parts: list[bytes]) -> Asked | None:
+    def _read(self, channel: Channel, parts: list[bytes]) -> Message | None:
         with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, IndexError):
             identities, rest = self._signed.feed_identities(parts)
             said = self._signed.deserialize(rest)
-            return Asked(channel, str(said["msg_type"]), said["content"], said["header"], identities)
+            return Message(channel, str(said["msg_type"]), said["content"], said["header"], identities)
         return None
 
-    async def waiting(self, channel: Channel) -> list[Asked]:
+    async def waiting(self, channel: Channel) -> list[Message]:
         """All that has come by now."""
         found = []
         await asyncio.sleep(0)
@@ -115,18 +115,18 @@ class Wire:
             found += [asked] if asked is not None else []
         return found
 
-    def reply(self, asked: Asked, content: dict[str, Any]) -> None:
+    def reply(self, asked: Message, content: dict[str, Any]) -> None:
         """Answer a request where it came from."""
         kind = f"{asked.kind.removesuffix('_request')}_reply"
         socket = self._sockets[asked.channel]
         self._signed.send(socket, kind, content, parent=asked.header, ident=asked.identities)
 
-    def publish(self, kind: str, content: dict[str, Any], asked: Asked | None) -> None:
+    def publish(self, kind: str, content: dict[str, Any], asked: Message | None) -> None:
         """Tell every front end, of that request."""
         parent = asked.header if asked is not None else {}
         self._signed.send(self._iopub, kind, content, parent=parent, ident=kind.encode())
 
-    async def ask(self, asked: Asked, prompt: str) -> str:
+    async def ask(self, asked: Message, prompt: str) -> str:
         """A line of input from the front end that sent `asked`; what it said before is dropped."""
         await self.waiting("stdin")
         content = {"prompt": prompt, "password": False}
