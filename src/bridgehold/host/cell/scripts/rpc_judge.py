@@ -28,11 +28,13 @@ from bridgehold.host.cell.tools.records import ToolRecords
 from bridgehold.host.cell.tools.values import ToolContext, ToolSpec
 from bridgehold.host.front.boots import SCRIPT_PLACEHOLDER
 from bridgehold.ids import is_operation
-from bridgehold.policies.buckets import CommandRates
+from bridgehold.policies.buckets import CommandRates, TokenBucket
 from bridgehold.policies.decide import decide_operation, decide_tool
 from bridgehold.policies.model import MIB, Decision, Grant
 
 _MOST_SESSIONS = 10_000
+_PASSED_PER_SECOND, _PASSED_AT_ONCE = 50, 200
+"""Calls back that are passed on unjudged; a worker's heartbeat is one in seconds."""
 _MOST_UNDECIDED = 256
 """Calls of one direction that wait for a decision or its record; one that was given up waits on, too."""
 _OTHER = 32 * MIB
@@ -155,7 +157,7 @@ class Commands(_Judge):
             raise held.session.refusal()
         if fault is not None:
             raise await ledger.refuse(operation, kept, *refusals.ungranted(fault, bridge, operation))
-        decision = self._decide(operation, arguments)
+        decision = self._decide(operation, arguments, asked.unread)
         if not decision.allowed:
             raise _named(await ledger.refuse(operation[:80], kept, decision, DeniedError), decision.rule)
         if not principal.may_run(bridge, f"{bridge}:{operation}"):
@@ -170,12 +172,21 @@ class Commands(_Judge):
         held.session.serve(pending.plan.command)
         call.let_through(_Command(held, call.method, pending))
 
-    def _decide(self, operation: str, arguments: Arguments) -> Decision:
+    def _decide(self, operation: str, arguments: Arguments, unread: tuple[str, ...]) -> Decision:
         grant = self._held.grant
         if not is_operation(operation):
             reason = f"{operation[:80]!r} is not a command's name"
             return Decision(allowed=False, rule="default-deny", reason=reason)
         decision = decide_operation(grant, grant.bridge, operation)
+        if decision.allowed and unread and grant.inline_keys != "pass":
+            return Decision(
+                allowed=False,
+                rule="inline_keys",
+                reason=f"the parameter {unread[0][:80]!r} can't be looked through for a key: of a call "
+                f"{rpc.SEARCHED} are, as JSON or text. Send it as a binary parameter; a policy that passes "
+                'keys on (inline_keys = "pass") passes it too',
+                source=str(grant.sources.get("inline_keys", "")),
+            )
         if decision.allowed and arguments.keys and grant.inline_keys != "pass":
             return Decision(
                 allowed=False,
@@ -248,6 +259,10 @@ class Callbacks(_Judge):
 
     methods = rpc.FROM_WORKER
 
+    def __init__(self, held: Held, rates: CommandRates) -> None:
+        super().__init__(held, rates)
+        self._passed = TokenBucket(_PASSED_PER_SECOND, _PASSED_AT_ONCE)
+
     @property
     def request_bytes(self) -> int:
         """The largest request."""
@@ -272,9 +287,22 @@ class Callbacks(_Judge):
                 call, lambda: self._refuse("", method.name, {"session": asked.session}, "session", reason)
             )
         elif method.kind == "pass":
-            call.let_through()
+            self._pass(call)
         else:
             self._later(call, lambda: self._run(call, asked), asked.cost)
+
+    def _pass(self, call: Call) -> None:
+        """At the pace that its BEAM bears: past it a call waits, and so many of them at most."""
+        wait = self._passed.take(1, time.monotonic())
+        if not wait:
+            call.let_through()
+            return
+
+        async def act() -> None:
+            await asyncio.sleep(wait)
+            call.let_through()
+
+        self._later(call, act)
 
     def _records(self, session: str) -> ToolRecords:
         held = self._held
