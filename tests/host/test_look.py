@@ -130,6 +130,10 @@ SHOWN: list[tuple[tuple[str, ...], list[str]]] = [
         ("policy", "explain", "python"),
         ["provider_requests_per_minute", "memory", "filesystem", "policies/python.toml:3"],
     ),
+    (
+        ("policy", "show", "python"),
+        ["memory", "policies/python.toml:3", "shipped:baseline.toml:8", "default"],
+    ),
     (("policy", "explain", "dspy"), ["network.endpoints.openai", "paths", "secrets.anthropic"]),
     (("policy", "check"), []),
     (("policy", "posture"), ["python", "transformers"]),

@@ -26,7 +26,6 @@ _WORKER_ID = re.compile(r"python-[0-9]{1,24}")
 _MOST_SEARCHED, _MOST_SHOWN = 4 * 1024 * 1024, 256 * 1024
 """Bytes of a command's parameters that are decoded and looked through, and of a tool's that are for the
 audit; of those past it sizes are said."""
-SEARCHED = "4 MiB and 100,000 values"
 _MOST_VALUES, _VALUE = 100_000, 72
 """Of all parameters of a call: marks between values, past which sizes are said; and bytes that each mark may
 come to: an empty table has two on the wire."""
@@ -179,6 +178,15 @@ def _any(name: str, value: protobuf.Value, room: _Room) -> object:
     if isinstance(payload, int):
         raise ProtocolError("a parameter whose value is no bytes")
     return room.read(name, payload)
+
+
+def unsearched(name: str) -> str:
+    """Why a command with such a parameter isn't passed."""
+    return (
+        f"the parameter {name[:80]!r} can't be looked through for a key: of a call {_MOST_SEARCHED >> 20} "
+        f"MiB and {_MOST_VALUES:,} values are, as JSON or text. Send it as a binary parameter; a policy that "
+        'passes keys on (inline_keys = "pass") passes it too'
+    )
 
 
 def read_answer(method: Method, message: bytes | memoryview) -> Answered:

@@ -62,6 +62,7 @@ _BRIDGE: tuple[Command | Group, ...] = (
 )
 _POLICY = (
     Command("check", "policy:check", "Read policies strictly; every fault with its line."),
+    Command("show", "policy:show", "A policy with all that it extends, each value with its source."),
     Command("explain", "policy:explain", "What a bridge is granted, and which line says so."),
     Command("lint", "policy_review:lint", "What a reviewer should look at, the gravest first."),
     Command("posture", "policy_review:posture", "Bridges and their powers, in one table."),
