@@ -161,8 +161,11 @@ class Connection:
 
     def answer(self, stream, name, message):
         with self.room:
-            self.h2.send_headers(stream, [(":status", "200"), ("content-type", "application/grpc")])
-            self.flush()
+            try:
+                self.h2.send_headers(stream, [(":status", "200"), ("content-type", "application/grpc")])
+                self.flush()
+            except OSError:  # whoever asked has left
+                return
         status, text = "0", ""
         try:
             for one in self.serve(name, message):
@@ -218,14 +221,30 @@ def dial(port, serve=None):
     return Connection(sock, client=True, serve=serve)
 
 
+LISTENERS = {}
+"""By port."""
+
+
 def listen(serve):
     """(port, the connections that come)."""
     listener = socket.create_server(("127.0.0.1", 0))
     found = []
 
     def run():
-        while True:
-            found.append(Connection(listener.accept()[0], client=False, serve=serve))
+        with contextlib.suppress(OSError):  # until it leaves
+            while True:
+                found.append(Connection(listener.accept()[0], client=False, serve=serve))
 
     threading.Thread(target=run, daemon=True).start()
-    return listener.getsockname()[1], found
+    port = listener.getsockname()[1]
+    LISTENERS[port] = listener
+    return port, found
+
+
+def leave(port, connections):
+    """Nobody is there any more, as after the end of the process."""
+    listener = LISTENERS.pop(port)
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    for one in connections:
+        one.close()
