@@ -255,6 +255,35 @@ def test_a_hostile_worker_reaches_no_other_session_and_stops_nobody(
     assert worker.call("Ping").status == 0
 
 
+def test_telemetry_streams_both_ways_within_bounds_and_apart_from_calls(
+    host: Stage, beams: Callable[[str], Beam]
+) -> None:
+    beam = beams(PROFILES["fork"])
+    worker = beam.dial()
+    stream, told_back = worker.begin("StreamTelemetry", end=False)
+    seen = [field(1, "python.started")]
+    until(lambda: told_back.messages == seen)  # it speaks first, while the other side's stream is open
+    for number in range(200):
+        seen.append(field(1, f"control-{number}"))
+        worker.send(stream, rpcwire.framed(seen[-1]))
+    until(lambda: told_back.messages == seen)
+    assert run(worker, "echo", n=1) == {"n": 1}
+    worker.send(stream, rpcwire.framed(field(1, "last")), end=True)
+    assert told_back.done.wait(30)
+    assert (told_back.status, told_back.messages) == (0, [*seen, field(1, "last")])
+
+    _, large = worker.begin("StreamTelemetry", field(1, b"x" * 65_536), end=False)
+    stream, flood = worker.begin("StreamTelemetry", field(2, 65_536), end=False)
+    for reply in (large, flood):
+        assert reply.done.wait(30)
+        assert (reply.status, "are allowed" in reply.headers["grpc-message"]) == (8, True)
+    back = run(worker, "ask", name="StreamTelemetry", message=field(1, "s1").hex())
+    assert (back["status"], back["rule"]) == (7, "rpc")
+    assert run(worker, "echo", n=2) == {"n": 2}
+    events = [one for one in host.events("command.intent") if "elemetry" in str(one["operation"])]
+    assert events == []
+
+
 def descendants(pid: int) -> list[int]:
     children: list[int] = []
     with contextlib.suppress(OSError):

@@ -111,6 +111,13 @@ def run(tool, session, given):
 
 
 def serve(name, message):
+    if name == "StreamTelemetry":
+        yield field(1, "python.started")
+        for control in message:
+            if size := dict(parse(control)).get(2):
+                yield field(1, b"x" * size)
+            yield control
+        return
     found = parse(message)
     if name == "Ping":
         yield field(1, "Pong from Python")
