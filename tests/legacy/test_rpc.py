@@ -36,7 +36,8 @@ def host() -> Iterator[Stage]:
             shutil.copytree(Path(found.origin).parent, ready.log / name)
         for name in PROFILES.values():
             policy = ready.layout.policies / f"{name}.toml"
-            policy.write_text(policy.read_text().replace("[sandbox]", TOOLS + "[sandbox]", 1))
+            text = policy.read_text().replace("[sandbox]", TOOLS + "[sandbox]", 1)
+            policy.write_text(text.replace(':forbidden"]', f':forbidden", "{name}:*:os.*"]'))
         yield ready
 
 
@@ -193,6 +194,26 @@ def test_what_is_refused_says_by_which_rule_and_event(
     large = worker.call("ExecuteTool", field(1, "s1") + field(2, "echo") + field(9, b"x" * (1 << 20)))
     assert large.status == 8
     assert run(worker, "echo", n=1) == {"n": 1}
+
+
+def test_a_call_of_snakebridges_is_decided_on_by_what_it_reaches(
+    host: Stage, beams: Callable[[str], Beam]
+) -> None:
+    name = PROFILES["fork"]
+    worker = beams(name).dial()
+    allowed = {"python_module": "math", "function": "sqrt"}
+    assert run(worker, "snakebridge.call", "s1", **allowed) == allowed
+    assert told(host, "command.intent", operation=f"{name}:snakebridge_call:math.sqrt")
+    for given, rule in (
+        ({"python_module": "os", "function": "system"}, "operations.deny%5B1%5D"),
+        ({"call_type": "dynamic", "module_path": "os", "function": "system"}, "operations.deny%5B1%5D"),
+        ({"python_module": "math", "module": "os", "function": "system"}, "target"),
+    ):
+        for tool in ("call", "stream"):
+            reply = ask(worker, f"snakebridge.{tool}", "s1", **given)
+            assert (reply.status, reply.headers["bridgehold-rule"]) == (7, rule)
+            (refused,) = told(host, "command.refused", ref=reply.headers["bridgehold-event"])
+            assert ("os.system" in str(refused["operation"])) == (rule != "target")
 
 
 @pytest.mark.parametrize("start", ["fork"])

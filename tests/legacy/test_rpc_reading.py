@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridgehold.bridges.legacy import protobuf, rpc, rpc_start
-from bridgehold.errors import BridgeholdError, LimitError, ProtocolError
+from bridgehold.bridges.legacy.rpc_target import target_of
+from bridgehold.errors import BridgeholdError, LimitError, ProtocolError, UsageError
 from bridgehold.faces.legacy import loopback
 from legacy.conftest import SCRIPTS
 
@@ -141,3 +142,44 @@ def test_ones_own_connection_is_known_in_both_families(family: int, address: str
         with taken:
             assert loopback.is_ours(port, server.getsockname()[1])
         assert loopback.leads_to_us(server.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("said", "target"),
+    [
+        ({"python_module": "dspy", "function": "Predict"}, "dspy.Predict"),
+        ({"call_type": "dynamic", "module_path": "os.path", "function": "join"}, "os.path.join"),
+        ({"call_type": "dynamic", "module_path": "os", "python_module": "math", "function": "system"}, ""),
+        ({"python_module": "math", "module": "os", "function": "system"}, ""),
+        (
+            {"call_type": "class", "python_module": "sympy", "class": "Symbol", "function": "__init__"},
+            "sympy.Symbol",
+        ),
+        ({"call_type": "class", "python_module": "a", "class": "B", "class_name": "C"}, ""),
+        ({"call_type": "class_method", "python_module": "a", "class": "B", "function": "c"}, "a.B.c"),
+        (
+            {"call_type": "method", "python_module": "dspy", "function": "forward", "instance": {}},
+            "dspy.forward",
+        ),
+        ({"call_type": "module_attr", "python_module": "math", "attr": "pi"}, "math.pi"),
+        ({"call_type": "get_attr", "python_module": "a", "attr": "b", "function": "c"}, ""),
+        ({"call_type": "helper", "helper": "h", "function": "h", "library": "x"}, "helper:h"),
+        ({"call_type": "stream_next", "stream_ref": {}}, "stream:next"),
+        ({"call_type": "function", "python_module": "math", "class": "os", "function": "pi"}, "math.pi"),
+        ({"call_type": "another", "python_module": "math", "function": "pi"}, ""),
+        ({"call_type": ["function"], "python_module": "math", "function": "pi"}, ""),
+        ({"python_module": "5 bytes", "function": "pi"}, ""),
+        ({"python_module": "math:pi", "function": "pi"}, ""),
+        ({"python_module": "ma\u0131n", "function": "pi"}, ""),
+        ({"python_module": "math"}, ""),
+        ({"python_module": 10**5000, "function": {"a": 1}}, ""),
+        ({"python_module": ".".join("a" * 90 for _ in range(3)), "function": "f"}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_call_of_snakebridges_has_one_target_or_none(said: dict[str, object], target: str) -> None:
+    if target:
+        assert target_of(said) == target
+        return
+    with pytest.raises(UsageError):
+        target_of(said)

@@ -47,7 +47,7 @@ def shown(reply):
 
 
 def run(tool, session, given):
-    if tool == "echo":
+    if tool in ("echo", "snakebridge.call"):
         return given
     if tool == "facts":
         return {

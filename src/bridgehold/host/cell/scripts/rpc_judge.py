@@ -11,6 +11,7 @@ from bridgehold.audit.arguments import Arguments, shown, split_in_turns
 from bridgehold.bridges.legacy import rpc
 from bridgehold.bridges.legacy.messages import Answer
 from bridgehold.bridges.legacy.rpc import CallFacts, Method
+from bridgehold.bridges.legacy.rpc_target import TARGETED, target_of
 from bridgehold.errors import (
     BridgeholdError,
     BudgetError,
@@ -19,6 +20,7 @@ from bridgehold.errors import (
     DeniedError,
     LimitError,
     ProtocolError,
+    UsageError,
 )
 from bridgehold.host.cell.commands import refusals
 from bridgehold.host.cell.scripts.ledger import Ledger, Pending
@@ -29,12 +31,14 @@ from bridgehold.host.cell.tools.values import ToolContext, ToolSpec
 from bridgehold.host.front.boots import SCRIPT_PLACEHOLDER
 from bridgehold.ids import is_operation
 from bridgehold.policies.buckets import CommandRates
-from bridgehold.policies.decide import decide_operation, decide_tool
+from bridgehold.policies.decide import decide_call, decide_tool
 from bridgehold.policies.model import MIB, Decision, Grant
 
 _MOST_SESSIONS = 10_000
 _MOST_UNDECIDED = 256
 """Calls of one direction that wait for a decision or its record; one that was given up waits on, too."""
+_LONGEST = 300
+"""Characters of what a refusal calls an operation."""
 _OTHER = 32 * MIB
 """Held for the calls of a session beside two of its largest messages."""
 
@@ -148,34 +152,43 @@ class Commands(_Judge):
     async def _run(self, call: Call, asked: CallFacts) -> None:
         held, bridge = self._held, self._held.session.key.bridge
         fault = await held.look_up()
-        operation = rpc.operation_of(asked.name)
+        operation, target, unclear = rpc.operation_of(asked.name), "", ""
+        if asked.name in TARGETED:
+            try:
+                target = target_of(asked.parameters)
+            except UsageError as error:
+                unclear = error.message
+        named = f"{operation}:{target}" if target else operation
         arguments = await split_in_turns(asked.parameters, plain=False)
         kept, ledger, principal = arguments.kept, held.ledger, held.ledger.principal
         if held.session.draining:
             raise held.session.refusal()
         if fault is not None:
-            raise await ledger.refuse(operation, kept, *refusals.ungranted(fault, bridge, operation))
-        decision = self._decide(operation, arguments)
+            raise await ledger.refuse(named, kept, *refusals.ungranted(fault, bridge, operation))
+        decision = self._decide(operation, target, unclear, arguments)
         if not decision.allowed:
-            raise _named(await ledger.refuse(operation[:80], kept, decision, DeniedError), decision.rule)
-        if not principal.may_run(bridge, f"{bridge}:{operation}"):
-            decision = refusals.out_of_scope(principal, f"{bridge}:{operation}")
-            raise _named(await ledger.refuse(operation, kept, decision, DeniedError), decision.rule)
+            raise _named(await ledger.refuse(named[:_LONGEST], kept, decision, DeniedError), decision.rule)
+        if not any(principal.may_run(bridge, f"{bridge}:{one}") for one in (operation, named)):
+            decision = refusals.out_of_scope(principal, f"{bridge}:{named}")
+            raise _named(await ledger.refuse(named, kept, decision, DeniedError), decision.rule)
         if rule := self._rates.over(held.grant, time.monotonic()):
             decision = refusals.past(rule, held.grant)
-            raise _named(await ledger.refuse(operation, kept, decision, BudgetError), rule)
-        pending = await ledger.intend(held.grant, operation, arguments, decision.rule)
+            raise _named(await ledger.refuse(named, kept, decision, BudgetError), rule)
+        pending = await ledger.intend(held.grant, named, arguments, decision.rule)
         held.session.commands += 1
         held.sessions[asked.session] = pending.plan.command
         held.session.serve(pending.plan.command)
         call.let_through(_Command(held, call.method, pending))
 
-    def _decide(self, operation: str, arguments: Arguments) -> Decision:
+    def _decide(self, operation: str, target: str, unclear: str, arguments: Arguments) -> Decision:
         grant = self._held.grant
         if not is_operation(operation):
             reason = f"{operation[:80]!r} is not a command's name"
             return Decision(allowed=False, rule="default-deny", reason=reason)
-        decision = decide_operation(grant, grant.bridge, operation)
+        if unclear:
+            reason = f"what it would run can't be told: {unclear}"
+            return Decision(allowed=False, rule="target", reason=reason)
+        decision = decide_call(grant, grant.bridge, operation, target)
         if decision.allowed and arguments.keys and grant.inline_keys != "pass":
             return Decision(
                 allowed=False,
