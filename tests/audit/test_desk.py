@@ -224,6 +224,33 @@ def ask(audit: Path, cache: Path | None, question: str, limit: int = 100) -> lis
         return places(desk.select(parse(question), limit=limit))
 
 
+def test_a_session_has_the_framework_that_its_own_tenant_opened_it_with(audit: Path, tmp_path: Path) -> None:
+    def of(kind: str, **fields: object) -> tuple[str, list[tuple[str, object, int]]]:
+        return kind, [(name, value, 0) for name, value in fields.items()]
+
+    lines: list[object] = [
+        of("session.opened", tenant="acme", session="s-1", bridge="dspy"),
+        of("session.opened", tenant="umbra", session="s-1", bridge="python"),
+        of("egress.refused", tenant="acme", session="s-1"),
+    ]
+    write(audit, [lines], torn=False)
+    more: list[object] = [
+        of("session.opened", tenant="umbra", session="s-2", bridge="python"),
+        of("egress.refused", tenant="acme", session="s-1"),
+        of("egress.refused", tenant="umbra", session="s-1"),
+        of("egress.refused", tenant="acme", session="s-2"),
+    ]
+    for expected in ((1, 0, 0), (2, 1, 1)):
+        for cache in (None, tmp_path / "cache"):
+            for framework, count in zip(("dspy", "python", ""), expected, strict=True):
+                assert len(ask(audit, cache, f'kind = egress.refused and framework = "{framework}"')) == count
+        if expected[0] == 1:
+            (segment,) = audit.glob("*/*.jsonl")
+            text = b"".join(line(4 + at, *one) for at, one in enumerate(more))  # type: ignore[misc]
+            with segment.open("ab") as file:
+                file.write(text)
+
+
 def filled(audit: Path, filler: Callable[..., Filler]) -> None:
     writer = filler()
     writer.put(

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -187,6 +188,19 @@ def test_what_is_refused_says_by_which_rule_and_event(
     assert told(host, "command.refused", ref=reply.headers["bridgehold-event"])
     key = ask(worker, "echo", "s1", api_key="sk-proj-0123456789abcdefghijklmnopqrstuvwxyz")
     assert (key.status, key.headers["bridgehold-rule"]) == (7, "inline_keys")
+    for odd in (  # what nobody has looked through may hold one
+        json.dumps([[]] * 60_000).encode(),
+        b"\x08\x05",
+        b"\x0a\x03\xff\xfe\xfd",
+    ):
+        message = field(1, "s1") + field(2, "echo") + pair(3, "big", field(1, "json") + field(2, odd))
+        unseen = worker.call("ExecuteTool", message)
+        assert (unseen.status, unseen.headers["bridgehold-rule"]) == (7, "inline_keys")
+        assert "'big'" in unquote(unseen.headers["grpc-message"])
+    hidden = field(2, field(1, "key sk-proj-0123456789abcdefghijklmnopqrstuvwxyz"))
+    plain = worker.call("ExecuteTool", field(1, "s1") + field(2, "echo") + pair(3, "api_key", hidden))
+    assert (plain.status, plain.headers["bridgehold-rule"]) == (7, "inline_keys")
+    assert len(run(worker, "echo", text="word " * 80_000)["text"]) == 400_000
     unknown = worker.call("RegisterTools", field(1, "s1"))
     assert (unknown.status, unknown.headers["bridgehold-rule"]) == (7, "rpc")
     twice = worker.call("ExecuteTool", field(1, "s1") + field(2, "echo") + field(2, "forbidden"))
