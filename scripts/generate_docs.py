@@ -144,6 +144,7 @@ def _inference_row(row: dict[str, Any]) -> tuple[str, str, str, str]:
     body = (
         f"`{row['body']}`{'' if row.get('generates', True) else ', generates nothing'}"
         f"{'' if row.get('media', True) else ', media are free'}"
+        f"{', has a fee' if row.get('billed') else ''}"
         if "body" in row
         else "none"
     )

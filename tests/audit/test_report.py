@@ -21,6 +21,7 @@ from bridgehold.audit.events import (
     EgressRefused,
     GrantResolved,
     HostStarted,
+    PolicyLoaded,
     SecretChanged,
     SessionOpened,
 )
@@ -82,6 +83,15 @@ def filled(filler: Callable[..., Filler], words: str) -> None:
             **TIES, bridge="dspy", operation=words, rule="operations.deny[0]", reason="no", source="p.toml:3"
         ),
         SecretChanged(**TIES, name="openai", action="revealed"),
+        PolicyLoaded(
+            tenant="acme",
+            name="policy-1",
+            digest="d",
+            files=(f"{words} sha256:0",),
+            bridge="dspy",
+            gained=("network.connect a:443",),
+            lost=(f"tools {words}",),
+        ),
         grant_event(after),
         ConfigReloaded(digest="d", applied=(words,), waiting=()),
     )
@@ -117,6 +127,8 @@ def test_each_question_has_its_answer_with_an_event_to_look_at(
     changes = {row[2:4] for row in found["changes"].rows}
     assert ("configuration", "applied: words; waiting: ") in changes
     assert ("grant of dspy, policy policy-1", "first seen") in changes
+    loaded = "+ network.connect a:443; - tools words; words sha256:0"
+    assert ("policy policy-1", loaded) in changes
     gained = "+ network.endpoints.openai POST /chat/completions; + secrets.openai put in at openai"
     assert ("grant of dspy, policy policy-1", gained) in changes
     with Desk.open(audit, tmp_path / "cache") as desk:

@@ -164,7 +164,8 @@ def test_a_client_is_awaited_or_entered(layout: Layout) -> None:
             for asked, meant in (("python:exceute", "python:execute"), ("pyhton:execute", "python:execute")):
                 with pytest.raises(DeniedError) as denied:
                     await host.run(asked, {"code": "1"})
-                assert denied.value.hint == f"No bridge has such an operation (nearest: {meant!r})."
+                near = f"No bridge has such an operation (nearest: {meant!r}). bridgehold why i-"
+                assert denied.value.hint.startswith(near)
             with pytest.raises(DeniedError) as denied:
                 await host.run("zzz:qqq")
             assert denied.value.hint.startswith("bridgehold why ")

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -24,6 +25,7 @@ from bridgehold.faces.bench.figures import Figure, figure, spread
 from bridgehold.faces.cli.border import guarded
 from bridgehold.faces.cli.commands import app
 from bridgehold.faces.cli.tree import OPTIONS, TREE, Command, Group, page
+from bridgehold.faces.jupyter import installed
 from bridgehold.faces.layout import Column, cells, dim, fold, grouped, number, paragraph, table
 from bridgehold.sandbox.doctor.model import Check
 
@@ -62,6 +64,13 @@ class Scene:
         )
         self.denied = self._event(client, "python:reset", {})
         self.written = layout.state / "report.html"
+        kernel: dict[str, Any] = {
+            "display_name": "",
+            "bridge": "python",
+            "tenant": "local",
+            "trust_forms": False,
+        }
+        installed.install("a-kernel-with-a-long-name", **kernel, prefix=None)
         self.artifact = client.put(b"x" * 5_000, name="a file.txt").digest
 
     @staticmethod
@@ -77,6 +86,7 @@ def scene() -> Iterator[Scene]:
         Path(folder).chmod(0o755)
         patch.setenv("BRIDGEHOLD_HOME", folder)
         patch.setenv("XDG_CACHE_HOME", f"{folder}/cache")
+        patch.setenv("JUPYTER_DATA_DIR", f"{folder}/jupyter")
         layout = find_layout({"BRIDGEHOLD_HOME": folder}, 0)
         for place in (layout.policies, layout.tenants, layout.bridges):
             place.mkdir(parents=True)
@@ -130,6 +140,10 @@ SHOWN: list[tuple[tuple[str, ...], list[str]]] = [
         ("policy", "explain", "python"),
         ["provider_requests_per_minute", "memory", "filesystem", "policies/python.toml:3"],
     ),
+    (
+        ("policy", "show", "python"),
+        ["memory", "policies/python.toml:3", "shipped:baseline.toml:8", "default"],
+    ),
     (("policy", "explain", "dspy"), ["network.endpoints.openai", "paths", "secrets.anthropic"]),
     (("policy", "check"), []),
     (("policy", "posture"), ["python", "transformers"]),
@@ -154,6 +168,9 @@ SHOWN: list[tuple[tuple[str, ...], list[str]]] = [
     (("why", "{failed}"), ["command.outcome", "{failed}"]),
     (("why", "{denied}"), ["{denied}", "operations.deny[0]"]),
     (("reload",), []),
+    (("jupyter", "install", "--name", "a-kernel-with-a-long-name"), ["a-kernel-with-a-long-name"]),
+    (("jupyter", "list"), ["a-kernel-with-a-long-name", "framed"]),
+    (("jupyter", "uninstall", "nothing"), []),
     (("run", "python:execute", "--args", '{"code": "raise ValueError(\'no \' * 60)"}'), []),
     (("run", "python:nothing"), []),
     (("top", "--looks", "1"), ["a-session-with-a-long-name", "python:execute"]),

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from bridgehold import error_texts
 from bridgehold.audit.client import JournalClient
+from bridgehold.audit.events import GrantResolved
 from bridgehold.bridges.frames import FaultFrame
 from bridgehold.config.layout import find_layout
 from bridgehold.config.load import Config
@@ -31,6 +32,7 @@ from bridgehold.host.front import registry
 from bridgehold.host.shares import logs
 from bridgehold.host.shares.logs import STREAMS, CommandOutput, OutputPiece, SessionLog, Stream
 from bridgehold.policies.buckets import TokenBucket
+from bridgehold.policies.explain import explain
 from bridgehold.policies.model import Limits, Machine
 from bridgehold.sandbox.attest.view import plan_view
 from bridgehold.sandbox.values import ExitReport, Usage
@@ -206,7 +208,8 @@ def test_made_up_tenants_leave_a_bounded_number_of_grants(
             assert await found.grant(f"nobody{number}", "dspy") is grant
             assert len(written) == events > number
         assert len(found._grants) == 8
-        assert len(found._written) <= 8
+        assert found._in_force is not None
+        assert len(found._in_force._last) <= 8
 
     asyncio.run(act())
 
@@ -259,6 +262,79 @@ def test_what_changes_while_a_grant_is_being_written_down_holds_for_that_grant(
                 assert (await found.grant("acme", "dspy")).rate.commands_per_minute == 1
 
     asyncio.run(act())
+
+
+def test_what_a_change_gains_and_loses_is_written_down_and_so_is_the_way_back(tmp_path: Path) -> None:
+    """Wide, narrow and wide again: each is told against what was in force, and the grant that holds stands last."""
+    layout = find_layout({"BRIDGEHOLD_HOME": str(tmp_path)}, 0)
+    layout.policies.mkdir(parents=True)
+    policy = layout.policies / "dspy.toml"
+    wide, narrow = (
+        'extends = "dspy"\n',
+        'extends = "dspy"\n[network.endpoints.openai]\npaths = ["/chat/completions"]\n',
+    )
+    written: list[Any] = []
+
+    class Journal:
+        async def append(self, event: object, *, durable: bool = True) -> None:
+            written.append(event)
+
+    found = registry.Registry(
+        layout, Config(), Machine(cgroup="v2", uids="range", cpus=2), cast("JournalClient", Journal())
+    )
+
+    async def act(text: str) -> list[Any]:
+        policy.write_text(text)
+        written.clear()
+        grant = await found.grant("acme", "dspy")
+        assert not written or written[-1].digest == grant.digest
+        return [*written]
+
+    first, same, less, more = (asyncio.run(act(text)) for text in (wide, wide, narrow, wide))
+    assert (first[0].gained, first[0].lost, first[0].previous_grant, same) == ((), (), "", [])
+    lost = ("network.endpoints.openai POST /responses",)
+    assert (less[0].gained, less[0].lost, less[0].previous_grant) == ((), lost, first[1].digest)
+    assert (more[0].gained, more[0].lost, more[0].previous_grant) == (lost, (), less[1].digest)
+    assert more[1].digest == first[1].digest
+    (byte,) = [one for one in asyncio.run(act(f"{wide}# a word\n")) if not isinstance(one, GrantResolved)]
+    assert (byte.gained, byte.lost, byte.previous_grant) == ((), (), first[1].digest)
+    tools = ", ".join(f'"tool_{number}"' for number in range(99))
+    many = asyncio.run(act(f"{wide}[tools]\nallow = [{tools}]\n"))[0]
+    assert len(many.gained) == 41
+    assert many.gained[-1] == "and 59 more"
+
+
+def test_a_policy_is_shown_within_the_ceiling_of_who_runs_under_it(tmp_path: Path) -> None:
+    """A bridge's own table of the ceiling bounds the policy that it runs under, and no other."""
+    layout = find_layout({"BRIDGEHOLD_HOME": str(tmp_path)}, 0)
+    for folder in (layout.policies, layout.tenants):
+        folder.mkdir(parents=True)
+    (layout.policies / "python.toml").write_text('extends = "python"\n[limits]\nmemory = "300MiB"\n')
+    ceiling = layout.tenants / "acme.toml"
+    ceiling.write_text(
+        '[limits]\nmemory = "200MiB"\n[bridges.python.operations]\nallow = ["python:execute"]\n'
+    )
+    machine = Machine(cgroup="v2", uids="range", cpus=2)
+
+    def shown(name: str, tenant: str, config: Config) -> dict[str, tuple[str, str, str]]:
+        policy, readings = registry.Registry(layout, config, machine, journal=None).policy_for(name, tenant)
+        own = readings.read("tenant", tenant)
+        rows = explain(policy, own.file if own is not None else "")
+        return {row.key: (row.value, row.by, row.source) for row in rows}
+
+    rows = shown("python", "acme", Config())
+    assert rows["limits.memory"] == ("200 MiB", "ceiling", f"{ceiling}:2")
+    assert rows["operations.allow"] == ("python:execute", "ceiling", f"{ceiling}:4")
+    assert rows["sandbox.start"][1:] == ("shipped", "shipped:python.toml:9")
+    assert rows["limits.processes"][1:] == ("baseline", "shipped:baseline.toml:9")
+    assert rows["rate.concurrency"] == ("8", "default", "default")
+    local = shown("python", "local", Config())
+    assert local["limits.memory"] == ("300 MiB", "policy", f"{layout.policies / 'python.toml'}:3")
+    other = Config(bridges={"python": BridgeSection(policy="baseline")})
+    assert shown("python", "acme", other)["operations.allow"][1] == "shipped"
+    assert shown("python", "acme", other)["limits.memory"][1] == "ceiling"
+    with pytest.raises(PolicyError, match="there is no policy"):
+        shown("../tenants/acme", "acme", Config())
 
 
 def test_what_is_back_before_a_reload_ends_is_missed_when_it_goes_again(tmp_path: Path) -> None:

@@ -160,6 +160,33 @@ def test_what_is_required_is_named_as_a_whole_before_anything_starts(host: Stage
     reload(host, "")
 
 
+def test_what_a_reload_gains_and_loses_is_told_both_ways(host: Stage) -> None:
+    """Another policy by a reload, and the one before by the next: each against what was in force."""
+    other = host.layout.policies / "reviewed.toml"
+    other.write_text(
+        f'extends = "{host.plain}"\n[rate]\nframes_per_second = 1000\n[tools]\nallow = ["word*"]\n'
+    )
+    reload(host, "")
+    assert act(host, "result['x'] = 1") == {"x": 1}
+    told = []
+    for policy in ("reviewed", host.plain):
+        reload(host, f'[bridges.{host.plain}]\npolicy = "{policy}"\n')
+        assert act(host, "result['x'] = 1") == {"x": 1}
+        told.append(host.events("policy.loaded")[-1])
+        assert host.events("grant.resolved")[-1]["grant"]["policy"] == policy  # type: ignore[index]  # a whole grant
+    assert told[0]["gained"] == ["tools word*"]
+    assert told[0]["lost"] == ["tools *", "rate.frames_per_second 2000 → 1000"]
+    assert told[1]["gained"] == ["tools *", "rate.frames_per_second 1000 → 2000"]
+    assert told[1]["lost"] == ["tools word*"]
+    assert [(one["tenant"], one["bridge"], one["name"]) for one in told] == [
+        ("local", host.plain, "reviewed"), ("local", host.plain, host.plain),
+    ]  # fmt: skip
+    sentence = " ".join(command(host, "why", str(told[0]["ref"])).stdout.split())
+    assert "gained: tools word*; lost: tools *, rate.frames_per_second" in sentence
+    other.unlink()
+    reload(host, "")
+
+
 def test_who_loses_a_tenant_loses_the_connection_at_once(host: Stage) -> None:
     digest = hashlib.sha256(TOKEN.encode()).hexdigest()
     principal = f'[principals.acme]\ntokens = ["sha256:{digest}"]\ntenants = ["{{}}"]\n'

@@ -16,15 +16,23 @@ from gateway_support import Recorder, credentials, make_grant
 
 from bridgehold.bridges.kit.provider import Provider, fingerprint
 from bridgehold.config.providers import ProviderEntry
-from bridgehold.errors import BridgeholdError, BusyError, DeniedError, HostUnavailableError, SecretError
+from bridgehold.errors import (
+    BridgeholdError,
+    BudgetError,
+    BusyError,
+    DeniedError,
+    HostUnavailableError,
+    SecretError,
+)
 from bridgehold.intake import hand_in
 from bridgehold.keeper import protocol
 from bridgehold.keeper.accounts import allowed_part
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.keeper.main import Keeper
 from bridgehold.keeper.places import QUESTIONS_EACH
+from bridgehold.keeper.spending import Prices, Spending
 from bridgehold.keeper.values import KeeperConfig
-from bridgehold.policies.model import Endpoint
+from bridgehold.policies.model import Ceilings, Endpoint
 from bridgehold.policies.tenants import Tenant
 from bridgehold.records.sendings import EgressEnded, EgressSent
 from waiting import eventually
@@ -38,9 +46,15 @@ class House:
     """A keeper with a host's client, and an intake for cells."""
 
     def __init__(
-        self, host: KeeperClient, intake: socket.socket, provider: Provider, recorder: Recorder
+        self,
+        host: KeeperClient,
+        intake: socket.socket,
+        provider: Provider,
+        recorder: Recorder,
+        spending: Spending,
     ) -> None:
         self.recorder = recorder
+        self.spending = spending
         self.host = host
         self.intake = intake
         self.provider = provider
@@ -68,7 +82,7 @@ async def house(folder: Path) -> AsyncIterator[House]:
             await host.allow_tenant(protocol.AllowTenant(tenant=tenant, rules=Tenant(name=tenant)))
             await host.allow_session(allowed(tenant))
         try:
-            yield House(host, intake, provider, recorder)
+            yield House(host, intake, provider, recorder, keeper._sendings.accounts.budgets.spending)
         finally:
             await host.close()
             intake.close()
@@ -200,6 +214,35 @@ def test_what_two_readers_may_read_in_two_ways_is_not_sent_for_a_cell(tmp_path: 
                 async with await cell.request(ask, body):
                     pass
             assert len(found.provider.log) == before
+            await cell.close()
+
+    asyncio.run(act())
+
+
+def test_what_a_cell_leaves_out_of_its_fees_the_keeper_charges(tmp_path: Path) -> None:
+    body = b'{"model":"gpt-4o-mini","messages":[{"role":"user","content":"x"}],"web_search_options":{}}'
+
+    async def act() -> None:
+        async with house(tmp_path) as found:
+            rules = Tenant(name="acme", limits=Ceilings(money_per_day=1_000_000))
+            await found.host.allow_tenant(protocol.AllowTenant(tenant="acme", rules=rules))
+            cell = await found.cell("acme")
+            ask = request("acme", method="POST", path="/chat/completions", body_bytes=len(body))
+            spending, found.provider.key = found.spending, ACME
+            spending.prices = Prices({"openai": 1.0})
+            with pytest.raises(BudgetError, match="web_search_options"):
+                async with await cell.request(ask, body):
+                    pass
+            spending.prices = Prices({"openai": 1.0}, fees={"openai": {"*": 0.5}})
+            async with await cell.request(ask, body) as answer:
+                assert answer.status == 200
+                async for _ in answer.body():
+                    pass
+            await eventually(lambda: found.recorder.of(EgressEnded))
+            assert [
+                one.fees for one in (*found.recorder.of(EgressSent), *found.recorder.of(EgressEnded))
+            ] == [500_000] * 2
+            assert spending.used("acme").money_per_day >= 500_000
             await cell.close()
 
     asyncio.run(act())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import os
 import re
@@ -18,10 +19,10 @@ import pytest
 from bridgehold.bridges.kit.provider import Provider
 from bridgehold.config.sections import ProviderSection
 from bridgehold.errors import ConfigError, UsageError
+from bridgehold.faces.legacy import checks, trial
 from bridgehold.faces.legacy import profile as texts
-from bridgehold.faces.legacy import trial
 from bridgehold.faces.legacy.families import FAMILIES, served
-from bridgehold.faces.legacy.trial import workers_in
+from bridgehold.faces.legacy.workers import adapter_in, wires_in, workers_in
 from bridgehold.policies.model import GIB, MIB
 from hostile.served import running_provider
 from hostile.stage import KINDS_OF_HOSTS, USER, Stage, make_home, stage
@@ -51,6 +52,13 @@ def running(provider: Provider, request: pytest.FixtureRequest) -> Iterator[Stag
         )
         (ready.log / "python/bridge.py").write_text(script.replace('"ok"', "beside.STATUS"))
         (ready.log / "lib/beside.py").write_text('STATUS = "ok"\n')
+        (ready.log / "rpc").mkdir()
+        for name in ("grpc_server.py", "rpcwire.py"):
+            shutil.copy(SCRIPTS / name, ready.log / "rpc" / name)
+        for name in ("h2", "hpack", "hyperframe"):  # for the worker: what it is set up with has no packages
+            found = importlib.util.find_spec(name)
+            assert found is not None
+            shutil.copytree(Path(str(found.origin)).parent, ready.log / "rpc" / name)
         if request.param == "user":
             subprocess.run(["chown", "-R", USER, str(ready.log)], check=True)
         yield ready
@@ -81,9 +89,8 @@ def test_one_command_sets_a_worker_up_on_a_host_that_runs(
     assert made.returncode == 0, made.stderr
     assert "told, and goes on" in made.stdout
     assert f"private_network: openai is at {provider.base_url.split('/')[2]}" in made.stdout
-    for family in served():
-        assert family.shown(folder) in made.stdout.splitlines()
-    assert not [family for family in FAMILIES if family not in served() and f"# {family.name}" in made.stdout]
+    named = lines_of(made.stdout, folder)
+    assert named == {family.name for family in served(["stdio"])}
 
     before, environment = provider.requests_with_key(), {"PYTHONPATH": f"{running.log}/lib:/etc"}
     argv = as_user(running, [str(folder / "bin/python3"), str(running.log / "python/bridge.py")])
@@ -117,11 +124,40 @@ def test_one_command_sets_a_worker_up_on_a_host_that_runs(
     assert made.stdout == again.stdout
 
 
+def lines_of(printed: str, folder: Path) -> set[str]:
+    """Names of the families whose line was printed."""
+    lines = printed.splitlines()
+    return {one.name for one in FAMILIES if f"# {one.name}" in lines and one.shown(folder) in lines}
+
+
+@pytest.mark.parametrize("start", ["fork", "cold"])
+def test_one_command_sets_a_grpc_worker_up_and_check_starts_it(running: Stage, start: str) -> None:
+    folder = running.log / f"rpc-{start}"
+    root = f"--script-root={running.log / 'rpc'}"
+    made = shim(
+        running, str(folder), root, "--tool=calc", "--workers=2", "--provider=openai", f"--start={start}"
+    )
+    assert made.returncode == 0, made.stderr
+    assert lines_of(made.stdout, folder) == {family.name for family in served(["grpc"])}
+    assert re.search(r"frames +up to 100 MiB each way", made.stdout), made.stdout
+    assert re.search(r"its starter's tools +calc\n", made.stdout), made.stdout
+    policy = (running.layout.policies / f"rpc-{start}.toml").read_text()
+    for line in ('request = "100MiB"', "processes = 128", 'grace = "5s"', '[tools]\nallow = ["calc"]'):
+        assert line in policy
+
+    checked = shim(running, "check", str(folder), "--json")
+    seen = {one["name"]: one for one in json.loads(checked.stdout)}
+    assert checked.returncode == 0, checked.stdout
+    passed = {name for name, one in seen.items() if one["status"] == "PASS"}
+    assert passed == {"interpreter", "imports", "start", "calls", "callbacks", "end"}, checked.stdout
+    assert {"InitializeSession", "Heartbeat", "Ping"} <= set(re.findall(r"\w+", seen["callbacks"]["detail"]))
+
+
 def test_check_says_what_is_missing(running: Stage) -> None:
     folder, needy = running.log / "wanting", running.log / "needy"
     needy.mkdir(exist_ok=True)
     (needy / "worker.py").write_text(NEEDY)
-    (needy / "grpc_server.py").write_text("")
+    (needy / "grpc_server.py").write_text(NEEDY)
     made = shim(
         running, str(folder), f"--script-root={needy}", "--start=cold", "--provider=openai", "--workers=1"
     )
@@ -136,9 +172,9 @@ def test_check_says_what_is_missing(running: Stage) -> None:
     assert (found["imports"]["status"], found["handshake"]["status"]) == ("FAIL", "FAIL")
     for name in ("imports", "handshake"):
         assert "no_such_package" in found[name]["detail"] + found[name]["remedy"]
-    spoken = seen(f"--script={needy / 'grpc_server.py'}")["handshake"]
-    assert "gRPC" in spoken["detail"]
-    assert "by hand" in spoken["remedy"]
+    spoken = seen(f"--script={needy / 'grpc_server.py'}")
+    for name in ("imports", "start"):
+        assert "no_such_package" in spoken[name]["detail"] + spoken[name]["remedy"]
     assert "not below" in seen("--script=/etc/passwd")["script"]["detail"]
     assert shim(running, "check", str(running.log)).returncode == ConfigError.exit_status
 
@@ -151,7 +187,7 @@ def test_what_a_script_writes_or_imports_without_end_is_bounded() -> None:
         source.feed_data(b"the last words")
         source.feed_eof()
         names = ", ".join(f"module_{number}" for number in range(9_000))
-        return await trial._end_of(source), await trial._imports(Path(), Path("w.py"), f"import {names}", ())
+        return await checks.end_of(source), await trial._imports(Path(), Path("w.py"), f"import {names}", ())
 
     kept, imports = asyncio.run(act())
     assert kept.endswith(b"9the last words")
@@ -267,6 +303,10 @@ def test_workers_are_found_by_what_they_read(tmp_path: Path) -> None:
     shutil.copytree(SCRIPTS, tmp_path / "deep/python")
     (tmp_path / "worker.py").write_text("import sys; sys.stdin.buffer")
     (tmp_path / "deep/python/grpc_server_threaded.py").write_text("")
+    assert (wires_in(()), wires_in((str(tmp_path),))) == ((), ("grpc", "stdio"))
+    assert adapter_in((str(tmp_path),)).startswith("snakepit_bridge.")
+    (tmp_path / "snakebridge_adapter.py").write_text("")
+    assert adapter_in((str(tmp_path),)) == "snakebridge_adapter.SnakeBridgeAdapter"
     found = [path.name for path in workers_in((str(tmp_path),))]
     assert found[0] == "worker.py"
     assert {"dspex_like.py", "grpc_server_threaded.py"} <= set(found)

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridgehold.bridges.legacy import protobuf, rpc, rpc_start
-from bridgehold.errors import BridgeholdError, LimitError, ProtocolError
+from bridgehold.bridges.legacy.rpc_target import target_of
+from bridgehold.errors import BridgeholdError, LimitError, ProtocolError, UsageError
 from bridgehold.faces.legacy import loopback
 from legacy.conftest import SCRIPTS
 
@@ -60,6 +61,27 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
 def test_what_reads_two_ways_is_refused(data: bytes) -> None:
     with pytest.raises(ProtocolError):
         rpc.read_request(EXECUTE, data)
+
+
+def test_of_a_commands_parameters_all_is_looked_at_or_said_to_be_unread() -> None:
+    def found(*values: bytes, method: rpc.Method = EXECUTE) -> tuple[list[object], list[str]]:
+        pairs = (pair(3, f"p{at}", field(1, "json") + field(2, one)) for at, one in enumerate(values))
+        facts = rpc.read_request(method, field(1, "s") + field(2, "t") + b"".join(pairs))
+        return list(facts.parameters.values()), list(facts.unread)
+
+    text = b'"' + b"x" * (300 * 1024) + b'"'
+    assert found(b"{}", text, field(1, "plain"), field(1, '["a"]'), b"") == (
+        [{}, "x" * (300 * 1024), "plain", ["a"], ""],
+        [],
+    )
+    assert found(text * 14, b"1") == ([f"{len(text) * 14} bytes", 1], ["p0"])
+    many = b"[" + b"1," * 60_000 + b"1]"
+    assert found(many, many)[1] == ["p1"]
+    assert found(b"[" * 5_000, b"\xff", field(1, b"\xff"), field(1, 7)) == (
+        ["5000 bytes", "1 bytes", "3 bytes", "2 bytes"],
+        ["p0", "p1", "p2", "p3"],
+    )
+    assert found(text, method=rpc.FROM_WORKER["ExecuteElixirTool"])[1] == ["p0"]
 
 
 def test_the_head_of_a_message_is_bounded() -> None:
@@ -141,3 +163,44 @@ def test_ones_own_connection_is_known_in_both_families(family: int, address: str
         with taken:
             assert loopback.is_ours(port, server.getsockname()[1])
         assert loopback.leads_to_us(server.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("said", "target"),
+    [
+        ({"python_module": "dspy", "function": "Predict"}, "dspy.Predict"),
+        ({"call_type": "dynamic", "module_path": "os.path", "function": "join"}, "os.path.join"),
+        ({"call_type": "dynamic", "module_path": "os", "python_module": "math", "function": "system"}, ""),
+        ({"python_module": "math", "module": "os", "function": "system"}, ""),
+        (
+            {"call_type": "class", "python_module": "sympy", "class": "Symbol", "function": "__init__"},
+            "sympy.Symbol",
+        ),
+        ({"call_type": "class", "python_module": "a", "class": "B", "class_name": "C"}, ""),
+        ({"call_type": "class_method", "python_module": "a", "class": "B", "function": "c"}, "a.B.c"),
+        (
+            {"call_type": "method", "python_module": "dspy", "function": "forward", "instance": {}},
+            "dspy.forward",
+        ),
+        ({"call_type": "module_attr", "python_module": "math", "attr": "pi"}, "math.pi"),
+        ({"call_type": "get_attr", "python_module": "a", "attr": "b", "function": "c"}, ""),
+        ({"call_type": "helper", "helper": "h", "function": "h", "library": "x"}, "helper:h"),
+        ({"call_type": "stream_next", "stream_ref": {}}, "stream:next"),
+        ({"call_type": "function", "python_module": "math", "class": "os", "function": "pi"}, "math.pi"),
+        ({"call_type": "another", "python_module": "math", "function": "pi"}, ""),
+        ({"call_type": ["function"], "python_module": "math", "function": "pi"}, ""),
+        ({"python_module": "5 bytes", "function": "pi"}, ""),
+        ({"python_module": "math:pi", "function": "pi"}, ""),
+        ({"python_module": "ma\u0131n", "function": "pi"}, ""),
+        ({"python_module": "math"}, ""),
+        ({"python_module": 10**5000, "function": {"a": 1}}, ""),
+        ({"python_module": ".".join("a" * 90 for _ in range(3)), "function": "f"}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_call_of_snakebridges_has_one_target_or_none(said: dict[str, object], target: str) -> None:
+    if target:
+        assert target_of(said) == target
+        return
+    with pytest.raises(UsageError):
+        target_of(said)

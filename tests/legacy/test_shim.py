@@ -730,7 +730,7 @@ def test_wrong_options_and_files_are_refused_as_python_refuses_them(
 
 
 def test_without_a_host_a_private_one_serves_and_its_end_is_told(tmp_path: Path, started: list[Peer]) -> None:
-    """The first of two workers starts it; when that is killed, the other's caller hears why."""
+    """The first of two workers starts it; when that is killed the other goes on, and hears why it ends."""
     home = make_home(os.getuid())
     try:
         scripts = home.config.parent / "scripts"
@@ -748,12 +748,15 @@ def test_without_a_host_a_private_one_serves_and_its_end_is_told(tmp_path: Path,
             started.append(Peer([str(program), str(scripts / "dspex_like.py"), *POOL], tmp_path, tmp_path))
             started[-1].handshake()
         owner, guest = started
-        guest.send(1, "sleep", {"seconds": 60})
         with SyncClient.connect(home.socket) as client:
+            owner.process.kill()
+            until(lambda: len(client.sessions()) == 1)
+            assert guest.ask(1, "echo", {"still": "here"})["result"] == {"still": "here"}
+            guest.send(2, "sleep", {"seconds": 60})
             until(lambda: any(one.state == "busy" for one in client.sessions()))
-        owner.process.kill()
+            client.request("stop", {"now": True})
         answer = guest.receive(30)
-        assert (answer["id"], answer["success"]) == (1, False)
+        assert (answer["id"], answer["success"]) == (2, False)
         assert answer["error"].partition(":")[0] in {"session_ended", "host_unavailable"}, answer
         status, rest = guest.end(30)
         assert (status in {37, 51}, rest) == (True, b"")

@@ -507,7 +507,7 @@ def test_every_type_of_the_tables_is_used(shape: str) -> None:
 def test_a_request_whose_body_says_nothing_is_judged_too(path: str, body: Any, place: str) -> None:
     found = body_facts("openai", ParsedRequest(path=path, body=body))
     assert place in str(found)
-    assert place not in str(body_facts("openai", ParsedRequest(path=path, body=body), (place,)))
+    assert not body_facts("openai", ParsedRequest(path=path, body=body), (place,)).first
     text = f'extends = "dspy"\n[network.endpoints.openai]\nfields = ["{place}"]\n'
     own = compose("own", lambda name: (text, "own.toml") if name == "own" else shipped.read(name))
     assert own is not None, "the grant can be written"

@@ -5,18 +5,21 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from bridgehold.policies.content import NO_BODY, BodyFacts, Finding
 from bridgehold.policies.decide import (
+    DEFAULT_DENY,
     decide_address,
+    decide_call,
     decide_connect,
     decide_egress,
     decide_operation,
     decide_tool,
     secret_of,
 )
-from bridgehold.policies.model import Connect, Grant, Needs
+from bridgehold.policies.model import Connect, Grant, Needs, Rules
 
 POLICY = """\
 weakenings = ["connect", "private_network", "env_secret"]
@@ -199,3 +202,24 @@ def test_secrets_are_bound(grant: Grant) -> None:
     assert bound is not None
     assert bound.name == "openai"
     assert secret_of(grant, "other") is None
+
+
+@pytest.mark.parametrize(
+    ("allow", "deny", "target", "rule"),
+    [
+        ("dspy:*", "", "os.system", "operations.allow[0]"),
+        ("dspy:call", "", "os.system", "operations.allow[0]"),
+        ("dspy:call:math.*", "", "math.pi", "operations.allow[0]"),
+        ("dspy:call:math.*", "", "os.system", DEFAULT_DENY),
+        ("dspy:call:math.*", "", "", DEFAULT_DENY),
+        ("dspy:call", "dspy:*:os.*", "os.system", "operations.deny[0]"),
+        ("dspy:call:*", "dspy:call", "math.pi", "operations.deny[0]"),
+    ],
+)
+def test_a_call_has_the_name_of_what_it_reaches_too(
+    grant: Grant, allow: str, deny: str, target: str, rule: str
+) -> None:
+    rules = Rules(allow=(allow,), deny=(deny,) if deny else ())
+    grant = msgspec.structs.replace(grant, bridge="dspy", operations=rules)
+    decision = decide_call(grant, "dspy", "call", target)
+    assert (decision.rule, decision.allowed) == (rule, "allow" in rule)

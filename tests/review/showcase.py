@@ -172,7 +172,14 @@ class _Story:
         digest = hashlib.sha256(POLICY.encode()).hexdigest()
         files = (f"{source} sha256:{digest}", f"shipped:baseline.toml sha256:{'9' * 64}")
         self.put(
-            PolicyLoaded(tenant=grant.tenant, name=grant.policy, digest="sha256:" + "d" * 64, files=files)
+            PolicyLoaded(
+                tenant=grant.tenant,
+                name=grant.policy,
+                digest="sha256:" + "d" * 64,
+                files=files,
+                bridge=grant.bridge,
+                gained=tuple(f"network.connect {one.host}:{one.port}" for one in grant.connects),
+            )
         )
         facts = msgspec.to_builtins(grant)
         facts["sources"] = {

@@ -95,7 +95,7 @@ class HostDegraded(Event, frozen=True, kw_only=True, tag="host.degraded"):
 
 
 class GrantResolved(Event, frozen=True, kw_only=True, tag="grant.resolved"):
-    """Written once per grant digest; other events refer to `digest`."""
+    """Written whenever another grant comes to be in force; other events refer to `digest`."""
 
     digest: str
     grant: dict[str, object]
@@ -258,13 +258,22 @@ class SecretChanged(Event, frozen=True, kw_only=True, tag="secret.changed"):
 
 
 class PolicyLoaded(Event, frozen=True, kw_only=True, tag="policy.loaded"):
-    """What a grant rests on: the policy, all that it extends, and the tenant's ceiling."""
+    """What a grant rests on: the policy, all that it extends, and the tenant's ceiling.
+
+    Written whenever that, or the grant, differs from what was in force. `gained` and `lost` by it:
+    capabilities, as `bridgehold policy diff` names them, the first 40 of each.
+    """
 
     name: str
     digest: str
     """Of `files` together."""
     files: tuple[str, ...]
     """``FILE sha256:…`` of each that was read."""
+    bridge: str = ""
+    previous_grant: str = ""
+    """Digest of the grant that was in force; empty where this host has had none of this bridge before."""
+    gained: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
 
 
 class AdminIntent(Event, frozen=True, kw_only=True, tag="admin.intent"):

@@ -165,7 +165,10 @@ def _granted(event: Entry, _: str) -> str:
 def _policy_loaded(event: Entry, _: str) -> str:
     files = _list(event, "files", lambda text: text.partition(" sha256:")[0])
     took = f"Policy {event.text('name')} took effect for tenant {event.tenant}"
-    return f"{took}{f', from {files}' if files else ''}"
+    changed = "".join(
+        f"; {what}: {several}" for what in ("gained", "lost") if (several := _list(event, what))
+    )
+    return f"{took}{f', from {files}' if files else ''}{changed}"
 
 
 def _reloaded(event: Entry, _: str) -> str:

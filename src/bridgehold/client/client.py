@@ -133,7 +133,7 @@ class Client:
             if may_be_a_slip(method, error):
                 with contextlib.suppress(BridgeholdError):  # who is nobody here is told no bridges
                     bridges = await self._host.request("bridges", {}, _encode_params({}), None)
-                    error.hint = meant(params, bridges) or error.hint
+                    error.hint = " ".join(filter(None, (meant(params, bridges), error.hint)))
             raise
 
     async def call(

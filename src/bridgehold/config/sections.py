@@ -111,6 +111,12 @@ class ProviderSection(Strict):
     """
     models: dict[Annotated[str, Field(min_length=1, max_length=99)], ModelSection] = {}
     """``[providers.NAME.models."MODEL"] price``: of a million tokens of this model, as requests name it."""
+    fees: dict[
+        Annotated[str, Field(min_length=1, max_length=200)], Annotated[float, Field(ge=0, le=1_000_000)]
+    ] = {}
+    """``[providers.NAME.fees] "KEY"``: what one use costs beside its tokens, of what an endpoint's `fields`
+    let in, in the same words, or of ``/images/generations`` and ``/audio/speech``; ``*``: of any other. A
+    tenant whose money is bounded is refused what has none; 0 is one."""
     hosts: tuple[str, ...] = ()
     """Of a hub: ``host``, ``*.host`` or ``host:port`` that its redirects may lead to, without the key."""
 

@@ -44,9 +44,10 @@ from bridgehold.host.cell.workers.pipes import FrameBudget
 from bridgehold.host.cell.workers.pool import WarmPool
 from bridgehold.host.cell.workers.trial import Trial
 from bridgehold.host.cell.workers.zygotes import Zygotes
+from bridgehold.host.front.in_force import Records
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.redaction import Redaction
-from bridgehold.host.front.registry import Records, Registry
+from bridgehold.host.front.registry import Registry
 from bridgehold.host.front.tenants import TenantFiles
 from bridgehold.host.shares.dialling import connect_inside
 from bridgehold.host.shares.handed_files import HandedBridges, HandedFiles

@@ -19,7 +19,7 @@ from bridgehold.config.providers import ProviderEntry
 from bridgehold.errors import DeniedError, SuspendedError
 from bridgehold.keeper.budgets import Budgets, Reservation
 from bridgehold.keeper.protocol import AllowSession, AllowTenant, UpstreamRequest
-from bridgehold.keeper.shapes import UNBOUND, most_tokens, names_bound
+from bridgehold.keeper.shapes import UNBOUND, each_answer, most_tokens, names_bound
 from bridgehold.keeper.spending import Prices, Spending
 from bridgehold.policies.buckets import TokenBucket
 from bridgehold.policies.content import (
@@ -33,6 +33,7 @@ from bridgehold.policies.decide import decide_egress, secret_of, tool_secret_of
 from bridgehold.policies.downloads import decide_download, hub_of, is_commit, parse_hub_item
 from bridgehold.policies.model import Decision, Grant, Rate
 from bridgehold.policies.tenants import Tenant
+from bridgehold.policies.uses import Use
 
 VERSION = re.compile(r"v[0-9]{1,3}(?:(?:alpha|beta)[0-9]{0,3})?")
 _MOST_PARTS = 5_000
@@ -51,6 +52,8 @@ class Judged(NamedTuple):
     open_ended: int
     """As of `usage.charge`."""
     grant: Grant
+    uses: tuple[Use, ...] = ()
+    """What of it is billed by use, by what can be seen of it here."""
 
 
 class _Session(NamedTuple):
@@ -145,12 +148,13 @@ class Accounts:
         model = named[:_LONGEST_MODEL] if isinstance(named, str) else ""
         model = model if names_model or spending.dearer(ask.provider, model) else ""
         rule = f"tools {ask.provider}{ask.path}"
-        if entry.shape == "custom" and not spending.priced(ask.provider):
-            return Judged(rule, "tool", model or None, 0, 0, grant)
         facts = body_facts(entry.shape, ParsedRequest(path=ask.path, body=value), ("*",))
+        uses = spending.prices.said(entry.shape, ask.provider, each_answer(entry.shape, value, facts.uses))
+        if entry.shape == "custom" and not spending.priced(ask.provider):
+            return Judged(rule, "tool", model or None, 0, 0, grant, uses)
         tokens = _bound(entry, ask, value, facts)
         open_ended = 0 if names_bound(entry.shape, value) else ask.body_bytes
-        return Judged(rule, "tool", model or None, tokens, open_ended, grant)
+        return Judged(rule, "tool", model or None, tokens, open_ended, grant, uses)
 
     def reserve(self, ask: UpstreamRequest, judged: Judged) -> Reservation:
         """Charge the larger of the cell's bound and our own. Raises `BudgetError`, `SuspendedError`."""
@@ -161,6 +165,8 @@ class Accounts:
             max(judged.tokens, ask.tokens),
             time.monotonic(),
             judged.model,
+            judged.uses,
+            ask.fees,
         )
 
 
@@ -202,7 +208,8 @@ def _gateway(
         raise _refused(decided[0].rule, decided[0].reason)
     open_ended = ask.body_bytes if facts.generates and not names_bound(entry.shape, value) else 0
     tokens = _bound(entry, ask, value, facts)
-    return Judged(decision.rule, ask.how, facts.model[:_LONGEST_MODEL], tokens, open_ended, grant)
+    model, uses = facts.model[:_LONGEST_MODEL], each_answer(entry.shape, value, facts.uses)
+    return Judged(decision.rule, ask.how, model, tokens, open_ended, grant, uses)
 
 
 def _download(grant: Grant, ask: UpstreamRequest, entry: ProviderEntry) -> Judged:

@@ -18,6 +18,7 @@ from bridgehold.errors import BudgetError
 from bridgehold.keeper.spending import Period, Spending
 from bridgehold.policies.buckets import TokenBucket
 from bridgehold.policies.model import Rate
+from bridgehold.policies.uses import Use
 
 _INTENTS = frozenset((kind_of(EgressIntent), kind_of(EgressSent)))
 _ENDS = {kind_of(EgressOutcome): kind_of(EgressIntent), kind_of(EgressEnded): kind_of(EgressSent)}
@@ -38,7 +39,7 @@ class Spent(msgspec.Struct, frozen=True):
 class Reservation:
     """The charge of a running request; `settle` it once with what it did use."""
 
-    def __init__(self, budgets: Budgets, key: Key, tokens: int, price: float, day: str) -> None:
+    def __init__(self, budgets: Budgets, key: Key, tokens: int, price: float, day: str, fees: int) -> None:
         self._budgets = budgets
         self._price = price
         self._day = day
@@ -46,19 +47,23 @@ class Reservation:
         self._key = key
         self.tokens = tokens
         """What it is charged with until it is settled."""
+        self.fees = fees
+        """Millionths, beside them: of what the provider bills by use."""
         self._open = True
 
-    def settle(self, tokens: int) -> None:
-        """The request has ended and cost `tokens`; a second call changes nothing."""
+    def settle(self, tokens: int, fees: int | None = None) -> None:
+        """The request has ended and cost `tokens`, and `fees` (None: all that was charged); a second call
+        changes nothing."""
         if self._open:
             self._open = False
-            self._budgets.add(self._key, 0, tokens - self.tokens, self._price, self._day)
+            left = 0 if fees is None else fees - self.fees
+            self._budgets.add(self._key, 0, tokens - self.tokens, self._price, self._day, left)
 
     def give_back(self) -> None:
         """The request was never sent: there is no intent, or its outcome says so."""
         if self._open:
             self._open = False
-            self._budgets.add(self._key, -1, -self.tokens, self._price, self._day)
+            self._budgets.add(self._key, -1, -self.tokens, self._price, self._day, -self.fees)
 
 
 class Budgets:
@@ -76,20 +81,22 @@ class Budgets:
 
         A charge is settled by its own recorder, for its own tenant; what settles none gives back none.
         """
-        charged: dict[tuple[str, str, str], tuple[Key, int, float, str]] = {}
+        charged: dict[tuple[str, str, str], tuple[Key, int, float, str, int]] = {}
         for entry in entries:
             key = (entry.tenant, entry.text("provider"))
             if not key[1] or entry.fields.get("kept") is True:  # the keeper's own word counts
                 continue
             if entry.kind in _INTENTS:
                 tokens, price, day = _whole(entry, "reserved"), self._price_of(entry), entry.time[:10]
-                charged[entry.kind, entry.tenant, entry.ref] = (key, tokens, price, day)
-                self.add(key, 1, tokens, price, day)
+                fees = _whole(entry, "fees")
+                charged[entry.kind, entry.tenant, entry.ref] = (key, tokens, price, day, fees)
+                self.add(key, 1, tokens, price, day, fees)
             elif entry.kind in _ENDS:
                 known = charged.pop((_ENDS[entry.kind], entry.tenant, entry.text("intent")), None)
-                first, tokens, price, day = known or (key, 0, self._price_of(entry), entry.time[:10])
+                first, tokens, price, day, fees = known or (key, 0, self._price_of(entry), entry.time[:10], 0)
                 unsent = known is not None and entry.fields.get("unsent") is True
-                self.add(first, -unsent, (0 if unsent else _settled(entry)) - tokens, price, day)
+                left = (0 if unsent else _whole(entry, "fees")) - fees
+                self.add(first, -unsent, (0 if unsent else _settled(entry)) - tokens, price, day, left)
 
     def _price_of(self, entry: Entry) -> float:
         """As it was charged: an operator's tool that names no model has its provider's own price."""
@@ -140,9 +147,12 @@ class Budgets:
         tokens: int,
         now: float,
         model: str | None = "",
+        uses: tuple[Use, ...] = (),
+        fees: int = 0,
     ) -> Reservation:
         """Charge one request of at most `tokens` tokens. `owner` is (tenant, bridge), `model` what it names;
-        None: no guest could have named one.
+        None: no guest could have named one. `uses`: what of it is billed by use; `fees`: millionths that they
+        come to at least.
 
         Raises `BudgetError` (where: the rule), `SuspendedError` where nothing begins. A request goes out as
         long as anything of the budget is left, so a tenant overdraws by one request at most, and by what
@@ -151,6 +161,7 @@ class Budgets:
         key = (owner[0], provider)
         self.demand(owner[0], provider, rate)
         self.spending.demand_price(owner[0], provider, tokens, model)
+        fees = max(fees, self.spending.demand_fees(owner[0], provider, uses))
         if not self._bucket((*owner, provider), rate.provider_requests_per_minute, now).try_take(1, now):
             raise BudgetError(
                 f"more than {rate.provider_requests_per_minute} requests a minute to {provider}",
@@ -158,12 +169,12 @@ class Budgets:
                 hint="Slow down, or raise `[rate] provider_requests_per_minute` in the policy.",
             )
         price = self.spending.prices.of(provider, model)
-        self.add(key, 1, tokens, price)
-        return Reservation(self, key, tokens, price, self.spending.today())
+        self.add(key, 1, tokens, price, fees=fees)
+        return Reservation(self, key, tokens, price, self.spending.today(), fees)
 
-    def add(self, key: Key, requests: int, tokens: int, price: float, day: str = "") -> None:
+    def add(self, key: Key, requests: int, tokens: int, price: float, day: str = "", fees: int = 0) -> None:
         """Count more, or less where a charge is settled below it (`Spending.add`)."""
-        self.spending.add(key[0], requests, tokens, price, day)
+        self.spending.add(key[0], requests, tokens, price, day, fees)
         self._requests[key] = max(0, self._requests.get(key, 0) + requests)
         self._tokens[key] = max(0, self._tokens.get(key, 0) + tokens)
 

@@ -62,6 +62,8 @@ class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True, tag="request"):
     deadline_ms: int = 600_000
     tokens: int = 0
     """The most that it may use, as who asks reckons."""
+    fees: int = 0
+    """Likewise, in millionths of money, of what is billed by use."""
     command: str = ""
     principal: str = ""
 

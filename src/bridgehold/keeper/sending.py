@@ -17,7 +17,7 @@ from bridgehold.keeper.budgets import Reservation
 from bridgehold.keeper.channel import Stream
 from bridgehold.keeper.protocol import UpstreamRequest
 from bridgehold.keeper.upstream import SMALL, receive_body
-from bridgehold.keeper.usage import NOTHING, Counted, UsageTap, charge
+from bridgehold.keeper.usage import NOTHING, Counted, UsageTap, charge, fees_due
 from bridgehold.policies.buckets import TokenBucket
 from bridgehold.records.sendings import EgressEnded, EgressSent, EgressStopped
 from bridgehold.records.workers import Event
@@ -175,6 +175,7 @@ class Sending:
             decided=self._ask.intent[:_TEXT],
             request_bytes=self._ask.body_bytes,
             reserved=self._reservation.tokens,
+            fees=self._reservation.fees,
             model=self._judged.model or "",
         )
         self._reference = (await self._journal.append(event)).ref
@@ -204,8 +205,9 @@ class Sending:
         if sent and self._entry.shape != "hub":
             open_ended = self._judged.open_ended
             charged = charge(self._reservation.tokens, counted, self._status, open_ended=open_ended)
+        fees = fees_due(self._reservation.fees, self._status) if sent else 0
         if sent:
-            self._reservation.settle(charged)
+            self._reservation.settle(charged, fees)
         else:
             self._reservation.give_back()
         event = EgressEnded(
@@ -223,6 +225,7 @@ class Sending:
             input_tokens=counted.said.input_tokens if counted.said else 0,
             output_tokens=counted.said.output_tokens if counted.said else counted.seen,
             charged=charged,
+            fees=fees,
             unsent=not sent,
             code=self.code[:_TEXT],
             estimated=0 < self._status < 300 and self._tap is not None and counted.said is None,

@@ -13,6 +13,7 @@ import msgspec
 
 from bridgehold.config.providers import Shape
 from bridgehold.policies.content import NO_BODY, BodyFacts, fold
+from bridgehold.policies.uses import Use
 
 UNBOUND = 8_192
 """What a request that names no bound of its own is taken to want."""
@@ -261,9 +262,26 @@ def most_tokens(shape: Shape | str, body: object, body_bytes: int, facts: BodyFa
     bound += thoughts if thoughts >= bound else 0
     if _makes_more_than_text(named.get(fold(rules.kinds)), facts.model):
         bound = max(bound, UNBOUND)
-    answers = max(1, *(_bounded(named.get(fold(name)), _ANSWERS) for name in rules.times))
+    answers = _answers(rules, named)
     given = body_bytes + facts.media + (_BESIDE if any(named.get(fold(name)) for name in rules.beside) else 0)
     return given + bound * answers * _prompts(body.get("prompt"))
+
+
+def each_answer(shape: Shape | str, body: object, uses: tuple[Use, ...]) -> tuple[Use, ...]:
+    """What is billed by use, as often as a request wants answers."""
+    if not uses or not isinstance(body, dict):
+        return uses
+    rules = rules_of(shape)
+    tables = _SHAPES.values() if rules is _SHAPES["custom"] else (rules,)
+    folded = _folded(body)
+    answers = max(
+        _answers(one, _folded(folded.get(fold(one.inside))) if one.inside else folded) for one in tables
+    )
+    return tuple(Use(use.names, use.times * answers) for use in uses)
+
+
+def _answers(rules: ShapeRules, named: dict[str, object]) -> int:
+    return max(1, *(_bounded(named.get(fold(name)), _ANSWERS) for name in rules.times))
 
 
 def names_bound(shape: Shape | str, body: object) -> bool:

@@ -6,6 +6,7 @@ nobody saw keeps its charge. A day's or a month's counts are gone with it.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +17,8 @@ import msgspec
 from bridgehold.errors import BudgetError
 from bridgehold.policies.tables import format_time
 from bridgehold.policies.tenants import Tenant, amount
+from bridgehold.policies.uses import Use
+from bridgehold.policies.values import MILLION
 
 if TYPE_CHECKING:
     from bridgehold.config.load import Config
@@ -43,12 +46,14 @@ class Period(msgspec.Struct, frozen=True):
     requests: int = 0
     tokens: tuple[tuple[float, int], ...] = ()
     """By price: money is what they come to together, and no part of a millionth is lost with each request."""
+    fees: int = 0
+    """Millionths that were charged by use, and not by token."""
 
-    def plus(self, requests: int, tokens: int, price: float) -> Period:
+    def plus(self, requests: int, tokens: int, price: float, fees: int = 0) -> Period:
         """With so many more, or less, of each."""
         held = dict(self.tokens)
         held[price] = max(0, held.get(price, 0) + tokens)
-        return Period(max(0, self.requests + requests), tuple(held.items()))
+        return Period(max(0, self.requests + requests), tuple(held.items()), max(0, self.fees + fees))
 
     @property
     def all_tokens(self) -> int:
@@ -58,7 +63,7 @@ class Period(msgspec.Struct, frozen=True):
     @property
     def money(self) -> int:
         """Millionths, and one for a part of one."""
-        return math.ceil(round(sum(price * tokens for price, tokens in self.tokens), 6))
+        return self.fees + math.ceil(round(sum(price * tokens for price, tokens in self.tokens), 6))
 
 
 class Prices(msgspec.Struct, frozen=True):
@@ -69,6 +74,14 @@ class Prices(msgspec.Struct, frozen=True):
     providers: Mapping[str, float] = {}
     models: Mapping[tuple[str, str], float] = {}
     """By provider and model, as the request names it."""
+    fees: Mapping[str, Mapping[str, float]] = {}
+    """By provider and what is used, of one use."""
+
+    def fee(self, provider: str, use: Use) -> int | None:
+        """Millionths at most of `use`; None: not known."""
+        said = self.fees.get(provider, {})
+        found = next((said[name] for name in (*use.names, "*") if name in said), None)
+        return None if found is None else math.ceil(round(found * use.times * MILLION, 6))
 
     def of(self, provider: str, model: str | None) -> float:
         """0 where none is known. `model`: as a guest names it; None: the provider's own price."""
@@ -78,6 +91,11 @@ class Prices(msgspec.Struct, frozen=True):
         listed = (price for (name, _), price in self.models.items() if name == provider)
         known = self.models.get((provider, model))
         return max(own, *listed, 0) if known is None else known
+
+    def said(self, shape: str, provider: str, uses: tuple[Use, ...]) -> tuple[Use, ...]:
+        """Of what a tool of the operator's uses: at an endpoint of its own kind (``custom``) only what has a
+        fee, since that costs beside tokens what the operator says."""
+        return tuple(use for use in uses if shape != "custom" or self.fee(provider, use) is not None)
 
 
 def prices_of(config: Config) -> Prices:
@@ -89,6 +107,7 @@ def prices_of(config: Config) -> Prices:
             for name, section in config.providers.items()
             for model, one in section.models.items()
         },
+        {name: section.fees for name, section in config.providers.items()},
     )
 
 
@@ -122,7 +141,9 @@ class Spending:
             self._counts = {key: count for key, count in self._counts.items() if key[1] in kept}
         return day
 
-    def add(self, tenant: str, requests: int, tokens: int, price: float, day: str = "") -> None:
+    def add(
+        self, tenant: str, requests: int, tokens: int, price: float, day: str = "", fees: int = 0
+    ) -> None:
         """Count more, or less where a charge is settled below it: at the `price` and of the `day` that it was
         charged at.
         """
@@ -133,7 +154,7 @@ class Spending:
         for period in (day, day[:_MONTH]):
             if period in (today, today[:_MONTH]):
                 before = self._counts.get((tenant, period), Period())
-                self._counts[tenant, period] = before.plus(requests, tokens, price)
+                self._counts[tenant, period] = before.plus(requests, tokens, price, fees)
 
     def priced(self, provider: str) -> bool:
         """Whether what the provider makes has a price."""
@@ -172,15 +193,33 @@ class Spending:
 
     def demand_price(self, tenant: str, provider: str, tokens: int, model: str | None) -> None:
         """Raise `BudgetError` where the tenant's money is bounded, and what costs it has no price."""
-        found = self._tenant_of(tenant)
-        bounded = found.limits.money_per_day is not None or found.limits.money_per_month is not None
-        if bounded and tokens and not self.prices.of(provider, model):
+        if tokens and not self.prices.of(provider, model) and self._bounded(tenant):
             raise BudgetError(
                 f"what {provider} costs is not known, and the money of tenant {tenant} is bounded",
                 where=f"providers.{provider}.price",
                 hint=f"Set `[providers.{provider}] price` in config.toml, and `bridgehold reload`.",
                 retry="no",
             )
+
+    def demand_fees(self, tenant: str, provider: str, uses: tuple[Use, ...]) -> int:
+        """What `uses` cost at most, in millionths. Raises `BudgetError` where the tenant's money is bounded,
+        and one of them has no fee."""
+        fees = [(use.names[0], self.prices.fee(provider, use)) for use in uses]
+        unknown = next((name for name, fee in fees if fee is None), None)
+        if unknown is not None and self._bounded(tenant):
+            raise BudgetError(
+                f"what {provider} bills for each use of {unknown} is not known, and the money of tenant "
+                f"{tenant} is bounded",
+                where=f"providers.{provider}.fees",
+                hint=f"Set `[providers.{provider}.fees] {json.dumps(unknown)}` in config.toml (0: its "
+                "tokens alone), and `bridgehold reload`.",
+                retry="no",
+            )
+        return sum(fee or 0 for _, fee in fees)
+
+    def _bounded(self, tenant: str) -> bool:
+        limits = self._tenant_of(tenant).limits
+        return limits.money_per_day is not None or limits.money_per_month is not None
 
     def demand(self, tenant: str) -> None:
         """Raise `BudgetError` once a ceiling is used up, `SuspendedError` where nothing begins.

@@ -73,6 +73,11 @@ def charge(reserved: int, counted: Counted, status: int, *, open_ended: int = 0)
     return max(reserved, known, open_ended and max(open_ended, said.input_tokens) + counted.text)
 
 
+def fees_due(reserved: int, status: int) -> int:
+    """Of the fees that a request was charged with, those that stay: what was refused has used nothing."""
+    return 0 if status >= 300 else reserved
+
+
 class Unasked:
     """Leaves the event that names the usage out of a stream of chat completions: a client that didn't ask
     for it takes the first choice of each event. All else passes as it came, line by line."""

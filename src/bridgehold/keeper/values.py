@@ -60,6 +60,8 @@ class KeeperConfig(msgspec.Struct, frozen=True, kw_only=True):
     secrets: StoreConfig
     providers: tuple[ProviderEntry, ...] = ()
     prices: tuple[Price, ...] = ()
+    fees: dict[str, dict[str, float]] = {}
+    """By provider, as its section says them."""
     limits: UpstreamLimits = UpstreamLimits()
     cache_ms: int = 900_000
     """How long an unused value stays in memory."""
@@ -85,6 +87,7 @@ def keeper_config(layout: Layout, config: Config, *, credentials_directory: str 
         secrets=store_config(layout, config, credentials_directory=credentials_directory),
         providers=entries,
         prices=_prices(config),
+        fees={name: section.fees for name, section in config.providers.items()},
     )
     check_config(made, str(layout.config_file))
     return made
@@ -103,6 +106,7 @@ def prices_told(config: KeeperConfig) -> Prices:
     return Prices(
         {one.provider: one.price for one in config.prices if not one.model},
         {(one.provider, one.model): one.price for one in config.prices if one.model},
+        config.fees,
     )
 
 

@@ -12,6 +12,8 @@ from bridgehold.policies.model import Endpoint, Grant, Limits, Rate
 from bridgehold.policies.units import format_size
 
 Pair = tuple[str, str]
+_MOST, _LONGEST = 40, 300
+"""Of what an event names, and characters of each."""
 
 
 class Capability(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +47,17 @@ def compare(before: Grant | None, after: Grant | None, others: tuple[Grant, ...]
         one = Capability(key=key, value=f"{_shown(key, old)} → {_shown(key, new)}")
         (gained if _reaches(new) > _reaches(old) else lost).append(one)
     return Changes(gained=tuple(gained), lost=tuple(lost))
+
+
+def named(changes: Changes) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What is gained and what is lost, for an event: ``KEY VALUE`` of the first ones, and how many more."""
+    return _few(changes.gained), _few(changes.lost)
+
+
+def _few(several: tuple[Capability, ...]) -> tuple[str, ...]:
+    shown = [f"{one.key} {one.value}"[:_LONGEST] for one in several[:_MOST]]
+    more = len(several) - len(shown)
+    return (*shown, f"and {more} more") if more else tuple(shown)
 
 
 def _capabilities(grant: Grant) -> set[Pair]:

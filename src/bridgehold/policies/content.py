@@ -17,6 +17,7 @@ import msgspec
 
 from bridgehold.policies import fields
 from bridgehold.policies.fields import Media, Node, Row, Table, Union
+from bridgehold.policies.uses import SPOKEN, UNJUDGED, Met, Use, calls
 
 MAX_DEPTH = 64
 MAX_VALUES = 200_000
@@ -47,6 +48,10 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it is known to lead out, or to what is kept."""
     medium: str = ""
     """Of a place for media: which, and it is counted already."""
+    calls: int = 0
+    """Of a tool: how often it may be called, where its table says that."""
+    billed: bool = True
+    """Whether it may cost anything beside tokens."""
 
     @property
     def grants(self) -> tuple[str, ...]:
@@ -57,10 +62,14 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
     def granted(self, grants: frozenset[str]) -> bool:
         """Whether one of `grants` names it, or what it lies below."""
+        return "*" in grants or not grants.isdisjoint(self.names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What grants it, and what it lies below, which grants it too: the narrowest first."""
         names = self.grants
-        if "*" in grants or not grants.isdisjoint(names):
-            return True
-        return any(names[-1][: end.start()] in grants for end in _BELOW.finditer(names[-1]))
+        above = tuple(names[-1][: end.start()] for end in _BELOW.finditer(names[-1]))
+        return (*names, *above[::-1])
 
 
 class BodyFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +91,8 @@ class BodyFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens that may come out for each byte of it, where it can't name a bound."""
     model: str = ""
     """That the request names, in its body or its path."""
+    uses: tuple[Use, ...] = ()
+    """What of it may be billed beside tokens, once for each answer that it asks for."""
 
     @property
     def first(self) -> str:
@@ -92,7 +103,7 @@ class BodyFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 NO_BODY = BodyFacts()
-UNREADABLE = BodyFacts(unreadable="not a JSON object")
+UNREADABLE = BodyFacts(unreadable="not a JSON object", uses=(UNJUDGED,))
 
 
 class ParsedRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,8 +124,9 @@ def head_facts(shape: str, asked: ParsedRequest, granted: Iterable[str] = ()) ->
     """As `body_facts`, of what is known before a body is read: path, method, query and headers."""
     table = fields.shape_of(shape)
     row, model = fields.row_of(table, asked.path)
-    found = next(_Findings(frozenset(granted)).of_head(row, model, asked, table.headers), None)
-    return BodyFacts(finding=found)
+    findings = _Findings(frozenset(granted))
+    found = next(findings.of_head(row, model, asked, table.headers), None)
+    return BodyFacts(finding=found, uses=findings.uses_of(row, None))
 
 
 def body_facts(shape: str, asked: ParsedRequest, granted: Iterable[str] = ()) -> BodyFacts:
@@ -133,9 +145,10 @@ def body_facts(shape: str, asked: ParsedRequest, granted: Iterable[str] = ()) ->
         each=row.each if row is not None else 0,
         model=model or _text(asked.body, "model"),
     )
-    if row is None and "*" in grants:
-        return facts
     findings = _Findings(grants)
+    if row is None and "*" in grants:
+        list(findings.of_head(row, model, asked, table.headers))
+        return msgspec.structs.replace(facts, uses=findings.uses_of(row, asked.body))
     try:
         for found in findings.of(row, model, asked, table.headers):
             return msgspec.structs.replace(facts, finding=found)
@@ -143,6 +156,8 @@ def body_facts(shape: str, asked: ParsedRequest, granted: Iterable[str] = ()) ->
         if "*" not in grants:
             return msgspec.structs.replace(facts, unreadable=str(error))
         findings.windows += 1
+        findings.met.unread = True
+    facts = msgspec.structs.replace(facts, uses=findings.uses_of(row, asked.body))
     if row is None or not row.media:
         return facts
     return msgspec.structs.replace(facts, media=findings.cost(table.media))
@@ -188,6 +203,13 @@ class _Findings:
         self._stack: list[tuple[str, Node, object, int]] = []
         self.images = 0
         self.windows = 0
+        self.met = Met()
+
+    def uses_of(self, row: Row | None, body: dict[str, object] | None) -> tuple[Use, ...]:
+        """What was met that may be billed by use, or the path is."""
+        spoken = len(_text(body, "input")) // SPOKEN if row is not None and row.each else 0
+        own = (Use((row.paths[0],), 1 + spoken),) if row is not None and row.billed else ()
+        return (*own, *self.met.uses(body))
 
     def cost(self, media: Media) -> int:
         """Tokens at most of the media that were met: together no more than fills a window."""
@@ -212,8 +234,11 @@ class _Findings:
         for found in findings:
             if not found.granted(self._grants):
                 yield found
-            elif found.exit and not found.medium:
+                continue
+            if found.exit and not found.medium:
                 self.windows += 1
+            if found.billed and not found.medium and found.why not in fields.unbilled():
+                self.met.add(found.names, found.calls)
 
     def _body_or_none(self, row: Row | None, asked: ParsedRequest) -> Iterator[Finding]:
         if asked.body is not None:
@@ -237,7 +262,9 @@ class _Findings:
     def _body(self, row: Row | None, body: dict[str, object]) -> Iterator[Finding]:
         if row is None or row.body is None:
             for name in body or ("",):  # an empty one makes a thread, a conversation, a batch's end
-                yield _unknown(_below("", name), name) if name else Finding(place="(body)", why=_NO_BODY)
+                found = _unknown(name and _below("", name), name)
+                found = found if name else Finding(place="(body)", why=_NO_BODY)
+                yield msgspec.structs.replace(found, billed=False)  # its path is
             return
         self._stack.append(("", row.body, body, 0))
         while self._stack:
@@ -291,7 +318,7 @@ class _Findings:
                 yield Finding(place=_below(place, name), why="two spellings of one field")
             elif node is not None:
                 if node.medium and isinstance(item, str):
-                    self._met(_medium(node.medium, item, value))
+                    self._met(fields.medium_of(node.medium, item, value))
                 self._push([(_below(place, name), node, item, depth + 1)])
             elif name != tag and item is not None:
                 found = _unknown(_below(place, name), name)
@@ -312,19 +339,8 @@ class _Findings:
             return
         shown = chosen if isinstance(chosen, str) else repr(chosen)
         known = ", ".join(union.variants)
-        yield _wrong(_below(place, union.by), f"{shown[:60]!r} is none of {known}", shown[:80])
-
-
-def _medium(medium: str, item: str, beside: dict[str, object]) -> str:
-    """What `item` is, by its place; what says of itself that it is no image is one nowhere."""
-    said = item[5:64] if item[:5].lower() == "data:" else ""
-    if medium == "typed":
-        own = beside.get("mimeType") or beside.get("mime_type")
-        said = said or (own if isinstance(own, str) else "")
-        if said.lower().startswith("text/"):
-            return "sealed"
-        medium = "image" if said.lower().startswith("image/") else "file"
-    return "file" if medium == "image" and said and not said.lower().startswith("image/") else medium
+        found = _wrong(_below(place, union.by), f"{shown[:60]!r} is none of {known}", shown[:80])
+        yield msgspec.structs.replace(found, calls=calls(value.get("max_uses")))
 
 
 def _headers(asked: ParsedRequest, switches: dict[str, tuple[str, ...]]) -> Iterator[Finding]:
@@ -334,7 +350,7 @@ def _headers(asked: ParsedRequest, switches: dict[str, tuple[str, ...]]) -> Iter
             continue
         allowed = switches.get(name, ())
         for part in filter(None, map(str.strip, value.split(","))):
-            if not any(_pattern(pattern, part) for pattern in allowed):
+            if not any(fields.is_like(pattern, part) for pattern in allowed):
                 yield Finding(place=name, value=part[:80], why="no header's value that is known")
 
 
@@ -350,10 +366,6 @@ def _path(row: Row | None, asked: ParsedRequest) -> Iterator[Finding]:
 def _model(model: str) -> Iterator[Finding]:
     if model and (why := fields.why_not_plain(model)):
         yield Finding(place="model", value=model[:80], why=why, exit=True)
-
-
-def _pattern(pattern: str, text: str) -> bool:
-    return text.startswith(pattern[:-1]) if pattern.endswith("*") else text == pattern
 
 
 def _below(place: str, name: str) -> str:

@@ -37,6 +37,20 @@ def decide_operation(grant: Grant, bridge: str, operation: str, kinds: Collectio
     return next((found for kind in kinds if not (found := decide_resource(grant, kind)).allowed), decision)
 
 
+def decide_call(grant: Grant, bridge: str, operation: str, target: str) -> Decision:
+    """Whether `bridge:operation` may run what it names itself, `target`; empty: it names nothing.
+
+    It has two names then, its own and ``bridge:operation:target``: what is denied by either is denied, and
+    what is allowed by either is allowed.
+    """
+    plain = decide_operation(grant, bridge, operation)
+    if not target:
+        return plain
+    whole = decide_operation(grant, bridge, f"{operation}:{target}")
+    denied = next((one for one in (whole, plain) if one.rule.startswith("operations.deny")), None)
+    return denied or (whole if whole.allowed or not plain.allowed else plain)
+
+
 def decide_resource(grant: Grant, kind: str) -> Decision:
     """Whether anything may be done with resources of this kind, and whether they are shown."""
     return _by_rules(grant, "resources", grant.resources, kind, "kind of resource")

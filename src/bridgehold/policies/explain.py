@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from typing import Literal
 
 import msgspec
 
@@ -14,10 +15,14 @@ from bridgehold.policies.compose import Read, compose
 from bridgehold.policies.downloads import shown_repo
 from bridgehold.policies.limits_table import LIMITS, show
 from bridgehold.policies.load import parse
-from bridgehold.policies.model import Grant, Overruled
-from bridgehold.policies.narrow import source_of
+from bridgehold.policies.model import Grant, Overruled, Policy, Source
+from bridgehold.policies.narrow import DEFAULT, source_of
 from bridgehold.policies.problems import Faulty
 from bridgehold.policies.units import format_size
+
+By = Literal["policy", "shipped", "baseline", "ceiling", "default"]
+"""Who says a value: the operator's file, a shipped one, the one below all, a tenant's file, or nobody."""
+_BASELINE = f"{shipped.SHIPPED}baseline.toml"
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,28 +31,43 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     value: str
     source: str
+    by: By
     losing: tuple[str, ...] = ()
     """``1 GiB (policies/dspy.toml:4)``."""
 
 
-def explain(grant: Grant) -> tuple[Row, ...]:
-    """Every value of `grant` in the order of docs/reference/policy.md, and what was withheld."""
+def explain(grant: Grant | Policy, ceiling: str = "") -> tuple[Row, ...]:
+    """Every value of `grant` in the order of docs/reference/policy.md, and what was withheld.
+
+    `ceiling`: the tenant's file, where one bounds it.
+    """
     return tuple(
         Row(
             key=key,
             value=value,
-            source=str(source_of(grant.sources, key)),
+            source=str(source := source_of(grant.sources, key)),
+            by=_by(source, ceiling),
             losing=tuple(_lost(item) for item in grant.overruled.get(key, ())),
         )
         for key, value in _values(grant)
     )
 
 
+def _by(source: Source, ceiling: str) -> By:
+    if source == DEFAULT:
+        return "default"
+    if ceiling and source.file == ceiling:
+        return "ceiling"
+    if not source.file.startswith(shipped.SHIPPED):
+        return "policy"
+    return "baseline" if source.file == _BASELINE else "shipped"
+
+
 def _lost(item: Overruled) -> str:
     return f"{item.value} ({item.source})"
 
 
-def _values(grant: Grant) -> Iterator[tuple[str, str]]:
+def _values(grant: Grant | Policy) -> Iterator[tuple[str, str]]:
     yield "inline_keys", grant.inline_keys
     yield "weakenings", _list(grant.weakenings)
     for fact in LIMITS:
@@ -75,7 +95,7 @@ def _values(grant: Grant) -> Iterator[tuple[str, str]]:
     for secret in grant.secrets:
         way = f"for {secret.provider}" if secret.how == "gateway" else f"as {secret.variable}"
         yield f"secrets.{secret.name}.how", f"{secret.how}, {way}"
-    for secret in grant.tool_secrets:
+    for secret in grant.tool_secrets if isinstance(grant, Grant) else ():
         if secret not in grant.secrets:
             yield f"secrets.{secret.name}.how", f"{secret.how}, for {secret.provider}, in tools alone"
     for table in ("operations", "tools", "resources"):
@@ -87,7 +107,7 @@ def _values(grant: Grant) -> Iterator[tuple[str, str]]:
         yield f"rate.{field}", "any" if value is None else str(value)
     for field in grant.sandbox.__struct_fields__:
         yield f"sandbox.{field}", getattr(grant.sandbox, field)
-    for index, text in enumerate(grant.withheld):
+    for index, text in enumerate(grant.withheld if isinstance(grant, Grant) else ()):
         yield f"withheld[{index}]", text
 
 

@@ -114,6 +114,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Whether media in it are billed."""
     each: int = 0
     """Tokens that may come out for each byte of it, where it can't name a bound."""
+    billed: bool = False
+    """Whether models there may be billed by picture, character or second, and not by token."""
 
 
 class Media(msgspec.Struct, frozen=True):
@@ -153,6 +155,12 @@ def words() -> dict[str, str]:
     """What a field of a name (`fold`ed) is known to make of a provider."""
     kinds = source("exits")["kinds"]
     return {name: kind["why"] for kind in kinds for name in kind["names"].split()}
+
+
+@cache
+def unbilled() -> frozenset[str]:
+    """Of those words the ones that cost no more than tokens."""
+    return frozenset(kind["why"] for kind in source("exits")["kinds"] if not kind.get("billed", True))
 
 
 def row_of(shape: Shape, path: str) -> tuple[Row | None, str]:
@@ -195,6 +203,23 @@ def why_not_text(node: Node, text: str) -> str:
     if node.kinds & {"data", "inline"}:
         return "the provider would fetch a URL"
     return f"not {node.shown}"
+
+
+def medium_of(medium: str, item: str, beside: dict[str, object]) -> str:
+    """What `item` is, by its place; what says of itself that it is no image is one nowhere."""
+    said = item[5:64] if item[:5].lower() == "data:" else ""
+    if medium == "typed":
+        own = beside.get("mimeType") or beside.get("mime_type")
+        said = said or (own if isinstance(own, str) else "")
+        if said.lower().startswith("text/"):
+            return "sealed"
+        medium = "image" if said.lower().startswith("image/") else "file"
+    return "file" if medium == "image" and said and not said.lower().startswith("image/") else medium
+
+
+def is_like(pattern: str, text: str) -> bool:
+    """Whether a header's value is one that the pattern names: a ``*`` may end it."""
+    return text.startswith(pattern[:-1]) if pattern.endswith("*") else text == pattern
 
 
 def why_not_plain(model: str) -> str:
@@ -250,6 +275,7 @@ class _Reader:
                 streamed=row.get("streamed", {}),
                 media=row.get("media", True),
                 each=row.get("each", 0),
+                billed=row.get("billed", False),
             )
             for row in self._file["rows"]
         )

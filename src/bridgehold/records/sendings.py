@@ -21,6 +21,8 @@ class _Leaving(Event, frozen=True, kw_only=True):
     how: str = "gateway"
     reserved: int = 0
     """Tokens that the budget is charged with until its end says better."""
+    fees: int = 0
+    """Millionths of money, likewise: of what the provider bills by use."""
     model: str = ""
     """What the request is for, in its own words: by its price money is counted."""
 
@@ -62,6 +64,8 @@ class _Left(Event, frozen=True, kw_only=True):
     output_tokens: int = 0
     charged: int = 0
     """Tokens that the budget was charged with: never fewer than were said or seen."""
+    fees: int = 0
+    """Millionths of money that it was charged with beside them."""
     unsent: bool = False
     """Nothing of it has reached the provider: no budget counts it, neither its tokens nor the request."""
     code: str = ""

@@ -1,4 +1,4 @@
-"""`bridgehold policy check | explain`: policies read as the host would, without one running."""
+"""`bridgehold policy check | explain | show`: policies read as the host would, without one running."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from bridgehold.faces.render import print_json, short, table
 from bridgehold.faces.screen import err, out
 from bridgehold.host.front.registry import Registry
 from bridgehold.ids import LOCAL_TENANT, parse_name
+from bridgehold.policies.explain import Row, unknown_names
 from bridgehold.policies.explain import check as check_policies
 from bridgehold.policies.explain import explain as explain_grant
-from bridgehold.policies.explain import unknown_names
 
 
 def check(
@@ -81,6 +81,40 @@ def explain(
         for row in explain_grant(grant)
     ]
     table(("key", "value", dim("set by")), grouped(rows))
+
+
+def show(
+    name: Annotated[str, typer.Argument(help="The policy.")],
+    tenant: Annotated[
+        str, typer.Option(help="Within this tenant's ceiling.", callback=typed_tenant)
+    ] = LOCAL_TENANT,
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """A policy with all that it extends: each value, and what says it.
+
+    What a bridge may do in the end, with what it asks for and what the machine gives, `explain` tells.
+    """
+    parse_name(tenant, "tenant")
+    registry = offline_registry()
+    policy, readings = registry.policy_for(name, tenant)
+    own = readings.read("tenant", tenant)
+    found = explain_grant(policy, own.file if own is not None else "")
+    if json_output:
+        print_json({"name": name, "tenant": tenant, "files": readings.sources(), "values": found})
+        return
+    out.say("policy ", (name, "bold"), *((" for ", (tenant, "bold")) if own is not None else ()))
+    for file in readings.sources():
+        out.say((f"  {short(file)}", "dim"), under="    ")
+    rows = [
+        (row.key, row.value, short("; ".join((_said(row), *(f"instead of {lost}" for lost in row.losing)))))
+        for row in found
+    ]
+    table(("key", "value", dim("set by")), grouped(rows))
+
+
+def _said(row: Row) -> str:
+    """A shipped file's name says that it is one, and a default says so itself."""
+    return f"ceiling, {row.source}" if row.by == "ceiling" else row.source
 
 
 def offline_registry() -> Registry:

@@ -47,7 +47,14 @@ def shim(
     profile: Annotated[
         str, typer.Option(help="A foreign bridge that is there, in place of one that is set up.")
     ] = "",
+    tool: Annotated[
+        list[str] | None,
+        typer.Option(help="Of your BEAM's own tools, one that gRPC workers may call back, or '*'. None."),
+    ] = None,
     script: Annotated[str, typer.Option(help="Of `check`: the script to start; the one that is found.")] = "",
+    adapter: Annotated[
+        str, typer.Option(help="Of `check`: of a gRPC worker; SnakeBridge's, or Snakepit's own.")
+    ] = "",
     tenant: Annotated[
         str, typer.Option(help="On whose behalf its scripts run.", callback=typed_tenant)
     ] = LOCAL_TENANT,
@@ -60,7 +67,7 @@ def shim(
     """
     parse_name(tenant, "tenant")
     if len(words) == 2 and words[0] == _CHECK:
-        _check(Path(words[1]), script, json_output=json_output)
+        _check(Path(words[1]), script, adapter, json_output=json_output)
         return
     if len(words) != 1:
         raise UsageError("one folder is expected", hint="bridgehold shim DIR --script-root FOLDER")
@@ -84,6 +91,7 @@ def shim(
         requirements,
         workers=workers,
         named=provider or [],
+        tools=tool or [],
         start="fork" if start == "fork" else "cold",
         name=name,
         tenant=tenant,
@@ -98,6 +106,7 @@ def _set_up(
     *,
     workers: int,
     named: list[str],
+    tools: list[str],
     start: Literal["fork", "cold"],
     name: str,
     tenant: str,
@@ -109,6 +118,7 @@ def _set_up(
     from bridgehold.faces.legacy import profile as texts
     from bridgehold.faces.legacy import setup
     from bridgehold.faces.legacy.folder import check_folder, write_shim
+    from bridgehold.faces.legacy.workers import wires_in
     from bridgehold.faces.progress import waiting
     from bridgehold.supervisor.plans import hidden
 
@@ -127,6 +137,8 @@ def _set_up(
         workers=workers,
         memory_bytes=texts.memory_of(workers, setup.room(config, forked=start == "fork")),
         start=start,
+        wires=wires_in(found),
+        tools=tuple(tools),
     )
     with waiting("resolving what the scripts import"):
         packages = setup.write(layout, profile)
@@ -138,15 +150,20 @@ def _set_up(
     if unseen:
         beside = f"{', '.join(unseen)}, below a folder that is closed to others"
         host = f"told; it sees {beside}, after `bridgehold restart`"
-    shown = _granted(profile, tenant, packages, keys, host)
+    shown, lines = _granted(profile, tenant, packages, keys, host), _lines(folder, profile)
     if json_output:
         from bridgehold.faces.render import print_json
 
         print_json(
-            {"python": str(program), "digest": built["digest"], "granted": shown, "lines": _lines(folder)}
+            {
+                "python": str(program),
+                "digest": built["digest"],
+                "granted": shown,
+                "lines": _lines(folder, profile),
+            }
         )
         return
-    _print(program, shown, _lines(folder))
+    _print(program, shown, lines)
 
 
 def _granted(profile: Profile, tenant: str, packages: int, keys: frozenset[str], host: str) -> dict[str, str]:
@@ -160,6 +177,7 @@ def _granted(profile: Profile, tenant: str, packages: int, keys: frozenset[str],
         key = "its key is put in by the gateway" if one.secret in keys else f"no key yet: {set_it}"
         return f"{one.name} (inference alone; {key})"
 
+    none = "none: --tool NAME grants one, --tool '*' all"
     held = f"{packages} locked" + (f"; {', '.join(profile.modules)} warm" if profile.modules else "")
     weak = [f"private_network: {one.name} is at {one.private}" for one in profile.providers if one.private]
     return {
@@ -168,16 +186,17 @@ def _granted(profile: Profile, tenant: str, packages: int, keys: frozenset[str],
         "packages": held if profile.requirements else "none: the standard library alone",
         "providers": ", ".join(map(said, profile.providers)) or "none",
         "workers": f"{profile.workers} at once, {format_size(profile.memory_bytes)} each, by {profile.start}",
-        "frames": f"up to {format_size(frame_bytes())} each way",
+        "frames": f"up to {format_size(frame_bytes(profile.wires))} each way",
+        **({"its starter's tools": ", ".join(profile.tools) or none} if "grpc" in profile.wires else {}),
         "weakenings": ", ".join(weak) or "none",
         "host": host,
     }
 
 
-def _lines(folder: Path) -> dict[str, str]:
+def _lines(folder: Path, profile: Profile) -> dict[str, str]:
     from bridgehold.faces.legacy.families import served
 
-    return {family.name: family.shown(folder) for family in served()}
+    return {family.name: family.shown(folder) for family in served(profile.wires)}
 
 
 def _print(program: Path, granted: dict[str, str], lines: dict[str, str]) -> None:
@@ -231,7 +250,7 @@ def _file_of(profile: str, tenant: str, layout: Layout) -> Any:
     )
 
 
-def _check(folder: Path, script: str, *, json_output: bool) -> None:
+def _check(folder: Path, script: str, adapter: str, *, json_output: bool) -> None:
     from bridgehold.faces.cli.policy_check import layout_registry
     from bridgehold.faces.layout import Column
     from bridgehold.faces.legacy.trial import trial
@@ -239,7 +258,7 @@ def _check(folder: Path, script: str, *, json_output: bool) -> None:
     from bridgehold.faces.render import STATUS_STYLE, print_json, table
 
     with waiting("starting a worker as a pool would"):
-        found = asyncio.run(trial(folder.absolute(), script, layout_registry))
+        found = asyncio.run(trial(folder.absolute(), script, layout_registry, adapter))
     if json_output:
         print_json(found)
     else:

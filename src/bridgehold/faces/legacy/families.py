@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 Wire = Literal["stdio", "grpc"]
-SERVED: frozenset[Wire] = frozenset({"stdio"})
-"""Wires whose workers one command sets up; a profile for the others is written by hand."""
 FRAME_BYTES: dict[Wire, int] = {"stdio": 32 << 20, "grpc": 100 << 20}
 """The largest message that passes: what the host's own protocol carries, and what Snakepit's gRPC allows."""
 
@@ -42,22 +41,27 @@ FAMILIES = (
         line='config :snakepit, python_executable: "{python}"',
     ),
     Family(
-        name="Snakepit from 0.4, gRPC", wire="grpc", line='config :snakepit, python_executable: "{python}"'
+        name="Snakepit from 0.4 to 0.13, gRPC",
+        wire="grpc",
+        line='config :snakepit, python_executable: "{python}"',
     ),
     Family(
-        name="DSPex from 0.3, SnakeBridge", wire="grpc", line='config :snakebridge, venv_path: "{folder}"'
+        name="DSPex from 0.3 to 0.12, SnakeBridge to 0.16",
+        wire="grpc",
+        line='config :snakebridge, venv_path: "{folder}"',
     ),
 )
 
 
-def served() -> tuple[Family, ...]:
-    """Those that one command sets up."""
-    return tuple(family for family in FAMILIES if family.wire in SERVED)
+def served(wires: Iterable[Wire]) -> tuple[Family, ...]:
+    """Those whose workers speak one of `wires`; all of them where nobody knows which."""
+    wanted = frozenset(wires)
+    return tuple(family for family in FAMILIES if not wanted or family.wire in wanted)
 
 
-def frame_bytes() -> int:
-    """The largest message of any wire that one command sets up."""
-    return max(FRAME_BYTES[wire] for wire in SERVED)
+def frame_bytes(wires: Iterable[Wire]) -> int:
+    """The largest message of `wires`; of standard input and output where nobody knows which."""
+    return max((FRAME_BYTES[wire] for wire in wires), default=FRAME_BYTES["stdio"])
 
 
 def _text(path: Path) -> str:

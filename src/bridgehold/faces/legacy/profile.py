@@ -17,7 +17,7 @@ from bridgehold import reads
 from bridgehold.config.sections import ProviderSection
 from bridgehold.errors import ConfigError, PolicyError, UsageError
 from bridgehold.faces.authoring.scripts import imports_of
-from bridgehold.faces.legacy.families import frame_bytes
+from bridgehold.faces.legacy.families import Wire, frame_bytes
 from bridgehold.policies import shipped
 from bridgehold.policies.locate import locate
 from bridgehold.policies.model import GIB, MIB
@@ -27,6 +27,10 @@ from bridgehold.policies.units import exact_size, format_size
 MARK = "# Written by `bridgehold shim`, which writes it anew; take this line out to keep it as it is."
 """The first line of what is ours to replace."""
 _LEAST_MEMORY, _MOST_MEMORY, _STEP = 128 * MIB, GIB, 32 * MIB
+_RPC_LIMITS: dict[str, object] = {"processes": 128, "grace": "5s"}
+"""gRPC and what computes have a thread or more to each processor; SIGTERM waits for calls in flight."""
+_NOT_WARM = frozenset({"grpc"})
+"""Its threads don't come through a fork."""
 _CALLED = "dspy"
 """A framework whose first call takes seconds: it is made once, before workers are forked."""
 _MODULES = {"dspy-ai": "dspy", "google-generativeai": "google", "scikit-learn": "sklearn", "pyyaml": "yaml"}
@@ -57,6 +61,21 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     workers: int
     memory_bytes: int
     start: Literal["fork", "cold"]
+    wires: tuple[Wire, ...] = ()
+    """What its workers speak, as their files show it."""
+    tools: tuple[str, ...] = ()
+    """Patterns of the starter's own tools that its workers may call back."""
+
+    @property
+    def limits(self) -> dict[str, object]:
+        """Of one worker, as a policy has them."""
+        most = exact_size(frame_bytes(self.wires))
+        limits: dict[str, object] = {
+            "memory": exact_size(self.memory_bytes),
+            "request": most,
+            "response": most,
+        }
+        return limits | (_RPC_LIMITS if "grpc" in self.wires else {})
 
     @property
     def concurrency(self) -> int:
@@ -113,7 +132,7 @@ def used_modules(requirements: Iterable[str], sources: Iterable[str]) -> tuple[s
             continue
     named = (canonicalize_name(Requirement(line).name) for line in requirements)
     modules = dict.fromkeys(_MODULES.get(name, name.replace("-", "_")) for name in named)
-    return tuple(module for module in modules if module in imported)
+    return tuple(module for module in modules if module in imported - _NOT_WARM)
 
 
 def manifest(profile: Profile) -> str:
@@ -139,13 +158,14 @@ def manifest(profile: Profile) -> str:
 
 def policy(profile: Profile) -> str:
     """``policies/NAME.toml``, which extends the shipped `foreign`."""
-    memory, most = exact_size(profile.memory_bytes), exact_size(frame_bytes())
     base = f"{shipped.SHIPPED}foreign" if profile.name == "foreign" else "foreign"
     tables = [
         rendered("", {"extends": base, "weakenings": profile.weakenings}),
-        rendered("limits", {"memory": memory, "request": most, "response": most}),
+        rendered("limits", profile.limits),
         rendered("operations", {"allow": [f"{profile.name}:*"]}),
     ]
+    if profile.tools:
+        tables.append(rendered("tools", {"allow": profile.tools}))
     for one in profile.providers:
         tables.append(rendered(f"network.endpoints.{one.name}", _reach(one)))
         tables.append(rendered(f"secrets.{one.secret}", _bound(one)))

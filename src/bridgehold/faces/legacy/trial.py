@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 import os
-import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,27 +23,19 @@ from bridgehold.config.machine import real_folders
 from bridgehold.errors import BridgeholdError, ProtocolError, UsageError
 from bridgehold.faces.authoring.scripts import imports_of
 from bridgehold.faces.legacy import setup
-from bridgehold.faces.legacy.families import FAMILIES, SERVED
+from bridgehold.faces.legacy.checks import LONGEST_WAIT, end_of, fail, fail_by, last
 from bridgehold.faces.legacy.python import SHIM_FILE, read_shim_file
+from bridgehold.faces.legacy.rpc_trial import rpc_trial
 from bridgehold.faces.legacy.values import ShimFile
+from bridgehold.faces.legacy.workers import adapter_in, chosen, mode_of, wire_of
 from bridgehold.host.front.registry import Registry
 from bridgehold.sandbox.doctor.model import Check
 
 _SHORTEST_WAIT = 10.0
 """Seconds that the impatient one of the systems waits for a handshake."""
-_LONGEST_WAIT = 150.0
 _MOST_FRAME = 1 << 20
-_MOST_SAID = 256 * 1024
-"""Of what a script writes meanwhile, the end is kept."""
 _MOST_NAMES = 64 * 1024
 """Bytes of what a script imports, which go into one command."""
-_READ = 64 * 1024
-_LAST_LINES = 3
-_BY_HAND = (
-    "Write its profile by hand (docs/how-to/dspex.md), or name a script that speaks frames: --script FILE"
-)
-_FRAMED = re.compile(r"stdin\.buffer")
-_MISSING = re.compile(r"ModuleNotFoundError: No module named '([A-Za-z0-9_.]{1,100})'")
 _LOOK = (
     "import importlib.util, json, sys\n"
     "def there(name):\n"
@@ -54,10 +45,12 @@ _LOOK = (
 )
 
 
-async def trial(folder: Path, script: str, registry_of: Callable[[Layout], Registry]) -> list[Check]:
+async def trial(
+    folder: Path, script: str, registry_of: Callable[[Layout], Registry], adapter: str = ""
+) -> list[Check]:
     """What was seen, in the order in which a worker meets it. Raises `ConfigError` for what is no shim.
 
-    `registry_of` reads the policies of the shim's host.
+    `registry_of` reads the policies of the shim's host. `adapter`: of a worker that speaks gRPC.
     """
     given = read_shim_file(folder / SHIM_FILE)
     layout = Layout(config=Path(given.config), state=Path(given.state), run=Path(given.run))
@@ -66,58 +59,27 @@ async def trial(folder: Path, script: str, registry_of: Callable[[Layout], Regis
         return found
     section = load_config(layout.config_file).bridges.get(given.profile)
     roots = real_folders(section.scripts) if section is not None else ()
-    chosen = _chosen(script, roots)
-    if chosen is None:
+    worker = chosen(script, roots)
+    if worker is None:
         detail = f"{script or 'no worker'} is not below {', '.join(roots) or 'any folder'}"
-        return [*found, _fail("script", detail, "Name it: bridgehold shim check DIR --script FILE")]
-    source = reads.read_text(chosen, UsageError)
-    found.append(await _imports(folder, chosen, source, roots))
-    if _is_grpc(chosen) and "grpc" not in SERVED:
-        names = ", ".join(family.name for family in FAMILIES if family.wire == "grpc")
-        return [
-            *found,
-            _fail("handshake", f"{chosen.name} speaks gRPC ({names}) and isn't tried here", _BY_HAND),
-        ]
-    found.append(await _handshake(folder, chosen, source, roots))
+        return [*found, fail("script", detail, "Name it: bridgehold shim check DIR --script FILE")]
+    source = reads.read_text(worker, UsageError)
+    found.append(await _imports(folder, worker, source, roots))
+    if wire_of(worker) == "grpc":
+        found += await rpc_trial(folder, worker, roots, adapter or adapter_in(roots))
+    else:
+        found.append(await _handshake(folder, worker, source, roots))
     return [*found, *_keys(layout, given, registry_of)]
-
-
-def _chosen(script: str, roots: tuple[str, ...]) -> Path | None:
-    """`script`, or the first that looks like a worker; None where it may not run, or there is none."""
-    if not script:
-        return next(workers_in(roots), None)
-    path = Path(os.path.realpath(script))
-    return path if path.is_file() and any(path.is_relative_to(root) for root in roots) else None
-
-
-def workers_in(roots: tuple[str, ...]) -> Iterator[Path]:
-    """Scripts that speak frames, as their text shows it; those in the folders themselves first (no run)."""
-    for root in roots:
-        paths = (path for path in Path(root).rglob("*.py") if path.is_file())
-        for path in sorted(paths, key=lambda path: (len(path.parts), path.name)):
-            with contextlib.suppress(BridgeholdError):
-                text = reads.read_text(path, UsageError)
-                if _is_grpc(path) or _FRAMED.search(text):
-                    yield path
-
-
-def mode_of(source: str) -> str:
-    """As which a pool starts the script."""
-    return "enhanced-worker" if "enhanced-worker" in source else "pool-worker"
-
-
-def _is_grpc(path: Path) -> bool:
-    return path.name.startswith("grpc_server")
 
 
 async def _interpreter(folder: Path) -> Check:
     status, said, wrong = await _python(folder, "--version")
     if status and "can't bind" in wrong:
         remedy = "bridgehold restart, where a folder of scripts lies below one that is closed to others."
-        return _fail("interpreter", _last(wrong), remedy)
+        return fail("interpreter", last(wrong), remedy)
     if status:
-        return _fail(
-            "interpreter", _last(wrong) or f"exit status {status}", "Make it anew: bridgehold shim DIR …"
+        return fail(
+            "interpreter", last(wrong) or f"exit status {status}", "Make it anew: bridgehold shim DIR …"
         )
     return Check(name="interpreter", status="PASS", detail=said.strip())
 
@@ -127,17 +89,17 @@ async def _imports(folder: Path, script: Path, source: str, roots: tuple[str, ..
     try:
         names = sorted(imports_of(ast.parse(source)))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        return _fail("imports", f"{script.name} can't be read: {error}", "")
+        return fail("imports", f"{script.name} can't be read: {error}", "")
     if len(" ".join(names).encode()) > _MOST_NAMES:
-        return _fail("imports", f"{script.name} imports {len(names)} modules: too many to look for", "")
+        return fail("imports", f"{script.name} imports {len(names)} modules: too many to look for", "")
     path = os.pathsep.join([str(script.parent), *roots])
     status, said, wrong = await _python(folder, "-c", _LOOK, *names, path=path)
     if status:
-        return Check(name="imports", status="CAUTION", detail=_last(wrong) or f"exit status {status}")
+        return Check(name="imports", status="CAUTION", detail=last(wrong) or f"exit status {status}")
     with contextlib.suppress(ValueError):
         if missing := json.loads(said):
             remedy = f"Add what has it to the requirements: bridgehold shim {folder} --requirements FILE …"
-            return _fail("imports", f"not there: {', '.join(map(str, missing))}", remedy)
+            return fail("imports", f"not there: {', '.join(map(str, missing))}", remedy)
     return Check(name="imports", status="PASS", detail=", ".join(names) or "the standard library alone")
 
 
@@ -147,7 +109,7 @@ async def _handshake(folder: Path, script: Path, source: str, roots: tuple[str, 
     process = await _started(folder, arguments, os.pathsep.join(roots))
     said = ""
     try:
-        async with asyncio.timeout(_LONGEST_WAIT):
+        async with asyncio.timeout(LONGEST_WAIT):
             answer = await _ping(process, negotiated=messages.NEGOTIATION in source)
         if not (answer.transport_ok and answer.application_ok):
             said = answer.error or "a ping was answered with an error"
@@ -156,9 +118,7 @@ async def _handshake(folder: Path, script: Path, source: str, roots: tuple[str, 
     seconds = time.monotonic() - began
     wrong = await process.finish()
     if said:
-        module = _MISSING.search(wrong)
-        remedy = f"Add what has {module[1]} to the requirements." if module else ""
-        return _fail("handshake", f"{said}\n{_last(wrong)}".strip(), remedy)
+        return fail_by("handshake", said, wrong)
     detail = f"{script.name} answered a ping within {seconds:.1f} s"
     if seconds > _SHORTEST_WAIT:
         return Check(
@@ -172,7 +132,7 @@ def _keys(layout: Layout, given: ShimFile, registry_of: Callable[[Layout], Regis
         registry = registry_of(layout)
         grant = registry.resolve_grant(given.tenant, registry.manifest(given.profile, given.tenant))
     except BridgeholdError as error:
-        yield _fail("policy", error.message, error.hint)
+        yield fail("policy", error.message, error.hint)
         return
     keys = setup.keys_of(layout, load_config(layout.config_file), given.tenant)
     missing = [one.name for one in grant.secrets if one.name not in keys]
@@ -189,7 +149,7 @@ class _Worker:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         assert process.stderr is not None  # noqa: S101 - all three are pipes
-        self._wrong = asyncio.create_task(_end_of(process.stderr))
+        self._wrong = asyncio.create_task(end_of(process.stderr))
 
     async def ask(self, body: bytes) -> bytes:
         """The body of the next frame. Raises `EOFError`, `OSError`, `ProtocolError`."""
@@ -249,28 +209,11 @@ async def _python(folder: Path, *arguments: str, path: str = "") -> tuple[int, s
         env={**os.environ, "PYTHONPATH": path},
     )
     try:
-        async with asyncio.timeout(_LONGEST_WAIT):
-            said, wrong = await asyncio.gather(_end_of(process.stdout), _end_of(process.stderr))
+        async with asyncio.timeout(LONGEST_WAIT):
+            said, wrong = await asyncio.gather(end_of(process.stdout), end_of(process.stderr))
             await process.wait()
     except TimeoutError:
         process.kill()
         await process.wait()
-        return 124, "", f"nothing within {_LONGEST_WAIT:g} s"
+        return 124, "", f"nothing within {LONGEST_WAIT:g} s"
     return process.returncode or 0, said.decode(errors="replace"), wrong.decode(errors="replace")
-
-
-async def _end_of(source: asyncio.StreamReader | None) -> bytes:
-    """The last of all that comes, up to its end."""
-    kept = bytearray()
-    while source is not None and (data := await source.read(_READ)):
-        kept += data
-        del kept[:-_MOST_SAID]
-    return bytes(kept)
-
-
-def _fail(name: str, detail: str, remedy: str) -> Check:
-    return Check(name=name, status="FAIL", detail=detail, remedy=remedy)
-
-
-def _last(text: str) -> str:
-    return "\n".join(text.strip().splitlines()[-_LAST_LINES:])

@@ -30,6 +30,7 @@ _REACHED = ("egress.outcome", "egress.ended", "tool.outcome")
 LIMIT_CODES = ("timeout", "memory", "limit", "budget", "busy", "shortage")
 """Codes of commands that met a bound."""
 _UNBOUNDED = "(not bounded)"
+_SIGNS = (("+", "gained"), ("-", "lost"))
 
 
 class Scope(msgspec.Struct, frozen=True, kw_only=True):
@@ -210,7 +211,8 @@ class Gathering:
 
     def _configured(self, entry: Entry) -> None:
         if entry.kind == "policy.loaded":
-            self._change(entry, f"policy {entry.text('name')}", "; ".join(texts(entry, "files")))
+            signed = [f"{sign} {one}" for sign, name in _SIGNS for one in texts(entry, name)]
+            self._change(entry, f"policy {entry.text('name')}", "; ".join([*signed, *texts(entry, "files")]))
         elif entry.kind == "config.reloaded":
             applied, waiting = (", ".join(texts(entry, name)) for name in ("applied", "waiting"))
             self._change(entry, "configuration", f"applied: {applied}; waiting: {waiting}")

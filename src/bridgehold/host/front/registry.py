@@ -11,16 +11,15 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
-from bridgehold.audit.events import Event, GrantResolved, PolicyLoaded
 from bridgehold.bridges.catalogue import Catalogue, Entry, passed_over
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
 from bridgehold.errors import BridgeholdError, ManifestError, NotFoundError, PolicyError
+from bridgehold.host.front.in_force import InForce, Records
 from bridgehold.host.front.seen_bridges import SeenBridges
 from bridgehold.host.front.slips import demand_no_slip
 from bridgehold.ids import is_name
@@ -28,19 +27,13 @@ from bridgehold.policies.compose import compose, compose_tenant
 from bridgehold.policies.files import Kind, PolicyFiles, Readings, of_tenant
 from bridgehold.policies.grant import resolve
 from bridgehold.policies.model import Ceilings, Decision, Grant, Machine, Policy
+from bridgehold.policies.narrow import narrow
 from bridgehold.policies.tenants import parse as parse_tenant
 from bridgehold.sandbox.values import TenantShare
 
 _MOST_KEPT = 1_024
 _MOST_TRIES = 8
 """Grants resolved for one question; each of them was out of date by the time that the audit had it."""
-
-
-class Records(Protocol):
-    """Where it is written what grants rest on: the journal."""
-
-    async def append(self, event: Event, *, durable: bool = True) -> object:
-        """See `JournalClient.append`."""
 
 
 class Granted(msgspec.Struct, frozen=True):
@@ -87,7 +80,7 @@ class Registry:
         self._machine = machine
         self._journal = journal
         self.files = files or PolicyFiles(layout.policies, layout.tenants)
-        self._written: set[tuple[str, str]] = set()
+        self._in_force = InForce(journal, _MOST_KEPT) if journal is not None else None
         self._grants: dict[tuple[str, str], Granted] = {}
         self._generation = 0
         """Of configurations: a grant of an earlier one holds no more, whenever it comes to be known."""
@@ -287,7 +280,9 @@ class Registry:
         _demand(tenant, readings)
         self.demand_no_slip(tenant)
         grant = self._resolve(tenant, manifest, readings)
-        await self._write_once(grant, readings)
+        if self._in_force is not None:
+            place = (tenant, bridge if begun is None else begun.release)
+            await self._in_force.write_down(place, grant, readings)
         return Granted(manifest, grant, catalogue, bridges, generation, readings, {})
 
     def demand_no_slip(self, tenant: str) -> None:
@@ -317,6 +312,17 @@ class Registry:
     def policy(self, name: str) -> Policy:
         """The policy file `name`, with what it extends. Raises `PolicyError`."""
         return compose(name, Readings(self.files).policy)
+
+    def policy_for(self, name: str, tenant: str) -> tuple[Policy, Readings]:
+        """The policy `name` within the tenant's ceiling, and what that rests on; a bridge's own table of the
+        ceiling too, where its name is the policy's and it runs under it. Raises as `policy`.
+        """
+        readings = Readings(self.files)
+        policy = compose(name, readings.policy)
+        bridge = name.partition("@")[0]
+        runs = bridge in self._bridge_names(tenant) and self._policy_name(bridge, tenant, readings) == name
+        ceiling = self._ceiling(tenant, bridge if runs else "", readings)
+        return (policy if ceiling is None else narrow(policy, ceiling)), readings
 
     def policy_name(self, bridge: str, tenant: str) -> str:
         """Which policy the tenant's bridge runs under. Raises `PolicyError` where that can't be told."""
@@ -349,21 +355,6 @@ class Registry:
     def _enabled(self, bridge: str) -> bool:
         section = self._config.bridges.get(bridge)
         return section is None or section.enabled
-
-    async def _write_once(self, grant: Grant, readings: Readings) -> None:
-        rests_on = readings.digest()
-        if self._journal is None or (grant.digest, rests_on) in self._written:
-            return
-        loaded = PolicyLoaded(
-            tenant=grant.tenant, name=grant.policy, digest=rests_on, files=readings.sources()
-        )
-        await self._journal.append(loaded, durable=False)
-        facts = msgspec.to_builtins(grant)
-        facts["sources"] = {key: str(source) for key, source in grant.sources.items()}
-        await self._journal.append(GrantResolved(tenant=grant.tenant, digest=grant.digest, grant=facts))
-        if len(self._written) >= _MOST_KEPT:
-            self._written.clear()
-        self._written.add((grant.digest, rests_on))
 
 
 def _demand(tenant: str, readings: Readings) -> None:

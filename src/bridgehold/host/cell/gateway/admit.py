@@ -10,12 +10,13 @@ from bridgehold.host.cell.gateway.credentials import presented
 from bridgehold.host.cell.gateway.parse import Target, parse_query
 from bridgehold.host.cell.gateway.replies import Refusal
 from bridgehold.host.cell.gateway.values import ProviderFacts, SessionFacts
-from bridgehold.keeper.shapes import most_tokens, names_bound
+from bridgehold.keeper.shapes import each_answer, most_tokens, names_bound
 from bridgehold.keeper.slots import AUTH_QUERY, forwarded_headers
 from bridgehold.policies.content import UNREADABLE, BodyFacts, ParsedRequest, body_facts, head_facts
 from bridgehold.policies.decide import decide_egress, secret_of
 from bridgehold.policies.model import Grant
 from bridgehold.policies.names import normalise_path
+from bridgehold.policies.uses import UNJUDGED, Use
 
 Pairs = list[tuple[str, str]]
 
@@ -80,6 +81,8 @@ class Admitted(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     tokens: int
     """The most that it may use."""
+    uses: tuple[Use, ...] = ()
+    """What of it is billed by use."""
     unasked: bool = False
     """Whether its answer names usage that the guest didn't ask for: that event is left out."""
     open_ended: bool
@@ -185,6 +188,7 @@ def admit(grant: Grant, head: Head, body: bytes, parts: int) -> Admitted:
         credential=head.credential,
         model=facts.model[:100],
         tokens=most_tokens(known.shape, value, len(sent), facts),
+        uses=each_answer(known.shape, value, facts.uses),
         unasked=facts.unasked,
         open_ended=facts.generates and not names_bound(known.shape, value),
     )
@@ -238,7 +242,7 @@ def _parse(body: bytes, parts: int) -> tuple[dict[str, object] | None, BodyFacts
     if not body:
         return None, None
     if parts > _PARTS:
-        return None, BodyFacts(unreadable="more values than are judged")
+        return None, BodyFacts(unreadable="more values than are judged", uses=(UNJUDGED,))
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, RecursionError, ValueError):

@@ -84,6 +84,7 @@ class Records:
         rule: str,
         how: str,
         reserved: int = 0,
+        fees: int = 0,
         model: str = "",
     ) -> Announced:
         """Durable before the request goes out. Raises `AuditError`, `BudgetError`.
@@ -105,6 +106,7 @@ class Records:
             how=how,
             background=not command,
             reserved=reserved,
+            fees=fees,
             model=model,
             kept=self._kept and how not in _BY_CELL,
         )

@@ -150,6 +150,7 @@ class ReverseProxy:
             admitted.tokens,
             time.monotonic(),
             admitted.model,
+            admitted.uses,
         )
         try:
             announced = await self._served.records.intent(
@@ -160,6 +161,7 @@ class ReverseProxy:
                 rule=admitted.rule,
                 how="pass" if admitted.credential else "gateway",
                 reserved=admitted.tokens,
+                fees=reservation.fees,
                 model=admitted.model,
             )
         except BaseException:

@@ -29,8 +29,8 @@ from bridgehold.host.cell.tools.values import ToolContext, ToolMeans, ToolSpec
 from bridgehold.keeper.budgets import Budgets, Reservation
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.keeper.protocol import UpstreamRequest
-from bridgehold.keeper.shapes import most_tokens, names_bound
-from bridgehold.keeper.usage import NOTHING, UsageTap, charge
+from bridgehold.keeper.shapes import each_answer, most_tokens, names_bound
+from bridgehold.keeper.usage import NOTHING, UsageTap, charge, fees_due
 from bridgehold.policies.content import ParsedRequest, body_facts
 from bridgehold.policies.decide import decide_tool, tool_secret_of
 
@@ -83,6 +83,9 @@ class HttpTools:
         else:  # many values take a while, and everybody's loop goes on
             facts = await asyncio.to_thread(body_facts, provider.shape, asked, ("*",))
         reserved = most_tokens(provider.shape, arguments, len(body), facts) if generates else 0
+        uses = self._budgets.spending.prices.said(
+            provider.shape, name, each_answer(provider.shape, arguments, facts.uses)
+        )
         reservation = self._budgets.reserve(
             (context.tenant, grant.bridge),
             name,
@@ -90,6 +93,7 @@ class HttpTools:
             reserved,
             time.monotonic(),
             model or None,
+            uses,
         )
         records = Records(
             SessionFacts(tenant=context.tenant, session=context.session),
@@ -106,6 +110,7 @@ class HttpTools:
                 rule=decide_tool(grant, tool.name).rule,
                 how="tool",
                 reserved=reserved,
+                fees=reservation.fees,
                 model=model,
             )
         except BaseException:
@@ -124,6 +129,7 @@ class HttpTools:
             intent=announced.reference,
             deadline_ms=tool.timeout_ms,
             tokens=reserved,
+            fees=reservation.fees,
             command=context.command,
             principal=context.principal,
         )
@@ -190,8 +196,9 @@ class _EndpointCall:
     async def _record(self, started: float, code: str, sent: int) -> None:
         counted = self._tap.counted if self._tap is not None else NOTHING
         charged = charge(self._reservation.tokens, counted, self._status, open_ended=self._open_ended)
+        fees = fees_due(self._reservation.fees, self._status) if self._sent else 0
         if self._sent:
-            self._reservation.settle(charged)
+            self._reservation.settle(charged, fees)
         else:
             charged = 0
             self._reservation.give_back()
@@ -205,6 +212,7 @@ class _EndpointCall:
             input_tokens=counted.said.input_tokens if counted.said else 0,
             output_tokens=counted.said.output_tokens if counted.said else 0,
             charged=charged,
+            fees=fees,
             model=self._announced.intent.model,
             unsent=not self._sent,
         )
