@@ -43,6 +43,10 @@ def test_what_is_no_form_is_none(trusted: bool) -> None:
         assert forms.bundle(one, trusted=trusted) == {}
     many = {f"application/x{n}+json": n for n in range(1_000)} | {"text/plain": "x"}
     assert len(forms.bundle(many, trusted=trusted)) <= forms.MOST_FORMS
+    deep: Any = 1
+    for _ in range(2_000):
+        deep = [deep]
+    assert forms.bundle({"application/json": deep, "application/json ": 1}, trusted=trusted) == {}
     large = {"text/html": "x" * (forms.MOST_FORM + 1), "application/json": ["x" * forms.MOST_FORM]}
     assert forms.bundle(large, trusted=trusted) == {}
     assert forms.bundle({"text/javascript": "x", "application/ecmascript": "x"}, trusted=trusted) == {}
@@ -84,6 +88,10 @@ def test_a_cell_that_never_ends_to_speak_is_cut_and_says_so(monkeypatch: pytest.
         one.event({"type": "chunk", "data": {"display": {"text/plain": "d"}}})
     assert sum(kind == "display_data" for kind, _ in told) == cells.MOST_SHOWN
     assert told.text().count("left out") == 2
+    one.event({"type": "output", "stream": "stdout", "text": "", "cut": 7})
+    assert "7 bytes" not in told.text(), "what is said of cuts is bounded with the rest"
+    assert one.result({"repr": "1", "displays_left_out": 5}) == {"text/plain": "1"}
+    assert "5 more" in told.text()
     assert one.result({"repr": 1}) == one.result(None) == {}
 
 

@@ -35,9 +35,9 @@ class Cell:
         """One event of the command's; what is none of ours is left out."""
         kind, data = event.get("type"), event.get("data")
         if kind == "output":
+            if isinstance(event.get("cut"), int) and event["cut"] > 0:
+                self._stream("stderr", f"\n[{event['cut']} bytes are left out here]\n")
             self._stream(event.get("stream"), visible(event.get("text")))
-            if event.get("cut"):
-                self.note(f"[{event['cut']} bytes are left out here]")
         elif kind == "chunk" and isinstance(data, dict) and "display" in data:
             self._display(data["display"])
 
@@ -75,6 +75,9 @@ class Cell:
 
     def result(self, said: object) -> dict[str, Any]:
         """The value's forms; none, where there is no value."""
+        left = said.get("displays_left_out") if isinstance(said, dict) else None
+        if isinstance(left, int) and left > 0:
+            self.note(f"[{left} more that this cell shows are left out]")
         if not isinstance(said, dict) or not isinstance(said.get("repr"), str):
             return {}
         forms = bundle(said.get("forms"), trusted=self._trusted)

@@ -14,6 +14,9 @@ from typing import Any
 
 import msgspec
 
+from bridgehold import reads
+from bridgehold.errors import UsageError
+
 MOST_FORM = 4 * 1024 * 1024
 """Bytes of one form, as JSON."""
 MOST_FORMS = 20
@@ -69,6 +72,10 @@ def _form(name: str, form: object, *, trusted: bool) -> Any:
     if "javascript" in name or "ecmascript" in name or not (trusted or name in _PICTURES | _PLAIN):
         return None
     if name == "application/json" or name.endswith("+json"):
+        try:
+            reads.check_plain(form, UsageError, name, nul=True)
+        except UsageError:
+            return None
         return form if len(msgspec.json.encode(form)) <= MOST_FORM else None
     if not isinstance(form, str) or len(form) > MOST_FORM:
         return None
