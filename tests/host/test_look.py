@@ -504,6 +504,36 @@ def open_to_others(folder: Path) -> None:
             place.chmod(0o755)
 
 
+def test_what_may_not_be_read_or_written_says_by_whom_or_why(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    for folder in ("config/policies", "state", "run"):
+        (home / folder).mkdir(parents=True)
+    policy = home / "config/policies/python.toml"
+    policy.write_text('extends = "python"\n')
+    policy.chmod(0o600 if os.getuid() == 0 else 0)
+    open_to_others(home / "config/policies")
+    uid = os.getuid() or 65534
+    as_user = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"] if os.getuid() == 0 else []
+    read_only = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+    mounted = ["unshare", *([] if os.getuid() == 0 else ["-r"]), "-m", "sh", "-c", read_only, str(home)]
+    for before, command, said in (
+        (as_user, ["policy", "explain", "python"], f"uid {uid}, read it"),
+        (mounted, ["serve", "--check"], "its file system is read-only"),
+        (mounted, ["secrets", "set", "openai"], "Mount it writable"),
+    ):
+        done = subprocess.run(
+            [*before, sys.executable, "-m", "bridgehold", *command],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "BRIDGEHOLD_HOME": str(home)},
+            input="sk-0123456789",
+            cwd="/",
+            timeout=60,
+        )
+        assert (done.returncode != 0, said in " ".join(done.stderr.split())) == (True, True), done
+
+
 @pytest.mark.parametrize(("closed", "missing"), CLOSED[: 3 if os.getuid() == 0 else 2])
 def test_folders_that_the_services_user_cannot_write_are_seen_before_a_start(
     tmp_path: Path, closed: str, missing: str

@@ -169,7 +169,7 @@ class Filling:
         return self._id - int(begun)
 
     def _segment(self, known: Known, segment: Segment, *, last: bool) -> None:
-        stat = _stat(segment.path)
+        stat = stat_of(segment.path)
         if stat == known.stat:
             return
         digest = hashlib.sha256()
@@ -241,7 +241,7 @@ class Filling:
         self._first, self._texts, self._size = self._id + 1, [], 0
 
 
-def _stat(path: Path) -> str:
+def stat_of(path: Path) -> str:
     """What changes with a file: where it lies, its size and its times."""
     descriptor = open_segment(path)
     try:
@@ -254,7 +254,7 @@ def _stat(path: Path) -> str:
 def is_fresh(connection: sqlite3.Connection, audit: Path) -> bool:
     """Whether nothing on the disk has changed since it was filled."""
     known = [(name, stat) for name, stat in connection.execute("SELECT name, stat FROM segments ORDER BY id")]
-    return known == [(name, _stat(segment.path)) for name, segment in segments_of(audit)]
+    return known == [(name, stat_of(segment.path)) for name, segment in segments_of(audit)]
 
 
 def _feed(digest: hashlib._Hash, path: Path, begin: int, end: int) -> None:

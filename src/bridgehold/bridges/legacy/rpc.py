@@ -26,6 +26,8 @@ _WORKER_ID = re.compile(r"python-[0-9]{1,24}")
 _MOST_SEARCHED, _MOST_SHOWN = 4 * 1024 * 1024, 256 * 1024
 """Bytes of a command's parameters that are decoded and looked through, and of a tool's that are for the
 audit; of those past it sizes are said."""
+_MOST_TOLD = 64 * 1024
+"""Of one event of telemetry: some names and numbers."""
 _MOST_VALUES, _VALUE = 100_000, 72
 """Of all parameters of a call: marks between values, past which sizes are said; and bytes that each mark may
 come to: an empty table has two on the wire."""
@@ -44,6 +46,8 @@ class Method(msgspec.Struct, frozen=True, kw_only=True):
     """Whether its request's third field is a worker's id."""
     answers: bool = False
     """Whether its answer says by its fields 1 and 3 whether it succeeded, and why not."""
+    most: int = 1 << 62
+    """Bytes of one message of either way, within what the policy allows."""
 
 
 _SESSIONS = tuple(
@@ -57,7 +61,7 @@ TO_WORKER: Mapping[str, Method] = {
         *_SESSIONS,
         Method(name="ExecuteTool", kind="command", answers=True),
         Method(name="ExecuteStreamingTool", kind="command"),
-        Method(name="StreamTelemetry", session=False, streams=True),
+        Method(name="StreamTelemetry", session=False, streams=True, most=_MOST_TOLD),
     )
 }
 """What a BEAM calls in its worker."""
