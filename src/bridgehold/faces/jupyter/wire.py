@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import time
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -17,6 +19,8 @@ from bridgehold.errors import UsageError
 
 _LINGER_MS = 1_000
 _MOST_FILE = 64 * 1024
+_TAKEN_SECONDS, _PAUSE_SECONDS = 10.0, 0.05
+"""A front end chooses free ports before its kernel takes them: who has one by then may soon leave it."""
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Channel = Literal["shell", "control", "stdin"]
@@ -77,11 +81,16 @@ class Wire:
         made = self._context.socket(kind)
         made.linger = _LINGER_MS
         made.sndhwm = 0  # what one cell says is bounded; a message that is dropped is missed for ever
-        try:
-            made.bind(address)
-        except zmq.ZMQError as error:
-            raise UsageError(f"nothing can listen there: {error.strerror}", where=address) from error
-        return made
+        until = time.monotonic() + _TAKEN_SECONDS
+        while True:
+            try:
+                made.bind(address)
+            except zmq.ZMQError as error:
+                if error.errno == errno.EADDRINUSE and time.monotonic() < until:
+                    time.sleep(_PAUSE_SECONDS)
+                    continue
+                raise UsageError(f"nothing can listen there: {error.strerror}", where=address) from error
+            return made
 
     def close(self) -> None:
         """What was sent goes out first, within a second."""
