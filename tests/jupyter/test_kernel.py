@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +15,7 @@ import jupyter_kernel_test
 import nbformat
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
-from jupyter_client.manager import KernelManager, start_new_kernel
+from jupyter_client.manager import AsyncKernelManager, KernelManager
 from jupyter_client.session import Session
 from nbclient import NotebookClient
 
@@ -36,11 +37,30 @@ print('\\x1b]52;c;AAAA\\x07\\x1b[31mred\\x1b[0m\\x9b2J')
 """
 
 
+def sockets() -> dict[str, Any]:
+    """Sockets in a folder of their own: a free port is chosen by one process, and taken by another."""
+    return {
+        "kernel_name": "sandbox",
+        "transport": "ipc",
+        "ip": f"{tempfile.mkdtemp(dir=os.environ['BRIDGEHOLD_HOME'])}/k",
+    }
+
+
+def start() -> tuple[KernelManager, BlockingKernelClient]:
+    """A kernel with its session."""
+    manager = KernelManager(**sockets())
+    manager.start_kernel()
+    client = manager.client()
+    client.start_channels()
+    client.wait_for_ready(timeout=SECONDS)
+    client.execute_interactive("pass", timeout=SECONDS)
+    return manager, client
+
+
 @pytest.fixture(scope="module")
 def started(home: Path) -> Iterator[tuple[KernelManager, BlockingKernelClient]]:
-    manager, client = start_new_kernel(kernel_name="sandbox")
+    manager, client = start()
     try:
-        client.execute_interactive("pass", timeout=SECONDS)
         yield manager, client
     finally:
         client.stop_channels()
@@ -102,8 +122,7 @@ class TestUpstream(jupyter_kernel_test.KernelTests):
 
     @classmethod
     def setUpClass(cls) -> None:
-        super().setUpClass()
-        cls.kc.execute_interactive("pass", timeout=SECONDS)  # its own times are for a session that is there
+        cls.km, cls.kc = start()
 
 
 def test_a_notebook_is_run_by_nbclient(home: Path) -> None:
@@ -117,7 +136,8 @@ def test_a_notebook_is_run_by_nbclient(home: Path) -> None:
     file = home / "book.ipynb"
     nbformat.write(book, file)
     book = nbformat.read(file, as_version=4)
-    client = NotebookClient(book, kernel_name="sandbox", timeout=SECONDS, allow_errors=True)
+    manager = AsyncKernelManager(**sockets())
+    client = NotebookClient(book, km=manager, timeout=SECONDS, allow_errors=True)
     with client.setup_kernel():
         for number, cell in enumerate(book.cells):
             client.execute_cell(cell, number)
