@@ -184,6 +184,7 @@ QUESTIONS = {
     "a command by its id": "assert len(list(query(audit, Query(command='c-0000000000250007')))) == 2",
     "a text that is nowhere": "assert not list(query(audit, Query(text='nowhere at all')))",
     "why of a command in the middle": "assert story(audit, 'c-0000000000250007').related",
+    "why of a command among the oldest": "assert story(audit, 'c-0000000000000007').related",
     "why of the newest command": f"assert story(audit, 'c-{MANY // 2 - 1:016d}').related",
 }
 
@@ -223,6 +224,17 @@ with Desk.open(Path(sys.argv[1]), Path(sys.argv[2])) as desk:
 assert (len(found) > 0) is {some}
 print((time.process_time() - began) * 1000, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
+WHY = """
+import resource, sys, time
+from pathlib import Path
+from bridgehold.audit.reading.desk import Desk
+began = time.process_time()
+with Desk.as_it_is(Path(sys.argv[1]), Path(sys.argv[2])) as desk:
+    assert desk.indexed
+    assert desk.story({name!r}).related
+print((time.process_time() - began) * 1000, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+TOLD = {"in the middle": "c-0000000000250007", "among the oldest": "c-0000000000000007"}
 FILTERS = {
     "": True,
     "kind = command.refused": True,
@@ -254,6 +266,9 @@ def measure_index(folder: Path) -> list[Row]:
     for question, some in FILTERS.items():
         took = [run(FILTER.format(question=question, some=some))[0] for _ in range(3)]
         rows.append(row(f"by the index: {question or 'everything'}", median(took), "ms", most=500))
+    for where, name in TOLD.items():
+        told = [run(WHY.format(name=name))[0] for _ in range(3)]
+        rows.append(row(f"by the index: why of a command {where}", median(told), "ms", most=500))
     return rows
 
 

@@ -28,7 +28,8 @@ from bridgehold.audit.reading.linear import Hit, every_hit, matches
 from bridgehold.audit.reading.syntax import EVERYTHING, AnyOf, Compare, Expression, Not, Text, both, equal
 from bridgehold.audit.reading.tallies import Tally
 from bridgehold.audit.segments import folder_name
-from bridgehold.errors import AuditError, UsageError
+from bridgehold.audit.why import Lines, read_lines, story
+from bridgehold.errors import AuditError, NotFoundError, UsageError
 
 INSTANCE = "i-0123456789ab"
 WORDS = [
@@ -221,6 +222,33 @@ def ask(audit: Path, cache: Path | None, question: str, limit: int = 100) -> lis
     with Desk.open(audit, cache) as desk:
         assert desk.indexed is (cache is not None)
         return places(desk.select(parse(question), limit=limit))
+
+
+def test_a_session_has_the_framework_that_its_own_tenant_opened_it_with(audit: Path, tmp_path: Path) -> None:
+    def of(kind: str, **fields: object) -> tuple[str, list[tuple[str, object, int]]]:
+        return kind, [(name, value, 0) for name, value in fields.items()]
+
+    lines: list[object] = [
+        of("session.opened", tenant="acme", session="s-1", bridge="dspy"),
+        of("session.opened", tenant="umbra", session="s-1", bridge="python"),
+        of("egress.refused", tenant="acme", session="s-1"),
+    ]
+    write(audit, [lines], torn=False)
+    more: list[object] = [
+        of("session.opened", tenant="umbra", session="s-2", bridge="python"),
+        of("egress.refused", tenant="acme", session="s-1"),
+        of("egress.refused", tenant="umbra", session="s-1"),
+        of("egress.refused", tenant="acme", session="s-2"),
+    ]
+    for expected in ((1, 0, 0), (2, 1, 1)):
+        for cache in (None, tmp_path / "cache"):
+            for framework, count in zip(("dspy", "python", ""), expected, strict=True):
+                assert len(ask(audit, cache, f'kind = egress.refused and framework = "{framework}"')) == count
+        if expected[0] == 1:
+            (segment,) = audit.glob("*/*.jsonl")
+            text = b"".join(line(4 + at, *one) for at, one in enumerate(more))  # type: ignore[misc]
+            with segment.open("ab") as file:
+                file.write(text)
 
 
 def filled(audit: Path, filler: Callable[..., Filler]) -> None:
@@ -442,3 +470,74 @@ def test_the_shorter_look_at_a_line_finds_what_the_longer_one_finds(noise: bytes
 def test_the_reference_names_every_field_with_its_type() -> None:
     page = (Path(__file__).parents[2] / "docs/reference/query.md").read_text()
     assert {name for name in FIELDS if f"`{name}`" not in page} == set()
+
+
+TOLD = [
+    "session.opened", "session.closed", "command.intent", "command.outcome", "command.refused", "egress.intent",
+    "egress.outcome", "grant.resolved", "worker.started",
+]  # fmt: skip
+TIED = st.tuples(
+    st.sampled_from(TOLD),
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("command"), st.sampled_from(["c-1", "c-2", "c-/a"]), st.integers(0, 1)),
+            st.tuples(st.just("session"), st.sampled_from(["s-1", "s-2"]), st.integers(0, 1)),
+            st.tuples(
+                st.just("intent"), st.integers(1, 9).map(lambda one: f"{INSTANCE}.{one}"), st.integers(0, 1)
+            ),
+            st.tuples(
+                st.sampled_from(["digest", "grant"]), st.sampled_from(["d-1", "d-2"]), st.integers(0, 1)
+            ),
+            st.tuples(st.sampled_from(["command", "ms", "rule"]), VALUES, st.integers(0, 1)),
+        ),
+        max_size=5,
+    ),
+)
+SEGMENTS = st.lists(st.lists(st.one_of(TIED, TIED, LINES), max_size=8), max_size=3)
+
+
+@given(SEGMENTS, SEGMENTS)
+@settings(max_examples=25, deadline=None)
+def test_a_story_by_the_index_is_the_one_that_is_read(
+    known: list[list[object]], later: list[list[object]]
+) -> None:
+    """Whatever the index has of it: all, what stood there before more was written, or nothing."""
+    with tempfile.TemporaryDirectory(prefix="bh-desk-") as home:
+        audit, cache = Path(home) / "audit", Path(home) / "cache"
+        audit.mkdir()
+        names = ["c-1", "c-/a", "c-3", *(f"{INSTANCE}.{seq}" for seq in range(1, 10))]
+        for segments in (known, later):
+            write(audit, segments, torn=False)
+            if segments is known:
+                Desk.open(audit, cache).close()
+            with Desk.as_it_is(audit, cache) as desk:
+                assert desk.indexed
+                for name in names:
+                    assert _story(audit, name, desk._tied) == _story(audit, name) == _story(desk, name), name
+
+
+def _story(place: Path | Desk, name: str, lines: Lines = read_lines) -> object:
+    try:
+        return place.story(name) if isinstance(place, Desk) else story(place, name, lines)
+    except NotFoundError as error:
+        return error.message
+
+
+def test_a_story_is_told_without_an_index_that_can_be_believed(audit: Path, tmp_path: Path) -> None:
+    """None, one of another audit's rows, or one in which many names look alike."""
+    told = [("command.intent", [("command", "c-1", 0)])] + [("command.outcome", [("command", "c-2", 0)])] * 9
+    write(audit, [list(told)], torn=False)
+    wanted = story(audit, "c-2")
+    with Desk.as_it_is(audit, tmp_path / "cache") as desk:
+        assert not desk.indexed
+        assert desk.story("c-2") == wanted
+    Desk.open(audit, tmp_path / "cache").close()
+    (index,) = (tmp_path / "cache").glob("*.sqlite")
+    for spoil in ("UPDATE events SET offset = offset + 1", "DELETE FROM events", "DROP TABLE segments"):
+        with contextlib.closing(sqlite3.connect(index)) as db:
+            db.execute(spoil)
+            db.commit()
+        with Desk.as_it_is(audit, tmp_path / "cache") as desk:
+            assert desk.story("c-2") == wanted
+            with pytest.raises(NotFoundError):
+                desk.story("c-3")

@@ -8,6 +8,7 @@ from bridgehold.audit.client import undone
 from bridgehold.audit.entries import Entry
 from bridgehold.audit.events import EgressIntent
 from bridgehold.audit.usage import Used, fold
+from bridgehold.faces.cli.policy_acts import acts_of
 from bridgehold.keeper.budgets import Budgets
 
 
@@ -65,6 +66,20 @@ def test_a_time_and_a_tenant_bound_it_and_a_session_from_before_keeps_its_bridge
         ("dspy", "openai", 0, 2),
     ]
     assert fold(ENTRIES, until="2026-11-20") == []
+
+
+def test_another_tenants_line_says_nothing_of_a_session_of_the_same_id() -> None:
+    planted = entry("session.opened", "2026-11-20T10:00", "umbra", "s1", bridge="python")
+    found = fold([ENTRIES[0], planted, *ENTRIES[1:]])
+    assert [one for one in found if one.tenant == "acme"] == [
+        one for one in fold(ENTRIES) if one.tenant == "acme"
+    ]
+    ran = [
+        entry("command.intent", "2026-11-20T10:01", tenant, "s1", operation="x", rule="r")
+        for tenant in ("acme", "umbra")
+    ]
+    acts = list(acts_of([ENTRIES[0], planted, *ran], {}))
+    assert {(one.tenant, one.bridge) for one in acts} == {("acme", "dspy"), ("umbra", "python")}
 
 
 def test_usage_and_budgets_count_the_same() -> None:

@@ -135,7 +135,7 @@ def test_every_fault_is_named_at_once_with_line_and_nearest_key() -> None:
         ('python = ">=3.11"', 'python = "three"', "a specifier such as"),
         ('lock = "requirements.lock"', 'lock = "../../etc/passwd"', "a file below the bridge's folder"),
         ('lock = "requirements.lock"', 'lock = "/etc/passwd"', "a file below the bridge's folder"),
-        ('lock = "requirements.lock"', "", "lock: missing"),
+        ('lock = "requirements.lock"', "", 'write `lock = "requirements.lock"`'),
         ('"email.message"', '"os; import x"', "is no module"),
         ('"/models/*"', '"/../secret"', "is no path such as"),
         ('"/models/*"', '"models"', "is no path such as"),

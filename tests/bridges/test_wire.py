@@ -311,3 +311,22 @@ def test_no_text_takes_more_than_linear_time(body: bytes) -> None:
     """Would run into the suite's time limit for minutes if a scan were quadratic."""
     with contextlib.suppress(strict.StrictError):
         strict.loads(body)
+
+
+@pytest.mark.parametrize("item", [b"{}", b"[]", b"1", b'"a"', b'{"a":1}', b"[[]]"])
+def test_more_values_than_one_decode_may_make_are_refused_before_any_is_made(
+    item: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decode can't be made in turns: the bound is what one of them keeps its loop for."""
+    made: list[bytes] = []
+    monkeypatch.setattr(strict, "_decode", made.append)
+    most = 1_000
+    for body in (
+        b"[" + item + (b"," + item) * most + b"]",
+        b'{"a":' + item + (b',"b":' + item) * most + b"}",
+    ):
+        with pytest.raises(strict.StrictError, match=f"more than {most} values") as refused:
+            strict.loads(body, max_values=most)
+        assert refused.value.reason == "values"
+    assert not made
+    assert strict.MAX_VALUES == 1_000_000

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from bridgehold.errors import DeniedError
 from bridgehold.faces.cli.commands import app
+from bridgehold.faces.render import print_error
 
 SOURCE = Path(__file__).parents[2] / "src"
 DOCS = Path(__file__).parents[2]
@@ -128,3 +130,13 @@ def test_every_command_of_the_documents_exists() -> None:
 )
 def test_the_check_sees_what_is_wrong(line: str, right: bool) -> None:
     assert (fault(line) == "") is right
+
+
+@pytest.mark.parametrize(
+    ("hint", "remedy"), [("", []), ("No bridge has it. ", ["  remedy No bridge has it."])]
+)
+def test_the_way_to_the_story_is_shown_once(
+    capsys: pytest.CaptureFixture[str], hint: str, remedy: list[str]
+) -> None:
+    print_error(DeniedError("no", hint=f"{hint}bridgehold why i-1.2", event="i-1.2"), as_json=False)
+    assert capsys.readouterr().err.splitlines() == ["denied: no", *remedy, "  more   bridgehold why i-1.2"]

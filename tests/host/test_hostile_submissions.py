@@ -171,6 +171,18 @@ def test_nothing_is_taken_that_runs_in_place_of_what_is_read(path: str) -> None:
     files = [("bridge.toml", b""), ("mine.py", b""), (path, b"x")]
     assert "in place of the source" in refused(lambda: bundle.bundle(files)).message
     bundle.bundle([("bridge.toml", b""), ("inner/mine.so", b""), ("mine.py", b"")])
+    for one, other in (
+        ("mine.py", "mine/__init__.py"),
+        ("mine.py", "mine/inner/more.py"),
+        ("mine.py", "MINE/more.py"),
+        ("a/mine.py", "a/mine/__init__.cpython-311-x86_64-linux-gnu.so"),
+        ("mine.so", "mine/__init__.py"),
+        ("mine.abi3.so", "mine.cpython-311-x86_64-linux-gnu.so"),
+    ):
+        files = [("bridge.toml", b""), (one, b"a"), (other, b"b")]
+        assert "two homes of one module" in refused(lambda files=files: bundle.bundle(files)).message
+    for beside in ("mine/data.json", "mine.txt", "minelike/mine.py", "mine/mine.txt", "other/__init__.py"):
+        bundle.bundle([("bridge.toml", b""), ("mine.py", b""), (beside, b"")])
     forged = bundle.Bundle(files=tuple(bundle.BundleFile(*one) for one in files))
     assert isinstance(refused(lambda: bundle.decode(bundle.encode(forged))), UsageError)
 

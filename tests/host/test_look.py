@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -24,6 +25,7 @@ from bridgehold.faces.bench.figures import Figure, figure, spread
 from bridgehold.faces.cli.border import guarded
 from bridgehold.faces.cli.commands import app
 from bridgehold.faces.cli.tree import OPTIONS, TREE, Command, Group, page
+from bridgehold.faces.jupyter import installed
 from bridgehold.faces.layout import Column, cells, dim, fold, grouped, number, paragraph, table
 from bridgehold.sandbox.doctor.model import Check
 
@@ -62,6 +64,13 @@ class Scene:
         )
         self.denied = self._event(client, "python:reset", {})
         self.written = layout.state / "report.html"
+        kernel: dict[str, Any] = {
+            "display_name": "",
+            "bridge": "python",
+            "tenant": "local",
+            "trust_forms": False,
+        }
+        installed.install("a-kernel-with-a-long-name", **kernel, prefix=None)
         self.artifact = client.put(b"x" * 5_000, name="a file.txt").digest
 
     @staticmethod
@@ -77,6 +86,7 @@ def scene() -> Iterator[Scene]:
         Path(folder).chmod(0o755)
         patch.setenv("BRIDGEHOLD_HOME", folder)
         patch.setenv("XDG_CACHE_HOME", f"{folder}/cache")
+        patch.setenv("JUPYTER_DATA_DIR", f"{folder}/jupyter")
         layout = find_layout({"BRIDGEHOLD_HOME": folder}, 0)
         for place in (layout.policies, layout.tenants, layout.bridges):
             place.mkdir(parents=True)
@@ -158,6 +168,9 @@ SHOWN: list[tuple[tuple[str, ...], list[str]]] = [
     (("why", "{failed}"), ["command.outcome", "{failed}"]),
     (("why", "{denied}"), ["{denied}", "operations.deny[0]"]),
     (("reload",), []),
+    (("jupyter", "install", "--name", "a-kernel-with-a-long-name"), ["a-kernel-with-a-long-name"]),
+    (("jupyter", "list"), ["a-kernel-with-a-long-name", "framed"]),
+    (("jupyter", "uninstall", "nothing"), []),
     (("run", "python:execute", "--args", '{"code": "raise ValueError(\'no \' * 60)"}'), []),
     (("run", "python:nothing"), []),
     (("top", "--looks", "1"), ["a-session-with-a-long-name", "python:execute"]),
@@ -489,6 +502,36 @@ def open_to_others(folder: Path) -> None:
         facts = place.stat()
         if facts.st_uid == os.getuid() and facts.st_mode & 0o005 != 0o005:
             place.chmod(0o755)
+
+
+def test_what_may_not_be_read_or_written_says_by_whom_or_why(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    for folder in ("config/policies", "state", "run"):
+        (home / folder).mkdir(parents=True)
+    policy = home / "config/policies/python.toml"
+    policy.write_text('extends = "python"\n')
+    policy.chmod(0o600 if os.getuid() == 0 else 0)
+    open_to_others(home / "config/policies")
+    uid = os.getuid() or 65534
+    as_user = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"] if os.getuid() == 0 else []
+    read_only = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+    mounted = ["unshare", *([] if os.getuid() == 0 else ["-r"]), "-m", "sh", "-c", read_only, str(home)]
+    for before, command, said in (
+        (as_user, ["policy", "explain", "python"], f"uid {uid}, read it"),
+        (mounted, ["serve", "--check"], "its file system is read-only"),
+        (mounted, ["secrets", "set", "openai"], "Mount it writable"),
+    ):
+        done = subprocess.run(
+            [*before, sys.executable, "-m", "bridgehold", *command],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "BRIDGEHOLD_HOME": str(home)},
+            input="sk-0123456789",
+            cwd="/",
+            timeout=240,
+        )
+        assert (done.returncode != 0, said in " ".join(done.stderr.split())) == (True, True), done
 
 
 @pytest.mark.parametrize(("closed", "missing"), CLOSED[: 3 if os.getuid() == 0 else 2])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ import pytest
 from bridgehold import BridgeholdError, SyncClient
 from bridgehold.bridges import bundle
 from bridgehold.client.submit import packed
+from bridgehold.errors import NotFoundError
 from envs.envs_kit import make_wheel
 from hostile.stage import BRIDGE, KINDS_OF_HOSTS, MANIFEST, POLICY, Stage, stage
 from waiting import until
@@ -119,7 +122,17 @@ def test_from_archive_to_sessions_and_back(host: Stage, tmp_path: Path, start: s
         assert says("old") == "first"
         host.client.request("bridge.rollback", {"bridge": name, "tenant": whose})
         assert (says("back"), says("new"), says("old")) == ("first", "second", "first")
-        host.client.request("bridge.rollback", {"bridge": name, "tenant": whose})
+        for asked, expected in (
+            ({"bridge": f"{name}s", "tenant": whose}, f"(nearest: '{name}')"),
+            ({"bridge": name, "tenant": "local"}, f"--tenant {whose}"),
+        ):
+            with pytest.raises(NotFoundError) as caught:
+                host.client.request("bridge.rollback", asked)
+            assert expected in f"{caught.value.message} {caught.value.hint}"
+        typed = [sys.executable, "-m", "bridgehold", "bridge", "rollback", name, "--tenant", whose]
+        home = {**os.environ, "BRIDGEHOLD_HOME": str(host.layout.config.parent)}
+        done = subprocess.run(typed, env=home, capture_output=True, text=True, check=True)
+        assert "3 that run keep what they began with" in done.stdout
         assert code_of(lambda: says("none")) in ("denied", "not_found")  # it was there, and is gone
 
 

@@ -117,10 +117,11 @@ def test_a_lost_stream_goes_on_where_it_was(face: HttpStage) -> None:
         for path in ("long-one", "never-was"):
             foreign = await rival.ask("GET", f"/v1/commands/{path}/events", headers=STREAM)
             assert (foreign.status, foreign.code) == (404, "not_found")
-        wrong = await acme.ask(
-            "GET", "/v1/commands/long-one/events", headers={**STREAM, "Last-Event-ID": "x"}
-        )
-        assert (wrong.status, wrong.body["where"]) == (400, "Last-Event-ID")
+        for number in ("x", "14", "999999"):
+            wrong = await acme.ask(
+                "GET", "/v1/commands/long-one/events", headers={**STREAM, "Last-Event-ID": number}
+            )
+            assert (wrong.status, wrong.body["where"]) == (400, "Last-Event-ID")
         plain = await acme.ask("POST", "/v1/run", {**body, "id": "plain"})
         assert (plain.status, plain.body["where"]) == (400, "resumable")
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
+import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -22,6 +26,8 @@ sys.path.append(str(SCRIPTS))
 import rpcwire
 from rpcwire import field, pair
 
+BUNDLE = 33
+"""Sockets that are made in a worker's network before it runs: where it calls back, and those that lead to it."""
 TOOLS = '[tools]\nallow = ["*"]\ndeny = ["forbidden"]\n'
 
 
@@ -47,6 +53,7 @@ class Beam:
     def __init__(self, host: Stage, program: Path, folder: Path, port: int = 0) -> None:
         """`port`: another's, that the worker is told to call back at."""
         self.asked: list[tuple[str, bytes]] = []
+        self.deaf = False
         self.port, self.connections = rpcwire.listen(self.serve)
         self.port = port or self.port
         self.ready = folder / "ready"
@@ -72,6 +79,8 @@ class Beam:
 
     def serve(self, name: str, message: bytes) -> Iterator[bytes]:
         self.asked.append((name, message))
+        if name == "Heartbeat" and self.deaf:
+            raise TimeoutError
         yield field(1, 1) + (field(2, field(2, b"42")) if name == "ExecuteElixirTool" else b"")
 
     def dial(self) -> rpcwire.Connection:
@@ -187,6 +196,19 @@ def test_what_is_refused_says_by_which_rule_and_event(
     assert told(host, "command.refused", ref=reply.headers["bridgehold-event"])
     key = ask(worker, "echo", "s1", api_key="sk-proj-0123456789abcdefghijklmnopqrstuvwxyz")
     assert (key.status, key.headers["bridgehold-rule"]) == (7, "inline_keys")
+    for odd in (  # what nobody has looked through may hold one
+        json.dumps([[]] * 60_000).encode(),
+        b"\x08\x05",
+        b"\x0a\x03\xff\xfe\xfd",
+    ):
+        message = field(1, "s1") + field(2, "echo") + pair(3, "big", field(1, "json") + field(2, odd))
+        unseen = worker.call("ExecuteTool", message)
+        assert (unseen.status, unseen.headers["bridgehold-rule"]) == (7, "inline_keys")
+        assert "'big'" in unquote(unseen.headers["grpc-message"])
+    hidden = field(2, field(1, "key sk-proj-0123456789abcdefghijklmnopqrstuvwxyz"))
+    plain = worker.call("ExecuteTool", field(1, "s1") + field(2, "echo") + pair(3, "api_key", hidden))
+    assert (plain.status, plain.headers["bridgehold-rule"]) == (7, "inline_keys")
+    assert len(run(worker, "echo", text="word " * 80_000)["text"]) == 400_000
     unknown = worker.call("RegisterTools", field(1, "s1"))
     assert (unknown.status, unknown.headers["bridgehold-rule"]) == (7, "rpc")
     twice = worker.call("ExecuteTool", field(1, "s1") + field(2, "echo") + field(2, "forbidden"))
@@ -245,6 +267,94 @@ def test_a_hostile_worker_reaches_no_other_session_and_stops_nobody(
     assert run(worker, "flood", streams=300)["status"] == 0
     assert run(neighbour, "echo", "theirs", n=2) == {"n": 2}
     assert worker.call("Ping").status == 0
+
+
+def test_telemetry_streams_both_ways_within_bounds_and_apart_from_calls(
+    host: Stage, beams: Callable[[str], Beam]
+) -> None:
+    beam = beams(PROFILES["fork"])
+    worker = beam.dial()
+    stream, told_back = worker.begin("StreamTelemetry", end=False)
+    seen = [field(1, "python.started")]
+    until(lambda: told_back.messages == seen)  # it speaks first, while the other side's stream is open
+    for number in range(200):
+        seen.append(field(1, f"control-{number}"))
+        worker.send(stream, rpcwire.framed(seen[-1]))
+    until(lambda: told_back.messages == seen)
+    assert run(worker, "echo", n=1) == {"n": 1}
+    worker.send(stream, rpcwire.framed(field(1, "last")), end=True)
+    assert told_back.done.wait(30)
+    assert (told_back.status, told_back.messages) == (0, [*seen, field(1, "last")])
+
+    _, large = worker.begin("StreamTelemetry", field(1, b"x" * 65_536), end=False)
+    stream, flood = worker.begin("StreamTelemetry", field(2, 65_536), end=False)
+    for reply in (large, flood):
+        assert reply.done.wait(30)
+        assert (reply.status, "are allowed" in reply.headers["grpc-message"]) == (8, True)
+    back = run(worker, "ask", name="StreamTelemetry", message=field(1, "s1").hex())
+    assert (back["status"], back["rule"]) == (7, "rpc")
+    assert run(worker, "echo", n=2) == {"n": 2}
+    events = [one for one in host.events("command.intent") if "elemetry" in str(one["operation"])]
+    assert events == []
+
+
+def descendants(pid: int) -> list[int]:
+    children: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            children += map(int, (task / "children").read_text().split())
+    return children + [below for child in children for below in descendants(child)]
+
+
+def sockets_inside(host: Stage) -> set[str]:
+    """Those that processes of the host hold and that are in no table of this network: a sandbox's."""
+    held: set[str] = set()
+    for pid in (host.supervisor, *descendants(host.supervisor)):
+        with contextlib.suppress(OSError):
+            for name in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):
+                    held.add(os.readlink(f"/proc/{pid}/fd/{name}"))
+    tables = [Path(f"/proc/net/{name}").read_text() for name in ("tcp", "tcp6", "unix", "udp", "netlink")]
+    known = {word for table in tables for word in table.split()}
+    return {one for one in held if one.startswith("socket:") and one[8:-1] not in known}
+
+
+@pytest.mark.parametrize("start", PROFILES)
+def test_nothing_stays_of_a_worker_however_it_or_its_starter_ends(
+    host: Stage, beams: Callable[[str], Beam], start: str
+) -> None:
+    """Its group is killed; its heartbeats are lost; its starter is gone."""
+    until(lambda: not host.client.sessions())
+    killed, deaf, left = (beams(PROFILES[start]) for _ in range(3))
+    sessions = []
+    for beam in (killed, deaf, left):
+        worker = beam.dial()
+        assert run(worker, "beat", "s1", interval=0.05, most=3) == {}
+        until(lambda beam=beam: ("Heartbeat", field(1, "s1")) in beam.asked)
+        intent = host.events("command.intent")[-1]
+        assert intent["operation"] == f"{PROFILES[start]}:beat"
+        sessions.append((beam, worker, intent["session"], beam.ready.read_text()))
+    held = sockets_inside(host)
+    assert len(held) >= 3 * BUNDLE
+    assert os.getpgid(killed.process.pid) == killed.process.pid
+    assert worker.call("Ping").status == 0
+
+    os.killpg(killed.process.pid, signal.SIGKILL)
+    deaf.deaf = True
+    rpcwire.leave(left.port, left.connections)
+    assert [one.process.wait(60) for one in (killed, deaf, left)] == [-signal.SIGKILL, 71, 71]
+    for beam, dialled, session, port in sessions:
+        told(host, "session.closed", session=session)
+        assert session not in [one.session for one in host.client.sessions()]
+        until(lambda dialled=dialled: dialled.closed)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", int(port)), 10)
+        assert beam.ready.exists() == (beam is killed)  # who is killed takes nothing back
+        with pytest.raises(ProcessLookupError):
+            os.killpg(beam.process.pid, 0)
+    until(
+        lambda: len(held - sockets_inside(host)) >= 3 * BUNDLE
+    )  # one that waits for the next worker may stay
 
 
 _OTHER: dict[str, Any] = {"user": 65534, "group": 65534, "extra_groups": [], "text": True}

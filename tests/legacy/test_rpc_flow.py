@@ -6,6 +6,7 @@ import asyncio
 import gc
 import socket
 import sys
+import time
 import tracemalloc
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from types import SimpleNamespace
@@ -401,6 +402,49 @@ def test_calls_that_wait_for_a_decision_are_bounded_however_they_are_given_up() 
     with pytest.raises(BusyError):
         judge.judge(cast(Call, Given()), message)
     assert len(waiting) == 256
+    for one in waiting:
+        one.close()
+
+
+def test_calls_back_that_nobody_judges_reach_their_beam_at_a_pace_and_past_it_wait() -> None:
+    waiting: list[Coroutine[None, None, None]] = []
+    passed: list[int] = []
+
+    class Held:
+        sessions: Mapping[str, str] = {"s": ""}
+
+        def spawn(self, work: Coroutine[None, None, None]) -> None:
+            waiting.append(work)
+
+        def hold(self, size: int) -> None:
+            assert size == 0
+
+    class Given:
+        def __init__(self, name: str) -> None:
+            self.method = rpc.FROM_WORKER[name]
+
+        def let_through(self) -> None:
+            passed.append(1)
+
+    judge = Callbacks(cast(Any, Held()), CommandRates())
+
+    def ask_many() -> None:
+        for _ in range(100_000):
+            for name, message in (
+                ("Ping", b""),
+                ("Heartbeat", b"\x0a\x01s"),
+                ("GetExposedElixirTools", b"\x0a\x01s"),
+            ):
+                judge.judge(cast(Call, Given(name)), memoryview(message))
+
+    began = time.monotonic()
+    with pytest.raises(BusyError):
+        ask_many()
+    assert 200 <= len(passed) <= 200 + 50 * (time.monotonic() - began + 1)
+    assert len(waiting) == 256
+    before = len(passed)
+    asyncio.run(asyncio.wait_for(cast(Any, waiting.pop(0)), 30))
+    assert len(passed) == before + 1
     for one in waiting:
         one.close()
 

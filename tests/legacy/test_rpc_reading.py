@@ -63,6 +63,27 @@ def test_what_reads_two_ways_is_refused(data: bytes) -> None:
         rpc.read_request(EXECUTE, data)
 
 
+def test_of_a_commands_parameters_all_is_looked_at_or_said_to_be_unread() -> None:
+    def found(*values: bytes, method: rpc.Method = EXECUTE) -> tuple[list[object], list[str]]:
+        pairs = (pair(3, f"p{at}", field(1, "json") + field(2, one)) for at, one in enumerate(values))
+        facts = rpc.read_request(method, field(1, "s") + field(2, "t") + b"".join(pairs))
+        return list(facts.parameters.values()), list(facts.unread)
+
+    text = b'"' + b"x" * (300 * 1024) + b'"'
+    assert found(b"{}", text, field(1, "plain"), field(1, '["a"]'), b"") == (
+        [{}, "x" * (300 * 1024), "plain", ["a"], ""],
+        [],
+    )
+    assert found(text * 14, b"1") == ([f"{len(text) * 14} bytes", 1], ["p0"])
+    many = b"[" + b"1," * 60_000 + b"1]"
+    assert found(many, many)[1] == ["p1"]
+    assert found(b"[" * 5_000, b"\xff", field(1, b"\xff"), field(1, 7)) == (
+        ["5000 bytes", "1 bytes", "3 bytes", "2 bytes"],
+        ["p0", "p1", "p2", "p3"],
+    )
+    assert found(text, method=rpc.FROM_WORKER["ExecuteElixirTool"])[1] == ["p0"]
+
+
 def test_the_head_of_a_message_is_bounded() -> None:
     assert rpc.head(b"\0\0\0\0\x05", 5) == 5
     with pytest.raises(LimitError):

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -119,7 +120,7 @@ def query(audit: Path, wanted: Query) -> Iterator[Entry]:
     """The newest events that fit, oldest first. Raises `AuditError` where a file can't be read."""
     most = max(1, min(wanted.limit, _MOST))
     needle, others = _needles(wanted)
-    found: list[tuple[Path, int, int]] = []
+    found: list[scan.Place] = []
     for folder in reversed(instance_folders(audit)):
         segments = folder.segments()
         for at in range(len(segments) - 1, -1, -1):
@@ -127,7 +128,7 @@ def query(audit: Path, wanted: Query) -> Iterator[Entry]:
                 continue
             for line in scan.lines(segments[at].path, needle, newest_first=True, fold=bool(wanted.text)):
                 if all(other in line.data for other in others) and _fits(line.data, wanted):
-                    found.append((line.path, line.offset, len(line.data)))
+                    found.append(line.place)
                     if len(found) >= most:
                         break
             if len(found) >= most:
@@ -138,6 +139,24 @@ def query(audit: Path, wanted: Query) -> Iterator[Entry]:
 def field(name: str, value: str) -> bytes:
     """How ``"name":"value"`` is stored."""
     return f'"{name}":"{stored(value)}"'.encode("ascii")
+
+
+class Tie(NamedTuple):
+    """What a line has to name, and of which kinds it may be: any, if none is given."""
+
+    name: str
+    """``seq``, ``command``, ``session``, ``intent`` or ``digest``."""
+    value: str
+    kinds: tuple[str, ...] = ()
+    instance: str = ""
+    """With ``seq``."""
+
+    @property
+    def needle(self) -> bytes:
+        """What stands in each such line."""
+        if self.name == "seq":
+            return chain.start(self.instance) + f'{self.value},"time":"'.encode("ascii")
+        return field(self.name, self.value)
 
 
 def stored(text: str) -> str:

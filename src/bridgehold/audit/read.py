@@ -28,11 +28,7 @@ def read_kind(audit: Path, kind: str, tenant: str = "") -> Iterator[Entry]:
     whose = f'"tenant":"{tenant}"'.encode() if tenant else b""
     for folder in instance_folders(audit):
         for segment in folder.segments():
-            places = (
-                (line.path, line.offset, len(line.data))
-                for line in scan.lines(segment.path, needle)
-                if whose in line.data
-            )
+            places = (line.place for line in scan.lines(segment.path, needle) if whose in line.data)
             for entry in scan.entries(audit, places):
                 mine = not tenant or entry.tenant == tenant
                 if mine and (entry.kind == kind or entry.kind.startswith(f"{kind}.")):

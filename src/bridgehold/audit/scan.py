@@ -19,12 +19,28 @@ from bridgehold.errors import AuditError
 _BLOCK = 256 * 1024
 
 
+class Place(NamedTuple):
+    """Where a line stands; `number` as of `Line`."""
+
+    path: Path
+    offset: int
+    length: int
+    number: int = 0
+
+
 class Line(NamedTuple):
     """A stored line without its newline, and where it begins."""
 
     path: Path
     offset: int
     data: bytes
+    number: int = 0
+    """Of the line in its file, from 1 on; 0: not counted."""
+
+    @property
+    def place(self) -> Place:
+        """Where it stands."""
+        return Place(self.path, self.offset, len(self.data), self.number)
 
 
 def lines(
@@ -46,16 +62,16 @@ def lines(
         os.close(descriptor)
 
 
-def entries(audit: Path, found: Iterable[tuple[Path, int, int]]) -> Iterator[Entry]:
-    """The entries at (file, offset, length), which are in the order of the files, read one by one."""
+def entries(audit: Path, found: Iterable[Place]) -> Iterator[Entry]:
+    """The entries at these places, which are in the order of the files, read one by one."""
     path, descriptor, at, number = Path(), -1, 0, 1
     try:
-        for file, offset, length in found:
+        for file, offset, length, known in found:
             if file != path:
                 if descriptor >= 0:
                     os.close(descriptor)
                 path, descriptor, at, number = file, open_segment(file), 0, 1
-            number += _newlines(descriptor, at, offset)
+            number = known or number + _newlines(descriptor, at, offset)
             at = offset
             entry = parse_entry(os.pread(descriptor, length, offset), f"{file.relative_to(audit)}:{number}")
             if entry is not None:

@@ -47,14 +47,14 @@ class Usage:
     def __init__(self, *, tenant: str = "", since: str = "", until: str = "") -> None:
         """`since`, `until`: a time as the audit writes it, or its start."""
         self._tenant, self._since, self._until = tenant, since, until
-        self._bridges: dict[str, str] = {}
+        self._bridges: dict[tuple[str, str], str] = {}
         self._rows: dict[tuple[str, str, str, str], Used] = {}
         self._unfinished: dict[tuple[str, str, str], Entry] = {}
 
     def add(self, entry: Entry) -> None:
         """Count one event."""
         if entry.kind == "session.opened":
-            self._bridges[entry.session] = entry.text("bridge")
+            self._bridges[entry.tenant, entry.session] = entry.text("bridge")
         if told_again(entry):
             return
         if begun := _ENDS.get(entry.kind):
@@ -90,7 +90,7 @@ class Usage:
     def _row(
         self, rows: dict[tuple[str, str, str, str], Used], entry: Entry, provider: str = "", model: str = ""
     ) -> Used:
-        key = (entry.tenant, self._bridges.get(entry.session, ""), provider, model)
+        key = (entry.tenant, self._bridges.get((entry.tenant, entry.session), ""), provider, model)
         if key not in rows:
             rows[key] = Used(tenant=key[0], bridge=key[1], provider=provider, model=model)
         return rows[key]

@@ -4,15 +4,15 @@ would change it, and everything tied to it. Values; `bridgehold why` prints them
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
 from bridgehold.audit import chain, scan
-from bridgehold.audit.entries import Entry
+from bridgehold.audit.entries import Entry, parse_entry
 from bridgehold.audit.events import INTENT_KINDS, OUTCOME_KINDS
-from bridgehold.audit.query import ROW, field
+from bridgehold.audit.query import Tie
 from bridgehold.audit.segments import Segment, instance_folders
 from bridgehold.errors import NotFoundError
 
@@ -28,8 +28,6 @@ _SESSION_KINDS = (
 )
 
 
-_ENVELOPE = 400
-"""Within so many bytes of a line's start its kind stands."""
 _MOST_RELATED, _MOST_BYTES = 500, 8 * 1024 * 1024
 """Of one search; more is not shown either."""
 
@@ -54,15 +52,26 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     """Intent, outcome, egress and the session's own events, oldest first; without `event`."""
 
 
-def story(audit: Path, name: str) -> Story:
+Lines = Callable[[Path, Tie, bool], Iterator[scan.Line]]
+"""Lines of a segment in which a tie stands, from its begin or, if so, from its end: a few more do no harm."""
+
+
+def read_lines(path: Path, tie: Tie, newest_first: bool) -> Iterator[scan.Line]:
+    """By the bytes, without an index."""
+    return scan.lines(path, tie.needle, newest_first=newest_first)
+
+
+def story(audit: Path, name: str, lines: Lines = read_lines) -> Story:
     """The story of an event (``INSTANCE.SEQ``) or of a command (``c-…``). Raises `NotFoundError`.
 
-    Read from the segments around the event, and no further than its command and its session reach.
+    Read from the segments around the event, and no further than its command and its session reach. `lines`
+    may know where they are: the answer is the same.
     """
-    event, at = _event(audit, name)
-    related = _related(audit, event, at)
+    finder = _Finder(audit, lines)
+    event, at = finder.event(name)
+    related = finder.related(event, at)
     decider = _decider(event, related)
-    grant = _grant(at, (event, *related), audit)
+    grant = finder.grant(at, (event, *related))
     rule = decider.text("rule")
     outcome = next((e for e in (event, *related) if e.kind in OUTCOME_KINDS and _same(e, event)), None)
     code = event.text("code") or (outcome.text("code") if outcome is not None else "")
@@ -94,34 +103,115 @@ class _At(msgspec.Struct, frozen=True):
         yield from self.segments[self.index :]
 
 
-def _event(audit: Path, name: str) -> tuple[Entry, _At]:
-    parsed = chain.parse_reference(name)
-    found: tuple[Entry, _At] | None = None
-    if parsed is not None:
-        found = _by_reference(audit, *parsed)
-    elif name.startswith("c-"):
-        found = _of_command_anywhere(audit, name)
-    if found is None:
-        raise NotFoundError(
-            f"no event {name[:80]!r} in this audit",
-            hint="`bridgehold audit tail` shows references; a reference is INSTANCE.SEQ.",
-        )
-    return found
+class _Finder:
+    """Finds entries of one audit by their ties."""
 
+    def __init__(self, audit: Path, lines: Lines) -> None:
+        self._audit, self._lines = audit, lines
 
-def _by_reference(audit: Path, instance: str, seq: int) -> tuple[Entry, _At] | None:
-    """The segment that should hold it is looked at first: a line's place says its number."""
-    needle = chain.start(instance) + f'{seq},"time":"'.encode("ascii")
-    for folder in instance_folders(audit):
-        if folder.instance != instance:
-            continue
-        segments = folder.segments()
-        for index in sorted(range(len(segments)), key=lambda i: _distance(segments[i], seq)):
-            for line in scan.lines(segments[index].path, needle):
-                for entry in scan.entries(audit, [(line.path, line.offset, len(line.data))]):
-                    if (entry.instance, entry.seq) == (instance, seq):
-                        return entry, _At(segments, index)
-    return None
+    def event(self, name: str) -> tuple[Entry, _At]:
+        """The event that is asked about, and where it stands. Raises `NotFoundError`."""
+        parsed = chain.parse_reference(name)
+        found: tuple[Entry, _At] | None = None
+        if parsed is not None:
+            found = self._by_reference(*parsed)
+        elif name.startswith("c-"):
+            found = self._of_command_anywhere(name)
+        if found is None:
+            raise NotFoundError(
+                f"no event {name[:80]!r} in this audit",
+                hint="`bridgehold audit tail` shows references; a reference is INSTANCE.SEQ.",
+            )
+        return found
+
+    def _by_reference(self, instance: str, seq: int) -> tuple[Entry, _At] | None:
+        """The segment that should hold it is looked at first: a line's place says its number."""
+        tie = Tie("seq", str(seq), instance=instance)
+        for folder in instance_folders(self._audit):
+            if folder.instance != instance:
+                continue
+            segments = folder.segments()
+            for index in sorted(range(len(segments)), key=lambda i: _distance(segments[i], seq)):
+                for line in self._lines(segments[index].path, tie, False):
+                    for entry in self._entries([line.place]):
+                        if (entry.instance, entry.seq) == (instance, seq):
+                            return entry, _At(segments, index)
+        return None
+
+    def _of_command_anywhere(self, command: str) -> tuple[Entry, _At] | None:
+        """Its outcome or refusal, else the first that is found of it; the newest instances first."""
+        tie = Tie("command", command)
+        for folder in reversed(instance_folders(self._audit)):
+            segments = folder.segments()
+            for index in range(len(segments) - 1, -1, -1):
+                found = self._tied([segments[index]], tie, back=True, until=("command.intent",))
+                if not found:
+                    continue
+                entries = list(self._entries(found))
+                told = [e for e in entries if e.kind in ("command.outcome", "command.refused")]
+                if entries:
+                    return (told or entries)[-1], _At(segments, index)
+        return None
+
+    def related(self, event: Entry, at: _At) -> list[Entry]:
+        """Everything tied to it, without itself."""
+        places: list[scan.Place] = []
+        if event.command:
+            tie = Tie("command", event.command)
+            places += self._tied(at.back(), tie, back=True, until=("command.intent", "command.refused"))
+            places += self._tied(at.on(), tie, until=("command.outcome", "command.refused"))
+        if event.kind in INTENT_KINDS:
+            places += self._tied(at.on(), Tie("intent", event.ref), until=tuple(OUTCOME_KINDS))
+        if event.session:
+            tie = Tie("session", event.session, _SESSION_KINDS)
+            places += self._tied(at.back(), tie, back=True, until=("session.opened",))
+            places += self._tied(at.on(), tie, until=("session.closed",))
+        order = {segment.path: number for number, segment in enumerate(at.segments)}
+        unique = sorted(set(places), key=lambda place: (order[place.path], place.offset))
+        found = {entry.ref: entry for entry in self._entries(unique)}
+        intent = chain.parse_reference(event.text("intent"))
+        if intent is not None and event.text("intent") not in found:
+            named = self._by_reference(*intent)
+            if named is not None:
+                found[named[0].ref] = named[0]
+        found.pop(event.ref, None)
+        return list(found.values())
+
+    def _tied(
+        self, segments: Iterable[Segment], tie: Tie, *, until: tuple[str, ...], back: bool = False
+    ) -> list[scan.Place]:
+        """Places of lines with `tie`, at most so many, up to the first of `until`."""
+        found: list[scan.Place] = []
+        size = 0
+        for segment in segments:
+            for line in self._lines(segment.path, tie, back):
+                entry = parse_entry(line.data, "")
+                if entry is None or (tie.kinds and entry.kind not in tie.kinds):
+                    continue
+                own = {"command": entry.command, "session": entry.session, "intent": entry.text("intent")}
+                if own[tie.name] != tie.value:
+                    continue
+                found.append(line.place)
+                size += len(line.data)
+                if entry.kind in until or len(found) >= _MOST_RELATED or size > _MOST_BYTES:
+                    return found[::-1] if back else found
+        return found[::-1] if back else found
+
+    def grant(self, at: _At, entries: tuple[Entry, ...]) -> Entry | None:
+        """The event that resolved the grant they rest on: before them, and mostly near the start."""
+        digest = next((entry.text("grant") for entry in entries if entry.text("grant")), "")
+        if not digest:
+            return None
+        tie = Tie("digest", digest, ("grant.resolved",))
+        for segment in at.segments[: at.index + 1]:
+            for line in self._lines(segment.path, tie, False):
+                entry = parse_entry(line.data, "")
+                if entry is not None and (entry.kind, entry.text("digest")) == ("grant.resolved", digest):
+                    return next(self._entries([line.place]), None)
+        return None
+
+    def _entries(self, places: Iterable[scan.Place]) -> Iterator[Entry]:
+        return scan.entries(self._audit, places)
 
 
 def _distance(segment: Segment, seq: int) -> tuple[bool, int]:
@@ -129,74 +219,6 @@ def _distance(segment: Segment, seq: int) -> tuple[bool, int]:
     facts = chain.read_line(scan.first_line(segment.path))
     first = facts.seq if facts is not None else 0
     return first > seq, abs(seq - first)
-
-
-def _of_command_anywhere(audit: Path, command: str) -> tuple[Entry, _At] | None:
-    """Its outcome or refusal, else the first that is found of it; the newest instances first."""
-    needle = field("command", command)
-    for folder in reversed(instance_folders(audit)):
-        segments = folder.segments()
-        for index in range(len(segments) - 1, -1, -1):
-            found = _lines_of([segments[index]], needle, back=True, until=("command.intent",))
-            if not found:
-                continue
-            entries = list(scan.entries(audit, found))
-            told = [e for e in entries if e.kind in ("command.outcome", "command.refused")]
-            if entries:
-                return (told or entries)[-1], _At(segments, index)
-    return None
-
-
-def _related(audit: Path, event: Entry, at: _At) -> list[Entry]:
-    places: list[tuple[Path, int, int]] = []
-    if event.command:
-        needle = field("command", event.command)
-        places += _lines_of(at.back(), needle, back=True, until=("command.intent", "command.refused"))
-        places += _lines_of(at.on(), needle, until=("command.outcome", "command.refused"))
-    if event.kind in INTENT_KINDS:
-        places += _lines_of(at.on(), field("intent", event.ref), until=tuple(OUTCOME_KINDS))
-    if event.session:
-        needle = field("session", event.session)
-        places += _lines_of(at.back(), needle, back=True, until=("session.opened",), kinds=_SESSION_KINDS)
-        places += _lines_of(at.on(), needle, until=("session.closed",), kinds=_SESSION_KINDS)
-    order = {segment.path: number for number, segment in enumerate(at.segments)}
-    unique = sorted(set(places), key=lambda place: (order[place[0]], place[1]))
-    found = {entry.ref: entry for entry in scan.entries(audit, unique)}
-    intent = chain.parse_reference(event.text("intent"))
-    if intent is not None and event.text("intent") not in found:
-        named = _by_reference(audit, *intent)
-        if named is not None:
-            found[named[0].ref] = named[0]
-    found.pop(event.ref, None)
-    return list(found.values())
-
-
-def _lines_of(
-    segments: Iterable[Segment],
-    needle: bytes,
-    *,
-    until: tuple[str, ...],
-    back: bool = False,
-    kinds: tuple[str, ...] = (),
-) -> list[tuple[Path, int, int]]:
-    """Places of lines with `needle` (of `kinds`, if given), at most so many, up to the first of `until`."""
-    found: list[tuple[Path, int, int]] = []
-    marks = [f'"kind":"{kind}"'.encode("ascii") for kind in kinds]
-    size = 0
-    for segment in segments:
-        for line in scan.lines(segment.path, needle, newest_first=back):
-            if marks and not any(mark in line.data[:_ENVELOPE] for mark in marks):
-                continue
-            row = chain.decode(ROW, line.data)
-            if row is None or needle not in (
-                field("command", row.command), field("session", row.session), field("intent", row.intent)
-            ):  # fmt: skip
-                continue
-            found.append((line.path, line.offset, len(line.data)))
-            size += len(line.data)
-            if row.kind in until or len(found) >= _MOST_RELATED or size > _MOST_BYTES:
-                return found[::-1] if back else found
-    return found[::-1] if back else found
 
 
 def _decider(event: Entry, related: list[Entry]) -> Entry:
@@ -214,19 +236,6 @@ def _decider(event: Entry, related: list[Entry]) -> Entry:
         None,
     )
     return next((e for e in (named, of_command) if e is not None and e.text("rule")), event)
-
-
-def _grant(at: _At, entries: tuple[Entry, ...], audit: Path) -> Entry | None:
-    """The event that resolved the grant they rest on: it stands before them, and mostly near the start."""
-    digest = next((entry.text("grant") for entry in entries if entry.text("grant")), "")
-    if not digest:
-        return None
-    for segment in at.segments[: at.index + 1]:
-        for line in scan.lines(segment.path, field("digest", digest)):
-            row = chain.decode(ROW, line.data)
-            if row is not None and (row.kind, row.digest) == ("grant.resolved", digest):
-                return next(scan.entries(audit, [(line.path, line.offset, len(line.data))]), None)
-    return None
 
 
 def _source(grant: Entry | None, rule: str) -> str:

@@ -98,9 +98,22 @@ def _hides(path: str, parts: list[str], paths: list[str]) -> bool:
     return native or "__pycache__" in map(str.lower, parts) or path.lower().endswith(_COMPILED)
 
 
+def _modules(parts: list[str]) -> Iterator[tuple[str, str]]:
+    """Each module that Python may find at a path, as a folder or a file, and its home there."""
+    name = parts[-1]
+    if not name.endswith((".py", ".so")):
+        return
+    stem = name.partition(".")[0] if name.endswith(".so") else name.removesuffix(".py")
+    for depth in range(1, len(parts)):
+        yield "/".join(parts[:depth]), "/".join(parts[:depth]) + "/"
+    if stem != "__init__":
+        yield "/".join((*parts[:-1], stem)), "/".join(parts)
+
+
 def _faults(paths: list[str]) -> Iterator[str]:
     """A name is ASCII: two that a file system or an eye takes for one are not both there."""
     seen: dict[str, str] = {}
+    homes: dict[str, str] = {}
     folders: dict[str, str] = {}
     for path in paths:
         shown = path[:LONGEST_PATH].encode("ascii", "backslashreplace").decode()
@@ -113,6 +126,9 @@ def _faults(paths: list[str]) -> Iterator[str]:
             continue
         if seen.setdefault(path.lower(), shown) != path or paths.count(path) > 1:
             yield f"{shown!r} is also there as {seen[path.lower()]!r}"
+        for module, own in _modules(parts):
+            if (home := homes.setdefault(module.lower(), own)) != own:
+                yield f"{home!r} and {own!r} are two homes of one module: Python takes one of them"
         for depth in range(1, len(parts)):
             folder = "/".join(parts[:depth])
             if folders.setdefault(folder.lower(), folder) != folder:

@@ -104,7 +104,11 @@ def _manifest(top: Table, folder: Path, digest: str) -> Manifest:
         digest=digest,
     )
     if manifest.requirements and not manifest.lock:
-        top.fault("lock", "missing: what `requirements` asks for is installed from a lock with hashes only")
+        top.fault(
+            "lock",
+            "missing: what `requirements` asks for is installed from a lock with hashes only; "
+            'write `lock = "requirements.lock"`, and `bridgehold bridge lock` makes that file',
+        )
     top.finish()
     return manifest
 

@@ -60,8 +60,9 @@ def print_error(error: BridgeholdError, *, as_json: bool) -> None:
     err.say((error.code, "bold red"), f": {error.message}", under=_WITHIN)
     if error.where:
         err.say("  where  ", error.where, under=_WITHIN)
-    if error.hint and not error.hint.startswith("bridgehold why"):
-        err.say("  remedy ", error.hint, under=_WITHIN)
+    remedy = error.hint.removesuffix(f"bridgehold why {error.event}").rstrip()
+    if remedy and not remedy.startswith("bridgehold why"):
+        err.say("  remedy ", remedy, under=_WITHIN)
     if error.event:
         err.say("  more   ", f"bridgehold why {error.event}", under=_WITHIN)
 

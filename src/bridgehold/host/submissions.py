@@ -37,7 +37,7 @@ from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.front.tenants import TenantFiles
 from bridgehold.host.startup import LONGEST_FILE, ReleaseChange
-from bridgehold.ids import digest_bytes, parse_name
+from bridgehold.ids import digest_bytes, nearest, parse_name
 from bridgehold.policies.changes import Changes, compare
 from bridgehold.policies.model import Grant
 from bridgehold.policies.tables import LONGEST_TEXT, format_time
@@ -202,10 +202,7 @@ class Submissions:
         async def rollback() -> Release:
             text, before = await self._current(tenant, bridge)
             if not text:
-                raise NotFoundError(
-                    f"{tenant} has submitted no bridge {bridge!r} that was approved",
-                    hint="`bridgehold bridge list` shows whose bridges come from where.",
-                )
+                raise self._none_of(tenant, bridge)
             after = releases.rolled_back(before, by=principal.name, at=format_time(time.time()))
 
             async def act() -> Release:
@@ -307,6 +304,16 @@ class Submissions:
         file = self._layout.own_bridges(tenant) / bridge / CURRENT
         text = await asyncio.to_thread(reads.read_text, file, PolicyError, most=LONGEST_FILE, or_none=True)
         return text, releases.parse(text, str(file)) if text else Releases()
+
+    def _none_of(self, tenant: str, bridge: str) -> NotFoundError:
+        have = {(one.tenant, one.name) for one in self._registry.entries() if one.tenant}
+        near = nearest(bridge, sorted(name for whose, name in have if whose == tenant))
+        others = sorted(whose for whose, name in have if name == bridge)
+        also = f"A bridge of that name is {others[0]}'s: `--tenant {others[0]}`. " if others else ""
+        return NotFoundError(
+            f"{tenant} has submitted no bridge {bridge!r} that was approved{near}",
+            hint=f"{also}`bridgehold bridge list` shows whose bridges come from where.",
+        )
 
     async def _change(
         self, tenant: str, bridge: str, text: str, before: Releases, after: Releases, packed: bytes | None

@@ -8,6 +8,7 @@ put there.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -18,6 +19,7 @@ from bridgehold import writes
 from bridgehold.errors import SecretError
 
 _HINT = "The folder of secrets and its files belong to one user, with modes 0700 and 0600."
+_READ_ONLY = "Mount it writable, or set BRIDGEHOLD_HOME to a folder that is."
 
 
 def read_private(path: Path, bound: int) -> bytes | None:
@@ -69,7 +71,8 @@ def locked(folder: Path) -> Iterator[None]:
         writes.make_folder(folder, mode=0o700)
         descriptor = writes.open_lock(path)
     except OSError as error:
-        raise SecretError(f"can't be opened: {error.strerror}", where=str(path), hint=_HINT) from error
+        remedy = _READ_ONLY if error.errno == errno.EROFS else _HINT
+        raise SecretError(f"can't be opened: {error.strerror}", where=str(path), hint=remedy) from error
     try:
         owner = folder.stat().st_uid
         if os.getuid() == 0 and owner != 0:

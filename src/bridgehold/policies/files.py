@@ -306,6 +306,8 @@ def _read(path: Path, folder: int) -> str:
 def _unreadable(path: Path, error: OSError, gone: str = _MEND) -> PolicyError:
     """`gone`: what to do where it is not there at all."""
     why, hint = error.strerror or type(error).__name__, _MEND
+    if isinstance(error, PermissionError):
+        hint = f"Let the host's user, uid {os.geteuid()}, read it (`chmod a+r`). " + _MEND
     if error.errno == errno.ENOENT:
         why, hint = ("a link that leads nowhere", _MEND) if path.is_symlink() else (_GONE, gone)
     return PolicyError(f"can't be read: {why}", where=str(path), hint=hint)

@@ -74,7 +74,8 @@ def check_folders(layout: Layout, config: Config) -> None:
         else:
             fine = os.access(place, os.W_OK | os.X_OK, effective_ids=True)
         if not fine:
-            raise ConfigError(f"uid {os.geteuid()} can't write {place}", where=str(one.path), hint=_OWN)
+            why = ": its file system is read-only" if readonly else ""
+            raise ConfigError(f"uid {os.geteuid()} can't write {place}{why}", where=str(one.path), hint=_OWN)
 
 
 def _of_somebody_else(path: Path) -> ConfigError:

@@ -23,6 +23,19 @@ first = back.call("Ping", field(1, "connection_test"))
 assert first.status == 0, (first.headers, back.closed)
 
 
+def beat(session, interval, most):
+    """As Snakepit's worker does: past so many heartbeats in a row that nobody answered, it ends itself."""
+    missed = 0
+    while missed < most:
+        done.wait(interval)
+        try:
+            answered = not back.closed and back.call("Heartbeat", field(1, session)).status == 0
+            missed = 0 if answered else missed + 1
+        except Exception:
+            missed += 1
+    os._exit(71)
+
+
 def tell(value, ok=True, error=""):
     result = field(2, field(1, "json") + field(2, json.dumps(value)))
     return field(1, int(ok)) + result + (field(3, error) if error else b"")
@@ -83,6 +96,10 @@ def run(tool, session, given):
             except Exception:
                 refused += 1
         return {"refused": refused, **shown(back.call("Ping"))}
+    if tool == "beat":
+        arguments = (session, given["interval"], given["most"])
+        threading.Thread(target=beat, args=arguments, daemon=True).start()
+        return {}
     if tool == "fail":
         raise ValueError("no such thing")
     if tool == "end":
@@ -94,6 +111,13 @@ def run(tool, session, given):
 
 
 def serve(name, message):
+    if name == "StreamTelemetry":
+        yield field(1, "python.started")
+        for control in message:
+            if size := dict(parse(control)).get(2):
+                yield field(1, b"x" * size)
+            yield control
+        return
     found = parse(message)
     if name == "Ping":
         yield field(1, "Pong from Python")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import socket
 import threading
 
@@ -18,6 +19,8 @@ from h2.events import (
     TrailersReceived,
 )
 
+STREAMED = "StreamTelemetry"
+"""The call whose requests are a stream: `serve` gets an iterator of them."""
 SERVICE = "/snakepit.bridge.BridgeService/"
 
 
@@ -105,6 +108,7 @@ class Connection:
         self.serve = serve
         self.reading = True
         self.asked = {}
+        self.feeds = {}
         self.closed = False
         self.gone = set()
         self.h2.initiate_connection()
@@ -133,9 +137,16 @@ class Connection:
     def take(self, event):
         stream = getattr(event, "stream_id", None)
         if isinstance(event, RequestReceived):
-            self.asked[stream] = [dict(event.headers), b""]
+            if dict(event.headers)[":path"] == SERVICE + STREAMED:
+                self.feeds[stream] = [b"", queue.Queue()]
+                arguments = (stream, STREAMED, iter(self.feeds[stream][1].get, None))
+                threading.Thread(target=self.answer, args=arguments, daemon=True).start()
+            else:
+                self.asked[stream] = [dict(event.headers), b""]
         elif isinstance(event, DataReceived):
-            if stream in self.asked:
+            if stream in self.feeds:
+                self.feed(self.feeds[stream], event.data)
+            elif stream in self.asked:
                 self.asked[stream][1] += event.data
             elif stream in self.replies:
                 self.replies[stream].data += event.data
@@ -145,13 +156,17 @@ class Connection:
             self.replies[stream].headers.update(dict(event.headers))
         elif isinstance(event, StreamReset):
             self.asked.pop(stream, None)
+            if stream in self.feeds:
+                self.feeds.pop(stream)[1].put(None)
             self.gone.add(stream)
             if stream in self.replies:
                 self.replies[stream].done.set()
         elif isinstance(event, ConnectionTerminated):
             self.closed = True
         elif isinstance(event, StreamEnded):
-            if stream in self.asked:
+            if stream in self.feeds:
+                self.feeds.pop(stream)[1].put(None)
+            elif stream in self.asked:
                 headers, data = self.asked.pop(stream)
                 arguments = (stream, headers[":path"].removeprefix(SERVICE), data[5:])
                 threading.Thread(target=self.answer, args=arguments, daemon=True).start()
@@ -159,10 +174,19 @@ class Connection:
                 self.gone.add(stream)  # what it answers before it was asked whole, it refuses
                 self.replies[stream].done.set()
 
+    def feed(self, feed, data):
+        feed[0] += data
+        while len(feed[0]) >= 5 and len(feed[0]) >= (size := 5 + int.from_bytes(feed[0][1:5], "big")):
+            feed[1].put(feed[0][5:size])
+            feed[0] = feed[0][size:]
+
     def answer(self, stream, name, message):
         with self.room:
-            self.h2.send_headers(stream, [(":status", "200"), ("content-type", "application/grpc")])
-            self.flush()
+            try:
+                self.h2.send_headers(stream, [(":status", "200"), ("content-type", "application/grpc")])
+                self.flush()
+            except OSError:  # whoever asked has left
+                return
         status, text = "0", ""
         try:
             for one in self.serve(name, message):
@@ -218,14 +242,30 @@ def dial(port, serve=None):
     return Connection(sock, client=True, serve=serve)
 
 
+LISTENERS = {}
+"""By port."""
+
+
 def listen(serve):
     """(port, the connections that come)."""
     listener = socket.create_server(("127.0.0.1", 0))
     found = []
 
     def run():
-        while True:
-            found.append(Connection(listener.accept()[0], client=False, serve=serve))
+        with contextlib.suppress(OSError):  # until it leaves
+            while True:
+                found.append(Connection(listener.accept()[0], client=False, serve=serve))
 
     threading.Thread(target=run, daemon=True).start()
-    return listener.getsockname()[1], found
+    port = listener.getsockname()[1]
+    LISTENERS[port] = listener
+    return port, found
+
+
+def leave(port, connections):
+    """Nobody is there any more, as after the end of the process."""
+    listener = LISTENERS.pop(port)
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    for one in connections:
+        one.close()

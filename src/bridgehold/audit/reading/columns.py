@@ -37,7 +37,7 @@ ROW = (
 )  # fmt: skip
 """The columns in their order. `odd`: it may be spelled as the writer wouldn't."""
 _PLAIN = ("bridge", *NAMES, *NUMBERED, *NUMBERS)
-_SESSION = _PLAIN.index("session")
+_TENANT, _SESSION = _PLAIN.index("tenant"), _PLAIN.index("session")
 _NUMBERED, _NUMBERS = _PLAIN.index(NUMBERED[0]), _PLAIN.index(NUMBERS[0])
 _WHOLE = Annotated[int, msgspec.Meta(ge=-chain.MAX_INTEGER, le=chain.MAX_INTEGER)]
 _DECODER = msgspec.json.Decoder(
@@ -86,12 +86,13 @@ def row(
     offset: int,
     number: int,
     line: bytes,
-    frameworks: Callable[[str, str, str], str],
+    frameworks: Callable[[str, str, str, str], str],
     names: dict[str, int],
 ) -> tuple[object, ...] | None:
     """The row of a stored line, or None where it is no event.
 
-    `frameworks`: of a kind, a session and a bridge. `names`: numbers by name; it keeps those that it misses.
+    `frameworks`: of a kind, a tenant, its session and a bridge. `names`: numbers by name; it keeps those that
+    it misses.
     """
     match = chain.head_of(line)
     found = values(line) if match is not None else None
@@ -101,7 +102,7 @@ def row(
     name = kind.decode("ascii")
     if name in NAMES_BRIDGE and parse_entry(line, "") is None:  # it would name the bridge of other events
         return None
-    framework = frameworks(name, found[_SESSION], found[0])  # type: ignore[arg-type]  # names, by their place
+    framework = frameworks(name, found[_TENANT], found[_SESSION], found[0])  # type: ignore[arg-type]  # names, by their place
     command, intent = found[_NUMBERED:_NUMBERS]
     return (
         id_, offset, number, b"\\u00" in line or b"\\/" in line, int(seq), time.decode("ascii"),

@@ -17,18 +17,23 @@ from pathlib import Path
 
 from bridgehold.audit import chain
 from bridgehold.audit.entries import parse_entry
+from bridgehold.audit.query import Tie
 from bridgehold.audit.reading import sql, store, tallies
 from bridgehold.audit.reading.linear import Hit, every_hit, matches
 from bridgehold.audit.reading.shelf import Shelf
 from bridgehold.audit.reading.sql import Compiled, Needle
-from bridgehold.audit.reading.store import DisagreesError
+from bridgehold.audit.reading.store import DisagreesError, stat_of
 from bridgehold.audit.reading.syntax import Expression
 from bridgehold.audit.reading.tallies import Tally
+from bridgehold.audit.scan import Line
 from bridgehold.audit.segments import open_segment
-from bridgehold.errors import AuditError
+from bridgehold.audit.why import Story, read_lines, story
+from bridgehold.errors import AuditError, NotFoundError
 
 _READ = 4_096
 _LAST = 2**62
+_MOST_TIED = 4_096
+"""Lines of one segment that are looked up: to read it is quicker than to look up more."""
 
 
 class Desk:
@@ -58,6 +63,15 @@ class Desk:
         except (OSError, sqlite3.Error, DisagreesError):
             return cls(audit, None, None)
         return cls(audit, found[0], shelf, found[1]) if found else cls(audit, None, None)
+
+    @classmethod
+    def as_it_is(cls, audit: Path, cache: Path) -> Desk:
+        """With the index as it was filled last, if there is one: for `story`, which reads what it lacks."""
+        with contextlib.suppress(OSError, sqlite3.Error, DisagreesError):
+            shelf = Shelf(cache, audit)
+            if (found := shelf.as_it_is()) is not None:
+                return cls(audit, found, shelf)
+        return cls(audit, None, None)
 
     def __enter__(self) -> Desk:
         return self
@@ -130,6 +144,43 @@ class Desk:
             if hit.entry.ref == reference:
                 return hit
         raise _nowhere(reference, self.audit)
+
+    def story(self, name: str) -> Story:
+        """The story of an event or a command. Raises `NotFoundError`.
+
+        A segment that the index has as it is on the disk is looked up in it, any other is read; and all of
+        them where nothing is found, so that no index hides an event.
+        """
+        if self._db is not None:
+            with contextlib.suppress(DisagreesError, sqlite3.Error, NotFoundError):
+                return story(self.audit, name, self._tied)
+        return story(self.audit, name)
+
+    def _tied(self, path: Path, tie: Tie, newest_first: bool) -> Iterator[Line]:
+        assert self._db is not None  # noqa: S101 - whoever calls has asked
+        name = f"{path.parent.name}/{path.name}"
+        before = "(SELECT coalesce(max(last), 0) FROM segments AS other WHERE other.id < one.id)"
+        query = f"SELECT stat, last, {before} FROM segments AS one WHERE name = ?"  # noqa: S608 - words of ours
+        for stat, last, first in self._db.execute(query, (name,)).fetchall():
+            if stat != stat_of(path):
+                break
+            condition, parameters = sql.compile_tie(tie, self.identity)
+            order = "DESC" if newest_first else "ASC"
+            rows = self._rows(condition, parameters, order, first + 1, last + 1)
+            found = [
+                (offset, number) for _, (_, offset, number, _) in zip(range(_MOST_TIED), rows, strict=False)
+            ]
+            if len(found) < _MOST_TIED:
+                yield from self._lines_at(path, name, found, tie.needle)
+                return
+        yield from read_lines(path, tie, newest_first)
+
+    def _lines_at(self, path: Path, name: str, found: list[tuple[int, int]], needle: bytes) -> Iterator[Line]:
+        with contextlib.closing(_Lines(self.audit)) as lines:
+            for offset, number in found:
+                hit = lines.hit(name, offset, number, "")
+                if hit is not None and needle in hit.line:
+                    yield Line(path, offset, hit.line, number)
 
     def tally(
         self,

@@ -69,7 +69,7 @@ def _compares(wanted: Compare, hit: Hit) -> bool:
 
 def every_hit(audit: Path) -> Iterator[Hit]:
     """Every readable event, oldest first, line by line. Raises `AuditError` where a file can't be read."""
-    frameworks: dict[str, str] = {}
+    frameworks: dict[tuple[str, str], str] = {}
     for folder in instance_folders(audit):
         for segment in folder.segments():
             name, number = f"{folder.path.name}/{segment.path.name}", 1
@@ -82,9 +82,9 @@ def every_hit(audit: Path) -> Iterator[Hit]:
                     number, offset = number + 1, offset + len(line) + 1
 
 
-def framework_of(entry: Entry, frameworks: dict[str, str]) -> str:
-    """The bridge that an event names, or its session's; `frameworks` has those of sessions."""
+def framework_of(entry: Entry, frameworks: dict[tuple[str, str], str]) -> str:
+    """The bridge that an event names, or its session's; `frameworks` has those of each tenant's sessions."""
     own = entry.text("bridge")
     if entry.kind in NAMES_BRIDGE and entry.session:
-        frameworks[entry.session] = own
-    return own or frameworks.get(entry.session, "")
+        frameworks[entry.tenant, entry.session] = own
+    return own or frameworks.get((entry.tenant, entry.session), "")

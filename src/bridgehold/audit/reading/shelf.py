@@ -56,6 +56,13 @@ class Shelf:
                     return found, added
             return self._build() if build else None
 
+    def as_it_is(self) -> sqlite3.Connection | None:
+        """The index as it was filled last, if there is one. Raises as `filled`, or as `store.open_store`."""
+        if not self._there():
+            return None
+        with writes.our_folder(self._cache):
+            return next((store.open_store(path) for path in self._there()), None)
+
     def rebuilt(self) -> tuple[sqlite3.Connection, int]:
         """Another one in its place."""
         with self._locked():

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple, TypeGuard
 
 from bridgehold.audit.chain import parse_reference
+from bridgehold.audit.query import Tie
 from bridgehold.audit.reading.columns import NAMES, NUMBERED, NUMBERS, number_of, shared_number
 from bridgehold.audit.reading.fields import FRAMEWORK
 from bridgehold.audit.reading.linear import needle_of
@@ -38,6 +39,24 @@ class Compiled(NamedTuple):
 
 
 _ANY = Compiled("1")
+
+
+def compile_tie(tie: Tie, key: bytes) -> tuple[str, tuple[int, ...]]:
+    """What fits at least each row of a line with `tie`; of a digest nothing but its kinds is known."""
+    parts, parameters = ["1"], list[int]()
+    if tie.name == "seq":
+        parts.append("seq = ?")
+        parameters.append(int(tie.value))
+    elif tie.name in NUMBERED:
+        parts.append(f"{tie.name} = ?")
+        parameters.append(shared_number(tie.value))
+    elif tie.name in NAMES:
+        parts.append(f"{tie.name} = ?")
+        parameters.append(number_of(key, tie.value))
+    if tie.kinds:
+        parts.append(f"kind IN ({', '.join('?' * len(tie.kinds))})")
+        parameters += [number_of(key, kind) for kind in tie.kinds]
+    return " AND ".join(parts), tuple(parameters)
 
 
 def compile_question(expression: Expression, key: bytes) -> Compiled:

@@ -21,7 +21,7 @@ from bridgehold.audit.reading.linear import NAMES_BRIDGE
 from bridgehold.audit.reading.syntax import folded
 from bridgehold.audit.segments import Segment, instance_folders, open_segment, read_lines
 
-FORMAT = 1
+FORMAT = 2
 """Of the index. One of another format is thrown away."""
 CHUNK, _CHUNK_BYTES = 1_024, 1024 * 1024
 """Events whose texts are kept together; fewer where they are long."""
@@ -138,7 +138,7 @@ class Filling:
         self._db = connection
         self._key = key_of(connection)
         self._names = _Names(connection, self._key)
-        self._bridges: dict[str, str] = {}
+        self._bridges: dict[tuple[str, str], str] = {}
         self._texts: list[bytes] = []
         self._size = self._first = self._id = 0
 
@@ -169,7 +169,7 @@ class Filling:
         return self._id - int(begun)
 
     def _segment(self, known: Known, segment: Segment, *, last: bool) -> None:
-        stat = _stat(segment.path)
+        stat = stat_of(segment.path)
         if stat == known.stat:
             return
         digest = hashlib.sha256()
@@ -205,22 +205,26 @@ class Filling:
                 self._keep_texts()
             yield row
 
-    def _framework(self, kind: str, session: str, bridge: str) -> str:
+    def _framework(self, kind: str, tenant: str, session: str, bridge: str) -> str:
         if not session:
             return bridge
+        whole = (tenant, session)
         if kind in NAMES_BRIDGE:
-            self._db.execute(_OPENED, (number_of(self._key, session), bridge))
-            self._bridges[session] = bridge
+            self._db.execute(_OPENED, (self._number(whole), bridge))
+            self._bridges[whole] = bridge
             if len(self._bridges) > _MOST_NAMES:
                 self._bridges.clear()
         if bridge:
             return bridge
-        found = self._bridges.get(session)
+        found = self._bridges.get(whole)
         if found is None:
             query = "SELECT bridge FROM sessions WHERE session = ?"
-            found = next((one for (one,) in self._db.execute(query, (number_of(self._key, session),))), "")
-            self._bridges[session] = found
+            found = next((one for (one,) in self._db.execute(query, (self._number(whole),))), "")
+            self._bridges[whole] = found
         return found
+
+    def _number(self, whole: tuple[str, str]) -> int:
+        return number_of(self._key, "\0".join(whole))
 
     def _resume(self) -> None:
         """Go on with the last texts, where they are few."""
@@ -237,7 +241,7 @@ class Filling:
         self._first, self._texts, self._size = self._id + 1, [], 0
 
 
-def _stat(path: Path) -> str:
+def stat_of(path: Path) -> str:
     """What changes with a file: where it lies, its size and its times."""
     descriptor = open_segment(path)
     try:
@@ -250,7 +254,7 @@ def _stat(path: Path) -> str:
 def is_fresh(connection: sqlite3.Connection, audit: Path) -> bool:
     """Whether nothing on the disk has changed since it was filled."""
     known = [(name, stat) for name, stat in connection.execute("SELECT name, stat FROM segments ORDER BY id")]
-    return known == [(name, _stat(segment.path)) for name, segment in segments_of(audit)]
+    return known == [(name, stat_of(segment.path)) for name, segment in segments_of(audit)]
 
 
 def _feed(digest: hashlib._Hash, path: Path, begin: int, end: int) -> None:

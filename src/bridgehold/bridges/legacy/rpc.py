@@ -23,8 +23,11 @@ Kind = Literal["command", "tool", "pass"]
 _PLACES = {"session": 1, "name": 2}
 _PARAMETERS, _BINARY = 3, 6
 _WORKER_ID = re.compile(r"python-[0-9]{1,24}")
-_MOST_SHOWN = 256 * 1024
-"""Bytes of one parameter that are decoded for the audit; of a longer one its size is said."""
+_MOST_SEARCHED, _MOST_SHOWN = 4 * 1024 * 1024, 256 * 1024
+"""Bytes of a command's parameters that are decoded and looked through, and of a tool's that are for the
+audit; of those past it sizes are said."""
+_MOST_TOLD = 64 * 1024
+"""Of one event of telemetry: some names and numbers."""
 _MOST_VALUES, _VALUE = 100_000, 72
 """Of all parameters of a call: marks between values, past which sizes are said; and bytes that each mark may
 come to: an empty table has two on the wire."""
@@ -43,6 +46,8 @@ class Method(msgspec.Struct, frozen=True, kw_only=True):
     """Whether its request's third field is a worker's id."""
     answers: bool = False
     """Whether its answer says by its fields 1 and 3 whether it succeeded, and why not."""
+    most: int = 1 << 62
+    """Bytes of one message of either way, within what the policy allows."""
 
 
 _SESSIONS = tuple(
@@ -56,7 +61,7 @@ TO_WORKER: Mapping[str, Method] = {
         *_SESSIONS,
         Method(name="ExecuteTool", kind="command", answers=True),
         Method(name="ExecuteStreamingTool", kind="command"),
-        Method(name="StreamTelemetry", session=False, streams=True),
+        Method(name="StreamTelemetry", session=False, streams=True, most=_MOST_TOLD),
     )
 }
 """What a BEAM calls in its worker."""
@@ -82,6 +87,8 @@ class CallFacts(msgspec.Struct, frozen=True, kw_only=True):
     parameters: dict[str, object] = {}
     cost: int = 0
     """About how many bytes of memory the parameters take."""
+    unread: tuple[str, ...] = ()
+    """Parameters that are told by their size: too large, too many values, or nothing that is known."""
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,38 +116,56 @@ def read_request(method: Method, message: bytes | memoryview) -> CallFacts:
     session = protobuf.text(found.get(_PLACES["session"]))
     if method.kind == "pass":
         return CallFacts(session=session)
-    room = _Room()
+    room = _Room(_MOST_SEARCHED if method.kind == "command" else _MOST_SHOWN)
     return CallFacts(
         session=session,
         name=protobuf.text(found.get(_PLACES["name"])),
         parameters=_parameters(method, message, room),
         cost=room.cost,
+        unread=tuple(room.unread),
     )
 
 
 class _Room:
     """What the parameters of one call may still come to, decoded."""
 
-    def __init__(self) -> None:
-        self._left = _MOST_VALUES
+    def __init__(self, most_bytes: int) -> None:
+        self._values = _MOST_VALUES
+        self._bytes = most_bytes
         self.cost = 0
+        self.unread: list[str] = []
 
-    def decode(self, text: bytes) -> object:
-        """Raises `msgspec.DecodeError`, also of more values than there is room for."""
+    def read(self, name: str, payload: memoryview) -> object:
+        """What stands there: JSON, or a StringValue whose text is JSON, or any other text. What is none of
+        them, or more than there is room for, is told by its size."""
+        try:
+            self._take(bytes(payload[: self._bytes + 1]))
+            try:
+                return msgspec.json.decode(payload)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                text = protobuf.text(protobuf.singles(payload, frozenset({1})).get(1), len(payload))
+            try:
+                return msgspec.json.decode(text)
+            except msgspec.DecodeError:
+                return text
+        except (ProtocolError, RecursionError):
+            self.unread.append(name)
+            return f"{len(payload)} bytes"
+
+    def _take(self, text: bytes) -> None:
+        """Raises `ProtocolError` where it is too much."""
         marks = sum(text.count(mark) for mark in (b"[", b"{", b",", b":"))
-        if marks > self._left:
-            raise msgspec.DecodeError("too many values")
-        value: object = msgspec.json.decode(text)
-        self._left -= marks
+        if len(text) > self._bytes or marks > self._values:
+            raise ProtocolError("more than is looked through")
+        self._bytes, self._values = self._bytes - len(text), self._values - marks
         self.cost += len(text) + _VALUE * marks
-        return value
 
 
 def _parameters(method: Method, message: bytes | memoryview, room: _Room) -> dict[str, object]:
     """By name; both maps of a command have the same names' space, as its worker merges them."""
     told: dict[str, object] = {}
     for name, value in protobuf.entries(message, _PARAMETERS).items():
-        told[name] = _any(value, room)
+        told[name] = _any(name, value, room)
     if method.name != "ExecuteElixirTool":
         for name, value in protobuf.entries(message, _BINARY).items():
             if name in told:
@@ -149,24 +174,23 @@ def _parameters(method: Method, message: bytes | memoryview, room: _Room) -> dic
     return told
 
 
-def _any(value: protobuf.Value, room: _Room) -> object:
-    """What an `Any` holds: Snakepit's is JSON. What is none, or long, is told by its size."""
+def _any(name: str, value: protobuf.Value, room: _Room) -> object:
+    """What an `Any` holds: Snakepit's is JSON."""
     if isinstance(value, int):
         raise ProtocolError("a parameter that is no message")
     payload = protobuf.singles(value, frozenset({1, 2})).get(2, memoryview(b""))
     if isinstance(payload, int):
         raise ProtocolError("a parameter whose value is no bytes")
-    if len(payload) > _MOST_SHOWN:
-        return f"{len(payload)} bytes"
-    try:
-        return room.decode(bytes(payload))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        pass
-    try:  # a StringValue, whose text is JSON
-        text = protobuf.text(protobuf.singles(payload, frozenset({1})).get(1), _MOST_SHOWN)
-        return room.decode(text.encode())
-    except (ProtocolError, msgspec.DecodeError, RecursionError):
-        return f"{len(payload)} bytes"
+    return room.read(name, payload)
+
+
+def unsearched(name: str) -> str:
+    """Why a command with such a parameter isn't passed."""
+    return (
+        f"the parameter {name[:80]!r} can't be looked through for a key: of a call {_MOST_SEARCHED >> 20} "
+        f"MiB and {_MOST_VALUES:,} values are, as JSON or text. Send it as a binary parameter; a policy that "
+        'passes keys on (inline_keys = "pass") passes it too'
+    )
 
 
 def read_answer(method: Method, message: bytes | memoryview) -> Answered:

@@ -49,6 +49,14 @@ def target_of(parameters: Mapping[str, object]) -> str:
     return target
 
 
+def told_target(name: str, parameters: Mapping[str, object]) -> tuple[str, str]:
+    """Of a call of the tool `name`: its target, if it is of those that have one, and why that is unclear."""
+    try:
+        return target_of(parameters) if name in TARGETED else "", ""
+    except UsageError as error:
+        return "", error.message
+
+
 def _named(parameters: Mapping[str, object], places: tuple[str, ...]) -> str:
     name = _one(parameters, places)
     if not _NAME.fullmatch(name):

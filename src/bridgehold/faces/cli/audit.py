@@ -27,7 +27,6 @@ from bridgehold.audit.reading.shelf import cache_folder
 from bridgehold.audit.reading.syntax import Expression, both
 from bridgehold.audit.telling import tell
 from bridgehold.audit.verify import render_report, verify_audit
-from bridgehold.audit.why import story
 from bridgehold.config.layout import default_layout
 from bridgehold.errors import AuditError
 from bridgehold.faces.layout import dim
@@ -160,7 +159,8 @@ def why(
     json_output: Json = False,
 ) -> None:
     """The story of an event: what happened, the rule that decided, where it stands, the remedy."""
-    found = story(audit_folder(audit), event)
+    with Desk.as_it_is(audit_folder(audit), cache_folder(os.environ)) as desk:
+        found = desk.story(event)
     if json_output:
         print_json(found)
         return

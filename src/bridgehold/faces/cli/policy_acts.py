@@ -22,11 +22,11 @@ def hosts_of(config: Config) -> dict[str, str]:
 
 def acts_of(entries: Iterable[Entry], providers: Mapping[str, str], since: str = "") -> Iterator[Act]:
     """Each with its event, tenant and bridge, in the order of the audit. `providers`: names by host."""
-    bridges: dict[str, str] = {}
+    bridges: dict[tuple[str, str], str] = {}
     for entry in entries:
         if entry.kind == "session.opened":
-            bridges[entry.session] = entry.text("bridge")
-        bridge = entry.text("bridge") or bridges.get(entry.session, "")
+            bridges[entry.tenant, entry.session] = entry.text("bridge")
+        bridge = entry.text("bridge") or bridges.get((entry.tenant, entry.session), "")
         found = _act(entry, providers) if bridge and entry.time >= since else None
         if found is not None:
             yield msgspec.structs.replace(found, event=entry.ref, tenant=entry.tenant, bridge=bridge)

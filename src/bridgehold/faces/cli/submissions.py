@@ -19,6 +19,7 @@ from bridgehold.faces.screen import Screen, err, out
 from bridgehold.ids import LOCAL_TENANT
 from bridgehold.policies.units import format_size
 from bridgehold.protocol.submissions import Release, Shown, Submission
+from bridgehold.protocol.values import SessionInfo
 
 Name = Annotated[str, typer.Argument(help="The submission, as `bridge submissions` lists it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -141,8 +142,15 @@ def _released(answer: Any, *, json_output: bool) -> None:
     if json_output:
         print_json(done)
         return
+    listed = msgspec.convert(_ask("sessions", {}), type=list[SessionInfo])
+    still = [one for one in listed if (one.bridge, one.tenant) == (done.bridge, done.tenant)]
     now = f"begin with {done.digest}" if done.digest else "don't begin: it has no release in use"
     out.say(f"new sessions of {done.bridge} of {done.tenant} {now}")
+    if still:
+        out.say(
+            f"{len(still)} that run keep what they began with, until they end: "
+            f"`bridgehold sessions --end {still[0].id}`"
+        )
 
 
 def _say(shown: Shown) -> None:

@@ -109,6 +109,11 @@ _ARTIFACTS = (
     Command("get", "artifacts:get", "Write an artifact into a new file."),
     Command("rm", "artifacts:remove", "Forget an artifact."),
 )
+_JUPYTER = (
+    Command("install", "jupyter:install", "Let notebooks run their cells in a sandbox."),
+    Command("list", "jupyter:list_kernels", "The kernels that are installed."),
+    Command("uninstall", "jupyter:uninstall", "Remove one."),
+)
 TREE: Tree = {
     "Begin": (
         Command("doctor", "doctor:doctor", "Prove every barrier of this machine."),
@@ -119,6 +124,7 @@ TREE: Tree = {
         Command("run", "run:run", "Run one command in a sandbox."),
         Command("python", "python:python", "Run a program as `python` would, in a sandbox.", loose=True),
         Command("shell", "shell:shell", "Talk to one session."),
+        Group("jupyter", "A kernel for notebooks, whose cells run in a sandbox.", _JUPYTER),
         Group("sessions", "List sessions, or end some.", _SESSIONS, "sessions:sessions"),
         Command("files", "files:files", "Files of a session: see, get, put, move, remove."),
         Command("resources", "sessions:resources", "What sessions hold: programs, chains, models."),

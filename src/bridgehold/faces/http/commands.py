@@ -121,6 +121,12 @@ async def events(call: Call) -> web.StreamResponse:
         raise UsageError(
             "no event's id", where="Last-Event-ID", hint="Send the last `id:` that you have read."
         )
+    if int(said) > running.log.last:
+        raise UsageError(
+            f"no event {int(said)} was sent: the last is {running.log.last}",
+            where="Last-Event-ID",
+            hint="Send the last `id:` that you have read of this command.",
+        )
     return await _followed(call, running, running.log, int(said))
 
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bridgehold import writes
+from bridgehold import reads, writes
 from bridgehold.bridges.legacy.rpc_start import READY_FILE, callback_port, kept_back, passing
 from bridgehold.client.client import Client
 from bridgehold.errors import BridgeholdError, UsageError
@@ -53,6 +53,7 @@ class RpcShim:
                 hint="Its sandbox reaches its starter alone, on this machine's loopback.",
             )
         self._ready_file = environment.get(READY_FILE, "")
+        self._port = 0
         self._conns: dict[int, _Conn] = {}
         self._next = 0
         self._server: asyncio.Server | None = None
@@ -84,6 +85,7 @@ class RpcShim:
         finally:
             if self._server is not None:
                 self._server.close()
+                self._withdraw()
             await self._held.close()
             for conn in list(self._conns.values()):
                 conn.close()
@@ -121,13 +123,21 @@ class RpcShim:
     async def _listen(self) -> None:
         """On a port of ours, which the ready file then names."""
         self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0, limit=_CHUNK)
-        port = self._server.sockets[0].getsockname()[1]
+        self._port = self._server.sockets[0].getsockname()[1]
         if self._ready_file:
             try:
-                writes.replace(Path(self._ready_file), str(port))
+                writes.replace(Path(self._ready_file), str(self._port))
             except OSError as error:
                 say(f"the ready file can't be written: {error.strerror}")
                 await self._held.close()
+
+    def _withdraw(self) -> None:
+        """Nobody is at the port any more: who still looks into the ready file isn't sent there."""
+        if self._ready_file:
+            with contextlib.suppress(OSError, UsageError):
+                path = Path(self._ready_file)
+                if reads.read_text(path, UsageError, or_none=True) == str(self._port):
+                    path.unlink()
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         ports = writer.get_extra_info("peername")[1], writer.get_extra_info("sockname")[1]

@@ -11,7 +11,6 @@ from typing import Any
 from aiohttp import web
 
 from bridgehold.audit.query import parse_time
-from bridgehold.audit.why import story
 from bridgehold.errors import AuditError, BridgeholdError, NotFoundError, UsageError
 from bridgehold.faces.http.guard import BoundedServer
 from bridgehold.faces.report.gather import trust
@@ -209,7 +208,7 @@ class App:
         name = request.match_info["ref"]
 
         def ask(desk: Any) -> Any:
-            found = story(desk.audit, name)
+            found = desk.story(name)
             return found, desk.find(found.event.ref)
 
         found, hit = await self.books.ask(ask)

@@ -25,8 +25,10 @@ _FRESH_S = 0.4
 _AGAIN_S = 60.0
 """A verdict is given again after so long, where the audit has grown."""
 _NICE = 10
+_FIRST_S, _UNSEEN_S = 0.5, 10.0
+"""The first verification waits so long behind the first page; where nobody looks, so long in all."""
 _PATIENCE_S = 0.2
-"""A page waits so long for the newest sums, and shows those before them otherwise."""
+"""A page waits for sums until so long after their counting began; those before them are shown then."""
 
 
 class Sources(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,10 +63,12 @@ class Books:
         self._sums = ThreadPoolExecutor(1, "sums")
         self._ledger = Ledger()
         self._desk: Desk | None = None
-        self._opened = self._counted = self._verified = 0.0
+        self._opened = self._begun = self._counted = self._verified = 0.0
         self._verified_events = -1
         self._counting: asyncio.Task[None] | None = None
         self._verifying: asyncio.Task[None] | None = None
+        self._looked = asyncio.Event()
+        """Set when the first page has been shown, or somebody waits for the verdict."""
 
     async def __aenter__(self) -> Books:
         """Bring the index up to the disk, and begin to count and to verify. Raises `AuditError`."""
@@ -105,7 +109,10 @@ class Books:
         if time.monotonic() - self._counted > _FRESH_S:
             self._count()
         if self._counting is not None:
-            await asyncio.wait({self._counting}, timeout=_PATIENCE_S)
+            left = self._begun + _PATIENCE_S - time.monotonic()
+            await asyncio.wait({self._counting}, timeout=max(0.0, left))
+        if not self._looked.is_set():
+            asyncio.get_running_loop().call_later(_FIRST_S, self._looked.set)
         self._verify()
         return self.snapshot
 
@@ -120,12 +127,14 @@ class Books:
 
     async def judged(self) -> Verdict:
         """The verdict, when there is one."""
+        self._looked.set()
         while self.verdict.under_way and self._verifying is not None:
             await asyncio.wait({self._verifying})
         return self.verdict
 
     def _count(self) -> None:
         if self._counting is None or self._counting.done():
+            self._begun = time.monotonic()
             self._counting = _begun(self._read())
 
     async def _read(self) -> None:
@@ -150,6 +159,8 @@ class Books:
             self._verifying = _begun(self._judge())
 
     async def _judge(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._looked.wait(), _UNSEEN_S)
         argv = [sys.executable, "-P", "-m", "bridgehold.audit.verify", "--json", *self.sources.verify]
         process = await asyncio.create_subprocess_exec(
             *argv, "--", str(self.sources.audit),

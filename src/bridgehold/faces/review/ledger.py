@@ -139,7 +139,7 @@ class _Sums:
         self._hours: dict[str, tuple[int, int]] = {}
         self._commands: dict[tuple[str, str], tuple[int, int, int]] = {}
         self._operations: dict[tuple[str, str, str], int] = {}
-        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._sessions: OrderedDict[tuple[str, str], Session] = OrderedDict()
         self._tenants: set[str] = set()
         self._frameworks: set[str] = set()
         self._loaded: dict[str, str] = {}
@@ -181,7 +181,10 @@ class _Sums:
         self._uses.add(hit)
         if entry.kind == "session.opened":
             self._open(entry)
-        elif entry.kind == "session.closed" and (session := self._sessions.get(entry.session)) is not None:
+        elif (
+            entry.kind == "session.closed"
+            and (session := self._sessions.get((entry.tenant, entry.session))) is not None
+        ):
             session.closed, session.closed_ref = entry.time, entry.ref
             session.reason, session.code = entry.text("reason"), entry.text("code")
             session.commands, session.cpu_us = _count(entry, "commands"), _count(entry, "cpu_us")
@@ -199,7 +202,7 @@ class _Sums:
 
     def _open(self, entry: Entry) -> None:
         grant = self._gathering.grants.get((entry.tenant, entry.text("bridge")))
-        self._sessions[entry.session] = Session(
+        self._sessions[entry.tenant, entry.session] = Session(
             id=entry.session, name=entry.text("name"), tenant=entry.tenant, framework=entry.text("bridge"),
             principal=entry.principal, start=entry.text("start"), grant=entry.text("grant"),
             opened=entry.time, opened_ref=entry.ref,

@@ -81,9 +81,13 @@ class Call:
         """Bytes that are counted for them, until they are passed on."""
         self.stream = stream
         self.answer_stream = 0
-        self.up = Flow(pair.judge.hold, pair.asking, pair.answering, pair.judge.request_bytes)
+        self.up = Flow(
+            pair.judge.hold, pair.asking, pair.answering, min(method.most, pair.judge.request_bytes)
+        )
         self.up.source_stream = stream
-        self.down = Flow(pair.judge.hold, pair.answering, pair.asking, pair.judge.answer_bytes)
+        self.down = Flow(
+            pair.judge.hold, pair.answering, pair.asking, min(method.most, pair.judge.answer_bytes)
+        )
         self.down.sink_stream = stream
         self.ticket: Ticket | None = None
         self._request: bytes | None = None

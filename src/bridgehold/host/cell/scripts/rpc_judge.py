@@ -11,7 +11,7 @@ from bridgehold.audit.arguments import Arguments, shown, split_in_turns
 from bridgehold.bridges.legacy import rpc
 from bridgehold.bridges.legacy.messages import Answer
 from bridgehold.bridges.legacy.rpc import CallFacts, Method
-from bridgehold.bridges.legacy.rpc_target import TARGETED, target_of
+from bridgehold.bridges.legacy.rpc_target import told_target
 from bridgehold.errors import (
     BridgeholdError,
     BudgetError,
@@ -20,7 +20,6 @@ from bridgehold.errors import (
     DeniedError,
     LimitError,
     ProtocolError,
-    UsageError,
 )
 from bridgehold.host.cell.commands import refusals
 from bridgehold.host.cell.scripts.ledger import Ledger, Pending
@@ -30,11 +29,13 @@ from bridgehold.host.cell.tools.records import ToolRecords
 from bridgehold.host.cell.tools.values import ToolContext, ToolSpec
 from bridgehold.host.front.boots import SCRIPT_PLACEHOLDER
 from bridgehold.ids import is_operation
-from bridgehold.policies.buckets import CommandRates
+from bridgehold.policies.buckets import CommandRates, TokenBucket
 from bridgehold.policies.decide import decide_call, decide_tool
 from bridgehold.policies.model import MIB, Decision, Grant
 
 _MOST_SESSIONS = 10_000
+_PASSED_PER_SECOND, _PASSED_AT_ONCE = 50, 200
+"""Calls back that are passed on unjudged; a worker's heartbeat is one in seconds."""
 _MOST_UNDECIDED = 256
 """Calls of one direction that wait for a decision or its record; one that was given up waits on, too."""
 _LONGEST = 300
@@ -152,12 +153,8 @@ class Commands(_Judge):
     async def _run(self, call: Call, asked: CallFacts) -> None:
         held, bridge = self._held, self._held.session.key.bridge
         fault = await held.look_up()
-        operation, target, unclear = rpc.operation_of(asked.name), "", ""
-        if asked.name in TARGETED:
-            try:
-                target = target_of(asked.parameters)
-            except UsageError as error:
-                unclear = error.message
+        operation = rpc.operation_of(asked.name)
+        target, unclear = told_target(asked.name, asked.parameters)
         named = f"{operation}:{target}" if target else operation
         arguments = await split_in_turns(asked.parameters, plain=False)
         kept, ledger, principal = arguments.kept, held.ledger, held.ledger.principal
@@ -165,7 +162,7 @@ class Commands(_Judge):
             raise held.session.refusal()
         if fault is not None:
             raise await ledger.refuse(named, kept, *refusals.ungranted(fault, bridge, operation))
-        decision = self._decide(operation, target, unclear, arguments)
+        decision = self._decide(operation, target, unclear, arguments, asked.unread)
         if not decision.allowed:
             raise _named(await ledger.refuse(named[:_LONGEST], kept, decision, DeniedError), decision.rule)
         if not any(principal.may_run(bridge, f"{bridge}:{one}") for one in (operation, named)):
@@ -180,7 +177,9 @@ class Commands(_Judge):
         held.session.serve(pending.plan.command)
         call.let_through(_Command(held, call.method, pending))
 
-    def _decide(self, operation: str, target: str, unclear: str, arguments: Arguments) -> Decision:
+    def _decide(
+        self, operation: str, target: str, unclear: str, arguments: Arguments, unread: tuple[str, ...]
+    ) -> Decision:
         grant = self._held.grant
         if not is_operation(operation):
             reason = f"{operation[:80]!r} is not a command's name"
@@ -189,6 +188,9 @@ class Commands(_Judge):
             reason = f"what it would run can't be told: {unclear}"
             return Decision(allowed=False, rule="target", reason=reason)
         decision = decide_call(grant, grant.bridge, operation, target)
+        if decision.allowed and unread and grant.inline_keys != "pass":
+            reason, source = rpc.unsearched(unread[0]), str(grant.sources.get("inline_keys", ""))
+            return Decision(allowed=False, rule="inline_keys", reason=reason, source=source)
         if decision.allowed and arguments.keys and grant.inline_keys != "pass":
             return Decision(
                 allowed=False,
@@ -261,6 +263,10 @@ class Callbacks(_Judge):
 
     methods = rpc.FROM_WORKER
 
+    def __init__(self, held: Held, rates: CommandRates) -> None:
+        super().__init__(held, rates)
+        self._passed = TokenBucket(_PASSED_PER_SECOND, _PASSED_AT_ONCE)
+
     @property
     def request_bytes(self) -> int:
         """The largest request."""
@@ -285,9 +291,21 @@ class Callbacks(_Judge):
                 call, lambda: self._refuse("", method.name, {"session": asked.session}, "session", reason)
             )
         elif method.kind == "pass":
-            call.let_through()
+            self._pass(call)
         else:
             self._later(call, lambda: self._run(call, asked), asked.cost)
+
+    def _pass(self, call: Call) -> None:
+        """At the pace that its BEAM bears: past it a call waits, and so many of them at most."""
+        wait = self._passed.take(1, time.monotonic())
+
+        async def act() -> None:
+            await asyncio.sleep(wait)
+            call.let_through()
+
+        if not wait:
+            return call.let_through()
+        return self._later(call, act)
 
     def _records(self, session: str) -> ToolRecords:
         held = self._held

@@ -1,0 +1,162 @@
+"""The kernel's parts without a kernel: forms, bounds, the connection file, and where kernels are installed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridgehold.errors import BridgeholdError, NotFoundError, UsageError
+from bridgehold.faces.cli.commands import app
+from bridgehold.faces.jupyter import cell as cells
+from bridgehold.faces.jupyter import forms, installed, wire
+
+PORTS = {
+    name: 1000 + number
+    for number, name in enumerate(("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port"))
+}
+FILE = {
+    "ip": "127.0.0.1",
+    "transport": "tcp",
+    "key": "0123456789abcdef",
+    "signature_scheme": "hmac-sha256",
+    **PORTS,
+}
+ODD: list[Any] = [
+    None,
+    1,
+    [],
+    "text",
+    {1: 2},
+    {"text/html": 1},
+    {"text/html": None},
+    {"../x": "y"},
+    {"a/b\n": "c"},
+]
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_what_is_no_form_is_none(trusted: bool) -> None:
+    for one in ODD:
+        assert forms.bundle(one, trusted=trusted) == {}
+    many = {f"application/x{n}+json": n for n in range(1_000)} | {"text/plain": "x"}
+    assert len(forms.bundle(many, trusted=trusted)) <= forms.MOST_FORMS
+    deep: Any = 1
+    for _ in range(2_000):
+        deep = [deep]
+    assert forms.bundle({"application/json": deep, "application/json ": 1}, trusted=trusted) == {}
+    large = {"text/html": "x" * (forms.MOST_FORM + 1), "application/json": ["x" * forms.MOST_FORM]}
+    assert forms.bundle(large, trusted=trusted) == {}
+    assert forms.bundle({"text/javascript": "x", "application/ecmascript": "x"}, trusted=trusted) == {}
+
+
+def test_html_stays_in_its_frame() -> None:
+    page = '\'"></iframe><script>alert(1)</script><iframe sandbox=allow-scripts srcdoc="&lt;'
+    framed = forms.bundle({"text/html": page}, trusted=False)["text/html"]
+    assert framed.count("<") == 2
+    assert framed.count(">") == 2
+    assert framed.count('"') == 8
+    assert forms.bundle({"text/html": page}, trusted=True) == {"text/html": page}
+
+
+class Told(list[tuple[str, dict[str, Any]]]):
+    def publish(self, kind: str, content: dict[str, Any]) -> None:
+        self.append((kind, content))
+
+    def text(self) -> str:
+        return "".join(one["text"] for kind, one in self if kind == "stream")
+
+
+def test_a_cell_that_never_ends_to_speak_is_cut_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cells, "MOST_TEXT", 1_000)
+    told = Told()
+    one = cells.Cell(told.publish, trusted=False)
+    for _ in range(100):
+        one.event({"type": "output", "stream": "stdout", "text": "x" * 300})
+    for odd in (
+        {},
+        {"type": "output", "stream": "other", "text": "y"},
+        {"type": "output", "stream": [], "text": 1},
+        {"type": "chunk", "data": 1},
+    ):
+        one.event(odd)
+    assert told.text().count("x") == 1_000
+    assert told.text().count("left out") == 1
+    for _ in range(cells.MOST_SHOWN + 50):
+        one.event({"type": "chunk", "data": {"display": {"text/plain": "d"}}})
+    assert sum(kind == "display_data" for kind, _ in told) == cells.MOST_SHOWN
+    assert told.text().count("left out") == 2
+    one.event({"type": "output", "stream": "stdout", "text": "", "cut": 7})
+    assert "7 bytes" not in told.text(), "what is said of cuts is bounded with the rest"
+    assert one.result({"repr": "1", "displays_left_out": 5}) == {"text/plain": "1"}
+    assert "5 more" in told.text()
+    assert one.result({"repr": 1}) == one.result(None) == {}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"key": ""},
+        {"key": None},
+        {"signature_scheme": "hmac-md5"},
+        {"transport": "pgm"},
+        {"shell_port": 0},
+        {"ip": 1},
+    ],
+)
+def test_a_connection_file_without_what_keeps_others_out_is_refused(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    file = tmp_path / "connection.json"
+    file.write_text(json.dumps(FILE))
+    assert wire.read_ports(file).key == FILE["key"]
+    file.write_text(json.dumps(FILE | change))
+    with pytest.raises(UsageError) as caught:
+        wire.read_ports(file)
+    assert FILE["key"] not in str(caught.value.info())
+
+
+def bridgehold(*arguments: str) -> None:
+    app(["jupyter", *arguments], prog_name="bridgehold", standalone_mode=False)
+
+
+def test_kernels_are_installed_listed_and_removed_and_others_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "venv/share/jupyter"))
+    bridgehold("install", "--name", "mine", "--tenant", "local", "--bridge", "python")
+    bridgehold("install", "--prefix", str(tmp_path / "venv"), "--name", "theirs", "--trust-forms")
+    spec = json.loads((tmp_path / "data/kernels/mine/kernel.json").read_text())
+    assert spec["argv"][1:] == [
+        "-P",
+        "-m",
+        "bridgehold.faces.jupyter",
+        "-f",
+        "{connection_file}",
+        "--bridge",
+        "python",
+        "--tenant",
+        "local",
+    ]
+    assert spec["interrupt_mode"] == "message"
+    foreign = tmp_path / "data/kernels/foreign"
+    foreign.mkdir()
+    (foreign / "kernel.json").write_text(json.dumps(spec | {"metadata": {}}))
+    for _ in range(2):
+        bridgehold("install", "--name", "mine")  # ours is replaced
+        with pytest.raises(UsageError, match="somebody else"):
+            bridgehold("install", "--name", "foreign")
+    assert [(one.name, one.trust_forms) for one in installed.find()] == [("mine", False), ("theirs", True)]
+    bridgehold("uninstall", "mine")
+    with pytest.raises(NotFoundError):
+        installed.uninstall("foreign")
+    for name in ("..", "../x", "a/b", "", "A\n", "x" * 200):
+        with pytest.raises(BridgeholdError):
+            bridgehold("install", "--name", name)
+    capsys.readouterr()
+    bridgehold("list", "--json")
+    assert [one["name"] for one in json.loads(capsys.readouterr().out)] == ["theirs"]
+    assert sorted(one.name for one in (tmp_path / "data/kernels").iterdir()) == ["foreign"]
