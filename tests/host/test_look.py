@@ -529,7 +529,7 @@ def test_what_may_not_be_read_or_written_says_by_whom_or_why(tmp_path: Path) -> 
             env={**os.environ, "BRIDGEHOLD_HOME": str(home)},
             input="sk-0123456789",
             cwd="/",
-            timeout=60,
+            timeout=240,
         )
         assert (done.returncode != 0, said in " ".join(done.stderr.split())) == (True, True), done
 

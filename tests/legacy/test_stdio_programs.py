@@ -20,7 +20,7 @@ class PlayedHost:
         self.ended: list[str] = []
         self.data: dict[str, Any] = {}
 
-    async def request(self, method: str, params: dict[str, Any], on_event: Any = None) -> Any:
+    async def request(self, method: str, params: dict[str, Any], on_event: Any = None, *_: object) -> Any:
         assert method == "session.hold"
         session = f"s-{len(self.sessions) + 1}"
         self.sessions[session] = {}
@@ -162,7 +162,7 @@ def test_a_cleanup_is_a_new_session_and_the_old_one_ends() -> None:
 
 def test_a_host_that_refuses_the_session_answers_every_request_and_ends_the_worker() -> None:
     class Refusing(PlayedHost):
-        async def request(self, method: str, params: dict[str, Any], on_event: Any = None) -> Any:
+        async def request(self, method: str, params: dict[str, Any], on_event: Any = None, *_: object) -> Any:
             raise error
 
     async def talk() -> None:

@@ -22,6 +22,7 @@ FREE = Resources(memory_bytes=48 * _MIB, cpu_millis=10_000, processes=16, open_f
 _BOMB = 512 * _MIB
 _FORKS = 200
 _SPIN_SECONDS = 0.6
+_END_SECONDS, _LOOK_SECONDS = 30, 0.01
 
 
 @contextlib.contextmanager
@@ -109,9 +110,10 @@ def pids(context: Context) -> Check:
                 "pids", f"{made} forks under a cap of {FREE.processes}", "Enable the pids controller."
             )
         cgroup.kill()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + _END_SECONDS
         while cgroup.processes() and time.monotonic() < deadline:
             _reap()
+            time.sleep(_LOOK_SECONDS)  # who was killed needs the processor to end
         if cgroup.processes():
             return failed("pids", "processes were left after the kill", "Please report this.")
     return passed(
