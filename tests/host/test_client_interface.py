@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -88,6 +89,8 @@ def test_a_client_finds_its_restarted_host_and_its_sessions_end_typed(layout: La
     with client:
         with client.session("plain") as session:
             assert session.run("act", {"code": "result['x'] = 1"}) == {"x": 1}
+            named = client.call("plain:act", {"code": "1"}, session="mine")
+            assert named.anew == ""
             under_way: list[BridgeholdError] = []
             thread = threading.Thread(
                 target=lambda: under_way.append(
@@ -107,8 +110,15 @@ def test_a_client_finds_its_restarted_host_and_its_sessions_end_typed(layout: La
             for _ in range(3):
                 error = failure(session.run, "act", {"code": "1"})
                 assert (error.code, error.where) == ("session_ended", session.id)
-                assert "host that had this session is gone" in error.message
+                assert re.search("asked by a signal|host that had this session is gone", error.message)
             assert failure(session.logs).code == "session_ended"
+        with SyncClient.connect(layout.socket) as stranger:  # who never heard of the host before
+            gone = failure(lambda: stranger.call("plain:act", {"code": "1"}, session=named.session))
+            assert (gone.code, gone.where) == ("session_ended", named.session)
+            again = stranger.call("plain:act", {"code": "1"}, session="mine")
+            assert again.anew.startswith(f"session {named.session} of this name has ended: ")
+            assert again.anew.endswith("; what it held is gone")
+            assert stranger.call("plain:act", {"code": "1"}, session="mine").anew == ""
         with client.session("plain") as session:
             assert session.run("act", {"code": "result['x'] = 2"}) == {"x": 2}
         stop_host(hosts[0])

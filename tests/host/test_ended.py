@@ -8,6 +8,7 @@ import weakref
 
 import pytest
 
+from bridgehold.audit.entries import Entry
 from bridgehold.error_info import Output
 from bridgehold.errors import CrashError
 from bridgehold.faces.http.running import KEPT_BYTES, Running
@@ -15,6 +16,7 @@ from bridgehold.host.cell.sessions import ended
 from bridgehold.host.cell.sessions.ended import EndedSessions
 from bridgehold.host.cell.sessions.session import SessionKey
 from bridgehold.host.shares.logs import SessionLog
+from bridgehold.host.shares.session_ends import MOST_ENDED, ends_before
 
 
 def add(over: EndedSessions, tenant: str, number: int, size: int = 0, name: str = "work") -> str:
@@ -112,3 +114,45 @@ def test_no_error_that_is_kept_holds_what_its_command_had_in_hand() -> None:
     found = over.find(lambda _: True, "s-1")
     assert found is not None
     assert found.error.message == "session s-1 has ended: crash: crash"
+
+
+def told(
+    kind: str, session: str, at: str = "2026-01-01T12:00:00.000Z", tenant: str = "acme", **fields: object
+) -> Entry:
+    return Entry(
+        ref="i.1", instance="i", seq=1, time=at, kind=f"session.{kind}", place="", tenant=tenant,
+        session=session, fields=fields,
+    )  # fmt: skip
+
+
+def test_how_sessions_of_hosts_before_this_one_ended_is_folded_of_their_audit() -> None:
+    names = {"bridge": "python", "name": "work"}
+    noon = 1_767_268_800.0
+    entries = [
+        told("opened", "s-late", "2026-01-01T09:00:00.000Z", **names),
+        told("closed", "s-late", "2026-01-01T10:59:00.000Z", reason="idle time", code="session_ended"),
+        told("opened", "s-1", **names),
+        told("closed", "s-1", tenant="rival", reason="none of its own"),
+        told("closed", "s-1", reason="oom", code="memory"),
+        told("closed", "s-never", reason="nobody opened it"),
+        told("opened", "s-2", **names),
+        told("opened", "s-3", bridge="python", name="anonymous"),
+        told("opened", "s-4" + "x" * 900, "no time", bridge="b" * 900, name="n" * 900),
+    ]
+    ends = ends_before(entries, noon + 60)
+    assert list(ends) == ["acme"]
+    assert [(one.session[:5], one.name[:4], one.why) for one in ends["acme"]] == [
+        ("s-1", "work", "memory: oom"),
+        ("s-2", "work", "the host that had it is gone"),
+        ("s-3", "", "the host that had it is gone"),
+        ("s-4xx", "nnnn", "the host that had it is gone"),
+    ]
+    assert max(len(one.session) for one in ends["acme"]) == 64
+    over = EndedSessions()
+    over.restore("acme", ends["acme"])
+    assert ended.anew(over.before(SessionKey("acme", "python", "anonymous")), recovers=False) == ""
+    assert "session s-2 of this name" in ended.anew(
+        over.before(SessionKey("acme", "python", "work")), recovers=False
+    )
+    many = [told("opened", f"s-{number}", **names) for number in range(1_000)]
+    assert len(ends_before(many, noon)["acme"]) == MOST_ENDED

@@ -19,20 +19,30 @@ def read_all(audit: Path) -> Iterator[Entry]:
             yield from _entries(segment.path, f"{folder.path.name}/{segment.path.name}")
 
 
-def read_kind(audit: Path, kind: str, tenant: str = "") -> Iterator[Entry]:
+def read_kind(audit: Path, kind: str, tenant: str = "", since: float = 0.0) -> Iterator[Entry]:
     """Every readable event of `kind`, or of a family of kinds (``egress``), oldest first.
 
-    `tenant`: of this one alone; what is others' is passed over as bytes.
+    `tenant`: of this one alone; what is others' is passed over as bytes. `since`: of files alone that have
+    been written to after it, in seconds of the epoch.
     """
     needle = of_kind(kind)
     whose = f'"tenant":"{tenant}"'.encode() if tenant else b""
     for folder in instance_folders(audit):
         for segment in folder.segments():
+            if since and _written(segment.path) < since:
+                continue
             places = (line.place for line in scan.lines(segment.path, needle) if whose in line.data)
             for entry in scan.entries(audit, places):
                 mine = not tenant or entry.tenant == tenant
                 if mine and (entry.kind == kind or entry.kind.startswith(f"{kind}.")):
                     yield entry
+
+
+def _written(path: Path) -> float:
+    try:
+        return path.lstat().st_mtime
+    except OSError:  # it was taken away meanwhile
+        return 0.0
 
 
 def tail(audit: Path, last: int = 20) -> list[Entry]:

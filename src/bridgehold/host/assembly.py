@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import socket
+import time
 from pathlib import Path
 
 import msgspec
@@ -43,6 +44,7 @@ from bridgehold.host.shares import cell_wire
 from bridgehold.host.shares.dialling import dial
 from bridgehold.host.shares.places import Places
 from bridgehold.host.shares.refusals import Refusals
+from bridgehold.host.shares.session_ends import ENDED_SECONDS, SessionEnd, ends_before
 from bridgehold.host.submissions import Submissions
 from bridgehold.host.template import Begun, Template
 from bridgehold.host.tenancy import Tenancy
@@ -72,12 +74,16 @@ def assemble(given: Foundation) -> HostParts:
         cell = join_cell(ground, shared, orders.make, budgets)
         environments.when_changed(cell.zygotes.retire, cell.pool.retire)
         shared.metrics.watch(cell.sessions.__len__, lambda: len(cell.zygotes.infos()))
+        for tenant, ends in ended_before(layout).items():
+            cell.sessions.restore(tenant, ends)
         serving = InHost(cell, ground)
         refusals = cell.refusals
         bench = cell.bench
     else:
         refusals = Refusals(peers.journal, shared.metrics)
         serving = celled = _celled(given, shared, orders, budgets, refusals, given.template)
+        for tenant, ends in ended_before(layout).items():
+            celled.cells.ends.restore(tenant, ends)
         environments.when_changed(celled.cells.retire)
         bench = Trials(celled.cells)
     examination = _examination_of(ground, bench, shared, orders, environments, kept)
@@ -264,3 +270,11 @@ def spent_before(layout: Layout, spending: Spending, tenant: str = "") -> Budget
     if layout.audit.is_dir():
         budgets.fold(read_kind(layout.audit, "egress", tenant))
     return budgets
+
+
+def ended_before(layout: Layout) -> dict[str, list[SessionEnd]]:
+    """How sessions of hosts before this one ended, folded of the audit: no name begins anew unsaid."""
+    if not layout.audit.is_dir():
+        return {}
+    now = time.time()
+    return ends_before(read_kind(layout.audit, "session", since=now - ENDED_SECONDS), now)

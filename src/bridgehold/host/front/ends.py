@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Iterable
 
 import msgspec
 
@@ -38,10 +39,17 @@ class Ends:
     def add(self, tenant: str, end: SessionEnd) -> None:
         """One has ended, as its cell says. Once for each session; later words change nothing."""
         self._open.get(tenant, OrderedDict()).pop(end.session, None)
+        if end.session not in self._ended.get(tenant, ()):
+            self._keep(tenant, msgspec.structs.replace(end, at=time.monotonic()))
+
+    def restore(self, tenant: str, ends: Iterable[SessionEnd]) -> None:
+        """Those of a host before this one, the oldest first."""
+        for end in ends:
+            self._keep(tenant, end)
+
+    def _keep(self, tenant: str, end: SessionEnd) -> None:
         kept = self._ended.setdefault(tenant, OrderedDict())
-        if end.session in kept:
-            return
-        kept[end.session] = msgspec.structs.replace(end, at=time.monotonic())
+        kept[end.session] = end
         self._bytes[tenant] = self._bytes.get(tenant, 0) + len(end.log or b"")
         while len(kept) > MOST_ENDED or not next(iter(kept.values())).known:
             self._drop_log(tenant, kept.popitem(last=False)[1])
