@@ -17,6 +17,7 @@ from bridgehold.audit import arguments as looked
 from bridgehold.audit.arguments import left_in, preview_of, split_in_turns, split_keys
 from bridgehold.bridges import schema_form
 from bridgehold.steps import finished
+from costs import as_in_a_host  # noqa: F401 - a fixture of all tests here
 
 TURN_S = 0.25
 """Of this thread's processor, which no load changes; 5 ms were measured, and 20 ms for the passes in C."""

@@ -15,6 +15,7 @@ from bridgehold.audit.encodings import MARK, Encodings, beginnings, mask
 from bridgehold.audit.key_shapes import mask_shapes
 from bridgehold.audit.redact import Redactor
 from bridgehold.keeper.scrub import Scrubber
+from costs import as_in_a_host  # noqa: F401 - a fixture of all tests here
 from spelt import spellings
 
 KEYS = ("sk-real/with+signs%41-0123456789", "sk-proj-" + "aB3dE5gH7jK9_" * 12, "Zk3vQ9pL")

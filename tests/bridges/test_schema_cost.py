@@ -14,6 +14,7 @@ from bridgehold.bridges.manifest_file import parse_manifest
 from bridgehold.errors import LimitError, ManifestError, UsageError
 from bridgehold.host.cell.tools.values import ToolSpec, check_tools
 from bridgehold.ids import nearest
+from costs import as_in_a_host  # noqa: F401 - a fixture of all tests here
 
 TURN_S = 0.25
 """Of this thread's processor, which no load changes; 5 ms were measured, and 20 ms for wording what is shown."""

@@ -27,6 +27,7 @@ from bridgehold.keeper.shapes import UNBOUND, Denial, denial_body, most_tokens, 
 from bridgehold.keeper.usage import NOTHING, Unasked, UsageTap, charge
 from bridgehold.policies.content import BodyFacts, ParsedRequest, body_facts
 from bridgehold.policies.model import Endpoint
+from costs import as_in_a_host  # noqa: F401 - a fixture of all tests here
 
 
 def server_name(data: bytes, step: int = BOUND * 8) -> str | None:
