@@ -16,6 +16,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import psutil
 import pytest
 
 from bridgehold import BridgeholdError, SyncClient
+from bridgehold.audit import rotations
 from bridgehold.audit.beginning import JournalConfig
 from bridgehold.audit.client import encode
 from bridgehold.audit.entries import Entry
@@ -33,6 +35,7 @@ from bridgehold.audit.recorders import Recorder
 from bridgehold.audit.verify import verify_audit
 from bridgehold.audit.writer import Limits
 from bridgehold.keeper.admin import SecretAdmin
+from bridgehold.keeper.signer import Signer
 from bridgehold.records import wire
 from hostile.served import running_provider
 from hostile.stage import POLICY, Stage, make_home, start_host, stop_host
@@ -237,6 +240,8 @@ def live(stage: Stage) -> None:
     SecretAdmin.open_file(stage.layout.secrets).remove("acme", "gone")
     wait_for(stage, "secret.changed", lambda entry: entry.text("action") == "remove")
     wait_for(stage, "anchor.signed", lambda _: True)
+    Signer(stage.layout.secrets).rotate(lambda: rotations.NOWHERE, "uid 0", datetime.now(UTC))
+    wait_for(stage, "anchor.key_rotated", lambda _: True)
 
 
 def tampered(stage: Stage) -> None:
@@ -365,6 +370,7 @@ CASES: dict[str, dict[str, Any]] = {
     "channel.ended": {"tenant": "", "recorder": "launcher"},
     "segment.rotated": OWN,
     "anchor.signed": OWN,
+    "anchor.key_rotated": {"by": "uid 0", "lost": False},
 }
 
 

@@ -22,7 +22,9 @@ _MOST_MISSING = 10_000
 _INTENTS = frozenset(kind.encode("ascii") for kind in INTENT_KINDS)
 _OUTCOMES = frozenset(kind.encode("ascii") for kind in OUTCOME_KINDS)
 _PAIRS = {first.encode("ascii"): last.encode("ascii") for first, last in PAIRS.items()}
-_OWN = frozenset({b"journal.opened", b"journal.closed", b"anchor.signed", b"channel.ended"})
+_OWN = frozenset(
+    {b"journal.opened", b"journal.closed", b"anchor.signed", b"anchor.key_rotated", b"channel.ended"}
+)
 _SPECIAL = _INTENTS | _OUTCOMES | JOINED | _OWN
 
 
@@ -60,10 +62,17 @@ class Signed(msgspec.Struct, frozen=True):
     time: str = ""
 
 
+class Recorded(msgspec.Struct, frozen=True):
+    """That something signed was stored beside the audit: its text."""
+
+    record: str
+
+
 _OPENED = msgspec.json.Decoder(Opened)
 _CLOSED = msgspec.json.Decoder(Closed)
 _LEFT = msgspec.json.Decoder(Left)
 _SIGNED = msgspec.json.Decoder(Signed)
+_RECORDED = msgspec.json.Decoder(Recorded)
 
 
 class InstanceCheck:
@@ -87,6 +96,8 @@ class InstanceCheck:
         """Of the last line of all."""
         self.signed: dict[int, tuple[Signed, str]] = {}
         """Anchors that the instance says were stored, by their count, and where it says so."""
+        self.rotations: list[tuple[str, str]] = []
+        """Records of changes of the anchors' key, and where the instance tells of each."""
         self.times: dict[int, str] = {}
         self.opened: Opened | None = None
         self.closed: Closed | None = None
@@ -183,6 +194,10 @@ class InstanceCheck:
             signed = chain.decode(_SIGNED, line)
             if signed is not None:
                 self.signed[signed.count] = (signed, place)
+        elif kind == b"anchor.key_rotated":
+            told = chain.decode(_RECORDED, line)
+            if len(self.rotations) < _MOST_FINDINGS:
+                self.rotations.append((told.record if told is not None else "", place))
         elif kind == b"channel.ended":
             self._left_open(chain.decode(_LEFT, line) or Left(), place)
         elif kind == b"journal.closed":

@@ -17,6 +17,7 @@ from bridgehold.records.commands import (
 )
 from bridgehold.records.journals import (
     JOURNAL_KINDS,
+    AnchorKeyRotated,
     AnchorSigned,
     ChannelEnded,
     JournalClosed,
@@ -44,6 +45,7 @@ from bridgehold.records.workers import (
 
 __all__ = [
     "JOURNAL_KINDS",
+    "AnchorKeyRotated",
     "AnchorSigned",
     "ChannelEnded",
     "CommandIntent",

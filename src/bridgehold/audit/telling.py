@@ -224,6 +224,11 @@ def _list(event: Entry, name: str, shown: Callable[[str], str] = str) -> str:
     return ", ".join(shown(str(one)) for one in value) if isinstance(value, list) else ""
 
 
+def _key_rotated(entry: Entry, who: str) -> str:
+    lost = ", without the old one, which was lost" if entry.fields.get("lost") else ""
+    return f"{entry.text('by')} had another key sign anchors: {entry.text('old')} → {entry.text('new')}{lost}"
+
+
 _SENTENCES: Mapping[str, Callable[[Entry, str], str]] = {
     "session.opened": _opened,
     "session.closed": _closed,
@@ -256,6 +261,7 @@ _SENTENCES: Mapping[str, Callable[[Entry, str], str]] = {
     "admin.outcome": _admin_outcome,
     "environment.built": _built,
     "anchor.signed": _anchored,
+    "anchor.key_rotated": _key_rotated,
     "journal.opened": _opened_journal,
     "artifact.changed": _kept,
     "artifact.read": _kept,

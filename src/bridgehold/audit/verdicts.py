@@ -40,6 +40,13 @@ FindingKind = Literal[
     "anchor_malformed",  # its file can't be read, or holds no anchor
     "anchor_missing",  # the audit says that it was stored beside it
     "anchor_stale",  # the newest is older than was asked for
+    "anchor_retired",  # its key had been changed for another one before that place
+    "rotation_contradicted",  # the record of a key's change saw another head
+    "rotation_signature",
+    "rotation_unknown",  # it names an instance that isn't there
+    "rotation_malformed",
+    "rotation_missing",  # the audit says that it was stored beside it
+    "rotation_forked",  # one key has two successors
 ]
 
 
@@ -87,6 +94,17 @@ class Range(msgspec.Struct, frozen=True):
     last: int
 
 
+class Rotated(msgspec.Struct, frozen=True, kw_only=True):
+    """A change of the anchors' key. `lost`: the old one could not sign it."""
+
+    old: str
+    new: str
+    time: str
+    by: str
+    lost: bool
+    place: str
+
+
 AnchoringStatus = Literal["anchored", "unanchored", "contradicted"]
 
 
@@ -108,6 +126,8 @@ class Anchoring(msgspec.Struct, frozen=True, kw_only=True):
     """Anchors that the audit says were signed after the newest that was given."""
     newest: str = ""
     """Where it says so of the last of them."""
+    rotations: tuple[Rotated, ...] = ()
+    """Changes of the key, by their time."""
     findings: tuple[Finding, ...] = ()
 
 

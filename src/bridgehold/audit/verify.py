@@ -19,11 +19,15 @@ import msgspec
 
 from bridgehold.audit import anchors as anchor_files
 from bridgehold.audit import chain
+from bridgehold.audit import rotations as rotation_files
 from bridgehold.audit.anchoring import Evidence, judge
 from bridgehold.audit.anchors import NamedAnchor
+from bridgehold.audit.changes import told_by
 from bridgehold.audit.check import Closed, InstanceCheck, Opened
 from bridgehold.audit.entries import printable, printable_json
-from bridgehold.audit.segments import InstanceFolder, Segment, digest_of, look, read_lines
+from bridgehold.audit.quarantine import quarantined
+from bridgehold.audit.rotations import NamedRotation
+from bridgehold.audit.segments import InstanceFolder, Segment, look, read_lines
 from bridgehold.audit.verdicts import Completeness, Finding, Integrity, Report
 from bridgehold.error_texts import from_os
 from bridgehold.errors import AuditError, BridgeholdError
@@ -39,6 +43,7 @@ def verify_audit(
     *,
     outside: Sequence[NamedAnchor] = (),
     beside: Path | None = None,
+    rotations: Sequence[NamedRotation] = (),
     keys: Mapping[str, bytes] | None = None,
     within_s: int = 86_400,
     fresh_s: int | None = None,
@@ -46,8 +51,8 @@ def verify_audit(
     """Check every line below `audit`. Raises `AuditError` only where the folder itself can't be read.
 
     `outside` anchors were kept elsewhere; those in the folder `beside` lie where the audit's owner could
-    reach them: they can only contradict it, and all that it tells of must be there. For the rest see
-    `anchoring.Evidence`.
+    reach them: they can only contradict it, and all that it tells of must be there. `rotations`: records of
+    changes of the key that were kept elsewhere. For the rest see `anchoring.Evidence`.
     """
     folders, strays = look(audit)
     if not folders and not strays:
@@ -57,9 +62,13 @@ def verify_audit(
             hint="Name the folder that holds folders such as 00000001-i-0123456789ab.",
         )
     local = anchor_files.load_folder(beside) if beside is not None else None
-    checks, size, segments = _read(folders, _wanted((*outside, *(local or ()))))
+    records = [*rotations, *(rotation_files.load(beside) if beside is not None else ())]
+    wanted = _wanted((*outside, *(local or ())), records)
+    checks, size, segments = _read(folders, wanted)
+    if missed := _wanted((), told_by(checks), but=wanted):  # records that only the lines themselves hold
+        checks, size, segments = _read(folders, _joined_wants(wanted, missed))
     links = _links(folders, checks)
-    moved, torn = _quarantined(audit, folders, checks)
+    moved, torn = quarantined(audit, folders, checks)
     unread = [
         Finding(
             kind="unreadable", place=printable(name), reason="no folder of an instance, but a link or a file"
@@ -70,6 +79,7 @@ def verify_audit(
         outside=outside,
         beside=local,
         stored=anchor_files.load_folder(beside) if beside is not None else None,
+        rotations=records,
         keys=keys or {},
         within_s=within_s,
         fresh_s=fresh_s,
@@ -91,14 +101,30 @@ def verify_audit(
     )
 
 
-def _wanted(anchors: Iterable[NamedAnchor]) -> dict[str, list[int]]:
-    """Instance → the lines whose hashes are to be kept: those that an anchor names, and the next."""
+def _wanted(
+    anchors: Iterable[NamedAnchor],
+    records: Iterable[NamedRotation],
+    but: Mapping[str, Sequence[int]] | None = None,
+) -> dict[str, list[int]]:
+    """Instance → the lines whose hashes are to be kept: those that an anchor names, and the next; and those
+    that a record of a key's change names.
+    """
+    heads = [(one.anchor.instance, one.anchor.count) for _, one in anchors if one is not None]
+    heads += [(instance, count + 1) for instance, count in heads]
+    heads += [
+        (at.instance, at.count) for _, one in records if one is not None and (at := one.rotation.head).count
+    ]
     wanted: dict[str, list[int]] = {}
-    for _, signed in anchors:
-        if signed is not None:
-            count = signed.anchor.count
-            wanted.setdefault(signed.anchor.instance, []).extend((count, count + 1))
+    for instance, count in heads:
+        if count not in (but or {}).get(instance, ()):
+            wanted.setdefault(instance, []).append(count)
     return wanted
+
+
+def _joined_wants(
+    first: Mapping[str, Sequence[int]], second: Mapping[str, Sequence[int]]
+) -> dict[str, list[int]]:
+    return {name: [*first.get(name, ()), *second.get(name, ())] for name in {*first, *second}}
 
 
 def _read(
@@ -259,42 +285,6 @@ def _accounts_for(told: Opened | Closed, references: Sequence[str]) -> bool:
     return told.unfinished_count == len(references) and set(told.unfinished) <= set(references)
 
 
-def _quarantined(
-    audit: Path, folders: Sequence[InstanceFolder], checks: Sequence[InstanceCheck]
-) -> tuple[list[Finding], list[str]]:
-    """What is wrong with the torn tails that recovery moved aside; and all that are there."""
-    findings: list[Finding] = []
-    there: list[str] = []
-    named: dict[str, str] = {}
-    newest = max((index for index, check in enumerate(checks) if check.lines), default=0)
-    for check in checks:
-        named.update(check.opened.quarantined if check.opened is not None else {})
-    for index, folder in enumerate(folders):
-        with contextlib.suppress(AuditError):  # a folder that can't be read has its finding
-            found = [f"{folder.path.name}/{path.name}" for path in folder.torn()]
-            there += found
-            for name in found:
-                if name not in named and index < newest:
-                    reason = "a torn tail that no later instance tells of"
-                    findings.append(Finding(kind="quarantine_unknown", place=name, reason=reason))
-    for name, digest in named.items():
-        findings += _quarantine_faults(audit, name, digest, there)
-    return findings, there
-
-
-def _quarantine_faults(audit: Path, name: str, digest: str, there: Sequence[str]) -> list[Finding]:
-    place = printable(name[:80])
-    if name not in there:
-        reason = "the torn tail that was moved here is not there"
-        return [Finding(kind="quarantine_missing", place=place, reason=reason)]
-    try:
-        same = digest_of(audit / name) == digest
-    except AuditError as error:
-        return [Finding(kind="unreadable", place=place, reason=error.message)]
-    reason = "the torn tail has other bytes than when it was moved here"
-    return [] if same else [Finding(kind="quarantine_changed", place=place, reason=reason)]
-
-
 def render_report(report: Report) -> str:
     """The report for people."""
     integrity, completeness, anchoring = report.integrity, report.completeness, report.anchoring
@@ -319,6 +309,11 @@ def render_report(report: Report) -> str:
     if anchoring.newer:
         said = f"{anchoring.newer} later anchors were signed, the last at {anchoring.newest}"
         lines.append(f"  not given: {said}")
+    lines += [
+        f"  key changed: {one.old} → {one.new} at {one.time} by {one.by}"
+        f"{': the old one was LOST' if one.lost else ''}"
+        for one in anchoring.rotations[-10:]
+    ]
     lines += [f"  quarantined torn tail: {file}" for file in completeness.quarantined[:10]]
     if report.clock_steps:
         lines.append(
@@ -381,6 +376,7 @@ def _verified(argv: Sequence[str] | None) -> int:
             options.folder,
             outside=[anchor for path in options.anchors for anchor in anchor_files.load(path)],
             beside=options.local_anchors,
+            rotations=rotation_files.load(*options.anchors),
             keys=keys,
             within_s=options.within,
             fresh_s=options.fresh,

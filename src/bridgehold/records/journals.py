@@ -76,6 +76,19 @@ class AnchorSigned(Event, frozen=True, kw_only=True, tag="anchor.signed"):
     signature: str
 
 
+class AnchorKeyRotated(Event, frozen=True, kw_only=True, tag="anchor.key_rotated"):
+    """Another key signs anchors from here on; the record is stored beside them."""
+
+    old: str
+    new: str
+    lost: bool
+    """The old key could not sign: who trusts it alone can't tell that this is its successor."""
+    by: str
+    """Who did it: ``uid 0``; ``host`` where it found another key than the one that was published."""
+    record: str
+    """The whole record, with both signatures."""
+
+
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """The journal's acknowledgement of one event."""
 
@@ -86,6 +99,9 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 JOURNAL_KINDS = frozenset(
-    {"journal.opened", "journal.closed", "segment.rotated", "anchor.signed", "channel.ended"}
+    {
+        *("journal.opened", "journal.closed", "segment.rotated", "channel.ended"),
+        *("anchor.signed", "anchor.key_rotated"),
+    }
 )
 """Written by the journal itself and never taken from a channel."""
