@@ -68,8 +68,8 @@ def replacing(
                 file.flush()
                 os.fchmod(file.fileno(), mode)
                 if for_owner and os.geteuid() == 0:
-                    owner = os.fstat(descriptor).st_uid
-                    os.fchown(file.fileno(), owner, owner)
+                    facts = os.fstat(descriptor)
+                    os.fchown(file.fileno(), facts.st_uid, facts.st_gid)
                 os.fsync(file.fileno())
             os.replace(partial, path.name, src_dir_fd=descriptor, dst_dir_fd=descriptor)
             os.fsync(descriptor)

@@ -1,23 +1,28 @@
-"""What an operator does to the audit of a host that runs: its key changes without a restart, for root and a user."""
+"""What an operator does to the audit of a host that runs: its key changes and its segments are sealed
+without a restart, for root and a user.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from bridgehold.audit import anchors
 from bridgehold.audit.rotations import load
 from bridgehold.audit.verify import verify_audit
 from hostile.conftest import KINDS
-from hostile.stage import USER, Stage, stage
+from hostile.stage import USER, Stage, stage, start_host, stop_host
 from waiting import until
 
 
@@ -58,8 +63,7 @@ def test_the_key_changes_under_a_running_host(served: Stage) -> None:
     report = verify_audit(layout.audit, outside=kept, beside=layout.anchors, keys=first)
     assert report.ok, report.first_bad
     assert report.anchoring.signature == "verified"
-    by = pwd.getpwnam(USER).pw_uid if served.kind == "user" else os.getuid()
-    assert report.anchoring.rotations[0].by == f"uid {by}"
+    assert report.anchoring.rotations[0].by == by(served)
     assert bridgehold(served, "audit", "verify")["ok"]
 
 
@@ -68,11 +72,53 @@ def test_a_key_that_went_is_said_by_the_host_itself(served: Stage) -> None:
     layout = served.layout
     (published,) = anchors.read_key(layout.anchors / anchors.PUBLIC_KEY)
     (layout.secrets / "anchor.key").unlink()
-    until(lambda: any(event["lost"] for event in served.events("anchor.key_rotated")), 60)
-    (event,) = [one for one in served.events("anchor.key_rotated") if one["lost"]]
+    until(lambda: any(event["old_lost"] for event in served.events("anchor.key_rotated")), 60)
+    (event,) = [one for one in served.events("anchor.key_rotated") if one["old_lost"]]
     assert (event["old"], event["by"]) == (published, "host")
     until(lambda: event["new"] in signed_by(layout.anchors), 60)
     report = verify_audit(
         layout.audit, beside=layout.anchors, keys=anchors.read_key(layout.anchors / anchors.PUBLIC_KEY)
     )
     assert report.ok, report.first_bad
+
+
+def test_old_segments_are_sealed_without_their_bodies_under_a_running_host(served: Stage) -> None:
+    """A segment of an instance before is needed, so the host starts once more, on the same home."""
+    layout = served.layout
+    code = "result['said'] = 'what nobody may keep for ever'"
+    served.act(code)
+    shown = [
+        event for event in served.events("command.intent") if "for ever" in str(event["arguments_preview"])
+    ]
+    assert shown
+    with again(served):
+        said = bridgehold(served, "audit", "seal", "--keep", "1", "--drop")
+        assert said["sealed"][0]["seal"]["dropped"] > 0
+        until(lambda: bool(served.events("segment.sealed")), 60)
+        assert not any("for ever" in str(event) for event in served.events("command"))
+        seals = served.events("segment.sealed")
+        assert (seals[0]["bodies"], seals[0]["by"]) == (said["sealed"][0]["seal"]["dropped"], by(served))
+        found = bridgehold(served, "audit", "verify")
+        assert (found["ok"], found["sealing"]["signature"]) == (True, "verified")
+        assert bridgehold(served, "audit", "seal", "--keep", "1", "--drop") == {"sealed": []}
+        # who owns the machine and not the key changes one line: it is found
+        (path,) = [layout.audit / said["sealed"][0]["place"]]
+        path.chmod(0o600)
+        path.write_bytes(path.read_bytes().replace(b'"code":""', b'"code":"x"', 1))
+        assert bridgehold(served, "audit", "verify", status=50)["ok"] is False
+
+
+@contextlib.contextmanager
+def again(of: Stage) -> Iterator[None]:
+    """The host ends and starts anew."""
+    os.kill(of.supervisor, signal.SIGTERM)
+    psutil.Process(of.supervisor).wait(60)
+    process = start_host(of.layout, user=USER if of.kind == "user" else "")
+    try:
+        yield
+    finally:
+        stop_host(process)
+
+
+def by(of: Stage) -> str:
+    return f"uid {pwd.getpwnam(USER).pw_uid if of.kind == 'user' else os.getuid()}"

@@ -10,7 +10,6 @@ import msgspec
 from bridgehold.audit.anchors import NamedAnchor, SignedAnchor, is_signed
 from bridgehold.audit.changes import Changes
 from bridgehold.audit.check import InstanceCheck
-from bridgehold.audit.rotations import NamedRotation
 from bridgehold.audit.verdicts import Anchoring, AnchoringStatus, Finding, Range
 
 _MOST = 100
@@ -28,8 +27,6 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     beside: Sequence[NamedAnchor] | None = None
     stored: Sequence[NamedAnchor] | None = None
     """What lies beside the audit once it was read: a running host may have stored more meanwhile."""
-    rotations: Sequence[NamedRotation] = ()
-    """Records of changes of the key, wherever they were found."""
     keys: Mapping[str, bytes] = {}
     within_s: int = 86_400
     fresh_s: int | None = None
@@ -41,10 +38,9 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
         return [*self.outside, *(self.beside or ())]
 
 
-def judge(checks: Sequence[InstanceCheck], given: Evidence) -> Anchoring:
-    """The verdict over `checks`, which are in the order of their instances."""
+def judge(checks: Sequence[InstanceCheck], given: Evidence, told: Changes) -> Anchoring:
+    """The verdict over `checks`, which are in the order of their instances. `told`: of the keys."""
     order = {check.instance: index for index, check in enumerate(checks)}
-    told = Changes.of(checks, given.rotations, given.keys, beside=given.stored is not None)
     findings: list[Finding] = list(told.findings)
     for place, signed in given.all:
         fault = _against(signed, place, checks, order, told)

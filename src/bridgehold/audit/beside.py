@@ -1,4 +1,4 @@
-"""What the journal lays beside the audit at the host's word: anchors, their key, records of its changes."""
+"""What the journal lays beside the audit at the host's word: anchors, their key, its changes; and seals."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 from bridgehold import writes
-from bridgehold.audit import anchors, rotations
+from bridgehold.audit import anchors, rotations, seals
 from bridgehold.audit.chain import Head
-from bridgehold.audit.events import AnchorKeyRotated, AnchorSigned, Event
+from bridgehold.audit.events import AnchorKeyRotated, AnchorSigned, Event, SegmentSealed
 from bridgehold.errors import AuditError
 
 _KEY = re.compile(r"ed25519:[A-Za-z0-9+/]{43}=\n")
@@ -24,7 +24,12 @@ def take(text: str, folder: Path, head: Head) -> Event | None:
         rotations.store(folder, changed)
         old, new = changed.ids
         return AnchorKeyRotated(
-            old=old, new=new, lost=changed.lost, by=changed.rotation.by, record=rotations.render(changed)
+            old=old, new=new, old_lost=changed.lost, by=changed.rotation.by, record=rotations.render(changed)
+        )
+    if text.startswith(seals.PREFIX):
+        seal = seals.parse(text)
+        return SegmentSealed(
+            of=seal.instance, segment=seal.segment, bodies=seal.dropped, by=seal.by, record=text
         )
     if text.startswith("ed25519:"):
         if not _KEY.fullmatch(text):

@@ -21,16 +21,18 @@ from bridgehold.audit.rotations import (
 from bridgehold.audit.verdicts import Finding, Rotated
 from bridgehold.errors import AuditError
 
+_MOST = 100
+
 
 def told_by(checks: Sequence[InstanceCheck]) -> list[NamedRotation]:
     """What the lines themselves tell of, each with its record."""
     found: list[NamedRotation] = []
     for check in checks:
-        for record, place in check.rotations:
+        for told in check.records[b"anchor.key_rotated"][:_MOST]:
             signed = None
             with contextlib.suppress(AuditError):
-                signed = parse(record)
-            found.append((place, signed))
+                signed = parse(told.record)
+            found.append((told.place, signed))
     return found
 
 

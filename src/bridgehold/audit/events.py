@@ -24,6 +24,7 @@ from bridgehold.records.journals import (
     JournalOpened,
     Receipt,
     SegmentRotated,
+    SegmentSealed,
 )
 from bridgehold.records.sendings import (
     EgressEnded,
@@ -62,6 +63,7 @@ __all__ = [
     "JournalOpened",
     "Receipt",
     "SegmentRotated",
+    "SegmentSealed",
     "ToolIntent",
     "ToolOutcome",
     "ToolRefused",

@@ -47,6 +47,13 @@ FindingKind = Literal[
     "rotation_malformed",
     "rotation_missing",  # the audit says that it was stored beside it
     "rotation_forked",  # one key has two successors
+    "seal_malformed",
+    "seal_foreign",  # of another segment, or of another audit
+    "seal_contradicted",  # the segment is not as it was sealed
+    "seal_signature",
+    "seal_retired",  # its key had been changed for another one before anybody told of it
+    "seal_missing",  # the audit tells of it
+    "seal_replaced",  # by an older one than the audit tells of
 ]
 
 
@@ -131,6 +138,32 @@ class Anchoring(msgspec.Struct, frozen=True, kw_only=True):
     findings: tuple[Finding, ...] = ()
 
 
+class Sealed(msgspec.Struct, frozen=True, kw_only=True):
+    """A segment with a seal: how many of its lines have no body any more, and who dropped them."""
+
+    place: str
+    first: int
+    last: int
+    dropped: int
+    by: str
+    time: str
+    key: str
+
+
+class Sealing(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether every seal is sound, signed and there."""
+
+    ok: bool = True
+    segments: int = 0
+    dropped: int = 0
+    """Lines without their body, of all."""
+    signature: Literal["", "verified", "unchecked"] = ""
+    """``unchecked``: no public key was given."""
+    seals: tuple[Sealed, ...] = ()
+    """The newest 100 of `segments`."""
+    findings: tuple[Finding, ...] = ()
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """The whole answer of `verify_audit`."""
 
@@ -141,6 +174,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     integrity: Integrity
     completeness: Completeness
     anchoring: Anchoring
+    sealing: Sealing = Sealing()
     clock_steps: int = 0
     """Lines whose wall clock is earlier than the line before: accepted, and flagged."""
     first_clock_step: str = ""
@@ -148,10 +182,17 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def ok(self) -> bool:
         """Sound and whole, and no anchor says otherwise. Unanchored is no fault of the files."""
-        return self.integrity.ok and self.completeness.ok and not self.anchoring.findings
+        files = self.integrity.ok and self.completeness.ok and self.sealing.ok
+        return files and not self.anchoring.findings
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Of all verdicts, in their order."""
+        parts = (self.integrity, self.completeness, self.sealing, self.anchoring)
+        return tuple(finding for part in parts for finding in part.findings)
 
     @property
     def first_bad(self) -> Finding | None:
         """The first fault of all, or None."""
-        found = (*self.integrity.findings, *self.completeness.findings, *self.anchoring.findings)
+        found = self.findings
         return found[0] if found else None

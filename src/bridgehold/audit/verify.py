@@ -22,13 +22,17 @@ from bridgehold.audit import chain
 from bridgehold.audit import rotations as rotation_files
 from bridgehold.audit.anchoring import Evidence, judge
 from bridgehold.audit.anchors import NamedAnchor
-from bridgehold.audit.changes import told_by
+from bridgehold.audit.changes import Changes, told_by
 from bridgehold.audit.check import Closed, InstanceCheck, Opened
 from bridgehold.audit.entries import printable, printable_json
+from bridgehold.audit.links import links_between
 from bridgehold.audit.quarantine import quarantined
 from bridgehold.audit.rotations import NamedRotation
+from bridgehold.audit.sealed import SealFile
+from bridgehold.audit.sealed import judge as judge_seals
+from bridgehold.audit.seals import SUFFIX
 from bridgehold.audit.segments import InstanceFolder, Segment, look, read_lines
-from bridgehold.audit.verdicts import Completeness, Finding, Integrity, Report
+from bridgehold.audit.verdicts import Completeness, Finding, Integrity, Report, Sealing
 from bridgehold.error_texts import from_os
 from bridgehold.errors import AuditError, BridgeholdError
 from bridgehold.hardening import BROKEN_PIPE, drop_output, prepare_streams
@@ -67,7 +71,7 @@ def verify_audit(
     checks, size, segments = _read(folders, wanted)
     if missed := _wanted((), told_by(checks), but=wanted):  # records that only the lines themselves hold
         checks, size, segments = _read(folders, _joined_wants(wanted, missed))
-    links = _links(folders, checks)
+    links = links_between(folders, checks)
     moved, torn = quarantined(audit, folders, checks)
     unread = [
         Finding(
@@ -79,12 +83,12 @@ def verify_audit(
         outside=outside,
         beside=local,
         stored=anchor_files.load_folder(beside) if beside is not None else None,
-        rotations=records,
         keys=keys or {},
         within_s=within_s,
         fresh_s=fresh_s,
         now=datetime.now(UTC),
     )
+    changes = Changes.of(checks, records, given.keys, beside=beside is not None)
     steps = [check for check in checks if check.clock_steps]
     return Report(
         events=sum(check.lines for check in checks),
@@ -95,7 +99,8 @@ def verify_audit(
         completeness=_completeness(
             checks, [*(f for f in links if f.kind == "instance_missing"), *moved], torn
         ),
-        anchoring=judge(checks, given),
+        anchoring=judge(checks, given, changes),
+        sealing=judge_seals(checks, given.keys, changes),
         clock_steps=sum(check.clock_steps for check in checks),
         first_clock_step=steps[0].first_clock_step if steps else "",
     )
@@ -149,7 +154,9 @@ def _read_instance(folder: InstanceFolder, check: InstanceCheck, *, last: bool) 
     except AuditError as error:
         check.fault("unreadable", folder.path.name, error.message)
         return 0, 0
+    strays = set(folder.seals())
     for segment in segments:
+        strays.discard(segment.number)
         name = f"{folder.path.name}/{segment.path.name}"
         if segment.number != expected:
             gap = f"{expected:08d}" if segment.number == expected + 1 else f"{expected:08d} and more"
@@ -159,17 +166,24 @@ def _read_instance(folder: InstanceFolder, check: InstanceCheck, *, last: bool) 
             size += _read_segment(segment, name, check, live=last and segment is segments[-1])
         except AuditError as error:
             check.fault("unreadable", f"{name}:1", error.message)
+    for number in sorted(strays):
+        check.fault("seal_foreign", f"{folder.path.name}/{number:08d}", "a seal whose segment is not there")
     return size, len(segments)
 
 
 def _read_segment(segment: Segment, name: str, check: InstanceCheck, *, live: bool) -> int:
     number, end, rest = 1, 0, b""
+    sealed = _seal_of(segment, name, check)
+    check.stubs = sealed is not None and sealed.seal.dropped > 0
+    first = check.count + 1
     offset = 0
     for attempt in range(_SETTLE_TIMES if live else 1):
         if attempt:  # a running journal may be in the middle of a write: see whether the line ends
             time.sleep(_SETTLE_S)
         for begin, lines, tail in read_lines(segment.path, offset):
             check.feed(lines, name, number)
+            if sealed is not None:
+                sealed.feed(lines)
             number += len(lines)
             end, rest = begin + sum(map(len, lines)) + len(lines), tail
         offset = end
@@ -177,56 +191,32 @@ def _read_segment(segment: Segment, name: str, check: InstanceCheck, *, live: bo
             break
     if rest:
         check.torn(len(rest), f"{name}:{number}")
+    check.stubs = False
+    if sealed is not None:
+        seal, fault = sealed.seal, sealed.fault(rest, name)
+        if fault is None and (seal.first, seal.last, seal.head) != (first, check.count, check.prev):
+            fault = f"{name}:{number - 1}", "it was sealed with other lines before it, or of other numbers"
+        if fault is not None:
+            check.fault("seal_contradicted", *fault)
     return end + len(rest)
 
 
-def _links(folders: Sequence[InstanceFolder], checks: Sequence[InstanceCheck]) -> list[Finding]:
-    """What each instance's first line says of the one before, against what is there."""
-    found: list[Finding] = []
-    previous: InstanceCheck | None = None
-    ordinal = 0
-    for folder, check in zip(folders, checks, strict=True):
-        place = f"{folder.path.name}/00000001.jsonl:1"
-        if folder.ordinal != ordinal + 1:
-            reason = f"instance folder {ordinal + 1:08d} is missing before this one"
-            found.append(_finding("instance_missing", place, reason, check))
-        ordinal = folder.ordinal
-        if not check.lines:
-            continue
-        if check.opened is not None:
-            found += _link(check, previous, place)
-        elif not check.findings:
-            reason = "the instance does not begin with journal.opened, so nothing ties it to the one before"
-            found.append(_finding("rewritten", place, reason, check))
-        previous = check
-    return found
-
-
-def _link(check: InstanceCheck, previous: InstanceCheck | None, place: str) -> list[Finding]:
-    opened = check.opened
-    if opened is None or (not opened.previous and previous is None):
-        return []
-    if previous is None or opened.previous != previous.instance:
-        named = printable(opened.previous[:40]) or "no instance"
-        reason = f"it was opened after {named}, which does not stand before it"
-        return [_finding("instance_missing", place, reason, check)]
-    name = previous.last_place or place
-    if previous.count < opened.previous_count:
-        reason = (
-            f"{previous.instance} ends at seq {previous.count}; the next instance saw {opened.previous_count}"
-        )
-        return [_finding("cut", name, reason, previous)]
-    if previous.count > opened.previous_count or previous.prev != opened.previous_head:
-        reason = f"{previous.instance} does not end as the next instance saw it end"
-        return [_finding("rewritten", name, reason, previous)]
-    return []
-
-
-def _finding(kind: str, place: str, reason: str, check: InstanceCheck) -> Finding:
-    return msgspec.convert(
-        {"kind": kind, "place": place, "reason": reason, "instance": check.instance, "seq": check.count},
-        Finding,
-    )
+def _seal_of(segment: Segment, name: str, check: InstanceCheck) -> SealFile | None:
+    """The seal beside a segment, where it is one, and of this segment."""
+    place = f"{name}{SUFFIX}"
+    try:
+        sealed = SealFile.beside(segment.path)
+    except AuditError as error:
+        check.fault("seal_malformed", place, error.message)
+        return None
+    if sealed is None:
+        return None
+    if sealed.seal.place != (check.instance, segment.number):
+        reason = f"the seal is of segment {sealed.seal.segment} of {sealed.seal.instance}"
+        check.fault("seal_foreign", place, reason)
+        return None
+    check.seals.append((place, sealed.seal))
+    return sealed
 
 
 def _integrity(checks: Sequence[InstanceCheck], links: Sequence[Finding]) -> Integrity:
@@ -305,6 +295,7 @@ def render_report(report: Report) -> str:
         f"completeness  {'whole' if completeness.ok else 'NOT WHOLE'}: {intents}",
         f"anchoring     {anchoring.status}{anchored}",
     ]
+    lines += _sealing_lines(report.sealing)
     lines += [f"  unanchored: {r.instance} seq {r.first} to {r.last}" for r in anchoring.unanchored[:10]]
     if anchoring.newer:
         said = f"{anchoring.newer} later anchors were signed, the last at {anchoring.newest}"
@@ -321,9 +312,25 @@ def render_report(report: Report) -> str:
         )
     if report.first_bad is not None:
         lines.append(f"first bad: {report.first_bad.place}: {report.first_bad.reason}")
-    found = (*integrity.findings, *completeness.findings, *anchoring.findings)
-    lines += [f"  {f.place}: {f.kind}: {f.reason}" for f in found[:20]]
+    lines += [f"  {f.place}: {f.kind}: {f.reason}" for f in report.findings[:20]]
     return "\n".join(printable(line) for line in lines)
+
+
+def _sealing_lines(sealing: Sealing) -> list[str]:
+    """Nothing, where nothing is sealed and nothing is wrong."""
+    if sealing == Sealing():
+        return []
+    dropped = f", {sealing.dropped} lines without their body" if sealing.dropped else ""
+    signed = f", signature {sealing.signature}" if sealing.signature else ""
+    lines = [
+        f"sealing       {'sound' if sealing.ok else 'BROKEN'}: {sealing.segments} segments{dropped}{signed}"
+    ]
+    lines += [
+        f"  {one.place}: seq {one.first} to {one.last}, {one.dropped} bodies dropped by {one.by}, {one.time}"
+        for one in sealing.seals[-10:]
+        if one.dropped
+    ]
+    return lines
 
 
 def main(argv: Sequence[str] | None = None) -> int:

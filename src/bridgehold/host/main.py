@@ -79,7 +79,7 @@ class HostProcess:
         peers.journal.redact = redaction.event
         machine = await peers.launcher.machine()
         await peers.journal.append(self._started(machine))
-        anchoring = Anchoring(peers.journal, peers.keeper, self._layout.anchors)
+        anchoring = Anchoring(peers.journal, peers.keeper, self._layout.anchors, self._layout.audit)
         await anchoring.look()
         parts = assemble(
             Foundation(

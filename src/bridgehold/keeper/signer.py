@@ -15,6 +15,7 @@ import msgspec
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from bridgehold.audit import seals
 from bridgehold.audit.anchors import key_id
 from bridgehold.audit.chain import Head
 from bridgehold.audit.rotations import (
@@ -26,6 +27,7 @@ from bridgehold.audit.rotations import (
     parse,
     render,
 )
+from bridgehold.audit.seals import Seal
 from bridgehold.errors import AuditError, DeniedError, SecretError
 from bridgehold.keeper.files import locked, read_private, write_private
 
@@ -81,6 +83,13 @@ class Signer:
         """The key that signs now, and the records of its changes. Raises `SecretError`."""
         with locked(self._folder, _LOCK):
             return self._load()
+
+    def seal(self, made: Seal) -> Seal:
+        """A segment's seal, with key and signature. For an operator's process: no host may ask for it."""
+        with locked(self._folder, _LOCK):
+            held = self._load()
+            named = msgspec.structs.replace(made, key=key_id(held.public))
+            return seals.sign(named, held.key.sign)
 
     def rotate(
         self, head: Callable[[], Head], by: str, now: datetime, *, lost: bytes | None = None

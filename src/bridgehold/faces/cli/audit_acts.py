@@ -1,4 +1,4 @@
-"""`bridgehold audit rotate-key`: what an operator does to the audit, with a host running or not."""
+"""`bridgehold audit rotate-key | seal`: what an operator does to the audit, with a host running or not."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from typing import Annotated
 import msgspec
 import typer
 
-from bridgehold.audit.anchors import PUBLIC_KEY, key_line, read_key
-from bridgehold.audit.rotations import NOWHERE
+from bridgehold.audit.anchors import PUBLIC_KEY, key_id, key_line, read_key
+from bridgehold.audit.query import TIMES, parse_time
+from bridgehold.audit.rotations import NOWHERE, parse
 from bridgehold.audit.scan import durable_head
+from bridgehold.audit.sealing import Wanted, seal_audit
+from bridgehold.audit.verify import verify_audit
 from bridgehold.config.layout import default_layout
-from bridgehold.errors import UsageError
-from bridgehold.faces.cli.audit import Json
+from bridgehold.errors import AuditError, UsageError
+from bridgehold.faces.cli.audit import Json, audit_folder
 from bridgehold.faces.render import print_json
 from bridgehold.faces.screen import out
 
@@ -75,3 +78,45 @@ def rotate_key(
             f"a running host takes it within 5 s; give reviewers {layout.anchors}: who trusts the old key"
         )
         out.say("trusts the new one by the record there")
+
+
+def seal(
+    before: Annotated[str, typer.Option(help=f"Segments that ended before this time: {TIMES}. UTC.")] = "",
+    keep: Annotated[int, typer.Option(min=0, help="All but the newest so many segments.")] = 0,
+    drop: Annotated[
+        bool, typer.Option("--drop", help="Drop the bodies of tenants' events; their hashes stay.")
+    ] = False,
+    json_output: Json = False,
+) -> None:
+    """Close and sign old segments; `verify` says from then on what was dropped, and by whom."""
+    from bridgehold.keeper.signer import FILE, Signer
+
+    if not (before or keep):
+        raise UsageError("which segments?", hint="`--before 90d`, `--keep 10`, or both.")
+    layout = default_layout()
+    folder = audit_folder(None)
+    signer = Signer(layout.secrets)
+    held = signer.held()
+    report = verify_audit(
+        folder,
+        beside=layout.anchors,
+        rotations=[(FILE, parse(record)) for record in held.records],
+        keys={key_id(held.public): held.public},
+    )
+    if not report.ok:
+        raise AuditError(
+            "this audit is not whole: nothing of it is sealed",
+            where=report.first_bad.place if report.first_bad is not None else str(folder),
+            hint="`bridgehold audit verify` says what is wrong.",
+        )
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    wanted = Wanted(before=parse_time(before), keep=max(1, keep), drop=drop)
+    done = list(seal_audit(folder, wanted, signer.seal, by=f"uid {os.getuid()}", time=now))
+    if json_output:
+        print_json({"sealed": [msgspec.to_builtins(one) for one in done]})
+        return
+    for one in done:
+        what = f", {one.seal.dropped} bodies dropped, {one.freed_bytes} bytes freed" if drop else ""
+        out.say(f"{one.place}: seq {one.seal.first} to {one.seal.last}{what}", under="  ")
+    if not done:
+        out.say("nothing to seal")

@@ -11,7 +11,7 @@ from bridgehold.audit.reading.fields import FIELDS, FRAMEWORK
 from bridgehold.audit.reading.linear import Hit
 from bridgehold.audit.reading.syntax import AnyOf, Compare, Expression, both, equal
 from bridgehold.audit.usage import Usage, Used, told_again
-from bridgehold.audit.verdicts import Report
+from bridgehold.audit.verdicts import Report, Sealing
 from bridgehold.faces.report.sections import MOST_ROWS, Section
 from bridgehold.policies.changes import Changes, compare
 from bridgehold.policies.model import Grant
@@ -329,6 +329,24 @@ def trust(report: Report) -> Section:
         ("completeness", "whole" if completeness.ok else "NOT WHOLE", open_),
         ("anchoring", anchoring.status, anchored),
     ]
-    found = (*integrity.findings, *completeness.findings, *anchoring.findings)
-    rows += [(one.kind, one.place, one.reason) for one in found]
+    sealing = report.sealing
+    if sealing != Sealing():
+        said = "sound" if sealing.ok else "BROKEN"
+        rows.append(
+            ("sealing", said, f"{sealing.segments} segments; signature {sealing.signature or 'none'}")
+        )
+    rows += [
+        ("dropped by seal", one.place, f"bodies of {one.dropped} events, by {one.by} at {one.time}")
+        for one in sealing.seals
+        if one.dropped
+    ]
+    rows += [
+        (
+            "key changed",
+            f"{one.old} → {one.new}",
+            f"by {one.by} at {one.time}{', the old one LOST' if one.lost else ''}",
+        )
+        for one in anchoring.rotations
+    ]
+    rows += [(one.kind, one.place, one.reason) for one in report.findings]
     return _section("trust", "Can this log be trusted?", ("verdict", "says", "of"), rows)

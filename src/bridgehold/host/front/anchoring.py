@@ -22,6 +22,7 @@ from bridgehold.audit.rotations import (
     way,
 )
 from bridgehold.errors import AuditError, BridgeholdError
+from bridgehold.host.front.sealings import Sealings
 from bridgehold.keeper.client import KeeperClient
 
 _LOOK_SECONDS = 5.0
@@ -31,8 +32,9 @@ _LOOK_SECONDS = 5.0
 class Anchoring:
     """One host's anchors: the journal keeps them, the keeper signs them."""
 
-    def __init__(self, journal: JournalClient, keeper: KeeperClient, folder: Path) -> None:
-        """`folder`: where the journal keeps them."""
+    def __init__(self, journal: JournalClient, keeper: KeeperClient, folder: Path, audit: Path) -> None:
+        """`folder`: where the journal keeps them; `audit`: what they are of."""
+        self._sealings = Sealings(journal, audit)
         self._journal = journal
         self._keeper = keeper
         self._folder = folder
@@ -45,6 +47,7 @@ class Anchoring:
         Where none do, the published key is lost, and the one that signs now says so. Whatever breaks off is
         done again by the next look: the key is published last.
         """
+        await self._sealings.look()  # first: a seal counts that was told of before its key was changed
         now = await self._keeper.anchor_key()
         if now.public == self._published:
             return
