@@ -319,6 +319,22 @@ def _refusal(entry: Entry, framework: str) -> tuple[str, ...]:
     return entry.tenant, framework, entry.kind, what.strip(), rule, where, entry.text("reason")
 
 
+def _signed(report: Report) -> list[tuple[str, str, str]]:
+    """What was sealed, which bodies went and which keys were changed, each by whom."""
+    sealing, rows = report.sealing, []
+    if sealing != Sealing():
+        signed = f"{sealing.segments} segments; signature {sealing.signature or 'none'}"
+        rows.append(("sealing", "sound" if sealing.ok else "BROKEN", signed))
+    for seal in sealing.seals:
+        if seal.dropped:
+            what = f"bodies of {seal.dropped} events, by {seal.by} at {seal.time}"
+            rows.append(("dropped by seal", seal.place, what))
+    for one in report.anchoring.rotations:
+        how = ", the old one LOST" if one.lost else ""
+        rows.append(("key changed", f"{one.old} → {one.new}", f"by {one.by} at {one.time}{how}"))
+    return rows
+
+
 def trust(report: Report) -> Section:
     """The verdicts, and each finding."""
     integrity, completeness, anchoring = report.integrity, report.completeness, report.anchoring
@@ -329,24 +345,6 @@ def trust(report: Report) -> Section:
         ("completeness", "whole" if completeness.ok else "NOT WHOLE", open_),
         ("anchoring", anchoring.status, anchored),
     ]
-    sealing = report.sealing
-    if sealing != Sealing():
-        said = "sound" if sealing.ok else "BROKEN"
-        rows.append(
-            ("sealing", said, f"{sealing.segments} segments; signature {sealing.signature or 'none'}")
-        )
-    rows += [
-        ("dropped by seal", one.place, f"bodies of {one.dropped} events, by {one.by} at {one.time}")
-        for one in sealing.seals
-        if one.dropped
-    ]
-    rows += [
-        (
-            "key changed",
-            f"{one.old} → {one.new}",
-            f"by {one.by} at {one.time}{', the old one LOST' if one.lost else ''}",
-        )
-        for one in anchoring.rotations
-    ]
+    rows += _signed(report)
     rows += [(one.kind, one.place, one.reason) for one in report.findings]
     return _section("trust", "Can this log be trusted?", ("verdict", "says", "of"), rows)
