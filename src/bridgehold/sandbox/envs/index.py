@@ -81,10 +81,10 @@ def parse_wheel_name(filename: str) -> tuple[str, Version] | None:
     if not filename.endswith(".whl") or "/" in filename:
         return None
     try:
-        name, version, _, _ = parse_wheel_filename(filename) if wheel_tags(filename) else (None,) * 4
+        named = parse_wheel_filename(filename)[:2] if wheel_tags(filename) else None
     except ValueError:  # a number of too many digits is one, too
         return None
-    return (name, version) if name else None
+    return named
 
 
 def resolve(
