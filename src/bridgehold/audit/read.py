@@ -22,7 +22,7 @@ def read_all(audit: Path) -> Iterator[Entry]:
 def read_kind(audit: Path, kind: str, tenant: str = "", since: float = 0.0) -> Iterator[Entry]:
     """Every readable event of `kind`, or of a family of kinds (``egress``), oldest first.
 
-    `tenant`: of this one alone; what is others' is passed over as bytes. `since`: of instances alone that have
+    `tenant`: of this one alone; what is others' is passed over as bytes. `since`: of instances that have
     written after it, in seconds of the epoch: whole ones, since what ended then may have begun long before.
     """
     needle = of_kind(kind)
