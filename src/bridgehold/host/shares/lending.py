@@ -90,7 +90,7 @@ class Lent(Shares):
             with contextlib.suppress(BridgeholdError):  # whoever needs it has its own patience
                 await self._ask(amount)
                 self._lent += amount
-                self.total += amount
+                self.widen(amount)
         finally:
             self._asking = None
         for wake in self._wake:
@@ -102,5 +102,5 @@ class Lent(Shares):
         self._peak = self.taken
         if spare > 0:
             self._lent -= spare
-            self.total -= spare
+            self.widen(-spare)
             self._give_back(spare)
