@@ -157,3 +157,20 @@ def _shown(place: str, seal: Seal) -> Sealed:
         time=seal.time,
         key=seal.key,
     )
+
+
+def sealing_lines(sealing: Sealing) -> list[str]:
+    """For people; nothing, where nothing is sealed and nothing is wrong."""
+    if sealing == Sealing():
+        return []
+    dropped = f", {sealing.dropped} lines without their body" if sealing.dropped else ""
+    signed = f", signature {sealing.signature}" if sealing.signature else ""
+    lines = [
+        f"sealing       {'sound' if sealing.ok else 'BROKEN'}: {sealing.segments} segments{dropped}{signed}"
+    ]
+    lines += [
+        f"  {one.place}: seq {one.first} to {one.last}, {one.dropped} bodies dropped by {one.by}, {one.time}"
+        for one in sealing.seals[-10:]
+        if one.dropped
+    ]
+    return lines

@@ -28,11 +28,11 @@ from bridgehold.audit.entries import printable, printable_json
 from bridgehold.audit.links import links_between
 from bridgehold.audit.quarantine import quarantined
 from bridgehold.audit.rotations import NamedRotation
-from bridgehold.audit.sealed import SealFile
+from bridgehold.audit.sealed import SealFile, sealing_lines
 from bridgehold.audit.sealed import judge as judge_seals
 from bridgehold.audit.seals import SUFFIX
 from bridgehold.audit.segments import InstanceFolder, Segment, look, read_lines
-from bridgehold.audit.verdicts import Completeness, Finding, Integrity, Report, Sealing
+from bridgehold.audit.verdicts import Completeness, Finding, Integrity, Report
 from bridgehold.error_texts import from_os
 from bridgehold.errors import AuditError, BridgeholdError
 from bridgehold.hardening import BROKEN_PIPE, drop_output, prepare_streams
@@ -295,7 +295,7 @@ def render_report(report: Report) -> str:
         f"completeness  {'whole' if completeness.ok else 'NOT WHOLE'}: {intents}",
         f"anchoring     {anchoring.status}{anchored}",
     ]
-    lines += _sealing_lines(report.sealing)
+    lines += sealing_lines(report.sealing)
     lines += [f"  unanchored: {r.instance} seq {r.first} to {r.last}" for r in anchoring.unanchored[:10]]
     if anchoring.newer:
         said = f"{anchoring.newer} later anchors were signed, the last at {anchoring.newest}"
@@ -314,23 +314,6 @@ def render_report(report: Report) -> str:
         lines.append(f"first bad: {report.first_bad.place}: {report.first_bad.reason}")
     lines += [f"  {f.place}: {f.kind}: {f.reason}" for f in report.findings[:20]]
     return "\n".join(printable(line) for line in lines)
-
-
-def _sealing_lines(sealing: Sealing) -> list[str]:
-    """Nothing, where nothing is sealed and nothing is wrong."""
-    if sealing == Sealing():
-        return []
-    dropped = f", {sealing.dropped} lines without their body" if sealing.dropped else ""
-    signed = f", signature {sealing.signature}" if sealing.signature else ""
-    lines = [
-        f"sealing       {'sound' if sealing.ok else 'BROKEN'}: {sealing.segments} segments{dropped}{signed}"
-    ]
-    lines += [
-        f"  {one.place}: seq {one.first} to {one.last}, {one.dropped} bodies dropped by {one.by}, {one.time}"
-        for one in sealing.seals[-10:]
-        if one.dropped
-    ]
-    return lines
 
 
 def main(argv: Sequence[str] | None = None) -> int:
