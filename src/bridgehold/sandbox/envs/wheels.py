@@ -9,7 +9,6 @@ offered for a pin, so that a later build chooses the same wheel without asking a
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import secrets
 import shutil
@@ -73,7 +72,7 @@ class WheelFolder:
         if wheel is not None:
             try:
                 writes.make_folder(self.path(wheel).parent)
-                os.link(beside.path(wheel), self.path(wheel))
+                writes.link(self.path(wheel), beside.path(wheel))
             except OSError:
                 return None  # it is fetched
         return wheel
