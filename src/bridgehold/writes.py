@@ -111,7 +111,7 @@ def arriving(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
         raise
 
 
-def link(path: Path, target: Path) -> None:
+def add_name(path: Path, target: Path) -> None:
     """`path`, where nothing stands, as one more name of the file `target`."""
     with our_folder(target.parent) as there, our_folder(path.parent) as here:
         os.link(target.name, path.name, src_dir_fd=there, dst_dir_fd=here, follow_symlinks=False)

@@ -72,7 +72,7 @@ class WheelFolder:
         if wheel is not None:
             try:
                 writes.make_folder(self.path(wheel).parent)
-                writes.link(self.path(wheel), beside.path(wheel))
+                writes.add_name(self.path(wheel), beside.path(wheel))
             except OSError:
                 return None  # it is fetched
         return wheel
