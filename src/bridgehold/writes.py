@@ -111,6 +111,12 @@ def arriving(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
         raise
 
 
+def add_name(path: Path, target: Path) -> None:
+    """`path`, where nothing stands, as one more name of the file `target`."""
+    with our_folder(target.parent) as there, our_folder(path.parent) as here:
+        os.link(target.name, path.name, src_dir_fd=there, dst_dir_fd=here, follow_symlinks=False)
+
+
 def append(path: Path) -> io.BufferedRandom:
     """The plain file `path`, open for reading and for writing at its end."""
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
