@@ -11,7 +11,7 @@ READ_ONLY_CGROUPS = (
     "awk '$5 ~ \"^/sys/fs/cgroup\" { print $5 }' /proc/self/mountinfo"
     ' | while read -r m; do mount -o remount,bind,ro "$m"; done'
 )
-OTHER_BWRAP = "mount --bind $CACHE/{}/usr/bin/bwrap /usr/bin/bwrap"
+OTHER_BWRAP = "mount --bind $CACHE/bullseye/usr/bin/bwrap /usr/bin/bwrap"
 HIDDEN = "mount --bind /dev/null {}"
 AT_ROOT = r"sudo (sh -c '[^']+')|(apt-get install (?:uidmap|bubblewrap))"
 """What a message says to type as root."""
@@ -91,11 +91,10 @@ MACHINES = (
         "bubblewrap-0.4",
         "bubblewrap of Debian 11",
         root=True,
-        prepare=OTHER_BWRAP.format("bullseye"),
+        prepare=OTHER_BWRAP,
         says="has no --clearenv",
         ends=True,
     ),
-    Machine("bubblewrap-new", "bubblewrap of Debian 13", root=True, prepare=OTHER_BWRAP.format("trixie")),
     Machine(
         "cgroups-read-only",
         "cgroups that nobody may write",

@@ -31,7 +31,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 sys.path.insert(0, str(HERE))
 
-from kinds import AT_ROOT, MACHINES, Machine  # noqa: E402
+from kinds import AT_ROOT, MACHINES, OTHER_BWRAP, Machine  # noqa: E402
 from page import Outcome, page, row  # noqa: E402
 
 RESULTS = HERE / "results.json"
@@ -79,7 +79,7 @@ class Bench:
         run([*into, "--no-deps", "--no-build-isolation", "-r", ROOT / "locks/run.txt", self.wheel()])
         return place / "bin/bridgehold"
 
-    def _user(self, machine: Machine, place: Path) -> Path:
+    def _user(self, _: Machine, place: Path) -> Path:
         home = Path(pwd.getpwnam(USER).pw_dir)
         self._pip(place, "--user", "--break-system-packages")
         return home / ".local/bin/bridgehold"
@@ -98,10 +98,9 @@ class Bench:
 
     def _pip(self, place: Path, *options: str) -> None:
         pip = ["runuser", "-u", USER, "--", "/usr/bin/python3", "-m", "pip", "install", "-q", *options]
-        run(
-            [*pip, "--no-warn-script-location", "--no-deps", "-r", ROOT / "locks/run.txt", self.wheel()],
-            cwd=Path("/"),
-        )
+        pip += ["--no-warn-script-location", "--no-deps"]
+        run([*pip, "--require-hashes", "-r", self.carried(ROOT / "locks/run.txt")], cwd=Path("/"))
+        run([*pip, self.wheel()], cwd=Path("/"))
 
     def package(self, suite: str) -> Path:
         """dist/ with the tarball and the Debian package for `suite`'s Python."""
@@ -147,9 +146,9 @@ class Bench:
             self._made["profile"] = path
         return self._made["profile"]
 
-    def bubblewrap(self, suite: str) -> None:
-        """Another distribution's, unpacked below the cache."""
-        place = self.cache / suite
+    def bubblewrap(self) -> None:
+        """Debian 11's, unpacked below the cache."""
+        suite, place = "bullseye", self.cache / "bullseye"
         if not place.exists():
             want("mmdebstrap")
             part = self.cache / f"{suite}.part"
@@ -178,8 +177,8 @@ def here(machine: Machine, bench: Bench) -> Iterator[dict[str, Any]]:
     """What a stranger meets on this machine: at first, and after the remedy."""
     program = bench.installed(machine)
     environ = {**os.environ, "NAME": USER, "CACHE": str(bench.cache)}
-    if machine.name.startswith("bubblewrap"):
-        bench.bubblewrap("bullseye" if "0.4" in machine.name else "trixie")
+    if machine.prepare == OTHER_BWRAP:
+        bench.bubblewrap()
     with namespace() as inside:
         if machine.prepare:
             run([*inside, "sh", "-ec", machine.prepare], env=environ)
