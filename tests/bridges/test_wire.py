@@ -317,7 +317,7 @@ def test_no_text_takes_more_than_linear_time(body: bytes) -> None:
 def test_more_values_than_one_decode_may_make_are_refused_before_any_is_made(
     item: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A decode can't be made in turns: the bound is what one of them keeps its loop for."""
+    """The bound is on what a frame may make its host allocate."""
     made: list[bytes] = []
     monkeypatch.setattr(strict, "_decode", made.append)
     most = 1_000

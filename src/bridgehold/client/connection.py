@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 import msgspec
 
+from bridgehold import strict_turns
 from bridgehold.errors import (
     BridgeholdError,
     HostLeavingError,
@@ -23,10 +24,14 @@ from bridgehold.errors import (
 from bridgehold.protocol import parts
 from bridgehold.protocol.frames import WHOLE_CONNECTION, AnswerFrame, RequestFrame, pack, put, read_frame
 from bridgehold.protocol.parts import Moved
+from bridgehold.steps import in_turns
 
 Progress = Callable[[dict[str, Any]], None]
 
 _READ_AHEAD = 1 << 20
+_AT_ONCE = 64 * 1024
+_DEPTH, _VALUES = 128, 1 << 22
+"""More than a host sends."""
 """Bytes that are read of an answer at once: fewer turns for a file's part."""
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
@@ -103,7 +108,7 @@ class Connection:
                 self._writer.write(piece)
             await self._writer.drain()
             answer, data = await future
-            result = msgspec.json.decode(answer.result) if answer.result is not msgspec.UNSET else None
+            result = await _decoded(answer.result) if answer.result is not msgspec.UNSET else None
             if answer.part:
                 put(result, answer.part, data)
             return result
@@ -142,7 +147,7 @@ class Connection:
                 if body is None:
                     break
                 answer = msgspec.json.decode(body, type=AnswerFrame)
-                self._deliver(answer, beside.pop() if beside else b"")
+                await self._deliver(answer, beside.pop() if beside else b"")
         except BridgeholdError as error:
             failure = error
         except OSError as error:
@@ -160,11 +165,11 @@ class Connection:
             if not isinstance(failure, HostUnavailableError):
                 self._writer.close()
 
-    def _deliver(self, answer: AnswerFrame, data: bytes) -> None:
+    async def _deliver(self, answer: AnswerFrame, data: bytes) -> None:
         if answer.id == WHOLE_CONNECTION and answer.error is not None:
             raise from_info(answer.error)
         if answer.event is not msgspec.UNSET:
-            self._tell(answer.id, answer.event, answer.part, data)
+            await self._tell(answer.id, answer.event, answer.part, data)
             return
         future = self._waiting.get(answer.id)
         if future is None or future.done():
@@ -174,16 +179,18 @@ class Connection:
         else:
             future.set_result((answer, data))
 
-    def _tell(self, request_id: int, event: msgspec.Raw, part: str, data: bytes) -> None:
+    async def _tell(self, request_id: int, event: msgspec.Raw, part: str, data: bytes) -> None:
         """What the caller's function raises ends its own request, at the host too, and no other."""
         on_event = self._events.get(request_id)
         future = self._waiting.get(request_id)
         if on_event is None or future is None or future.done():
             return
         try:
-            said = msgspec.json.decode(event)
+            said = await _decoded(event)
             if part:
                 put(said, part, data)
+            if future.done():
+                return
             on_event(said)
         except Exception as error:  # noqa: BLE001 - the caller's own code; it is raised where the caller waits
             future.set_exception(error)
@@ -192,6 +199,15 @@ class Connection:
     def _cancel(self, request_id: int) -> None:
         params = msgspec.Raw(msgspec.json.encode({"id": request_id}))
         self._writer.write(pack(RequestFrame(id=request_id, method="cancel", params=params)))
+
+
+async def _decoded(raw: msgspec.Raw) -> Any:
+    """Read in turns where it is long: other callers may share the loop, as in the face for HTTP."""
+    data = memoryview(raw)
+    if len(data) > _AT_ONCE:
+        with contextlib.suppress(ValueError):  # no host sends what isn't read so
+            return await in_turns(strict_turns.steps(bytes(data), max_depth=_DEPTH, max_values=_VALUES))
+    return msgspec.json.decode(data)
 
 
 def _packed(request_id: int, method: str, params: bytes, moved: Moved | None) -> tuple[bytes, ...]:

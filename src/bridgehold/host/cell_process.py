@@ -45,7 +45,7 @@ from bridgehold.keeper.client import KeeperClient
 from bridgehold.keeper.spending import Spending, prices_of
 from bridgehold.policies.model import Machine
 from bridgehold.policies.units import parse_size
-from bridgehold.protocol.frames import read_params
+from bridgehold.protocol.plain import read_params
 from bridgehold.protocol.submissions import Tried
 from bridgehold.sandbox.landlock import CHANGE, READ, USE
 from bridgehold.sandbox.launcher.control import LauncherClient
@@ -270,7 +270,7 @@ class CellProcess:
         method = self._table.get(call.method)
         if method is None:
             raise UsageError(f"no method {call.method[:80]!r}")
-        params = read_params(call.method, call.params, method.params)
+        params = await read_params(call.method, call.params, method.params)
         tenant = getattr(params, "tenant", None)
         if tenant not in (None, "", self._given.tenant):
             raise DeniedError(f"this is the cell of {self._given.tenant}")

@@ -12,6 +12,9 @@ from bridgehold.keeper.shapes import Usage, rules_of
 
 _DOCUMENT = 2 * 1024 * 1024
 """Of a longer JSON answer its end alone is looked at for usage, where all providers say it."""
+_MOST_PARTS = 100_000
+"""Objects, lists and keys of an answer that is read whole, on a loop that all tenants share; beyond them the
+same, and an event of a stream isn't read."""
 _TAIL = 64 * 1024
 _LINE = 256 * 1024
 _FRAME_EVENTS = 4
@@ -163,10 +166,8 @@ class UsageTap:
             self._line(bytes(self._buffer))
         elif self._stream:
             pass
-        elif self._skipping:
+        elif self._skipping or not self._take(bytes(self._buffer)):
             self._said = self._said_last()
-        else:
-            self._take(bytes(self._buffer))
         self._buffer = bytearray()
 
     @property
@@ -230,6 +231,8 @@ class UsageTap:
 
     def _take(self, document: bytes) -> bool:
         """Whether it could be read."""
+        if sum(map(document.count, (b"{", b"[", b":"))) > _MOST_PARTS:
+            return False
         try:
             value = msgspec.json.decode(document)
         except (msgspec.DecodeError, RecursionError, ValueError):

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 import msgspec
 from msgspec.structs import fields
 
-from bridgehold import strict
 from bridgehold.error_info import ErrorInfo
-from bridgehold.errors import HostUnavailableError, ProtocolError, UsageError
+from bridgehold.errors import HostUnavailableError, ProtocolError
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT, nearest
 
 if TYPE_CHECKING:
@@ -67,26 +66,6 @@ class AnswerFrame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     error: ErrorInfo | None = None
     part: str = ""
     """Which member of the event or the result came beside the JSON; empty: none."""
-
-
-def read_params(method: str, params: msgspec.Raw, kind: type[T], part: tuple[str, bytes] | None = None) -> T:
-    """What `method` was sent, as `kind`. Raises `UsageError`, also for what can't arrive as it was sent.
-
-    `part`: what came beside it, and where it belongs.
-    """
-    raw = bytes(params)
-    try:
-        value = strict.loads(raw, max_depth=strict.CALLERS_DEPTH + 1)
-        if part is not None:
-            put(value, *part)
-        return msgspec.convert(value, type=kind)
-    except strict.StrictError:
-        from bridgehold.protocol.plain import loads  # of no use to a client that sends
-
-        loads(raw, above=1)  # raises what its caller is told
-        raise
-    except msgspec.ValidationError as error:
-        raise UsageError(f"parameters of {method[:80]}: {misfit(error, kind)}") from error
 
 
 def put(value: object, place: str, data: bytes | str) -> None:

@@ -20,7 +20,8 @@ from bridgehold.faces.http.statuses import too_large, too_slow
 from bridgehold.faces.http.values import Caller
 from bridgehold.host.shares.fair import Share, Shares
 from bridgehold.protocol.frames import misfit
-from bridgehold.protocol.plain import loads
+from bridgehold.protocol.plain import loads_steps
+from bridgehold.steps import in_turns
 
 _REMEMBERED = 10_000
 
@@ -134,7 +135,7 @@ class Call:
         )
         data = await self._read(self.face.config.body_bytes)
         try:
-            return msgspec.convert(loads(data, above=1), type=kind)
+            return msgspec.convert(await in_turns(loads_steps(data, above=1)), type=kind)
         except msgspec.ValidationError as error:
             raise UsageError(f"the body: {misfit(error, kind)}"[:500], where="body") from None
 

@@ -42,10 +42,9 @@ from bridgehold.protocol.frames import (
     RequestFrame,
     pack,
     read_frame,
-    read_params,
     weight,
 )
-from bridgehold.protocol.plain import loads
+from bridgehold.protocol.plain import loads, read_params
 from bridgehold.protocol.values import Principal
 
 _MAX_REQUESTS = 256
@@ -198,7 +197,7 @@ class Connection:
             self._identity.bytes.give_back()
         if request.method == "cancel":
             self._room.release()
-            target = self._tasks.get(_decode(request, CancelParams).id)
+            target = self._tasks.get((await _decode(request, CancelParams)).id)
             if target is not None:
                 target.cancel()
             return None
@@ -278,7 +277,7 @@ class Connection:
         if failure is not None:
             raise failure
         if request.method == "hello":
-            said = _decode(request, HelloParams)
+            said = await _decode(request, HelloParams)
             found = await self._become(request, said.token, said.tenant)
             return {"principal": found.name, "tenants": found.tenants}
         who = self._identity
@@ -294,11 +293,11 @@ class Connection:
         if issubclass(method.params, Scope):
             raw = request.params
             if request.part:
-                raw = parts.merged(raw, request.part, request.data)
+                raw = await parts.merged(raw, request.part, request.data)
             params = forwarded(request.method, raw, method.params)
         else:
             part = (request.part, request.data) if request.part else None
-            params = read_params(request.method, request.params, method.params, part)
+            params = await read_params(request.method, request.params, method.params, part)
         try:
             _check(principal, request.method, method, params)
             if not (method.decides or principal.operator):
@@ -381,7 +380,7 @@ def _request(body: bytes) -> Request:
     )
 
 
-def _decode(request: Request, kind: type[T]) -> T:
+async def _decode(request: Request, kind: type[T]) -> T:
     if request.fault is not None:
         raise request.fault
-    return read_params(request.method, request.params, kind)
+    return await read_params(request.method, request.params, kind)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from bridgehold import strict
+from bridgehold import strict, strict_turns
 from bridgehold.errors import (
     ApplicationError,
     BridgeholdError,
@@ -33,6 +33,7 @@ from bridgehold.keeper.shapes import each_answer, most_tokens, names_bound
 from bridgehold.keeper.usage import NOTHING, UsageTap, charge, fees_due
 from bridgehold.policies.content import ParsedRequest, body_facts
 from bridgehold.policies.decide import decide_tool, tool_secret_of
+from bridgehold.steps import in_turns
 
 _MOST_BYTES = 4 * 1024 * 1024
 _LONGEST_MODEL = 100
@@ -177,7 +178,7 @@ class _EndpointCall:
         if not 200 <= self._status < 300:
             raise ApplicationError(f"the tool {tool} answered with status {self._status}")
         try:
-            return strict.loads(bytes(self._found)) if self._found else None
+            return await in_turns(strict_turns.steps(bytes(self._found))) if self._found else None
         except strict.StrictError as error:
             raise ApplicationError(f"the tool {tool} answered with what can't be sent: {error}") from None
 

@@ -11,7 +11,7 @@ import os
 import select
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -136,6 +136,8 @@ class GuestPipes:
         self._closed = False
         self._broken = False
         """The guest broke the wire: it is not read any more."""
+        self._turning = False
+        """A long frame is being read."""
         self._loop.add_reader(self._from_guest, self._read_frames)
         self._written = select.poll()
         for descriptor in self._outputs:
@@ -257,9 +259,31 @@ class GuestPipes:
             self._loop.remove_reader(self._from_guest)
             self._on_end(None)
             return
+        part = self.reader.within_part
+        self._make_frames(data, part, self.reader.steps(data) if self._source is self.reader else None)
+
+    def _make_frames(
+        self, data: bytes, part: bool, steps: Generator[None, None, Sequence[object]] | None
+    ) -> None:
+        """Of what was read, `part` if it goes on with one. A long frame takes turns with all other work, and
+        nothing more of its guest's is read meanwhile."""
+        if self._closed:
+            return
+        now = time.monotonic()
         try:
-            part = self.reader.within_part
-            found = self._source.feed(data)
+            if steps is None:
+                found: Sequence[object] = self._source.feed(data)
+            else:
+                try:
+                    next(steps)
+                except StopIteration as end:
+                    found = end.value
+                else:
+                    self._turn(data, part, steps)
+                    return
+            if self._turning:
+                self._turning, self._charged = False, -1
+                self._loop.add_reader(self._from_guest, self._read_frames)
             owed = self._frames.take(max(1, len(found)), now)
             cost = len(data) // _PART_COST if part and not found else len(data)
             self._due = now + max(owed, self._bytes.take(cost, now))
@@ -279,6 +303,15 @@ class GuestPipes:
             self._give_up(error)
         except Exception as error:  # noqa: BLE001 - a defect that a frame meets ends its sender: nobody waits for it
             self._give_up(ProtocolError(f"{type(error).__name__} in the host, over a frame"))
+
+    def _turn(self, data: bytes, part: bool, steps: Generator[None, None, Sequence[object]]) -> None:
+        if not self._turning:
+            self._turning = True
+            self._loop.remove_reader(self._from_guest)
+            if self._half_frame is not None:
+                self._half_frame.cancel()
+                self._half_frame = None
+        self._loop.call_soon(self._make_frames, data, part, steps)
 
     def _give_up(self, error: ProtocolError) -> None:
         self._broken = True
