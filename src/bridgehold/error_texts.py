@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import sys
+import traceback
 from collections.abc import Callable
 
-from bridgehold.errors import BridgeholdError, ConfigError, ShortageError, UsageError
+from bridgehold.errors import BridgeholdError, ConfigError, InternalError, ShortageError, UsageError
 
 _REMEDY = "  remedy "
 
@@ -72,3 +75,15 @@ _HARMLESS = Escapes(lambda character: repr(character)[1:-1], keep="\n\t")
 def harmless(text: str) -> str:
     """A guest's `text` with what a terminal could act on spelled out; lines and tabs stay."""
     return text.translate(_HARMLESS)
+
+
+def defect_of(error: BaseException, where: str) -> InternalError:
+    """What whoever waits is told of a defect, an error that is none of ours; its place goes to our log.
+
+    Without its text, which may quote what it met.
+    """
+    defect = InternalError(f"{type(error).__name__} in {where}")
+    trace = "".join(traceback.format_tb(error.__traceback__))
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"bridgehold: {defect.message}\n{trace}")
+    return defect

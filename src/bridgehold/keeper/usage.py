@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 import msgspec
 
 from bridgehold.keeper.shapes import Usage, rules_of
+from bridgehold.keeper.used import came_in, said_of
 
 _DOCUMENT = 2 * 1024 * 1024
 """Of a longer JSON answer its end alone is looked at for usage, where all providers say it."""
@@ -52,6 +54,8 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens that came out at least, counted from what flowed by."""
     text: int = 0
     """Bytes of what a model wrote that flowed by: so many tokens at most."""
+    used: tuple[tuple[str, int], ...] = ()
+    """What of it is billed by use, and how often, as far as it was read."""
     whole: bool = False
     """Whether the provider's last word on it has come."""
 
@@ -74,11 +78,6 @@ def charge(reserved: int, counted: Counted, status: int, *, open_ended: int = 0)
     if counted.whole and counted.said is not None:
         return known
     return max(reserved, known, open_ended and max(open_ended, said.input_tokens) + counted.text)
-
-
-def fees_due(reserved: int, status: int) -> int:
-    """Of the fees that a request was charged with, those that stay: what was refused has used nothing."""
-    return 0 if status >= 300 else reserved
 
 
 class Unasked:
@@ -141,6 +140,10 @@ class UsageTap:
         self._skipping = False
         self._said: Usage | None = None
         self._whole = False
+        self._used: Counter[str] = Counter()
+        """As the answer counts them, by kind."""
+        self._came: Counter[str] = Counter()
+        """As they came one by one."""
         self._text = 0
         """Characters in what was read whole."""
         self._written = 0
@@ -182,7 +185,8 @@ class UsageTap:
             seen, said, text = self._text // _TOKEN_BYTES, self._said, max(self._written, unread)
         else:
             seen, said, text = unread // _TOKEN_BYTES, self._said_last(), unread
-        return Counted(said=said, seen=seen, text=text, whole=self._whole)
+        used = tuple((self._used | self._came).items())
+        return Counted(said=said, seen=seen, text=text, used=used, whole=self._whole)
 
     def _said_last(self) -> Usage | None:
         """The last usage in a document that isn't read whole. No text looks so: its quotes are escaped."""
@@ -252,6 +256,8 @@ class UsageTap:
             for text in _texts(value):
                 self._text += len(text)
                 self._written += len(text.encode("utf-8", "replace"))
+        self._used |= said_of(value)
+        self._came += came_in(value)
         found = self._rules.usage(value)
         if found is not None:
             self._said = found.most(self._said or found)

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
+from bridgehold.error_texts import defect_of
 from bridgehold.errors import (
     BridgeholdError,
     BusyError,
@@ -27,7 +28,7 @@ from bridgehold.host.front.cell import Cell
 from bridgehold.host.front.entrances import Entrances, Proven, let_go, shown
 from bridgehold.host.front.faulty import Request, faulty
 from bridgehold.host.front.identity import SAY_WHO, Identity
-from bridgehold.host.front.method import Method, Scope, ServerContext, defect_of, forwarded, visible_info
+from bridgehold.host.front.method import Method, Scope, ServerContext, forwarded, visible_info
 from bridgehold.host.front.outgoing import Emit, Events
 from bridgehold.host.shares.callers import CALLER, LEAVING
 from bridgehold.protocol import parts

@@ -30,7 +30,7 @@ from bridgehold.keeper.budgets import Budgets, Reservation
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.keeper.protocol import UpstreamRequest
 from bridgehold.keeper.shapes import each_answer, most_tokens, names_bound
-from bridgehold.keeper.usage import NOTHING, UsageTap, charge, fees_due
+from bridgehold.keeper.usage import NOTHING, UsageTap, charge
 from bridgehold.policies.content import ParsedRequest, body_facts
 from bridgehold.policies.decide import decide_tool, tool_secret_of
 from bridgehold.steps import in_turns
@@ -197,7 +197,7 @@ class _EndpointCall:
     async def _record(self, started: float, code: str, sent: int) -> None:
         counted = self._tap.counted if self._tap is not None else NOTHING
         charged = charge(self._reservation.tokens, counted, self._status, open_ended=self._open_ended)
-        fees = fees_due(self._reservation.fees, self._status) if self._sent else 0
+        fees = self._reservation.fees_due(self._status, counted.used) if self._sent else 0
         if self._sent:
             self._reservation.settle(charged, fees)
         else:
