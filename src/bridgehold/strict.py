@@ -43,8 +43,8 @@ _PIECE = 1 << 18
 _MIN_INTEGER = -(2**63)
 _MAX_INTEGER = 2**64 - 1
 
-_decode = msgspec.json.Decoder().decode
-_encode = msgspec.json.Encoder().encode
+decode = msgspec.json.Decoder().decode
+encode = msgspec.json.Encoder().encode
 
 
 class StrictError(ValueError):
@@ -62,31 +62,21 @@ class StrictError(ValueError):
 def loads(data: bytes, *, max_depth: int = MAX_DEPTH, max_values: int = MAX_VALUES) -> object:
     """The JSON value of `data`, or `StrictError`. Integers lie within 64 bits, keys are unique."""
     text = measured(data, max_depth=max_depth, max_values=max_values)
-    value = parsed(data, max_depth)
-    if repeats(data, text, value):
-        raise same_key_twice()
-    return value
-
-
-def parsed(data: bytes, max_depth: int) -> object:
-    """What msgspec reads. Raises `StrictError` where it is no JSON."""
     try:
-        value: object = _decode(data)
+        value: object = decode(data)
     except (msgspec.DecodeError, ValueError) as error:
-        raise no_json(str(error)) from None
+        raise no_json(error) from None
     except RecursionError:
         raise too_deep(max_depth) from None
+    if text.count(b":") > 1:  # writing it gives as many: a repeated key loses at least one
+        again = encode(value)
+        if b"\\" not in data:  # strings are written verbatim, and may be counted along
+            same = data.count(b":") == again.count(b":")
+        else:
+            same = text.count(b":") == outside_strings(again).count(b":")
+        if not same:
+            raise same_key_twice()
     return value
-
-
-def repeats(data: bytes, text: bytes, value: object) -> bool:
-    """Whether a key stands twice in an object of `data`, of which `text` is all outside strings."""
-    if text.count(b":") < 2:
-        return False
-    again = _encode(value)  # has as many keys, if none was lost
-    if b"\\" not in data:  # strings are written verbatim, and may be counted along
-        return data.count(b":") != again.count(b":")
-    return text.count(b":") != outside_strings(again).count(b":")
 
 
 def measured(data: bytes, *, max_depth: int = MAX_DEPTH, max_values: int = MAX_VALUES) -> bytes:
@@ -158,7 +148,7 @@ def has_long_integer(bare: bytes, start: int, end: int) -> bool:
     return False
 
 
-def no_json(why: str) -> StrictError:
+def no_json(why: object) -> StrictError:
     """It can't be read."""
     return StrictError("json", f"not JSON: {why}")
 

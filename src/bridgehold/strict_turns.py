@@ -15,6 +15,8 @@ from collections.abc import Generator
 from itertools import accumulate
 from typing import NamedTuple, cast
 
+import msgspec
+
 from bridgehold import strict
 from bridgehold.strict import MAX_DEPTH, MAX_VALUES, StrictError, outside_strings
 
@@ -176,6 +178,23 @@ def _measure(found: list[Piece], max_depth: int, max_values: int) -> Generator[N
         raise strict.too_long()
 
 
+def _parsed(data: bytes, max_depth: int) -> object:
+    try:
+        return strict.decode(data)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise strict.no_json(error) from None
+    except RecursionError:
+        raise strict.too_deep(max_depth) from None
+
+
+def _repeats(data: bytes, text: bytes, value: object) -> bool:
+    """Whether a key stands twice in an object of `data`: written again it has fewer, as in `strict.loads`."""
+    again = strict.encode(value)
+    if b"\\" not in data:
+        return data.count(b":") != again.count(b":")
+    return text.count(b":") != outside_strings(again).count(b":")
+
+
 class _Reading:
     """One text on its way to a value, piece by piece."""
 
@@ -193,13 +212,13 @@ class _Reading:
             prefix = around(piece)
             text = prefix + self._data[piece.start : piece.end] + piece.closed
             try:
-                value = None if piece.broken else strict.parsed(text, self._max_depth)
+                value = None if piece.broken else _parsed(text, self._max_depth)
             except StrictError:
                 raise self._fault(prefix, piece) from None
             if piece.broken:
                 raise self._fault(prefix, piece)
             yield
-            self._twice = self._twice or strict.repeats(text, prefix + piece.text, value)
+            self._twice = self._twice or _repeats(text, prefix + piece.text, value)
             if not piece.start:
                 root = value
                 self._open = [cast("_Container", value)][: len(piece.left)]
@@ -237,7 +256,7 @@ class _Reading:
     def _fault(self, prefix: bytes, piece: Piece) -> StrictError:
         """What is wrong with a piece, as whoever reads the text in one go says it."""
         try:
-            strict.parsed(prefix + self._data[piece.start :], self._max_depth)
+            _parsed(prefix + self._data[piece.start :], self._max_depth)
         except StrictError as error:
             shift = piece.start - len(prefix)
             said = _BYTE.sub(lambda found: f"(byte {int(found[1]) + shift})", str(error))

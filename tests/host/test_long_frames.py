@@ -17,8 +17,8 @@ from bridgehold.client import connection
 from bridgehold.errors import UsageError
 from bridgehold.host.cell.tools.process import _Process
 from bridgehold.protocol import parts
-from bridgehold.protocol.frames import CommandRequest
-from bridgehold.protocol.plain import loads_steps, read_params
+from bridgehold.protocol.frames import CommandRequest, read_params
+from bridgehold.protocol.plain import loads_steps
 from bridgehold.steps import in_turns
 from host.test_parts import READY, Guest
 from waiting import eventually
@@ -34,13 +34,13 @@ AT_ONCE = 64 * 1024
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Bytes of each text that is read at once, and whether any was all of it."""
     sizes: list[int] = []
-    decode = strict._decode
+    decode = strict.decode
 
     def measured(data: bytes) -> object:
         sizes.append(len(data))
         return decode(data)
 
-    monkeypatch.setattr(strict, "_decode", measured)
+    monkeypatch.setattr(strict, "decode", measured)
     yield sizes
     assert sum(sizes) > len(MANY) > AT_ONCE > max(sizes)
 

@@ -243,7 +243,10 @@ class FrameReader:
         self, body: bytes, part: bytes | None = None
     ) -> Generator[None, None, GuestFrame | StrayFrame]:
         try:
-            value = yield from strict_turns.steps(body, max_depth=self._max_depth)
+            if len(body) <= strict_turns.AT_ONCE:
+                value = strict.loads(body, max_depth=self._max_depth)
+            else:
+                value = yield from strict_turns.steps(body, max_depth=self._max_depth)
         except strict.StrictError as error:
             raise WireError(error.reason, str(error)) from None
         if not isinstance(value, dict):

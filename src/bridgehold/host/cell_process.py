@@ -45,7 +45,7 @@ from bridgehold.keeper.client import KeeperClient
 from bridgehold.keeper.spending import Spending, prices_of
 from bridgehold.policies.model import Machine
 from bridgehold.policies.units import parse_size
-from bridgehold.protocol.plain import read_params
+from bridgehold.protocol.frames import read_params
 from bridgehold.protocol.submissions import Tried
 from bridgehold.sandbox.landlock import CHANGE, READ, USE
 from bridgehold.sandbox.launcher.control import LauncherClient

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 import msgspec
 from msgspec.structs import fields
 
+from bridgehold import strict, strict_turns
 from bridgehold.error_info import ErrorInfo
-from bridgehold.errors import HostUnavailableError, ProtocolError
+from bridgehold.errors import HostUnavailableError, ProtocolError, UsageError
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT, nearest
+from bridgehold.steps import in_turns
 
 if TYPE_CHECKING:
     import asyncio
@@ -66,6 +68,32 @@ class AnswerFrame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     error: ErrorInfo | None = None
     part: str = ""
     """Which member of the event or the result came beside the JSON; empty: none."""
+
+
+async def read_params(
+    method: str, params: msgspec.Raw, kind: type[T], part: tuple[str, bytes] | None = None
+) -> T:
+    """What `method` was sent, as `kind`, read in turns. Raises `UsageError`, also for what can't arrive as it
+    was sent.
+
+    `part`: what came beside it, and where it belongs.
+    """
+    raw, depth = bytes(params), strict.CALLERS_DEPTH + 1
+    try:
+        if len(raw) <= strict_turns.AT_ONCE:
+            value = strict.loads(raw, max_depth=depth)
+        else:
+            value = await in_turns(strict_turns.steps(raw, max_depth=depth))
+        if part is not None:
+            put(value, *part)
+        return msgspec.convert(value, type=kind)
+    except strict.StrictError:
+        from bridgehold.protocol.plain import loads_steps  # of no use to a client that sends
+
+        await in_turns(loads_steps(raw, above=1))  # raises what its caller is told
+        raise
+    except msgspec.ValidationError as error:
+        raise UsageError(f"parameters of {method[:80]}: {misfit(error, kind)}") from error
 
 
 def put(value: object, place: str, data: bytes | str) -> None:

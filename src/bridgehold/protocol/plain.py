@@ -16,18 +16,15 @@ from collections.abc import Generator, Iterable, Mapping, Set
 from decimal import Decimal
 from enum import Enum
 from pathlib import PurePath
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from bridgehold import strict, strict_turns
 from bridgehold.errors import BridgeholdError, UsageError
 from bridgehold.protocol import places, places_turns
-from bridgehold.protocol.frames import misfit, put
 from bridgehold.protocol.places import MAX_INTEGER, MIN_INTEGER
-from bridgehold.steps import finished, in_turns
-
-T = TypeVar("T", bound=msgspec.Struct)
+from bridgehold.steps import finished
 
 MAX_DEPTH = strict.CALLERS_DEPTH
 _AS_IT_IS = (bool, type(None))
@@ -98,23 +95,6 @@ def loads_steps(
     else:
         where = (places.Place(place.steps[1:], of_key=place.of_key) if below else place).below(name)
     raise UsageError((f"{where[:200]}: {said}" if where else said)[:500], where=where[:200], hint=hint)
-
-
-async def read_params(
-    method: str, params: msgspec.Raw, kind: type[T], part: tuple[str, bytes] | None = None
-) -> T:
-    """What `method` was sent, as `kind`, read in turns. Raises `UsageError`.
-
-    `part`: what came beside it, and where it belongs.
-    """
-    raw = bytes(params)
-    try:
-        value = await in_turns(loads_steps(raw, above=1))
-        if part is not None:
-            put(value, *part)
-        return msgspec.convert(value, type=kind)
-    except msgspec.ValidationError as error:
-        raise UsageError(f"parameters of {method[:80]}: {misfit(error, kind)}") from error
 
 
 def _found(

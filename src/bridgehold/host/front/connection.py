@@ -43,9 +43,10 @@ from bridgehold.protocol.frames import (
     RequestFrame,
     pack,
     read_frame,
+    read_params,
     weight,
 )
-from bridgehold.protocol.plain import loads, read_params
+from bridgehold.protocol.plain import loads
 from bridgehold.protocol.values import Principal
 
 _MAX_REQUESTS = 256

@@ -26,6 +26,8 @@ from bridgehold.host.shares.logs import SessionLog, Stream
 from bridgehold.policies.buckets import TokenBucket
 from bridgehold.policies.model import MIB, Limits, Rate
 
+_Reading = tuple[bytes, bool, Generator[None, None, Sequence[object]]]
+"""What was read, whether it goes on with a part, and the frames that are made of it."""
 _READ_BYTES = 65_536
 _BYTES_PER_SECOND, _BYTES_AT_ONCE = 4 * MIB, 32 * MIB
 """Of frames, per session: the worst text of 8 MiB takes 0.2 s to judge, and all sessions share the loop."""
@@ -241,37 +243,35 @@ class GuestPipes:
         if self._last_input:
             self._end_input()
 
-    def _read_frames(self) -> None:
-        now = time.monotonic()
-        wait = self._due - now
-        if (self._full is not None and self._full()) or (self._source.buffered and self._budget.spent):
-            wait = max(wait, _PAUSE_SECONDS)
-        if wait > 0:  # not reading is the whole enforcement: the pipe fills, the guest blocks
-            self._pause(self._from_guest, self._read_frames, wait)
-            return
-        try:
-            data = os.read(self._from_guest, _READ_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self._loop.remove_reader(self._from_guest)
-            self._on_end(None)
-            return
-        part = self.reader.within_part
-        self._make_frames(data, part, self.reader.steps(data) if self._source is self.reader else None)
-
-    def _make_frames(
-        self, data: bytes, part: bool, steps: Generator[None, None, Sequence[object]] | None
+    def _read_frames(  # noqa: PLR0912, PLR0915 - each further call is one more in every command
+        self, under_way: _Reading | None = None
     ) -> None:
-        """Of what was read, `part` if it goes on with one. A long frame takes turns with all other work, and
-        nothing more of its guest's is read meanwhile."""
-        if self._closed:
-            return
+        """Read once, or go on with a long frame: it takes turns with all other work, and nothing more of its
+        guest's is read meanwhile."""
         now = time.monotonic()
+        if under_way is None:
+            wait = self._due - now
+            if (self._full is not None and self._full()) or (self._source.buffered and self._budget.spent):
+                wait = max(wait, _PAUSE_SECONDS)
+            if wait > 0:  # not reading is the whole enforcement: the pipe fills, the guest blocks
+                self._pause(self._from_guest, self._read_frames, wait)
+                return
+            try:
+                data = os.read(self._from_guest, _READ_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._loop.remove_reader(self._from_guest)
+                self._on_end(None)
+                return
+            under_way = data, self.reader.within_part, self.reader.steps(data)
+        elif self._closed:
+            return
+        data, part, steps = under_way
         try:
-            if steps is None:
+            if self._source is not self.reader:
                 found: Sequence[object] = self._source.feed(data)
             else:
                 try:
@@ -279,7 +279,7 @@ class GuestPipes:
                 except StopIteration as end:
                     found = end.value
                 else:
-                    self._turn(data, part, steps)
+                    self._turn(under_way)
                     return
             if self._turning:
                 self._turning, self._charged = False, -1
@@ -304,14 +304,14 @@ class GuestPipes:
         except Exception as error:  # noqa: BLE001 - a defect that a frame meets ends its sender: nobody waits for it
             self._give_up(ProtocolError(f"{type(error).__name__} in the host, over a frame"))
 
-    def _turn(self, data: bytes, part: bool, steps: Generator[None, None, Sequence[object]]) -> None:
+    def _turn(self, under_way: _Reading) -> None:
         if not self._turning:
             self._turning = True
             self._loop.remove_reader(self._from_guest)
             if self._half_frame is not None:
                 self._half_frame.cancel()
                 self._half_frame = None
-        self._loop.call_soon(self._make_frames, data, part, steps)
+        self._loop.call_soon(self._read_frames, under_way)
 
     def _give_up(self, error: ProtocolError) -> None:
         self._broken = True
