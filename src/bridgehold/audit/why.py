@@ -326,7 +326,7 @@ def remedy(event: Entry, rule: str, code: str, source: str) -> str:
     if event.kind == "command.refused" and rule in ("", "default-deny"):
         return f"Add {event.text('operation')!r} to operations.allow of the bridge's policy{at}."
     if event.kind == "egress.refused" and rule in ("", "default-deny"):
-        return f"Grant {event.text('host')!r} in the network section of the bridge's policy{at}."
+        return _granting(event, at)
     if event.kind == "tool.refused" and rule in ("", "default-deny"):
         return f"Add {event.text('tool')!r} to tools.allow of the bridge's policy{at}."
     if event.kind.endswith(".refused"):
@@ -336,3 +336,14 @@ def remedy(event: Entry, rule: str, code: str, source: str) -> str:
                 return text.removesuffix(".") + f"{at}."
         return _WITHOUT_RULE.get(event.kind, f"See rule {rule}{at}.")
     return _BY_CODE.get(code, "")
+
+
+def _granting(event: Entry, at: str) -> str:
+    """What grants a request: its provider's path, its provider, or a host that nothing stands before."""
+    provider, _, path = event.text("path").removeprefix("/").partition("/")
+    both = "and to the bridge's manifest, [[needs.endpoints]], where it isn't there: both have to say it"
+    if event.text("reason").endswith("is none of the granted paths"):
+        return f"Add {'/' + path!r} to `paths` of [network.endpoints.{provider}] in the policy{at}, {both}."
+    if event.text("reason").startswith("no endpoint"):
+        return f"Add [network.endpoints.{provider}] to the policy{at}, {both}."
+    return f"Grant {event.text('host')!r} in the network section of the bridge's policy{at}."

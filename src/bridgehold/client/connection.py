@@ -185,8 +185,11 @@ class Connection:
             if part:
                 put(said, part, data)
             on_event(said)
-        except Exception as error:  # noqa: BLE001 - the caller's own code; it is raised where the caller waits
-            future.set_exception(error)
+        except BaseException as error:  # noqa: BLE001 - the caller's own code; it is raised where the caller waits
+            stopped = (
+                RuntimeError("on_event raised StopIteration") if isinstance(error, StopIteration) else error
+            )
+            future.set_exception(stopped)
             self._cancel(request_id)
 
     def _cancel(self, request_id: int) -> None:

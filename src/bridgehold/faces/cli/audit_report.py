@@ -13,7 +13,7 @@ import typer
 
 from bridgehold import writes
 from bridgehold.audit import anchors as anchor_files
-from bridgehold.audit.query import TIMES, parse_time
+from bridgehold.audit.query import TIMES, parse_span
 from bridgehold.audit.reading.desk import Desk
 from bridgehold.audit.reading.shelf import cache_folder
 from bridgehold.audit.verify import verify_audit
@@ -44,7 +44,8 @@ def report(
     json_output: Json = False,
 ) -> None:
     """A review: granted, reached, refused, spent, changed, and whether the log holds; exit 50 where not."""
-    scope = Scope(tenant=tenant, framework=framework, since=parse_time(since), until=parse_time(until))
+    begin, end = parse_span(since, until)
+    scope = Scope(tenant=tenant, framework=framework, since=begin, until=end)
     folder, own = audit_folder(audit), default_layout().anchors / "anchor.pub"
     trusted: dict[str, bytes] = {}
     for path in [*(keys or []), *([own] if audit is None and own.exists() else [])]:
