@@ -283,6 +283,19 @@ def test_a_session_is_found_by_its_name_too(home: Layout, say: Say) -> None:
     by_id = [say("audit", "query", "--session", one, "--json")[1].splitlines() for one in ids]
     assert list(map(json.loads, by_id[0] + by_id[1])) == found
     assert len(say("audit", "query", "--session", "mine", "--limit", "3")[1].splitlines()) == 3
+    status, _, err = say("audit", "query", "session = mine")
+    assert (status, "--session mine finds it by its name" in err) == (0, True), err
+    status, _, err = say("why", "mine")
+    assert (status, "`bridgehold audit query --session mine`" in err) == (6, True), err
+    for what, slip, near in (("tenant", "lcoal", "local"), ("framework", "pyton", "python")):
+        status, out, err = say("audit", "report", f"--{what}", slip)  # an empty review is no clean one
+        said = f"{slip}: no event is of it (nearest: {near!r})"
+        assert (status, f"{what} {said}" in err, f"- {what}: {slip}: no event is of it" in out) == (
+            0,
+            True,
+            True,
+        ), err
+        assert "no event is of it" not in say("audit", "report", f"--{what}", near)[1]
     status, out, err = say("audit", "query", "--session", "mien")
     assert (status, out, "no event fits: session mien (nearest: 'mine')" in err) == (0, "", True), err
 

@@ -15,6 +15,7 @@ from bridgehold.audit.events import INTENT_KINDS, OUTCOME_KINDS
 from bridgehold.audit.query import Tie
 from bridgehold.audit.segments import Segment, instance_folders
 from bridgehold.errors import NotFoundError
+from bridgehold.ids import is_name
 
 _SESSION_KINDS = (
     "session.opened",
@@ -118,10 +119,10 @@ class _Finder:
         elif name.startswith("c-"):
             found = self._of_command_anywhere(name)
         if found is None:
-            raise NotFoundError(
-                f"no event {name[:80]!r} in this audit",
-                hint="`bridgehold audit tail` shows references; a reference is INSTANCE.SEQ.",
-            )
+            hint = "`bridgehold audit tail` shows references; a reference is INSTANCE.SEQ."
+            if is_name(name) and not name.startswith("c-"):
+                hint += f" If it is a session: `bridgehold audit query --session {name}`."
+            raise NotFoundError(f"no event {name[:80]!r} in this audit", hint=hint)
         return found
 
     def _by_reference(self, instance: str, seq: int) -> tuple[Entry, _At] | None:

@@ -126,6 +126,8 @@ def _nothing(folder: Path, wanted: Query, question: str) -> str:
     if _is_name(wanted.session):
         opened = {entry.text("name") for entry in find(folder, Query(kind="session.opened", limit=10_000))}
         near = near or nearest(wanted.session, opened - {wanted.session, ""})
+    elif (by := re.search(r"\bsession\s*=\s*\"?([\w-]+)", question)) and _is_name(by[1]):
+        near = near or f" (events have a session's id: --session {by[1]} finds it by its name)"
     asked = [f"{name} {value}" for name in _ASKED if (value := getattr(wanted, name))]
     asked = [question, *asked] if question else asked
     return f"no event fits{': ' if asked else ''}{', '.join(asked)}{near}"
