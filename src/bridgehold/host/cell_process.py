@@ -195,6 +195,8 @@ class CellProcess:
         )
 
     async def _end(self, parts: CellParts) -> None:
+        if self._entrance is not None and self._link.gone.is_set():  # callers learn that the host is gone
+            await self._entrance.close()
         with contextlib.suppress(BridgeholdError):
             await parts.stop("the cell is ending")
             await parts.refusals.close()
