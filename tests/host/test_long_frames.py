@@ -13,7 +13,6 @@ import pytest
 
 from bridgehold import strict
 from bridgehold.bridges.legacy.messages import request_steps
-from bridgehold.client import connection
 from bridgehold.errors import UsageError
 from bridgehold.host.cell.tools.process import _Process
 from bridgehold.protocol import parts
@@ -138,7 +137,7 @@ def test_where_a_fault_lies_in_what_a_caller_sends() -> None:
         others_run(lambda: read_params("run", raw, CommandRequest))
 
 
-def test_a_body_over_http() -> None:
+def test_a_body() -> None:
     assert others_run(lambda: in_turns(loads_steps(MANY, above=1))) == MADE
 
 
@@ -158,7 +157,3 @@ def test_a_tools_result() -> None:
         return await future
 
     assert others_run(work) == MADE
-
-
-def test_what_the_face_for_http_is_answered() -> None:
-    assert others_run(lambda: connection._decoded(msgspec.Raw(MANY))) == MADE

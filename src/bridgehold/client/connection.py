@@ -11,7 +11,6 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 import msgspec
 
-from bridgehold import strict_turns
 from bridgehold.errors import (
     BridgeholdError,
     HostLeavingError,
@@ -24,14 +23,10 @@ from bridgehold.errors import (
 from bridgehold.protocol import parts
 from bridgehold.protocol.frames import WHOLE_CONNECTION, AnswerFrame, RequestFrame, pack, put, read_frame
 from bridgehold.protocol.parts import Moved
-from bridgehold.steps import in_turns
 
 Progress = Callable[[dict[str, Any]], None]
 
 _READ_AHEAD = 1 << 20
-_AT_ONCE = 64 * 1024
-_DEPTH, _VALUES = 128, 1 << 22
-"""More than a host sends."""
 """Bytes that are read of an answer at once: fewer turns for a file's part."""
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
@@ -46,6 +41,7 @@ class Connection:
         self._next_id = 1
         self._waiting: dict[int, asyncio.Future[tuple[AnswerFrame, bytes]]] = {}
         self._events: dict[int, Progress] = {}
+        self._raw: set[int] = set()
         self.failure: BridgeholdError | None = None
         self.leaving = False
         """Its host begins nothing more; what it has begun is still answered here."""
@@ -84,11 +80,18 @@ class Connection:
             await self._writer.wait_closed()
 
     async def request(
-        self, method: str, params: bytes, on_event: Progress | None, moved: Moved | None = None
+        self,
+        method: str,
+        params: bytes,
+        on_event: Callable[[Any], None] | None,
+        moved: Moved | None = None,
+        *,
+        raw: bool = False,
     ) -> Any:
         """One request; `params` is JSON. Cancelling it cancels it at the host. Raises the typed error.
 
-        `moved`: bytes that go, or may come, beside the frames where this host takes them so.
+        `moved`: bytes that go, or may come, beside the frames where this host takes them so. `raw`: what
+        comes stays JSON (`msgspec.Raw`), events and result.
         """
         if moved is not None and not self._takes_parts:
             if self._takes_parts is None:
@@ -103,15 +106,14 @@ class Connection:
         self._waiting[request_id] = future
         if on_event is not None:
             self._events[request_id] = on_event
+        if raw:
+            self._raw.add(request_id)
         try:
             for piece in _packed(request_id, method, params, moved):
                 self._writer.write(piece)
             await self._writer.drain()
             answer, data = await future
-            result = await _decoded(answer.result) if answer.result is not msgspec.UNSET else None
-            if answer.part:
-                put(result, answer.part, data)
-            return result
+            return answer.result if raw else _joined(answer.result, answer.part, data)
         except HostLeavingError:
             self.leaving = True
             raise
@@ -123,6 +125,7 @@ class Connection:
         finally:
             self._waiting.pop(request_id, None)
             self._events.pop(request_id, None)
+            self._raw.discard(request_id)
 
     async def _ask_for_parts(self) -> None:
         """Once, whoever waits for the answer."""
@@ -147,7 +150,7 @@ class Connection:
                 if body is None:
                     break
                 answer = msgspec.json.decode(body, type=AnswerFrame)
-                await self._deliver(answer, beside.pop() if beside else b"")
+                self._deliver(answer, beside.pop() if beside else b"")
         except BridgeholdError as error:
             failure = error
         except OSError as error:
@@ -165,11 +168,11 @@ class Connection:
             if not isinstance(failure, HostUnavailableError):
                 self._writer.close()
 
-    async def _deliver(self, answer: AnswerFrame, data: bytes) -> None:
+    def _deliver(self, answer: AnswerFrame, data: bytes) -> None:
         if answer.id == WHOLE_CONNECTION and answer.error is not None:
             raise from_info(answer.error)
         if answer.event is not msgspec.UNSET:
-            await self._tell(answer.id, answer.event, answer.part, data)
+            self._tell(answer.id, answer.event, answer.part, data)
             return
         future = self._waiting.get(answer.id)
         if future is None or future.done():
@@ -179,21 +182,17 @@ class Connection:
         else:
             future.set_result((answer, data))
 
-    async def _tell(self, request_id: int, event: msgspec.Raw, part: str, data: bytes) -> None:
+    def _tell(self, request_id: int, event: msgspec.Raw, part: str, data: bytes) -> None:
         """What the caller's function raises ends its own request, at the host too, and no other."""
         on_event = self._events.get(request_id)
         future = self._waiting.get(request_id)
         if on_event is None or future is None or future.done():
             return
         try:
-            said = await _decoded(event)
-            if part:
-                put(said, part, data)
-            if future.done():
-                return
-            on_event(said)
-        except Exception as error:  # noqa: BLE001 - the caller's own code; it is raised where the caller waits
-            future.set_exception(error)
+            on_event(event if request_id in self._raw else _joined(event, part, data))  # type: ignore[arg-type]  # who asked for it so
+        except BaseException as error:  # noqa: BLE001 - the caller's own code; it is raised where the caller waits
+            unset = isinstance(error, StopIteration)  # no future takes one
+            future.set_exception(RuntimeError("on_event raised StopIteration") if unset else error)
             self._cancel(request_id)
 
     def _cancel(self, request_id: int) -> None:
@@ -201,13 +200,11 @@ class Connection:
         self._writer.write(pack(RequestFrame(id=request_id, method="cancel", params=params)))
 
 
-async def _decoded(raw: msgspec.Raw) -> Any:
-    """Read in turns where it is long: other callers may share the loop, as in the face for HTTP."""
-    data = memoryview(raw)
-    if len(data) > _AT_ONCE:
-        with contextlib.suppress(ValueError):  # no host sends what isn't read so
-            return await in_turns(strict_turns.steps(bytes(data), max_depth=_DEPTH, max_values=_VALUES))
-    return msgspec.json.decode(data)
+def _joined(raw: msgspec.Raw | msgspec.UnsetType, part: str, data: bytes) -> Any:
+    value = msgspec.json.decode(raw) if raw is not msgspec.UNSET else None
+    if part:
+        put(value, part, data)
+    return value
 
 
 def _packed(request_id: int, method: str, params: bytes, moved: Moved | None) -> tuple[bytes, ...]:
