@@ -47,7 +47,7 @@ class HostSection(Strict):
     shared_uid: bool = False
     """Named weakening ``shared_uid``: without a uid range, every session runs under this user's uid."""
     uid_base: Uid = DEFAULT_UID_BASE
-    """First of the reserved kernel uids (root only): four roles, then the sessions."""
+    """First of the reserved kernel uids (root only): four roles, the sessions, the audit's push."""
     uid_count: Annotated[int, Field(ge=16, le=200_000)] = 60_000
     """How many uids are reserved: the bound of sessions at once."""
     pythons: tuple[Annotated[str, Field(pattern=r"^/.*/python3(\.[0-9]{1,2})?$")], ...] = ()
