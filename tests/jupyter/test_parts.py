@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,8 @@ from bridgehold.errors import BridgeholdError, NotFoundError, UsageError
 from bridgehold.faces.cli.commands import app
 from bridgehold.faces.jupyter import cell as cells
 from bridgehold.faces.jupyter import forms, installed, wire
+from bridgehold.faces.jupyter.__main__ import MOST_MEMORY
+from waiting import until
 
 PORTS = {
     name: 1000 + number
@@ -144,6 +149,27 @@ def test_a_message_that_is_larger_than_any_cell_is_not_read_whoever_signs_it(tmp
             served.close()
 
     assert asyncio.run(act()) == "small_request"
+
+
+def test_a_message_without_an_end_ends_its_connection_and_takes_no_more_memory(tmp_path: Path) -> None:
+    file, part = tmp_path / "connection.json", bytes(8 << 20)
+    file.write_text(json.dumps(FILE | {"transport": "ipc", "ip": str(tmp_path / "k")}))
+    argv = [sys.executable, "-P", "-m", "bridgehold.faces.jupyter", "-f", str(file)]
+    place = tmp_path / f"k-{PORTS['shell_port']}"
+    kernel = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until(place.exists)
+        with socket.socket(socket.AF_UNIX) as stranger, pytest.raises(ConnectionError):
+            stranger.connect(str(place))
+            stranger.sendall(b"\xff" + bytes(8) + b"\x7f\3\0NULL" + bytes(16 + 32))
+            ready = b"\5READY\x0bSocket-Type\0\0\0\6DEALER\x08Identity\0\0\0\0"
+            stranger.sendall(b"\4" + bytes([len(ready)]) + ready)
+            for _ in range(2 * MOST_MEMORY // len(part)):
+                stranger.sendall(b"\3" + len(part).to_bytes(8, "big") + part)
+        assert kernel.poll() is None
+    finally:
+        kernel.kill()
+        kernel.wait()
 
 
 def bridgehold(*arguments: str) -> None:
