@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import resource
 import signal
 import sys
 from pathlib import Path
@@ -15,9 +14,6 @@ from bridgehold.faces.jupyter.kernel import Kernel
 from bridgehold.faces.jupyter.place import Place
 from bridgehold.faces.jupyter.wire import Wire, read_ports
 from bridgehold.ids import LOCAL_TENANT, parse_name
-
-MOST_MEMORY = 1 << 30
-"""What would be kept past it isn't: the connection that it comes by ends."""
 
 
 def main() -> int:
@@ -38,8 +34,6 @@ def main() -> int:
 
 
 async def _serve(file: Path, place: Place, *, trusted: bool) -> None:
-    # A stranger of this machine may begin a message of any number of parts, which is kept until its end.
-    resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY, MOST_MEMORY))
     wire = Wire(read_ports(file))
     try:
         kernel = Kernel(wire, place, trusted=trusted)
