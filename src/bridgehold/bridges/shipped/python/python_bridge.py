@@ -15,10 +15,10 @@ import platform
 import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.machinery import BuiltinImporter
 from typing import Any, NoReturn
 
 from python_names import Names
+from python_place import MAIN, Place
 from python_shown import Shown, fitted, shortened, size_of
 
 from bridgehold_sdk import Bridge, InvalidInput, Session, operation
@@ -56,7 +56,7 @@ class Exit(_sitebuiltins.Quitter):
         raise SystemExit(code)
 
 
-class PythonBridge(Names, Files, Processes, Bridge):
+class PythonBridge(Place, Names, Files, Processes, Bridge):
     """Python code in a namespace that lasts the session; each operation is described in bridge.toml."""
 
     name = "python"
@@ -64,16 +64,14 @@ class PythonBridge(Names, Files, Processes, Bridge):
 
     def open(self, session: Session) -> None:
         """The session begins: its namespace is empty."""
-        self._count = 0
         self._displays: list[dict[str, Any]] = []
         self._left_out = 0
-        self._loop: Any = None
         sys.path.insert(0, "")  # as at a prompt: the working folder
         for name in ("exit", "quit"):
             setattr(builtins, name, Exit(name, "Ctrl-D (i.e. EOF)"))
         setattr(builtins, "display", self._display)  # noqa: B010 - names for the code, which no type has
         setattr(builtins, "final", final)  # noqa: B010
-        self._fresh()
+        self._begin()
 
     def framework(self) -> dict[str, Any]:
         """The name and version of what it wraps, and what it can do."""
@@ -86,14 +84,19 @@ class PythonBridge(Names, Files, Processes, Bridge):
         variables: Mapping[str, Any] | None = None,
         returns: Sequence[str] = (),
         stdin: str | None = None,
+        env: Mapping[str, str] | None = None,
+        args: Sequence[str] | None = None,
+        cwd: str = "",
+        context: str = MAIN,
     ) -> dict[str, Any]:
         """The host adds what was written. An exception becomes the fault, with the code's own traceback."""
         __tracebackhide__ = True
+        self._go_to(context)
         self._displays = []
         self._left_out = 0
         if variables or self.tools:
             self._bind(variables or {})
-        with self._input(stdin), self.callers_code():
+        with self._placed(env, args, cwd), self._input(stdin), self.callers_code():
             present, value = self._run(code)
             shown = self._shown(value) if present else Shown()
             forms = self._forms(value, shown.text or "") if present else {}
@@ -103,11 +106,11 @@ class PythonBridge(Names, Files, Processes, Bridge):
             "repr": shown.text,
             "type": shown.kind,
             "truncated": shown.cut,
-            "count": self._count,
+            "count": self._at.count,
         }
         if present:
-            self._results[self._count] = value
-            self._results.pop(self._count - RESULTS_KEPT, None)
+            self._at.results[self._at.count] = value
+            self._at.results.pop(self._at.count - RESULTS_KEPT, None)
         if len(forms) > 1:
             said["forms"] = forms
         if self._displays:
@@ -200,22 +203,13 @@ class PythonBridge(Names, Files, Processes, Bridge):
         pyplot.close("all")
 
     @operation(effect="configure", resource="namespace")
-    def reset(self) -> dict[str, Any]:
-        """Forget every name of the session."""
-        names = [name for name in self._namespace if not name.startswith("__")]
-        self._fresh()
-        return {"status": "reset", "names": len(names)}
-
-    def _fresh(self) -> None:
-        module = types.ModuleType("__main__")
-        sys.modules["__main__"] = module
-        self._namespace = module.__dict__
-        self._namespace.update(__builtins__=builtins, __loader__=BuiltinImporter, __annotations__={})
-        self._futures = 0
-        self._inputs = [""]
-        self._results: dict[int, Any] = {}
-        builtins.__dict__.pop("_", None)
-        builtins.__dict__.update(In=self._inputs, Out=self._results)
+    def reset(self, context: str = MAIN) -> dict[str, Any]:
+        """Forget every name of one namespace."""
+        self._go_to(context)
+        names = self._at.told()["names"]
+        self._at.fresh()
+        self._at.enter()
+        return {"status": "reset", "names": names}
 
     def _run(self, code: str) -> tuple[bool, Any]:
         """Whether the last statement was an expression, and its value. ``exit(0)`` is a normal end."""
@@ -239,14 +233,15 @@ class PythonBridge(Names, Files, Processes, Bridge):
 
     def _statements(self, code: str) -> tuple[bool, Any]:
         __tracebackhide__ = True
-        self._count += 1
+        at = self._at
+        at.count += 1
         self._room = self.result_bytes // 2
-        name = f"<execute {self._count}>"
-        self._inputs.append(code)
+        name = at.source
+        at.inputs.append(code)
         code, tree = self._parsed(code, name)
-        self._inputs[: -INPUTS_KEPT or None] = [""] * len(self._inputs[:-INPUTS_KEPT])
+        at.inputs[: -INPUTS_KEPT or None] = [""] * len(at.inputs[:-INPUTS_KEPT])
         linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
-        linecache.cache.pop(f"<execute {self._count - SOURCES_KEPT}>", None)
+        linecache.cache.pop(name.replace(f"{at.count}>", f"{at.count - SOURCES_KEPT}>"), None)
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
         codes = [self._compiled(tree, name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)]
         if last is not None:
@@ -286,15 +281,16 @@ class PythonBridge(Names, Files, Processes, Bridge):
             return value
         import asyncio
 
-        if self._loop is None or self._loop.is_closed():
-            self._loop = asyncio.new_event_loop()
-        task = self._loop.create_task(self._awaited(codes))
+        loop = self._at.loop
+        if loop is None or loop.is_closed():
+            loop = self._at.loop = asyncio.new_event_loop()
+        task = loop.create_task(self._awaited(codes))
         try:
-            return self._loop.run_until_complete(task)
+            return loop.run_until_complete(task)
         except BaseException as error:  # noqa: BLE001 - raised anew, without the loop's frames
             if not task.done():
                 task.cancel()
-                self._loop.run_until_complete(asyncio.wait([task], timeout=1.0))
+                loop.run_until_complete(asyncio.wait([task], timeout=1.0))
             raise error.with_traceback(_from_awaited(error.__traceback__))  # noqa: B904 - the same error
 
     async def _awaited(self, codes: Sequence[types.CodeType]) -> Any:
@@ -309,8 +305,8 @@ class PythonBridge(Names, Files, Processes, Bridge):
     def _compiled(self, source: Any, name: str, mode: str, flags: int = 0) -> Any:
         """With the futures of earlier commands, as at a prompt, and none of this module's own."""
         __tracebackhide__ = True
-        code = compile(source, name, mode, flags | self._futures, dont_inherit=True)
-        self._futures |= getattr(code, "co_flags", 0) & FUTURES
+        code = compile(source, name, mode, flags | self._at.futures, dont_inherit=True)
+        self._at.futures |= getattr(code, "co_flags", 0) & FUTURES
         return code
 
     def _shown(self, value: Any) -> Shown:
