@@ -17,7 +17,7 @@ from bridgehold.host.front.environments import LISTENER
 from bridgehold.host.shares import cell_wire
 from bridgehold.host.shares.link import Link, decoded
 from bridgehold.host.shares.session_ends import SessionEnd
-from bridgehold.policies.asked import NOTHING, Asked
+from bridgehold.policies.limits_request import NOTHING, LimitsRequest
 from bridgehold.sandbox.envs.values import BuildProgress
 
 
@@ -35,7 +35,7 @@ class FrontOrders:
         session: str,
         session_name: str,
         principal: str,
-        asked: Asked = NOTHING,
+        asked: LimitsRequest = NOTHING,
     ) -> StartOrder:
         """As `Orders.make`. Raises its typed errors."""
         ask = cell_wire.AskOrder(

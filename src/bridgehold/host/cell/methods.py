@@ -40,7 +40,7 @@ from bridgehold.host.shares.callers import CALLER
 from bridgehold.host.shares.logs import OutputPiece
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.ids import parse_name, random_id
-from bridgehold.policies.asked import NOTHING, TIMES, Asked, read_asked
+from bridgehold.policies.limits_request import NOTHING, TIMES, LimitsRequest, read_asked
 from bridgehold.protocol.frames import (
     CommandRequest,
     DrainParams,
@@ -244,7 +244,7 @@ class Methods:
             )
         return SessionKey(tenant, bridge, name)
 
-    async def _open(self, key: SessionKey, principal: Principal, asked: Asked) -> Session:
+    async def _open(self, key: SessionKey, principal: Principal, asked: LimitsRequest) -> Session:
         try:
             session = await self._sessions.get_or_open(
                 key,

@@ -11,7 +11,7 @@ import msgspec
 
 from bridgehold.bridges.frames import BootFrame, ProviderBinding
 from bridgehold.bridges.manifest import Manifest
-from bridgehold.policies.asked import NOTHING, Asked
+from bridgehold.policies.limits_request import NOTHING, LimitsRequest
 from bridgehold.policies.model import Grant
 from bridgehold.sandbox.spec import resources
 from bridgehold.sandbox.values import SandboxSpec, StartNote
@@ -66,7 +66,7 @@ class StartOrder(msgspec.Struct, frozen=True, kw_only=True):
     """Names of its starter's variables that stay outside."""
     env_secrets: tuple[tuple[str, str], ...] = ()
     """Weakening ``env_secret`` only: variables that travel in the boot frame, never in argv."""
-    asked: Asked = NOTHING
+    asked: LimitsRequest = NOTHING
     """Limits that its caller asked for: `grant` has them. `spec` is what the policy gives, which zygotes and
     pools are made for."""
 
@@ -86,7 +86,7 @@ class OrderMaker(Protocol):
         session: str,
         session_name: str,
         principal: str,
-        asked: Asked = NOTHING,
+        asked: LimitsRequest = NOTHING,
         /,
     ) -> Awaitable[StartOrder]:
         """An order for `tenant`'s session of `bridge`."""

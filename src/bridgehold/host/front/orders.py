@@ -19,7 +19,7 @@ from bridgehold.host.front.boots import GATEWAY_PORT, StartOrder
 from bridgehold.host.front.environments import Environments
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.shares import cell_wire
-from bridgehold.policies.asked import NOTHING, Asked, narrowed
+from bridgehold.policies.limits_request import NOTHING, LimitsRequest, narrowed
 from bridgehold.policies.model import Grant
 from bridgehold.sandbox.spec import worker_spec
 
@@ -78,7 +78,7 @@ class Orders:
         session: str,
         session_name: str,
         principal: str,
-        asked: Asked = NOTHING,
+        asked: LimitsRequest = NOTHING,
     ) -> StartOrder:
         """`principal`: who opens the session; empty, as `session` is, where none is opened.
 

@@ -32,7 +32,7 @@ from bridgehold.host.shares.callers import LEAVING
 from bridgehold.host.shares.closings import Closings, Journal
 from bridgehold.host.shares.logs import CommandOutput
 from bridgehold.ids import ANONYMOUS_SESSION
-from bridgehold.policies.asked import Asked, beyond
+from bridgehold.policies.limits_request import LimitsRequest, beyond
 from bridgehold.policies.model import Grant
 from bridgehold.policies.units import format_ms
 from bridgehold.protocol.values import QUEUE_BOUND, SessionInfo
@@ -253,7 +253,9 @@ class Session:
         told, self.anew = self.anew, ""
         return told
 
-    async def extend(self, grant: Grant, asked: Asked, principal: str, journal: Journal) -> dict[str, object]:
+    async def extend(
+        self, grant: Grant, asked: LimitsRequest, principal: str, journal: Journal
+    ) -> dict[str, object]:
         """Give it more time, within what `grant` gives: recorded before it holds. What it has, it keeps.
 
         `asked.session_ms`: from now on. Raises `DeniedError` with the key of what is too much.

@@ -21,7 +21,7 @@ _FACTS = {fact.key: fact for fact in LIMITS if fact.key in ASKABLE}
 _KEYS = {key.path: key for key in VOCABULARY}
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class LimitsRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Limits by field of `Limits`; 0: the policy's."""
 
     memory_bytes: int = 0
@@ -35,10 +35,10 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return bool(self.memory_bytes or self.cpu_millis)
 
 
-NOTHING = Asked()
+NOTHING = LimitsRequest()
 
 
-def read_asked(given: Mapping[str, object], keys: tuple[str, ...] = ASKABLE) -> Asked:
+def read_asked(given: Mapping[str, object], keys: tuple[str, ...] = ASKABLE) -> LimitsRequest:
     """``{"memory": "256MiB", "cpu": 0.5}``, values as a policy has them. Raises `UsageError` with the key."""
     found: dict[str, object] = {}
     for name, value in given.items():
@@ -54,10 +54,10 @@ def read_asked(given: Mapping[str, object], keys: tuple[str, ...] = ASKABLE) -> 
             found[fact.field] = read_value(_KEYS[f"limits.{name}"], said)
         except ValueError as error:
             raise UsageError(str(error), where=f"limits.{name}") from None
-    return msgspec.convert(found, type=Asked)
+    return msgspec.convert(found, type=LimitsRequest)
 
 
-def narrowed(grant: Grant, asked: Asked, needs: Mapping[str, int]) -> Grant:
+def narrowed(grant: Grant, asked: LimitsRequest, needs: Mapping[str, int]) -> Grant:
     """`grant` with the limits that were asked for. `needs`: least ones of its bridge, by field.
 
     Its digest stays that of what the policy gives: less is no other grant. Raises `DeniedError` with the key.
