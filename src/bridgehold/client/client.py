@@ -224,8 +224,8 @@ class Client:
     ) -> AsyncIterator[ClientSession]:
         """A session of its own, ended with the block. `tools`: offered to each of its commands.
 
-        `files`: put there first, by their paths inside. `limits`: its own, by the policy's keys and at most what
-        that gives: ``{"memory": "256MiB", "cpu": 0.5, "session": "10m"}``. `env`, …: as `ClientSession.place`.
+        `files`: put there first, by their paths inside. `limits`: its own, by the policy's keys, at most what
+        that gives: ``{"memory": "256MiB", "cpu": 0.5, "idle": "10m"}``. `env`, …: as `ClientSession.place`.
         """
         offered = named(tools)
         params = {"bridge": bridge, "tenant": tenant, "name": name}

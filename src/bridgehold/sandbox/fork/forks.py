@@ -113,7 +113,7 @@ class Fork:
 
     @property
     def under_way(self) -> bool:
-        """LimitsRequest of the zygote, and not seen to be done: a failure now leaves something to clear away."""
+        """Asked of the zygote, and not seen to be done: a failure now leaves something to clear away."""
         return self._asked and not self._moved
 
     @property
