@@ -17,9 +17,10 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
+from python_displays import Displays
 from python_names import Names
 from python_place import MAIN, Place
-from python_shown import Shown, fitted, shortened, size_of
+from python_shown import Shown, fitted, shortened
 
 from bridgehold_sdk import Bridge, InvalidInput, Session, operation
 from bridgehold_sdk.faults import class_name
@@ -33,12 +34,8 @@ RESULTS_KEPT = 100
 """Of the latest commands, in `Out`."""
 INPUTS_KEPT = 1_000
 """Of the latest commands, in `In`."""
-MOST_DISPLAYS = 1_000
-"""Of one command; those that come after are counted."""
 EOF = "EOF when reading a line"
 """What `input` says of an end."""
-PLAIN = (str, int, float, bool, list, dict, tuple, set, bytes)
-"""What has no form but text."""
 NOT_NAMES = ("artifact_put", "artifact_get", "artifact_list")
 """Tools that the code has as `artifacts`."""
 CO_COROUTINE = 0x80
@@ -56,7 +53,7 @@ class Exit(_sitebuiltins.Quitter):
         raise SystemExit(code)
 
 
-class PythonBridge(Place, Names, Files, Processes, Bridge):
+class PythonBridge(Place, Displays, Names, Files, Processes, Bridge):
     """Python code in a namespace that lasts the session; each operation is described in bridge.toml."""
 
     name = "python"
@@ -64,13 +61,12 @@ class PythonBridge(Place, Names, Files, Processes, Bridge):
 
     def open(self, session: Session) -> None:
         """The session begins: its namespace is empty."""
-        self._displays: list[dict[str, Any]] = []
-        self._left_out = 0
+        self._begin_displays()
         sys.path.insert(0, "")  # as at a prompt: the working folder
         for name in ("exit", "quit"):
             setattr(builtins, name, Exit(name, "Ctrl-D (i.e. EOF)"))
-        setattr(builtins, "display", self._display)  # noqa: B010 - names for the code, which no type has
-        setattr(builtins, "final", final)  # noqa: B010
+        setattr(builtins, "final", final)  # noqa: B010 - a name for the code, which no type has
+        self._offer()
         self._begin()
 
     def framework(self) -> dict[str, Any]:
@@ -92,8 +88,7 @@ class PythonBridge(Place, Names, Files, Processes, Bridge):
         """The host adds what was written. An exception becomes the fault, with the code's own traceback."""
         __tracebackhide__ = True
         self._go_to(context)
-        self._displays = []
-        self._left_out = 0
+        self._begin_displays()
         if variables or self.tools:
             self._bind(variables or {})
         with self._placed(env, args, cwd), self._input(stdin), self.callers_code():
@@ -164,44 +159,6 @@ class PythonBridge(Place, Names, Files, Processes, Bridge):
         with asked_input(tool) if tool else text_input(text or ""):
             yield
 
-    def _display(self, *values: Any, raw: bool = False, **_: Any) -> None:
-        """``display(…)`` of the code's: shown at once, and kept for the result."""
-        from bridgehold_sdk.forms import bundle_of
-
-        for value in values:
-            if len(self._displays) >= MOST_DISPLAYS or self._room <= 0:
-                self._left_out += 1
-                continue
-            if raw:
-                forms = bundle_of(value, self._room, self._guard)
-            else:
-                forms = self._forms(value, self._shown(value).text or "")
-            self._room -= size_of(forms)
-            self._displays.append(forms)
-            with contextlib.suppress(Exception):
-                sys.stdout.flush()
-            self.emit({"display": forms})
-
-    def _forms(self, value: Any, text: str) -> dict[str, Any]:
-        if type(value) in PLAIN:
-            return {"text/plain": text}
-        from bridgehold_sdk.forms import forms_of
-
-        return forms_of(value, text, max(1, self.result_bytes // 8), self._guard)
-
-    def _guard(self, error: BaseException) -> None:
-        if self.interrupted:
-            raise error
-
-    def _show_figures(self) -> None:
-        """matplotlib's open figures, as a notebook shows them at a cell's end."""
-        pyplot = sys.modules.get("matplotlib.pyplot")
-        if pyplot is None:
-            return
-        for number in pyplot.get_fignums():
-            self._display(pyplot.figure(number))
-        pyplot.close("all")
-
     @operation(effect="configure", resource="namespace")
     def reset(self, context: str = MAIN) -> dict[str, Any]:
         """Forget every name of one namespace."""
@@ -235,7 +192,6 @@ class PythonBridge(Place, Names, Files, Processes, Bridge):
         __tracebackhide__ = True
         at = self._at
         at.count += 1
-        self._room = self.result_bytes // 2
         name = at.source
         at.inputs.append(code)
         code, tree = self._parsed(code, name)
