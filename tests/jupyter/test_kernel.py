@@ -259,7 +259,7 @@ def test_a_widgets_channel_is_closed_at_once_and_cells_go_on(
         {"comm_id": "c1", "target_name": "jupyter.widget", "data": {}},
         {"comm_id": 5},
         {"comm_id": "x" * 10_000},
-        [],
+        {},
     ):
         message = client.session.msg("comm_open", content)
         client.shell_channel.send(message)
