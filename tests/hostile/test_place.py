@@ -17,6 +17,7 @@ import pytest
 
 from bridgehold import BridgeholdError, Client, SyncClient
 from bridgehold.client.sync import SyncSession
+from bridgehold.client.tools import Tool
 from bridgehold.errors import BusyError, DeniedError, UsageError
 from bridgehold.protocol.values import QUEUE_BOUND
 from hostile.stage import Stage, stage
@@ -299,24 +300,32 @@ def test_an_interrupt_ends_what_runs_in_one_namespace_alone(host: Stage, session
 
 def test_commands_wait_in_the_order_in_which_they_came_and_no_more_than_a_bound(host: Stage) -> None:
     async def act() -> None:
+        asked, go = asyncio.Event(), asyncio.Event()
+
+        async def stdin(prompt: str = "") -> dict[str, Any]:
+            asked.set()
+            await go.wait()
+            return {"text": "on\n"}
+
         async with Client.connect(host.layout.socket) as client, client.session("python") as session:
             await session.execute("seen = []")
-            first = asyncio.ensure_future(session.execute("import time\ntime.sleep(1.5)"))
-            while not any(one.id == session.id and one.state == "busy" for one in await client.sessions()):
-                await asyncio.sleep(0.01)
-            waiting = []
-            for number in range(QUEUE_BOUND - 1):
-                params = {
-                    "operation": "python:execute",
-                    "arguments": {"code": f"seen.append({number})"},
-                    "session": session.id,
-                }
-                waiting.append(asyncio.ensure_future(client.request("run", params)))
-                await asyncio.sleep(0)
-            await asyncio.sleep(0.2)
+            first = asyncio.ensure_future(
+                session.call("execute", {"code": "input()"}, tools=(Tool.of(stdin),))
+            )
+            await asked.wait()
+            params = {"operation": "python:execute", "session": session.id}
+            waiting = [
+                asyncio.ensure_future(
+                    client.request("run", {**params, "arguments": {"code": f"seen.append({number})"}})
+                )
+                for number in range(QUEUE_BOUND)
+            ]
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            assert done == {waiting[-1]}
             with pytest.raises(BusyError, match=str(QUEUE_BOUND)):
-                await client.call("python:execute", {"code": "1"}, session=session.id)
-            await asyncio.gather(first, *waiting)
+                await waiting[-1]
+            go.set()
+            await asyncio.gather(first, *waiting[:-1])
             assert (await session.execute("seen"))["value"] == list(range(QUEUE_BOUND - 1))
 
     asyncio.run(act())
