@@ -96,6 +96,15 @@ def test_a_cell_that_never_ends_to_speak_is_cut_and_says_so(monkeypatch: pytest.
         one.event({"type": "chunk", "data": {"display": {"text/plain": "d"}}})
     assert sum(kind == "display_data" for kind, _ in told) == cells.MOST_SHOWN
     assert told.text().count("left out") == 2
+    for data in ({"clear": True}, {"display": {"text/plain": "d"}, "id": "a", "update": True}):
+        changes = len(told)
+        for _ in range(cells.MOST_CHANGED):
+            one.event({"type": "chunk", "data": data})
+        assert len(told) - changes <= cells.MOST_CHANGED
+    changes = len(told)
+    for odd in (None, "", "x" * 300, 5, []):
+        one.event({"type": "chunk", "data": {"display": {"text/plain": "d"}, "id": odd, "update": True}})
+    assert len(told) == changes
     one.event({"type": "output", "stream": "stdout", "text": "", "cut": 7})
     assert "7 bytes" not in told.text(), "what is said of cuts is bounded with the rest"
     assert one.result({"repr": "1", "displays_left_out": 5}) == {"text/plain": "1"}

@@ -17,12 +17,14 @@ from bridgehold.records.commands import (
 )
 from bridgehold.records.journals import (
     JOURNAL_KINDS,
+    AnchorKeyRotated,
     AnchorSigned,
     ChannelEnded,
     JournalClosed,
     JournalOpened,
     Receipt,
     SegmentRotated,
+    SegmentSealed,
 )
 from bridgehold.records.sendings import (
     EgressEnded,
@@ -44,6 +46,7 @@ from bridgehold.records.workers import (
 
 __all__ = [
     "JOURNAL_KINDS",
+    "AnchorKeyRotated",
     "AnchorSigned",
     "ChannelEnded",
     "CommandIntent",
@@ -60,6 +63,7 @@ __all__ = [
     "JournalOpened",
     "Receipt",
     "SegmentRotated",
+    "SegmentSealed",
     "ToolIntent",
     "ToolOutcome",
     "ToolRefused",
@@ -152,6 +156,15 @@ class SessionOpened(Event, frozen=True, kw_only=True, tag="session.opened"):
     """The session that lost its worker, and whose resources are made again in this one."""
     kept_back: tuple[str, ...] = ()
     """Names of variables of a foreign worker's starter that stay outside, the first 64: keys first."""
+    asked: dict[str, int] = {}
+    """Limits of its own that its caller asked for, within the policy's: bytes, milliseconds, thousandths."""
+
+
+class SessionExtended(Event, frozen=True, kw_only=True, tag="session.extended"):
+    """A caller gave a session more time, within its policy's: from its beginning on, and while it is idle."""
+
+    session_ms: int
+    idle_ms: int
 
 
 class SessionClosed(Event, frozen=True, kw_only=True, tag="session.closed"):

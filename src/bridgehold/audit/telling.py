@@ -17,6 +17,9 @@ def tell(story: Story) -> tuple[tuple[Entry, str], ...]:
 
 def sentence(event: Entry, source: str = "") -> str:
     """One event by itself. `source`: where the rule that it names is written."""
+    if event.text("dropped"):
+        what = event.text("operation") or event.text("bridge") or event.text("provider")
+        return f"{event.kind}{f' of {what}' if what else ''}: what it said was dropped by seal."
     make = _SENTENCES.get(event.kind)
     return f"{make(event, source) if make is not None else _other(event)}."
 
@@ -46,7 +49,19 @@ def _opened(event: Entry, _: str) -> str:
     whose = f"{event.text('bridge')} for tenant {event.tenant}"
     kept = event.fields.get("kept_back")
     outside = f"; outside stayed {', '.join(map(str, kept))}" if isinstance(kept, list) and kept else ""
-    return f"Session {event.session} of {whose} was opened, by a {event.text('start')} start{again}{outside}"
+    asked = event.fields.get("asked")
+    less = (
+        f", with limits of its own ({', '.join(map(str, asked))})"
+        if isinstance(asked, dict) and asked
+        else ""
+    )
+    start = event.text("start")
+    return f"Session {event.session} of {whose} was opened, by a {start} start{again}{less}{outside}"
+
+
+def _extended(event: Entry, _: str) -> str:
+    life, idle = event.number("session_ms") // 1000, event.number("idle_ms") // 1000
+    return f"The session was given more time: {life} s from its beginning on, {idle} s without a command"
 
 
 def _closed(event: Entry, _: str) -> str:
@@ -224,8 +239,20 @@ def _list(event: Entry, name: str, shown: Callable[[str], str] = str) -> str:
     return ", ".join(shown(str(one)) for one in value) if isinstance(value, list) else ""
 
 
+def _key_rotated(entry: Entry, who: str) -> str:
+    lost = ", without the old one, which was lost" if entry.fields.get("old_lost") else ""
+    return f"{entry.text('by')} had another key sign anchors: {entry.text('old')} → {entry.text('new')}{lost}"
+
+
+def _sealed(entry: Entry, who: str) -> str:
+    dropped = entry.number("bodies")
+    rest = f", and dropped the bodies of {dropped} events" if dropped else ""
+    return f"{entry.text('by')} sealed segment {entry.number('segment')} of {entry.text('of')}{rest}"
+
+
 _SENTENCES: Mapping[str, Callable[[Entry, str], str]] = {
     "session.opened": _opened,
+    "session.extended": _extended,
     "session.closed": _closed,
     "worker.started": _started,
     "worker.attested": _attested,
@@ -256,6 +283,8 @@ _SENTENCES: Mapping[str, Callable[[Entry, str], str]] = {
     "admin.outcome": _admin_outcome,
     "environment.built": _built,
     "anchor.signed": _anchored,
+    "anchor.key_rotated": _key_rotated,
+    "segment.sealed": _sealed,
     "journal.opened": _opened_journal,
     "artifact.changed": _kept,
     "artifact.read": _kept,

@@ -79,8 +79,8 @@ class HostProcess:
         peers.journal.redact = redaction.event
         machine = await peers.launcher.machine()
         await peers.journal.append(self._started(machine))
-        anchoring = Anchoring(peers.journal, peers.keeper)
-        await anchoring.publish_key(self._layout.anchors / "anchor.pub")
+        anchoring = Anchoring(peers.journal, peers.keeper, self._layout.anchors, self._layout.audit)
+        await anchoring.look()
         parts = assemble(
             Foundation(
                 ground=Ground(

@@ -32,6 +32,7 @@ _LOOK_MS = 5_000
 _KEPT = 1_000
 """Inputs that a front end's history has."""
 _MOST_MATCHES = 1_000
+_MOST_ID = 200
 _PARENT_SECONDS = 1.0
 MOST_MEMORY, _MEMORY_SECONDS = 1 << 30, 0.1
 """Of this process; how often that is looked at."""
@@ -115,6 +116,8 @@ class Kernel:
     async def _answer(self, asked: Message) -> None:
         handler = self._handlers.get(asked.kind)
         self._wire.publish("status", {"execution_state": "busy"}, asked)
+        if asked.kind == "comm_open":
+            self._refuse_comm(asked)
         if handler is not None:
             try:
                 content = await handler(asked)
@@ -273,6 +276,12 @@ class Kernel:
 
     async def _comms(self, _: Message) -> dict[str, Any]:
         return {"status": "ok", "comms": {}}
+
+    def _refuse_comm(self, asked: Message) -> None:
+        """A widget's channel: no code of a cell's is at its other end, and a front end is told so."""
+        name = asked.content.get("comm_id") if isinstance(asked.content, dict) else None
+        if isinstance(name, str) and 0 < len(name) <= _MOST_ID:
+            self._wire.publish("comm_close", {"comm_id": name, "data": {}}, asked)
 
     async def _interrupt(self, _: Message) -> dict[str, Any]:
         self.interrupt()
