@@ -104,7 +104,8 @@ def outside_strings(data: bytes) -> bytes:
     within = 0
     for at in range(0, len(data), _PIECE):
         parts = data[at : at + _PIECE].split(b'"')
-        found.append(b'"'.join(parts[within::2]))
+        outside = b'"'.join(parts[within::2])
+        found.append(b'"' + outside if within and len(parts) > 1 else outside)
         within ^= (len(parts) - 1) & 1
     return b"".join(found)
 
