@@ -59,8 +59,8 @@ class HostSection(Strict):
     """Sessions at once on this host; one more is refused as busy."""
     buffered_bytes: Size = "256MiB"
     """Host-wide budget for buffered bytes that came from inside sandboxes."""
-    cells: bool = False
-    """Whether each tenant is served by a process of its own: its cell."""
+    cells: Literal["auto"] | bool = False
+    """Whether each tenant is served by a process of its own, its cell; ``auto``: by a service, yes."""
     cell_idle_s: Annotated[float, Field(ge=1, le=86_400)] = 600.0
     """Seconds after which a cell without sessions and requests ends; the next request begins another."""
     drain_s: Annotated[float, Field(ge=0, le=3_600)] = 10.0
@@ -98,7 +98,8 @@ class ProviderSection(Strict):
     base_url: str
     """Where it is, version prefix included. HTTPS, unless `private`."""
     shape: Literal["openai", "anthropic", "gemini", "custom", "hub"] = "openai"
-    """How its bodies, denials and usage look; ``hub``: models are downloaded from it."""
+    """How its bodies, denials and usage look; ``hub``: models are downloaded from it. `anthropic` and
+    `gemini` have shape and `auth` of their own, which a table of these names keeps unless it says another."""
     auth: str = "bearer"
     """``bearer``, ``header:NAME``, ``query:NAME``, or of a hub ``none``: it is asked without a key."""
     secret: str = ""

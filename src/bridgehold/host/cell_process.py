@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -36,6 +37,7 @@ from bridgehold.host.ordering import FrontOrders, FrontRecords, start_order
 from bridgehold.host.shares import cell_wire
 from bridgehold.host.shares.callers import CALLER
 from bridgehold.host.shares.handed_files import HandedFiles
+from bridgehold.host.shares.lending import Lent
 from bridgehold.host.shares.link import Link, Waiting, decoded
 from bridgehold.host.shares.openings import Openings
 from bridgehold.host.startup import FileChange, HostConfig
@@ -52,6 +54,8 @@ from bridgehold.sandbox.launcher.control import LauncherClient
 
 _TELL_SECONDS = 0.5
 """Between two words of what the tenant has used."""
+_LOOKS_TO_TIDY = 10
+"""Of those, until what was lent and not needed is given back."""
 
 
 class CellProcess:
@@ -62,7 +66,7 @@ class CellProcess:
         host = given.host
         self._layout = Layout(config=Path(host.config), state=Path(host.state), run=Path(host.run))
         self._config = Config.model_validate_json(given.config)
-        self._link = Link(self._answer)
+        self._link = Link(self._answer, tells=self._told)
         self._parts: CellParts | None = None
         self._table: dict[str, Method] = {}
         self._callers: dict[int, object] = {}
@@ -71,6 +75,7 @@ class CellProcess:
         self._tasks: set[asyncio.Task[None]] = set()
         self._trials: set[asyncio.Task[tuple[Tried, ...]]] = set()
         self._entrance: Entrance | None = None
+        self._lent: Lent | None = None
 
     async def run(
         self,
@@ -97,7 +102,9 @@ class CellProcess:
         await peers.launcher.enter()
         confine(self._given.uid, namespace, self._files())  # before anything of the tenant's is read
         harden(parent=template, last=signal.SIGKILL)
-        parts = self._join(peers, Openings(socket.socket(fileno=opens)))
+        total, begun = parse_size(self._config.host.buffered_bytes), self._given.lent
+        lent = self._lent = Lent(total, self._borrow, self._give_back, begun)
+        parts = self._join(peers, Openings(socket.socket(fileno=opens)), lent)
         self._parts, self._table = parts, parts.table()
         await self._link.connect(socket.socket(fileno=link))
         self._entrance = self._open_entrance(parts, socket.socket(fileno=entrance))
@@ -109,7 +116,7 @@ class CellProcess:
         ):
             self._begin(self._until(gone))
         self._begin(parts.pool.watch(parts.make_order, peers.keeper.versions))
-        self._begin(self._tell_used(parts.budgets.spending))
+        self._begin(self._tell_used(parts.budgets.spending, lent))
         self._begin(parts.prestart(self._given.tenant))
         await self._over.wait()
         await self._end(parts)
@@ -142,7 +149,13 @@ class CellProcess:
         prepared()
         peers.launcher.close()
 
-    def _join(self, peers: Peers, openings: Openings | None = None) -> CellParts:
+    async def _borrow(self, amount: int) -> None:
+        await self._link.ask("lend", cell_wire.Bytes(amount=amount))
+
+    def _give_back(self, amount: int) -> None:
+        self._link.tell("returned", cell_wire.Bytes(amount=amount))
+
+    def _join(self, peers: Peers, openings: Openings | None = None, lent: Lent | None = None) -> CellParts:
         redaction = Redaction(peers.keeper)
         peers.journal.redact = redaction.event
         ground = Ground(
@@ -153,6 +166,7 @@ class CellProcess:
             redaction=redaction,
             degraded=self._degraded,
             openings=openings,
+            lent=lent,
             tenant=self._given.tenant,
         )
         shared = share(ground, _no_writing, FrontRecords(self._link))
@@ -183,6 +197,8 @@ class CellProcess:
         )
 
     async def _end(self, parts: CellParts) -> None:
+        if self._entrance is not None and self._link.gone.is_set():  # callers learn that the host is gone
+            await self._entrance.close()
         with contextlib.suppress(BridgeholdError):
             await parts.stop("the cell is ending")
             await parts.refusals.close()
@@ -215,14 +231,23 @@ class CellProcess:
         self._status = 70
         self._over.set()
 
-    async def _tell_used(self, spending: Spending) -> None:
+    async def _tell_used(self, spending: Spending, lent: Lent) -> None:
         told = None
-        while True:
+        for looks in itertools.count(1):
+            if not looks % _LOOKS_TO_TIDY:
+                lent.tidy()
             used = spending.used(self._given.tenant)
             if used != told:
                 told = used
                 self._link.tell("used", cell_wire.UsedNow(used=used))
             await asyncio.sleep(_TELL_SECONDS)
+
+    def _told(self, method: str, _body: msgspec.Raw) -> bool:
+        """What the front says and asks no answer to."""
+        if method != "recall" or self._lent is None:
+            return False
+        self._lent.recall()
+        return True
 
     async def _answer(self, method: str, body: msgspec.Raw, told: Waiting) -> object:
         """What the front asks."""

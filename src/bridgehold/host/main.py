@@ -79,8 +79,8 @@ class HostProcess:
         peers.journal.redact = redaction.event
         machine = await peers.launcher.machine()
         await peers.journal.append(self._started(machine))
-        anchoring = Anchoring(peers.journal, peers.keeper)
-        await anchoring.publish_key(self._layout.anchors / "anchor.pub")
+        anchoring = Anchoring(peers.journal, peers.keeper, self._layout.anchors, self._layout.audit)
+        await anchoring.look()
         parts = assemble(
             Foundation(
                 ground=Ground(
@@ -197,7 +197,7 @@ def main() -> int:
         harden(parent=given.supervisor)
         config = load_config(Path(given.config) / "config.toml", given.overrides)
         template = None
-        if config.host.cells:
+        if given.cells:
             Catalogue.load()  # in all that is forked from here
             template = begin(run_cell, warm, msgspec.structs.astuple(ends))
         return asyncio.run(HostProcess(given, config, ends, template).run())

@@ -264,7 +264,8 @@ class Keeper:
             case protocol.AskSign():
                 return base64.b64encode(self._signer.sign(ask.text.encode("utf-8", "replace")))
             case protocol.AskPublicKey():
-                return base64.b64encode(self._signer.public_key())
+                held = self._signer.held()
+                return msgspec.json.encode(protocol.AnchorKey(public=held.public, records=held.records))
             case protocol.AskReveal() | protocol.AskMarks() | protocol.Forget():
                 return await self._of_values(ask)
             case protocol.AskMissing() | protocol.AskVersions() | protocol.AskReferences():

@@ -145,7 +145,7 @@ class AskSign(msgspec.Struct, frozen=True, kw_only=True, tag="sign"):
 
 
 class AskPublicKey(msgspec.Struct, frozen=True, kw_only=True, tag="public_key"):
-    """Answered by the raw 32 bytes of the Ed25519 key that signs anchors."""
+    """Answered by `AnchorKey`."""
 
 
 class AskReveal(msgspec.Struct, frozen=True, kw_only=True, tag="reveal"):
@@ -224,6 +224,14 @@ class Marks(msgspec.Struct, frozen=True, kw_only=True):
     """The first four characters of each value that has sixteen or more: most are a provider's prefix."""
     always: bool
     """There is a shorter value, too: every text is to be asked about."""
+
+
+class AnchorKey(msgspec.Struct, frozen=True, kw_only=True):
+    """The Ed25519 key that signs anchors: the raw 32 bytes of its public half."""
+
+    public: bytes
+    records: tuple[str, ...] = ()
+    """Of its changes, the newest last (`audit.rotations`)."""
 
 
 class UpstreamHead(msgspec.Struct, frozen=True, kw_only=True):

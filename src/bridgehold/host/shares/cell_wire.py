@@ -1,7 +1,7 @@
 """What a front and a cell say to each other over their link, by method.
 
-front → cell: `call`, `left`, `config`, `retire`, `metrics`, `unpack`, `try`, `end`, `stop`.
-cell → front: `order`, `granted`, `opened`, `ended`, `over`, `used`, `relay`, `shut`.
+front → cell: `call`, `left`, `config`, `retire`, `recall`, `metrics`, `unpack`, `try`, `end`, `stop`.
+cell → front: `order`, `granted`, `opened`, `ended`, `over`, `used`, `relay`, `shut`, `lend`, `returned`.
 Connections come by a entrance of their own.
 """
 
@@ -39,6 +39,8 @@ class CellConfig(msgspec.Struct, frozen=True, kw_only=True):
     spent: Spent
     ended: tuple[SessionEnd, ...] = ()
     """Sessions of the tenant's cells before it."""
+    lent: int = 0
+    """Of the bytes that all cells may hold for their guests, beside what each has."""
     uid: int = -1
     """Its own, in the namespace that it is handed; -1: it stays the host's."""
 
@@ -176,6 +178,12 @@ class SessionOver(msgspec.Struct, frozen=True, kw_only=True):
     """A session that was ordered has ended, or did not begin."""
 
     session: str
+
+
+class Bytes(msgspec.Struct, frozen=True, kw_only=True):
+    """So many of those that all cells may hold for their guests are to be lent, or given back."""
+
+    amount: Annotated[int, msgspec.Meta(ge=1, le=1 << 40)]
 
 
 class UsedNow(msgspec.Struct, frozen=True, kw_only=True):
