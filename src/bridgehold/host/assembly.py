@@ -16,6 +16,7 @@ from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
 from bridgehold.hardening import open_descriptors
 from bridgehold.host.admin_log import AdminLog
+from bridgehold.host.asked import Asked
 from bridgehold.host.cell.artifact_methods import Artifacts
 from bridgehold.host.cell.store.artifacts import ArtifactStore
 from bridgehold.host.cell.store.quarantine import Quarantine
@@ -37,6 +38,7 @@ from bridgehold.host.front.server import SocketServer
 from bridgehold.host.front.tenants import TokenFiles
 from bridgehold.host.front.trials import Trials
 from bridgehold.host.parts import Foundation, HostParts, look_up_again
+from bridgehold.host.proposals import Proposals
 from bridgehold.host.reloading import Reloading
 from bridgehold.host.revocation import AtRest
 from bridgehold.host.serving import Celled, InHost, Serving
@@ -53,6 +55,7 @@ from bridgehold.keeper.budgets import Budgets
 from bridgehold.keeper.resolve import shared as shared_lookup
 from bridgehold.keeper.resolve import system_lookup
 from bridgehold.keeper.spending import Spending, prices_of
+from bridgehold.policies.approved import by_key
 from bridgehold.policies.units import parse_size
 
 
@@ -90,6 +93,15 @@ def assemble(given: Foundation) -> HostParts:
     submissions = Submissions(
         layout, shared.registry, shared.tenants, kept, examination, log, given.supervisor.release
     )
+    proposals = Proposals(
+        shared.registry,
+        shared.tenants,
+        Asked(layout.proposals),
+        layout.audit,
+        log,
+        given.supervisor.write,
+        by_key(ground.approvals),
+    )
     tokens = TokenFiles(layout.tokens, given.supervisor.write)
     servers: list[SocketServer] = []
     tenancy = Tenancy(
@@ -115,6 +127,7 @@ def assemble(given: Foundation) -> HostParts:
         tokens=tokens,
         tenancy=tenancy,
         submissions=submissions,
+        proposals=proposals,
         servers=servers,
     )
     _serve(given, parts)
@@ -158,6 +171,7 @@ def _celled(
             host=given.host,
             machine=ground.machine,
             spent=await spent(tenant),
+            approvals=ground.approvals,
             config=shared.settings.now.model_dump_json(),
         )
 
@@ -213,7 +227,7 @@ def _serve(given: Foundation, parts: HostParts) -> None:
     again = functools.partial(look_up_again, parts.servers)
     token_admin = TokenAdmin(tokens, tenancy.log, tenancy.demand, again)
     bridges = BridgeMethods(parts.shared.registry, parts.environments, given.lifetime.ask_stop)
-    tables = (parts.serving, bridges, reloading, tenancy, token_admin, parts.submissions)
+    tables = (parts.serving, bridges, reloading, tenancy, token_admin, parts.submissions, parts.proposals)
     table = {name: method for part in tables for name, method in part.table().items()}
     make = functools.partial(
         SocketServer,

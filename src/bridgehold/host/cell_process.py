@@ -152,6 +152,7 @@ class CellProcess:
             machine=self._given.machine,
             redaction=redaction,
             degraded=self._degraded,
+            approvals=self._given.approvals,
             openings=openings,
             tenant=self._given.tenant,
         )

@@ -80,7 +80,8 @@ class HostProcess:
         machine = await peers.launcher.machine()
         await peers.journal.append(self._started(machine))
         anchoring = Anchoring(peers.journal, peers.keeper)
-        await anchoring.publish_key(self._layout.anchors / "anchor.pub")
+        await anchoring.publish_key(self._layout.anchor_key)
+        approvals = await anchoring.publish_key(self._layout.approval_key, "approval")
         parts = assemble(
             Foundation(
                 ground=Ground(
@@ -90,6 +91,7 @@ class HostProcess:
                     machine=machine,
                     redaction=redaction,
                     degraded=lifetime.degraded,
+                    approvals=approvals,
                 ),
                 host=self._given,
                 ends=self._ends,

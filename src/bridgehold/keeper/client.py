@@ -41,6 +41,7 @@ from bridgehold.keeper.protocol import (
     Marks,
     Prefetch,
     PutSessionSecret,
+    SigningKey,
     UpstreamHead,
     UpstreamRequest,
     tenant_of,
@@ -215,9 +216,9 @@ class KeeperClient:
         """The 64-byte Ed25519 signature of an anchor's text; anything else is refused."""
         return base64.b64decode(await self._ask(AskSign(text=data.decode("ascii", "replace"))))
 
-    async def public_key(self) -> bytes:
-        """The raw 32-byte public key of the anchors."""
-        return base64.b64decode(await self._ask(AskPublicKey()))
+    async def public_key(self, key: SigningKey = "anchor") -> bytes:
+        """The raw 32-byte public half of a key that signs."""
+        return base64.b64decode(await self._ask(AskPublicKey(key=key)))
 
     async def reveal(self, tenant: str, name: str) -> str:
         """The value of a secret that was stored with `allow_env`. Raises `DeniedError` for any other."""

@@ -45,7 +45,7 @@ from bridgehold.keeper.paced import PacedSocket, Reads
 from bridgehold.keeper.places import QUESTIONS, QUESTIONS_EACH, REQUESTS, Places, Turns
 from bridgehold.keeper.resolve import Lookup, system_lookup
 from bridgehold.keeper.sending import Journal, Sending, Sendings
-from bridgehold.keeper.signer import Signer
+from bridgehold.keeper.signer import APPROVAL_FILE, Signer
 from bridgehold.keeper.upstream import Upstream, receive_body
 from bridgehold.keeper.values import KeeperConfig, parse_config, prices_told
 from bridgehold.keeper.vault import CachedSecret, Vault
@@ -69,7 +69,11 @@ class Keeper:
         self._vault = Vault(config, self._providers)
         self._work = Turns()
         self._upstream = Upstream(config.limits, self._providers, lookup, self._work)
-        self._signer = Signer(Path(config.secrets.folder))
+        folder = Path(config.secrets.folder)
+        self._signers: dict[protocol.SigningKey, Signer] = {
+            "anchor": Signer(folder),
+            "approval": Signer(folder, APPROVAL_FILE),
+        }
         self._requests = Places(REQUESTS, self._vault.tenants_with)
         self._questions = Places(QUESTIONS, self._vault.tenants_with, each=QUESTIONS_EACH)
         self._texts = Places(4 * _TEXTS_BOUND, self._vault.tenants_with)
@@ -262,9 +266,9 @@ class Keeper:
             case protocol.AllowTenant():
                 self._sendings.accounts.tell(ask)
             case protocol.AskSign():
-                return base64.b64encode(self._signer.sign(ask.text.encode("utf-8", "replace")))
+                return base64.b64encode(self._signers["anchor"].sign(ask.text.encode("utf-8", "replace")))
             case protocol.AskPublicKey():
-                return base64.b64encode(self._signer.public_key())
+                return base64.b64encode(self._signers[ask.key].public_key())
             case protocol.AskReveal() | protocol.AskMarks() | protocol.Forget():
                 return await self._of_values(ask)
             case protocol.AskMissing() | protocol.AskVersions() | protocol.AskReferences():

@@ -35,6 +35,7 @@ CONTROL_BYTES = 128 * 1024
 WINDOW_BYTES = 128 * 1024
 UNREACHED = "unreached"
 """Where an error happened before a byte of the request was sent: nothing can have been spent."""
+SigningKey = Literal["anchor", "approval"]
 REDIRECT = "redirect"
 """Where a request was answered, and led to where nobody may follow."""
 
@@ -138,14 +139,16 @@ class AskStatus(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
 
 
 class AskSign(msgspec.Struct, frozen=True, kw_only=True, tag="sign"):
-    """Sign an anchor."""
+    """Sign an anchor. Nobody who asks has an approval signed: who owns the configuration does, by hand."""
 
     text: str
     """An anchor's text, and nothing else."""
 
 
 class AskPublicKey(msgspec.Struct, frozen=True, kw_only=True, tag="public_key"):
-    """Answered by the raw 32 bytes of the Ed25519 key that signs anchors."""
+    """Answered by the raw 32 bytes of an Ed25519 key that signs."""
+
+    key: SigningKey = "anchor"
 
 
 class AskReveal(msgspec.Struct, frozen=True, kw_only=True, tag="reveal"):

@@ -1,4 +1,7 @@
-"""The anchors' Ed25519 key: made at its first use, 0600, never shown; signs anchors and nothing else."""
+"""The keeper's Ed25519 keys: made at their first use, 0600, never shown.
+
+Each signs texts of its own kind and nothing else: anchors of the audit, and approvals of rules.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +12,30 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bridgehold.errors import DeniedError, SecretError
 from bridgehold.keeper.files import locked, read_private, write_private
+from bridgehold.policies.approved import PREFIX as APPROVAL
 
 FILE = "anchor.key"
-_PREFIX = b"bridgehold-audit-anchor-v1\n"
+APPROVAL_FILE = "approval.key"
+_PREFIXES = {
+    FILE: (b"bridgehold-audit-anchor-v1\n", "anchors of the audit"),
+    APPROVAL_FILE: (APPROVAL, "approvals of rules"),
+}
 _BOUND = 4096
 
 
 class Signer:
-    """The key in `folder`."""
+    """One key in `folder`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, file: str = FILE) -> None:
         self._folder = folder
+        self._file = file
+        self._prefix, self._what = _PREFIXES[file]
         self._key: Ed25519PrivateKey | None = None
 
     def sign(self, text: bytes) -> bytes:
-        """The raw 64-byte signature of an anchor's text. Raises `DeniedError` for any other text."""
-        if not text.startswith(_PREFIX) or len(text) > _BOUND:
-            raise DeniedError("the keeper signs anchors of the audit, and nothing else", hint="")
+        """The raw 64-byte signature of a text of its kind. Raises `DeniedError` for any other text."""
+        if not text.startswith(self._prefix) or len(text) > _BOUND:
+            raise DeniedError(f"this key signs {self._what}, and nothing else", hint="")
         return self._load().sign(text)
 
     def public_key(self) -> bytes:
@@ -35,7 +45,7 @@ class Signer:
     def _load(self) -> Ed25519PrivateKey:
         if self._key is None:
             with locked(self._folder):
-                data = read_private(self._folder / FILE, _BOUND)
+                data = read_private(self._folder / self._file, _BOUND)
                 self._key = self._create() if data is None else self._parse(data)
         return self._key
 
@@ -44,7 +54,7 @@ class Signer:
         pem = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        write_private(self._folder / FILE, pem)
+        write_private(self._folder / self._file, pem)
         return key
 
     def _parse(self, data: bytes) -> Ed25519PrivateKey:
@@ -53,5 +63,5 @@ class Signer:
         except (ValueError, TypeError):
             key = None
         if not isinstance(key, Ed25519PrivateKey):
-            raise SecretError("is not an Ed25519 private key", where=str(self._folder / FILE))
+            raise SecretError("is not an Ed25519 private key", where=str(self._folder / self._file))
         return key

@@ -25,9 +25,10 @@ from bridgehold.ids import Digest, digest_bytes, is_name
 from bridgehold.policies import shipped
 from bridgehold.policies.load import MAX_BYTES
 
-Kind = Literal["policy", "tenant"]
+Kind = Literal["policy", "tenant", "approved"]
+"""Approved rules lie beside the policies, each file under the name of the one policy that it widens."""
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-_SUFFIX = ".toml"
+_SUFFIXES: dict[Kind, str] = {"policy": ".toml", "tenant": ".toml", "approved": ".approved.toml"}
 _FORMS: dict[Kind, str] = {"policy": "NAME.toml or BRIDGE@TENANT.toml", "tenant": "NAME.toml"}
 TICK_NS = 50_000_000
 """A folder that changed within this time may change again under the same time stamp."""
@@ -56,9 +57,9 @@ class PolicyFiles:
     """
 
     def __init__(self, policies: Path, tenants: Path) -> None:
-        self._folders: dict[Kind, Path] = {"policy": policies, "tenant": tenants}
+        self._folders: dict[Kind, Path] = {"policy": policies, "tenant": tenants, "approved": policies}
         self._seen: set[Kind] = set()
-        self._known: dict[Kind, set[str]] = {"policy": set(), "tenant": set()}
+        self._known: dict[Kind, set[str]] = {kind: set() for kind in self._folders}
         self._stamps: dict[Kind, tuple[int, int]] = {}
         self._instead: dict[tuple[Kind, str], str] = {}
         self.on_instead: Callable[[Kind, str], None] = _ignored
@@ -78,7 +79,7 @@ class PolicyFiles:
     def names(self, kind: Kind) -> tuple[str, ...]:
         """Names of the operator's own files, sorted. Raises `PolicyError`."""
         listed = self._listed(kind)
-        return tuple(sorted(name.removesuffix(_SUFFIX) for name in listed if _is_file_name(kind, name)))
+        return tuple(sorted(_name_of(kind, name) for name in listed if _is_file_name(kind, name)))
 
     def count_with(self, kind: Kind, names: Iterable[str]) -> int:
         """How many there are, `names` included: as it was seen last, and without a look."""
@@ -100,7 +101,7 @@ class PolicyFiles:
         for kind, folder in self._folders.items():
             with contextlib.suppress(PolicyError):
                 left = self._known[kind] - set(self.names(kind))
-                found += [folder / f"{name}{_SUFFIX}" for name in left]
+                found += [folder / f"{name}{_SUFFIXES[kind]}" for name in left]
         return tuple(sorted(found))
 
     def let_go(self, files: Iterable[Path]) -> None:
@@ -110,7 +111,11 @@ class PolicyFiles:
         """
         left = set(files).intersection(self.gone())
         for kind, folder in self._folders.items():
-            names = {path.stem for path in left if path.parent == folder}
+            names = {
+                _name_of(kind, path.name)
+                for path in left
+                if path.parent == folder and _is_file_name(kind, path.name)
+            }
             self._known[kind] -= names
             for name in names:
                 self.put_instead(kind, name, "")
@@ -128,11 +133,13 @@ class PolicyFiles:
                 continue
             if kind == "tenant" and is_name(name) and (self._folders[kind] / name).is_dir():
                 continue  # its own bridges
+            if kind == "policy" and _is_file_name("approved", name):
+                continue  # read as that
             if not _is_file_name(kind, name):
                 yield f"{self._folders[kind] / name}: nothing reads this: a {kind}'s file is {_FORMS[kind]}"
                 continue
             try:
-                self.own(kind, [name.removesuffix(_SUFFIX)])
+                self.own(kind, [_name_of(kind, name)])
             except PolicyError as error:
                 yield f"{error.where}: {error.message}"
 
@@ -151,7 +158,7 @@ class PolicyFiles:
             raise _unreadable(self._folders[kind], error) from error
         finally:
             os.close(folder)
-        self._known[kind].update(name.removesuffix(_SUFFIX) for name in listed if _is_file_name(kind, name))
+        self._known[kind].update(_name_of(kind, name) for name in listed if _is_file_name(kind, name))
         return listed
 
     def _notice(self, kind: Kind, stamp: tuple[int, int]) -> None:
@@ -178,7 +185,8 @@ class PolicyFiles:
             if not held:
                 return [None] * len(names)
             return [
-                Text(held[name], str(path / f"{name}{_SUFFIX}")) if name in held else None for name in names
+                Text(held[name], str(path / f"{name}{_SUFFIXES[kind]}")) if name in held else None
+                for name in names
             ]
         self._seen.add(kind)
         found: list[Text | None] = []
@@ -188,7 +196,7 @@ class PolicyFiles:
             if self._stamps.get(kind) != stamp:
                 self._notice(kind, stamp)
             for name in names:
-                path = self._folders[kind] / f"{name}{_SUFFIX}"
+                path = self._folders[kind] / f"{name}{_SUFFIXES[kind]}"
                 if name in held:
                     found.append(Text(held[name], str(path)))
                     continue
@@ -263,11 +271,17 @@ def of_tenant(bridge: str, tenant: str) -> str:
 def is_file_of(kind: Kind, name: str) -> bool:
     """Whether a file of the operator's can have that name: of policies also ``BRIDGE@TENANT``."""
     bridge, at, tenant = name.partition("@")
-    return is_name(bridge) and (not at or (kind == "policy" and is_name(tenant)))
+    if kind == "approved" and not at:
+        return False
+    return is_name(bridge) and (not at or (kind != "tenant" and is_name(tenant)))
 
 
 def _is_file_name(kind: Kind, name: str) -> bool:
-    return name.endswith(_SUFFIX) and is_file_of(kind, name.removesuffix(_SUFFIX))
+    return name.endswith(_SUFFIXES[kind]) and is_file_of(kind, _name_of(kind, name))
+
+
+def _name_of(kind: Kind, file: str) -> str:
+    return file.removesuffix(_SUFFIXES[kind])
 
 
 def _shipped(kind: Kind, name: str) -> Text | None:

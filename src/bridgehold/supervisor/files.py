@@ -3,7 +3,8 @@
 The host has no right to the configuration, and as a service not even the uid. What it may ask for is this
 alone: the table ``[tenant]`` of a tenant's file, whose other rules stay as they are, also when it goes; a
 token's file, which makes no operator, and its end. Everything is read by its own strict parser before it is
-written, so that a host that was taken over can write no other file, and no rule that widens a policy.
+written, so that a host that was taken over can write no other file. A rule that widens a policy is written
+only where it is signed by a key that lies with those of the keeper: no host has it, and the keeper signs none.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from bridgehold.error_texts import from_os
 from bridgehold.errors import BridgeholdError, BusyError, NotFoundError, PolicyError, UsageError
 from bridgehold.host.startup import GO, LONGEST_FILE, FileChange
 from bridgehold.ids import digest_bytes, parse_name
+from bridgehold.keeper.signer import APPROVAL_FILE, Signer
 from bridgehold.policies import tenants, tokens
+from bridgehold.policies.approved import SUFFIX, by_key, read_rules
+from bridgehold.policies.files import is_file_of
 
 
 def answer(layout: Layout, said: bytes) -> bytes:
@@ -40,17 +44,35 @@ def change(layout: Layout, said: bytes) -> None:
         wanted = msgspec.json.decode(said, type=FileChange)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise UsageError("this is no change of a file") from error
-    folder = layout.tenants if wanted.kind == "tenants" else layout.tokens
-    path = folder / f"{parse_name(wanted.name)}.toml"
+    folder, path = _place(layout, wanted)
     before = reads.read_text(path, PolicyError, most=LONGEST_FILE, or_none=True)
     if (digest_bytes(before.encode()) if before else "") != wanted.was:
         raise BusyError("the file was changed by somebody else meanwhile", where=str(path), retry="same")
     if wanted.text is None:
         _remove(path, wanted, before)
         return
-    _check(path, wanted.name, before, wanted.text, token=wanted.kind == "tokens")
+    if wanted.kind == "approved":
+        _check_approved(layout, path, wanted.name, wanted.text)
+    else:
+        _check(path, wanted.name, before, wanted.text, token=wanted.kind == "tokens")
     writes.make_folder(folder)
     writes.replace(path, wanted.text)
+
+
+def _place(layout: Layout, wanted: FileChange) -> tuple[Path, Path]:
+    """The folder and the file."""
+    if wanted.kind == "approved":
+        if wanted.text is None or not is_file_of("approved", wanted.name):
+            raise UsageError("this is no change of approved rules")
+        return layout.policies, layout.policies / f"{wanted.name}{SUFFIX}.toml"
+    folder = layout.tenants if wanted.kind == "tenants" else layout.tokens
+    return folder, folder / f"{parse_name(wanted.name)}.toml"
+
+
+def _check_approved(layout: Layout, path: Path, name: str, text: str) -> None:
+    """Every rule of it was signed by who owns the configuration: with a key that no host has."""
+    bridge, _, tenant = name.partition("@")
+    read_rules(bridge, tenant, text, str(path), by_key(Signer(layout.secrets, APPROVAL_FILE).public_key()))
 
 
 def _check(path: Path, name: str, before: str, text: str, *, token: bool) -> None:

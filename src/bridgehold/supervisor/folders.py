@@ -42,6 +42,7 @@ def wanted(layout: Layout, roles: plans.Roles) -> tuple[Wanted, ...]:
         Wanted(layout.secrets, roles.keeper, roles.keeper, 0o700),
         Wanted(layout.artifacts, roles.host, roles.host, 0o700),
         Wanted(layout.quarantine, roles.host, roles.host, 0o700),
+        Wanted(layout.proposals, roles.host, roles.host, 0o700),
         Wanted(layout.uids, os.getuid(), os.getuid(), 0o700),
     )
 

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import msgspec
 
+from bridgehold.audit.anchors import read_key
 from bridgehold.bridges.catalogue import TENANTS_BRIDGES, Entry, passed_over, tenant_folders
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config, load_config
@@ -20,6 +21,7 @@ from bridgehold.errors import BridgeholdError, PolicyError
 from bridgehold.host.front.registry import Registry
 from bridgehold.ids import LOCAL_TENANT, is_name, nearest
 from bridgehold.policies import shipped
+from bridgehold.policies.approved import by_key
 from bridgehold.policies.explain import Known, unknown_names
 from bridgehold.policies.explain import check as check_policies
 from bridgehold.policies.files import Kind
@@ -35,7 +37,11 @@ def layout_registry(layout: Layout) -> Registry:
     machine = Machine(
         cgroup="v2", uids="range", memory_bytes=0, cpus=cores, devices=tuple(config.host.devices)
     )
-    return Registry(layout, config, machine, journal=None)
+    registry = Registry(layout, config, machine, journal=None)
+    with contextlib.suppress(BridgeholdError):  # of a copy without the key signatures are not looked at
+        (key,) = read_key(layout.approval_key).values()
+        registry.verified = by_key(key)
+    return registry
 
 
 def check_layout(layout: Layout) -> tuple[list[str], list[str]]:
@@ -82,6 +88,7 @@ def _checked(layout: Layout) -> tuple[list[str], list[str]]:
     registry = layout_registry(layout)
     faults = [fault for kind in _KINDS for fault in registry.files.faults(kind)]
     faults += _own_policies(registry)
+    faults += _approved(registry)
     try:
         bridges = registry.entries()
     except BridgeholdError as error:
@@ -117,6 +124,17 @@ def _own_policies(registry: Registry) -> Iterator[str]:
                 texts[name] = (found.text, found.file)
     for fault in check_policies(texts):
         yield f"{fault.where}: {fault.message}"
+
+
+def _approved(registry: Registry) -> Iterator[str]:
+    """Approved rules that are not what was signed, or are for nobody."""
+    for name in _listed(registry, "approved"):
+        bridge, _, tenant = name.partition("@")
+        try:
+            registry.manifest(bridge, tenant)
+            registry.approved(bridge, tenant)
+        except BridgeholdError as error:
+            yield f"policies/{name}.approved.toml: {error.message}"
 
 
 def _grants(registry: Registry, bridges: Iterable[Entry]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from bridgehold.audit.anchors import anchor_at, anchor_text, attach, key_line
 from bridgehold.audit.client import JournalClient
 from bridgehold.errors import BridgeholdError
 from bridgehold.keeper.client import KeeperClient
+from bridgehold.keeper.protocol import SigningKey
 
 
 class Anchoring:
@@ -22,12 +23,14 @@ class Anchoring:
         self._keeper = keeper
         self._anchored = 0
 
-    async def publish_key(self, path: Path) -> None:
-        """Lay the anchors' public key beside them, for `audit verify` here and on other machines."""
-        line = key_line(await self._keeper.public_key())
+    async def publish_key(self, path: Path, key: SigningKey = "anchor") -> bytes:
+        """Lay a public key beside the anchors, for who checks signatures here and on other machines."""
+        raw = await self._keeper.public_key(key)
+        line = key_line(raw)
         known = await asyncio.to_thread(lambda: path.read_text(encoding="ascii") if path.exists() else "")
         if known != line:
             await asyncio.to_thread(writes.replace, path, line)
+        return raw
 
     async def run(self, every_s: float) -> None:
         """Until cancelled."""

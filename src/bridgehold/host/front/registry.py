@@ -23,6 +23,7 @@ from bridgehold.host.front.in_force import InForce, Records
 from bridgehold.host.front.seen_bridges import SeenBridges
 from bridgehold.host.front.slips import demand_no_slip
 from bridgehold.ids import is_name
+from bridgehold.policies.approved import Approved, Verified, in_force, read_rules, until_each_ends, widened
 from bridgehold.policies.compose import compose, compose_tenant
 from bridgehold.policies.files import Kind, PolicyFiles, Readings, of_tenant
 from bridgehold.policies.grant import resolve
@@ -48,6 +49,10 @@ class Granted(msgspec.Struct, frozen=True):
     readings: Readings
     decisions: dict[tuple[str, tuple[str, ...]], Decision]
     """What was decided under this grant, by operation and kinds of resources: of declared ones alone."""
+
+    def over(self, now: float) -> bool:
+        """Whether an approved rule of it has ended."""
+        return self.grant.at(now) is not self.grant
 
 
 _BESIDE = 8
@@ -80,6 +85,8 @@ class Registry:
         self._machine = machine
         self._journal = journal
         self.files = files or PolicyFiles(layout.policies, layout.tenants)
+        self.verified: Verified | None = None
+        """Tells sound signatures of approved rules; None: nobody here knows the key, nor runs anything."""
         self._in_force = InForce(journal, _MOST_KEPT) if journal is not None else None
         self._grants: dict[tuple[str, str], Granted] = {}
         self._generation = 0
@@ -242,7 +249,7 @@ class Registry:
         place = (tenant, bridge if begun is None else begun.release)
         for _ in range(_MOST_TRIES):
             known = self._grants.pop(place, None)
-            if known is not None and known.generation != self._generation:
+            if known is not None and (known.generation != self._generation or known.over(time.time())):
                 known = None
             if known is not None and known.catalogue is not self._bridges.catalogue:
                 known = self._carried(known, tenant, begun)
@@ -290,24 +297,42 @@ class Registry:
         if not self._of_tenants:
             demand_no_slip(self._layout, tenant, self._configured)
 
-    def resolve_grant(self, tenant: str, manifest: Manifest) -> Grant:
-        """The grant, resolved from the files as they are now; writes nothing."""
-        return self._resolve(tenant, manifest, Readings(self.files))
+    def resolve_grant(self, tenant: str, manifest: Manifest, more: Policy | None = None) -> Grant:
+        """The grant, resolved from the files as they are now; writes nothing. `more`: if that were added."""
+        return self._resolve(tenant, manifest, Readings(self.files), more)
 
-    def _resolve(self, tenant: str, manifest: Manifest, readings: Readings) -> Grant:
-        grant = resolve(
-            manifest.needs,
-            compose(self._policy_name(manifest.name, tenant, readings), readings.policy),
-            self._ceiling(tenant, manifest.name, readings),
-            self._machine,
-            tenant=tenant,
-            bridge=manifest.name,
-            version=manifest.version,
-            private_providers=[name for name, entry in self._config.providers.items() if entry.private],
-        )
+    def _resolve(
+        self, tenant: str, manifest: Manifest, readings: Readings, more: Policy | None = None
+    ) -> Grant:
+        policy = compose(self._policy_name(manifest.name, tenant, readings), readings.policy)
+        ceiling = self._ceiling(tenant, manifest.name, readings)
         own = readings.read("tenant", tenant)
         ceilings = parse_tenant(tenant, own.text, own.file).limits if own is not None else Ceilings()
-        return msgspec.structs.replace(grant, ceilings=ceilings)
+        rules = self._approved(manifest.name, tenant, readings)
+        extra = () if more is None else (more,)
+
+        def resolved(adds: Iterable[Policy]) -> Grant:
+            grant = resolve(
+                manifest.needs,
+                widened(policy, (*adds, *extra)),
+                ceiling,
+                self._machine,
+                tenant=tenant,
+                bridge=manifest.name,
+                version=manifest.version,
+                private_providers=[name for name, entry in self._config.providers.items() if entry.private],
+            )
+            return msgspec.structs.replace(grant, ceilings=ceilings)
+
+        return until_each_ends(rules, time.time(), resolved)
+
+    def approved(self, bridge: str, tenant: str) -> tuple[Approved, ...]:
+        """Every approved rule of the tenant's bridge, those that have ended too. Raises `PolicyError`."""
+        return self._approved(bridge, tenant, Readings(self.files))
+
+    def _approved(self, bridge: str, tenant: str, readings: Readings) -> tuple[Approved, ...]:
+        found = readings.read("approved", of_tenant(bridge, tenant))
+        return read_rules(bridge, tenant, found.text, found.file, self.verified) if found else ()
 
     def policy(self, name: str) -> Policy:
         """The policy file `name`, with what it extends. Raises `PolicyError`."""
@@ -315,13 +340,17 @@ class Registry:
 
     def policy_for(self, name: str, tenant: str) -> tuple[Policy, Readings]:
         """The policy `name` within the tenant's ceiling, and what that rests on; a bridge's own table of the
-        ceiling too, where its name is the policy's and it runs under it. Raises as `policy`.
+        ceiling and its approved rules too, where its name is the policy's and it runs under it. Raises as
+        `policy`.
         """
         readings = Readings(self.files)
         policy = compose(name, readings.policy)
         bridge = name.partition("@")[0]
         runs = bridge in self._bridge_names(tenant) and self._policy_name(bridge, tenant, readings) == name
         ceiling = self._ceiling(tenant, bridge if runs else "", readings)
+        if runs:
+            rules = in_force(self._approved(bridge, tenant, readings), time.time())
+            policy = widened(policy, (one.adds for one in rules))
         return (policy if ceiling is None else narrow(policy, ceiling)), readings
 
     def policy_name(self, bridge: str, tenant: str) -> str:

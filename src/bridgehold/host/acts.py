@@ -27,12 +27,13 @@ def acts_of(entries: Iterable[Entry], providers: Mapping[str, str], since: str =
         if entry.kind == "session.opened":
             bridges[entry.tenant, entry.session] = entry.text("bridge")
         bridge = entry.text("bridge") or bridges.get((entry.tenant, entry.session), "")
-        found = _act(entry, providers) if bridge and entry.time >= since else None
+        found = act_of(entry, providers) if bridge and entry.time >= since else None
         if found is not None:
             yield msgspec.structs.replace(found, event=entry.ref, tenant=entry.tenant, bridge=bridge)
 
 
-def _act(entry: Entry, providers: Mapping[str, str]) -> Act | None:
+def act_of(entry: Entry, providers: Mapping[str, str]) -> Act | None:
+    """What one event says, but for whose it is; None: nothing of the kind, or nothing that names decide."""
     family, _, how = entry.kind.partition(".")
     if how not in ("intent", "refused"):
         return None
