@@ -4,7 +4,7 @@ The host has no right to the configuration, and as a service not even the uid. W
 alone: the table ``[tenant]`` of a tenant's file, whose other rules stay as they are, also when it goes; a
 token's file, which makes no operator, and its end. Everything is read by its own strict parser before it is
 written, so that a host that was taken over can write no other file. A rule that widens a policy is written
-only where it is signed by a key that lies with those of the keeper: no host has it, and the keeper signs none.
+only where it is signed by a key that lies beside the keeper's: no host has it, and the keeper signs none.
 """
 
 from __future__ import annotations

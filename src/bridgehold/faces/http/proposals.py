@@ -1,4 +1,4 @@
-"""Rules that are asked for after a refusal. They are approved at a terminal alone, where the key that signs lies."""
+"""Rules that are asked for after a refusal. They are approved at a terminal alone, where the key lies."""
 
 from __future__ import annotations
 
