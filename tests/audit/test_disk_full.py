@@ -223,6 +223,27 @@ def test_a_durable_event_whose_sync_fails_is_refused_to_its_caller(audit: Path) 
     assert [answer.id for answer in answers] == [0, 1, 2]
 
 
+def test_a_sync_that_fails_where_a_segment_ends_closes_the_writer_too(audit: Path) -> None:
+    """For want of room as for any other cause: what was buffered is lost, and nobody knows of what."""
+    failing = [0]
+
+    def sync(descriptor: int) -> None:
+        if failing[0]:
+            raise OSError(failing[0], os.strerror(failing[0]))
+        os.fdatasync(descriptor)
+
+    config = JournalConfig(folder=str(audit), reserve_bytes=65_536, limits=Limits(segment_bytes=2_000))
+    writer = Journal(config, sync=sync).writer
+    assert isinstance(writer.write([HostStopped(reason="x" * 2_000)])[0], Written)
+    failing[0] = errno.ENOSPC
+    refused = writer.write([HostStopped(reason="later")])[0]
+    failing[0] = 0
+    assert isinstance(refused, Refused)
+    assert refused.code == "failed"
+    assert not writer.sync()
+    assert len(segment_files(audit)) == 1
+
+
 def test_rotation_by_time(audit: Path, filler: Callable[..., Filler]) -> None:
     writer = filler(limits=Limits(segment_seconds=0))
     writer.pairs(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import threading
 import tracemalloc
@@ -23,6 +24,25 @@ from bridgehold.audit.why import story
 from bridgehold.audit.writer import Limits
 from bridgehold.errors import AuditError
 from waiting import until
+
+
+def test_of_an_instance_that_has_written_lately_all_is_read(
+    audit: Path, filler: Callable[..., Filler]
+) -> None:
+    """What ends now may have begun in a file that was full hours ago."""
+    for tenant in ("gone", "acme"):
+        writer = filler(limits=Limits(segment_bytes=5_000))
+        writer.put(refusal("python:rm", tenant=tenant))
+        writer.pairs(8)
+        writer.close()
+    first, *_ = segments = [
+        one for one in segment_files(audit) if one.parent == segment_files(audit)[-1].parent
+    ]
+    assert len(segments) > 1
+    for path in {*segment_files(audit)} - {*segments} | {first}:
+        os.utime(path, (1_000, 1_000))
+    found = {entry.tenant for entry in read_kind(audit, "command.refused", since=2_000)}
+    assert found == {"acme"}
 
 
 def refusal(name: str, **changes: str) -> CommandRefused:

@@ -35,6 +35,7 @@ def make_wheel(
     files: dict[str, str | bytes] | None = None,
     *,
     tag: str = "py3-none-any",
+    tags: str = "",
     metadata: str | None = None,
     entry_points: str = "",
     unlisted: dict[str, str] | None = None,
@@ -51,7 +52,7 @@ def make_wheel(
     content[f"{info}/METADATA"] = (
         metadata or f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: {version}\n"
     ).encode()
-    content[f"{info}/WHEEL"] = f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n".encode()
+    content[f"{info}/WHEEL"] = f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tags or tag}\n".encode()
     if entry_points:
         content[f"{info}/entry_points.txt"] = entry_points.encode()
     extra = [(member, data) for member, data in infos]

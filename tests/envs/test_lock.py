@@ -59,6 +59,8 @@ def test_the_digest_is_of_the_content_not_of_the_layout():
         (f"six==1.17.0 --config-settings=x=y --hash=sha256:{H1}", "is not"),
         (f"six==1.17.0 ; nonsense > 3 --hash=sha256:{H1}", "marker"),
         (f"six==one --hash=sha256:{H1}", "version"),
+        (f"six=={'1' * 5_000} --hash=sha256:{H1}", "version"),
+        (f"six==1 ; {'(' * 5_000}os_name == 'x'{')' * 5_000} --hash=sha256:{H1}", "marker"),
     ],
 )
 def test_everything_else_is_refused_with_file_line_and_remedy(line, says):
@@ -83,6 +85,13 @@ def test_markers_choose_for_the_interpreter(interpreter):
     )
     pins = active_pins(parse_lock(text, "r"), interpreter)
     assert [(p.name, p.version) for p in pins] == [("b", "1"), ("c", "2")]
+
+
+@pytest.mark.parametrize("marker", ["os_name ~= 'x'", "extras == 'x'", f"python_version == '{'1' * 5_000}'"])
+def test_a_marker_without_an_answer_is_a_typed_refusal(interpreter, marker):
+    with pytest.raises(DependencyError, match="can't be answered") as caught:
+        active_pins(parse_lock(f"a==1 ; {marker} --hash=sha256:{H1}\n", "r"), interpreter)
+    assert caught.value.where == "r:1"
 
 
 def test_two_active_pins_of_one_name_are_refused_with_both_lines(interpreter):

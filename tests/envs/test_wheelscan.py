@@ -11,6 +11,7 @@ from envs_kit import make_wheel, sha256
 
 from bridgehold.errors import DependencyError
 from bridgehold.sandbox.envs.archive import ScanLimits
+from bridgehold.sandbox.envs.index import parse_wheel_name, tags
 from bridgehold.sandbox.envs.values import Wheel
 from bridgehold.sandbox.envs.wheelscan import refuse_findings, scan_wheel
 
@@ -451,3 +452,20 @@ def test_what_a_bridge_brings_is_named_by_what_it_says_that_it_fits(dist, scan, 
     assert rules(scan(path, own=True)) == {("metadata", f"{INFO}/WHEEL")}
     sound = make_wheel(dist, tag=named)
     assert not rules(scan(sound, own=True))
+
+
+def test_what_a_wheel_says_of_itself_costs_no_more_than_reading_it(dist, scan):
+    """In a host's own process, where such a parse keeps every tenant waiting for minutes."""
+    text = f"[console_scripts]\ndemo ={' ' * 60_000}demo_pkg:main\na{' ' * 190_000}b\n"
+    assert ("metadata", f"{INFO}/entry_points.txt") in rules(
+        scan(make_wheel(dist, files=CODE, entry_points=text))
+    )
+
+
+@pytest.mark.parametrize("each", [11, 1_000])
+def test_a_wheel_that_says_to_fit_everything_takes_no_memory_for_it(dist, scan, each):
+    words = "-".join(".".join(f"{kind}{number}" for number in range(each)) for kind in "abc")
+    assert not tags(words)
+    made = make_wheel(dist, tags=words)
+    assert ("metadata", f"{INFO}/WHEEL") in rules(scan(made, own=True))
+    assert parse_wheel_name(f"demo_pkg-{'1' * 5_000}-py3-none-any.whl") is None

@@ -137,4 +137,26 @@ def test_a_fault_at_any_await_is_the_callers_and_reveals_nothing_untold(*, cance
     at = 1
     while clock.run(once(at)):
         at += 1
-    assert at == 7
+    assert at == 8
+
+
+def test_what_is_narrowed_while_an_environment_is_built_holds_for_the_session_that_waited_for_it() -> None:
+    class Narrowed(Around):
+        built = 0
+
+        async def grant(self, tenant: str, bridge: str) -> Grant:
+            read = ("/data",) if self.built == 0 else ()
+            return msgspec.structs.replace(await super().grant(tenant, bridge), read=read)
+
+        async def ensure(self, *given: object, grant: Grant) -> Any:
+            self.built += 1
+            return await super().ensure(*given, grant=grant)
+
+    async def act() -> None:
+        around = Narrowed(Steps())
+        order = await orders_of(around, DoubleJournal(Steps())).make("acme", "first", "s-1", "one", "caller")
+        assert around.built == 2
+        assert order.grant.read == ()
+        assert "/data/0" not in str(order.spec.mounts)
+
+    clock.run(act())

@@ -109,6 +109,7 @@ def test_what_is_handed_in_is_parsed_beside_the_loop(monkeypatch: pytest.MonkeyP
 def test_requirements_are_counted_while_they_are_read() -> None:
     error = refused(lambda: read_requirements("a\n" * 8_000_000, "r.in"))
     assert error.message == f"more than {256 * 1024} bytes"
+    refused(lambda: read_requirements(f"a>{'1' * 5_000},<{'2' * 5_000}\n", "r.in"))
     error = refused(lambda: read_requirements("a\n" * 501 + "-e .\n", "r.in"))
     assert error.message == "more than 500 packages are asked for"
     assert len(read_requirements("a\n# b\n\n" * 500, "r.in")) == 500

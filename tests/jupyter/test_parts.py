@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq.asyncio
+from jupyter_client.session import Session
 
 from bridgehold.errors import BridgeholdError, NotFoundError, UsageError
 from bridgehold.faces.cli.commands import app
@@ -116,6 +119,31 @@ def test_a_connection_file_without_what_keeps_others_out_is_refused(
     with pytest.raises(UsageError) as caught:
         wire.read_ports(file)
     assert FILE["key"] not in str(caught.value.info())
+
+
+def test_a_message_that_is_larger_than_any_cell_is_not_read_whoever_signs_it(tmp_path: Path) -> None:
+    """Its signature is looked at when all of it is here: a stranger's would have taken the memory by then."""
+    file = tmp_path / "connection.json"
+    file.write_text(json.dumps(FILE | {"transport": "ipc", "ip": str(tmp_path / "k")}))
+    ports = wire.read_ports(file)
+
+    async def act() -> str:
+        served = wire.Wire(ports)
+        signed = Session(key=ports.key.encode())
+        front = zmq.asyncio.Context().socket(zmq.DEALER)
+        front.connect(ports.address(ports.shell_port))
+        coming = asyncio.ensure_future(served.receive("shell"))
+        try:
+            signed.send(front, "large_request", {"code": "x" * wire.MOST_MESSAGE})
+            while not coming.done():
+                signed.send(front, "small_request", {})
+                await asyncio.wait({coming}, timeout=0.1)
+            return coming.result().kind
+        finally:
+            front.context.destroy(linger=0)
+            served.close()
+
+    assert asyncio.run(act()) == "small_request"
 
 
 def bridgehold(*arguments: str) -> None:

@@ -22,15 +22,16 @@ def read_all(audit: Path) -> Iterator[Entry]:
 def read_kind(audit: Path, kind: str, tenant: str = "", since: float = 0.0) -> Iterator[Entry]:
     """Every readable event of `kind`, or of a family of kinds (``egress``), oldest first.
 
-    `tenant`: of this one alone; what is others' is passed over as bytes. `since`: of files alone that have
-    been written to after it, in seconds of the epoch.
+    `tenant`: of this one alone; what is others' is passed over as bytes. `since`: of instances that have
+    written after it, in seconds of the epoch: whole ones, since what ended then may have begun long before.
     """
     needle = of_kind(kind)
     whose = f'"tenant":"{tenant}"'.encode() if tenant else b""
     for folder in instance_folders(audit):
-        for segment in folder.segments():
-            if since and _written(segment.path) < since:
-                continue
+        segments = folder.segments()
+        if since and all(_written(segment.path) < since for segment in segments):
+            continue
+        for segment in segments:
             places = (line.place for line in scan.lines(segment.path, needle) if whose in line.data)
             for entry in scan.entries(audit, places):
                 mine = not tenant or entry.tenant == tenant

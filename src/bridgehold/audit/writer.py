@@ -229,15 +229,13 @@ class Writer:
             return
         if self._size < self._limits.segment_bytes and age < self._limits.segment_seconds:
             return
-        try:
-            self._rotate()
-        except OSError as error:
-            if error.errno in _FULL:
-                raise _NoRoomError from error
-            raise
+        self._rotate()
 
     def _rotate(self) -> None:
-        """Sync and seal the old file, and carry the head into the first line of the new one."""
+        """Sync and seal the old file, and carry the head into the first line of the new one.
+
+        Only for the new file there may be no room: what a failed sync has lost, nobody knows.
+        """
         self._sync(self._descriptor)
         previous, old, old_size = segment_name(self._number), self._descriptor, self._size
         unfinished = self.tally.unfinished()
@@ -247,6 +245,8 @@ class Writer:
         except OSError as error:
             if error.errno in _PASSING:
                 return  # this one goes on until there is room for another
+            if error.errno in _FULL:
+                raise _NoRoomError from error
             raise
         event = SegmentRotated(
             previous_segment=previous,

@@ -19,6 +19,8 @@ from bridgehold.errors import UsageError
 
 _LINGER_MS = 1_000
 _MOST_FILE = 64 * 1024
+MOST_MESSAGE = 16 * 1024 * 1024
+"""Bytes of one part of a message; whoever sends more loses its connection. A cell has 6 MB, escaped."""
 _TAKEN_SECONDS, _PAUSE_SECONDS = 10.0, 0.05
 """A front end chooses free ports before its kernel takes them: who has one by then may soon leave it."""
 
@@ -80,6 +82,7 @@ class Wire:
     def _bound(self, kind: int, address: str) -> zmq.asyncio.Socket:
         made = self._context.socket(kind)
         made.linger = _LINGER_MS
+        made.maxmsgsize = MOST_MESSAGE  # of any user of this machine, whose signature is looked at later
         made.sndhwm = 0  # what one cell says is bounded; a message that is dropped is missed for ever
         until = time.monotonic() + _TAKEN_SECONDS
         while True:

@@ -9,8 +9,6 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from packaging.utils import InvalidWheelFilename, parse_wheel_filename
-
 from bridgehold import reads, writes
 from bridgehold.bridges.bundle import WHEELS, Bundle, bundle
 from bridgehold.bridges.manifest import Manifest
@@ -18,6 +16,7 @@ from bridgehold.config.settings import Settings
 from bridgehold.errors import DependencyError
 from bridgehold.host.front.environments import Environments
 from bridgehold.sandbox.envs.fetcher import clean_environment
+from bridgehold.sandbox.envs.index import parse_wheel_name
 from bridgehold.sandbox.envs.lock import parse_lock
 from bridgehold.sandbox.envs.resolving import resolve
 from bridgehold.sandbox.envs.values import Interpreter, Wheel
@@ -80,13 +79,12 @@ class Locking:
 
     def _scan(self, path: Path, data: bytes, python: Interpreter) -> None:
         """Raise `DependencyError` with every finding, before anybody else reads it."""
-        try:
-            name, version, _, _ = parse_wheel_filename(path.name)
-        except InvalidWheelFilename as error:
-            raise DependencyError(f"{path.name[:100]} is no wheel", where=WHEELS) from error
+        named = parse_wheel_name(path.name)
+        if named is None:
+            raise DependencyError(f"{path.name[:100]} is no wheel", where=WHEELS)
         wheel = Wheel(
-            name=str(name),
-            version=str(version),
+            name=named[0],
+            version=str(named[1]),
             filename=path.name,
             sha256=hashlib.sha256(data).hexdigest(),
             size=len(data),

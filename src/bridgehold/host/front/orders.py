@@ -14,13 +14,15 @@ from bridgehold.bridges.manifest import Manifest
 from bridgehold.config.machine import real_folders, system_paths
 from bridgehold.config.sections import BridgeSection
 from bridgehold.config.settings import Settings
-from bridgehold.errors import ConfigError, DependencyError, SecretError
+from bridgehold.errors import BusyError, ConfigError, DependencyError, SecretError
 from bridgehold.host.front.boots import GATEWAY_PORT, StartOrder
 from bridgehold.host.front.environments import Environments
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.shares import cell_wire
 from bridgehold.policies.model import Grant
 from bridgehold.sandbox.spec import worker_spec
+
+_MOST_TRIES = 4
 
 
 class Secrets(Protocol):
@@ -76,12 +78,19 @@ class Orders:
         """`principal`: who opens the session; empty, as `session` is, where none is opened.
 
         Raises `PolicyError`, `UnsupportedError`, `EnvironmentBuildError`, `DependencyError`."""
-        manifest = self._registry.manifest(bridge, tenant)
-        section = self._settings.bridge(bridge)
-        await self._check_required(tenant, manifest, section)
-        grant = self._startable(await self._registry.grant(tenant, bridge))
+        for _ in range(_MOST_TRIES):
+            manifest = self._registry.manifest(bridge, tenant)
+            section = self._settings.bridge(bridge)
+            await self._check_required(tenant, manifest, section)
+            grant = self._startable(await self._registry.grant(tenant, bridge))
+            environment = await self._environments.ensure(manifest, grant=grant)
+            if await self._holds(tenant, manifest, grant):
+                break
+        else:
+            raise BusyError(
+                f"what {tenant} has of {bridge} changes while a start of it is made", retry="later"
+            )
         shapes = {name: provider.shape for name, provider in self._settings.now.providers.items()}
-        environment = await self._environments.ensure(manifest, grant=grant)
         folder: Path = manifest.folder
         further: tuple[str, ...] = ()
         if manifest.foreign and section.scripts:
@@ -126,6 +135,12 @@ class Orders:
             environment_digest=environment.digest,
             bridge_folder=manifest.folder,
         )
+
+    async def _holds(self, tenant: str, manifest: Manifest, grant: Grant) -> bool:
+        """Whether both are what the tenant has now: an environment may take minutes to build."""
+        now = self._registry.manifest(manifest.name, tenant)
+        same = (now.digest, now.folder) == (manifest.digest, manifest.folder)
+        return same and self._startable(await self._registry.grant(tenant, manifest.name)) == grant
 
     def _startable(self, grant: Grant) -> Grant:
         """The grant, with a cold start where forks are switched off for its tenant."""

@@ -9,6 +9,7 @@ everybody's who has the same lock, and a bridge chooses nothing for others.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -16,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 from packaging.tags import parse_tag
-from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
 from bridgehold.errors import EnvironmentBuildError
@@ -28,6 +29,8 @@ if TYPE_CHECKING:  # it brings `requests` along: 0.2 s that only a build takes
 
 _SHOWN_TAGS = 12
 _MAX_PAGE_BYTES = 64 * 1024 * 1024
+_MOST_TAGS = 1_000
+"""That one wheel's name stands for: each is a product of three lists. (Packages: at most some dozens.)"""
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,8 +65,26 @@ def choose(pin: Pin, candidates: Iterable[Candidate], tags: Sequence[str]) -> Ca
 
 
 def wheel_tags(filename: str) -> tuple[str, ...]:
-    """Every tag that a wheel's name stands for, sorted."""
-    return tuple(sorted(map(str, parse_tag("-".join(filename.removesuffix(".whl").split("-")[-3:])))))
+    """Every tag that a wheel's name stands for, sorted; none where those are more than anybody needs."""
+    return tuple(sorted(tags("-".join(filename.removesuffix(".whl").split("-")[-3:]))))
+
+
+def tags(words: str) -> set[str]:
+    """What ``py2.py3-none-any`` stands for; nothing where that is more than anybody needs."""
+    if math.prod(part.count(".") + 1 for part in words.split("-")) > _MOST_TAGS:
+        return set()
+    return set(map(str, parse_tag(words)))
+
+
+def parse_wheel_name(filename: str) -> tuple[str, Version] | None:
+    """Name and version of a wheel's file; None where it is no wheel's name."""
+    if not filename.endswith(".whl") or "/" in filename:
+        return None
+    try:
+        named = parse_wheel_filename(filename)[:2] if wheel_tags(filename) else None
+    except ValueError:  # a number of too many digits is one, too
+        return None
+    return named
 
 
 def resolve(
@@ -156,13 +177,7 @@ def _on_page(page: ProjectPage) -> list[Candidate]:
 
 
 def _is_wheel_of(pin: Pin, filename: str) -> bool:
-    if not filename.endswith(".whl") or "/" in filename:
-        return False
-    try:
-        name, version, _, _ = parse_wheel_filename(filename)
-    except InvalidWheelFilename:
-        return False
-    return name == pin.name and version == Version(pin.version)
+    return parse_wheel_name(filename) == (pin.name, Version(pin.version))
 
 
 def _missing(

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from packaging.markers import InvalidMarker, Marker, UndefinedEnvironmentName
+from packaging.markers import Marker, UndefinedEnvironmentName
 from packaging.utils import canonicalize_name
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from bridgehold import reads
 from bridgehold.errors import DependencyError
@@ -83,12 +83,12 @@ def _pin(number: int, line: str, file: str) -> Pin:
         raise DependencyError(_refusal(line), where=where, hint=REMEDY)
     try:
         Version(match["version"])
-    except InvalidVersion as error:
+    except ValueError as error:  # too many digits are none, too
         raise DependencyError(f"{match['version'][:80]!r} is no version", where=where, hint=REMEDY) from error
     marker = match["marker"] or ""
     try:
         marker = str(Marker(marker)) if marker else ""
-    except InvalidMarker as error:
+    except (ValueError, RecursionError) as error:
         raise DependencyError(f"{marker[:80]!r} is no marker", where=where, hint=REMEDY) from error
     return Pin(
         name=canonicalize_name(match["name"]),
@@ -119,7 +119,7 @@ def _holds(pin: Pin, interpreter: Interpreter, file: str) -> bool:
         return True
     try:
         return Marker(pin.marker).evaluate({**interpreter.markers, "extra": ""})
-    except UndefinedEnvironmentName as error:
+    except (UndefinedEnvironmentName, ValueError, RecursionError) as error:  # or a comparison, or a number
         raise DependencyError(
             f"the marker {pin.marker[:80]!r} can't be answered", where=f"{file}:{pin.line}", hint=REMEDY
         ) from error

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 
-from packaging.requirements import InvalidRequirement, Requirement
+from packaging.requirements import Requirement
 from uv import find_uv_bin
 
 from bridgehold.errors import DependencyError
@@ -39,15 +39,16 @@ def read_requirements(text: str, file: str) -> tuple[str, ...]:
             raise DependencyError(f"more than {_MOST_REQUIREMENTS} packages are asked for", where=file)
         try:
             asked = Requirement(line)
-        except InvalidRequirement:
-            asked = None
-        if asked is None or asked.url is not None:
+            plain = "" if asked.url is not None else str(asked)
+        except (ValueError, RecursionError):  # a number of too many digits is told by nothing else
+            plain = ""
+        if not plain:
             raise DependencyError(
                 f"{line[:200]!r} is not a package by name",
                 where=f"{file}:{number}",
                 hint="One a line, like `name>=1.2`: no options, folders, archives or repositories.",
             )
-        found.append(str(asked))
+        found.append(plain)
     return tuple(found)
 
 

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import io
 import os
+import re
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
-from packaging.tags import parse_tag
-from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from bridgehold.errors import DependencyError
@@ -31,7 +31,7 @@ from bridgehold.sandbox.envs.archive import (
     size_faults,
 )
 from bridgehold.sandbox.envs.commands import MAX_SCRIPT, command, with_interpreter
-from bridgehold.sandbox.envs.index import wheel_tags
+from bridgehold.sandbox.envs.index import parse_wheel_name, tags, wheel_tags
 from bridgehold.sandbox.envs.landing import HARMLESS_PTH, Landing, WheelLayout, land, script_faults
 from bridgehold.sandbox.envs.values import Finding, Interpreter, ScanReport, Wheel, WheelFile
 
@@ -52,6 +52,8 @@ _MORE_ROWS = 16
 """Lines of RECORD beyond one for each file and one for each folder that some tools list."""
 _MAX_ENTRY_POINTS = 256 * 1024
 _MAX_TAGS = 500
+_GAP = re.compile(r"(?<=\S)[^\S\n]+")
+"""Within a line: a long one takes the parser of entry points, which no other thread interrupts, minutes."""
 
 
 def scan_wheel(
@@ -164,11 +166,11 @@ class _Scan:
 
     def _is_named(self, name: str, version: str) -> bool:
         try:
-            file_name, file_version, _, _ = parse_wheel_filename(self._wheel.filename)
-            return canonicalize_name(name) == file_name == self._wheel.name and Version(
-                version
-            ) == file_version == Version(self._wheel.version)
-        except (InvalidWheelFilename, InvalidVersion):
+            asked = (self._wheel.name, Version(self._wheel.version))
+            return (
+                parse_wheel_name(self._wheel.filename) == asked == (canonicalize_name(name), Version(version))
+            )
+        except InvalidVersion:
             return False
 
     def _land(
@@ -212,10 +214,11 @@ class _Scan:
 
     def _is_tagged(self, said: Sequence[str]) -> bool:
         """Whether the file is named by what it says that it fits."""
-        named = set(wheel_tags(self._wheel.filename))
+        if len(said) > _MAX_TAGS:
+            return False
         words = [one.strip() for one in said]
-        return len(words) <= _MAX_TAGS and named == {
-            str(tag) for one in words if one.count("-") == 2 for tag in parse_tag(one)
+        return set(wheel_tags(self._wheel.filename)) == {
+            tag for one in words if one.count("-") == 2 for tag in tags(one)
         }
 
     def _entry_points(self, archive: Archive, members: Mapping[str, Member], folder: str) -> None:
@@ -226,7 +229,7 @@ class _Scan:
         parser = configparser.RawConfigParser(delimiters=("=",), strict=False, interpolation=None)
         parser.optionxform = str  # type: ignore[assignment,method-assign]  # documented: names keep their case
         try:
-            parser.read_string(text or "")
+            parser.read_string(_GAP.sub(" ", text or ""))
         except configparser.Error:
             self.add("metadata", where, "can't be read")
             return
