@@ -16,7 +16,6 @@ from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
 from bridgehold.hardening import open_descriptors
 from bridgehold.host.admin_log import AdminLog
-from bridgehold.host.asked import Asked
 from bridgehold.host.cell.artifact_methods import Artifacts
 from bridgehold.host.cell.store.artifacts import ArtifactStore
 from bridgehold.host.cell.store.quarantine import Quarantine
@@ -38,6 +37,7 @@ from bridgehold.host.front.server import SocketServer
 from bridgehold.host.front.tenants import TokenFiles
 from bridgehold.host.front.trials import Trials
 from bridgehold.host.parts import Foundation, HostParts, look_up_again
+from bridgehold.host.proposal_store import ProposalStore
 from bridgehold.host.proposals import Proposals
 from bridgehold.host.reloading import Reloading
 from bridgehold.host.revocation import AtRest
@@ -96,7 +96,7 @@ def assemble(given: Foundation) -> HostParts:
     proposals = Proposals(
         shared.registry,
         shared.tenants,
-        Asked(layout.proposals),
+        ProposalStore(layout.proposals),
         layout.audit,
         log,
         given.supervisor.write,

@@ -20,12 +20,12 @@ from bridgehold.audit.why import story
 from bridgehold.errors import BridgeholdError, DeniedError, NotFoundError, UsageError
 from bridgehold.host.acts import act_of, hosts_of
 from bridgehold.host.admin_log import AdminLog
-from bridgehold.host.asked import KEPT_SECONDS, Asked, nothing
 from bridgehold.host.cell.store.artifacts import SerialChanges
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.front.tenants import TenantFiles
+from bridgehold.host.proposal_store import KEPT_SECONDS, ProposalStore, nothing
 from bridgehold.host.startup import FileChange
 from bridgehold.ids import digest_bytes, random_id
 from bridgehold.policies.approved import Approved, Verified, in_force, render
@@ -58,7 +58,7 @@ class Proposals:
         self,
         registry: Registry,
         tenants: TenantFiles,
-        kept: Asked,
+        kept: ProposalStore,
         audit: Path,
         log: AdminLog,
         write: Write,

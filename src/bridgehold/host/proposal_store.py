@@ -26,7 +26,7 @@ _SUFFIX = ".json"
 _LONGEST = 64 * 1024
 
 
-class Asked:
+class ProposalStore:
     """All tenants' proposals below one folder."""
 
     def __init__(self, folder: Path) -> None:
