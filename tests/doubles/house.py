@@ -28,6 +28,7 @@ from bridgehold.host.cell.workers.pipes import FrameBudget
 from bridgehold.host.cell.workers.pool import WarmPool
 from bridgehold.host.cell.workers.zygotes import Zygotes
 from bridgehold.host.front.boots import StartOrder
+from bridgehold.host.shares.fair import Shares
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.ids import digest_bytes
@@ -162,7 +163,7 @@ class House:
         self.services = Services(
             launcher=self.launcher,  # type: ignore[arg-type]
             journal=self.journal,  # type: ignore[arg-type]
-            frames=FrameBudget(64 * MIB),
+            frames=FrameBudget(Shares(64 * MIB, part=0)),
             open_gateway=_no_gateway,
             on_degraded=self.degraded.append,
         )

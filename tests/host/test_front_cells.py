@@ -129,7 +129,16 @@ class House:
         settings: Any = None  # of operators' tools: no session is ordered here
         allowances = Allowances(keeper, settings, lambda _: self.rules)
         self.cells = Cells(
-            template, intakes, orders, self.places, journal, self._config, lambda: 1 << 28, house, allowances
+            template,
+            intakes,
+            orders,
+            self.places,
+            journal,
+            self._config,
+            lambda: 1 << 28,
+            house,
+            allowances,
+            buffered_bytes=256 << 20,
         )
 
     async def _close(self, cell: str) -> None:
@@ -255,6 +264,29 @@ def test_places_are_counted_by_orders_and_one_tenant_never_has_them_all() -> Non
                 assert at.places.of("globex") == 1
             at.places.clear("acme", "c-1")
             assert at.places.of("acme") == 0
+
+    asyncio.run(act())
+
+
+def test_a_cell_borrows_for_its_own_tenant_alone() -> None:
+    """What it says that it gives back is no more than it has, and all of it is free once it has ended."""
+
+    async def act() -> None:
+        async with house() as at, at.taken_over("globex") as (globex, other):
+            lending, most = at.cells.asks.lending, 80 << 20
+            async with at.taken_over("acme") as (acme, link):
+                await link.ask("lend", {"amount": most, "tenant": "globex", "cell": globex.name})
+                assert (lending.lent_to(acme.name), lending.lent_to(globex.name)) == (most, 0)
+                for amount in (0, -1, "1"):
+                    with pytest.raises(InternalError):
+                        await link.ask("lend", {"amount": amount})
+                other.tell("returned", cell_wire.Bytes(amount=most))
+                await other.ask("granted", cell_wire.Granted(bridge="x"))
+                assert lending.lent_to(acme.name) == most
+                asking = asyncio.create_task(other.ask("lend", cell_wire.Bytes(amount=most)))
+                await eventually(lambda: bool(globex.link and globex.link._answering))
+            await asyncio.wait_for(asking, 30)
+            assert (lending.lent_to(acme.name), lending.lent_to(globex.name)) == (0, most)
 
     asyncio.run(act())
 

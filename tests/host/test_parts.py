@@ -21,6 +21,7 @@ from bridgehold.errors import LimitError, ProtocolError, UsageError
 from bridgehold.host.cell.commands.command_log import Came, ending_of
 from bridgehold.host.cell.workers import pipes as guest_pipes
 from bridgehold.host.cell.workers.pipes import FrameBudget, GuestPipes
+from bridgehold.host.shares.fair import Shares
 from bridgehold.host.shares.logs import SessionLog
 from bridgehold.ids import digest_bytes
 from bridgehold.policies.buckets import TokenBucket
@@ -176,7 +177,7 @@ class Guest:
             log=SessionLog(1024),
             on_frame=self.found.append,
             on_end=self.ended.append,
-            budget=FrameBudget(64 * MIB),
+            budget=FrameBudget(Shares(64 * MIB, part=0)),
         )
         self.pipes.reader.expect(1)
 

@@ -17,6 +17,7 @@ from bridgehold.errors import BusyError, CrashError, LimitError
 from bridgehold.host.cell.workers.calls import GuestCalls
 from bridgehold.host.cell.workers.live import LiveWorker, Services
 from bridgehold.host.cell.workers.pipes import FrameBudget, GuestPipes, PlainBytes
+from bridgehold.host.shares.fair import Shares
 from bridgehold.host.shares.logs import SessionLog
 from bridgehold.policies.model import MIB, Limits, Rate
 from bridgehold.protocol.values import QUEUE_BOUND
@@ -54,7 +55,7 @@ def opened(ends: Ends, log: SessionLog) -> GuestPipes:
         log=log,
         on_frame=lambda _: None,
         on_end=lambda _: None,
-        budget=FrameBudget(64 * MIB),
+        budget=FrameBudget(Shares(64 * MIB, part=0)),
     )
 
 
@@ -107,7 +108,7 @@ def test_whatever_fails_at_a_workers_end_it_has_ended_and_nothing_waits(ends: En
         services = Services(
             launcher=leaving,
             journal=leaving,
-            frames=FrameBudget(64 * MIB),
+            frames=FrameBudget(Shares(64 * MIB, part=0)),
             open_gateway=broken,  # type: ignore[arg-type]  # never opened
             on_degraded=broken,
         )

@@ -30,6 +30,7 @@ from bridgehold.host.cell.workers.pipes import FrameBudget
 from bridgehold.host.cell.workers.translate import exit_error, fault_error
 from bridgehold.host.front import registry
 from bridgehold.host.shares import logs
+from bridgehold.host.shares.fair import Shares
 from bridgehold.host.shares.logs import STREAMS, CommandOutput, OutputPiece, SessionLog, Stream
 from bridgehold.policies.buckets import TokenBucket
 from bridgehold.policies.explain import explain
@@ -147,7 +148,7 @@ def test_a_bucket_in_debt_says_how_long_not_to_read() -> None:
 
 
 def test_the_frame_budget_counts_what_each_session_holds_now() -> None:
-    budget, one, two = FrameBudget(100), object(), object()
+    budget, one, two = FrameBudget(Shares(100, part=0)), object(), object()
     budget.hold(one, 60)
     budget.hold(two, 30)
     assert not budget.spent

@@ -13,6 +13,7 @@ from bridgehold.host.cell.workers import zygote_rules as rules
 from bridgehold.host.cell.workers.pipes import FrameBudget
 from bridgehold.host.cell.workers.zygote import Zygote, ZygoteKey
 from bridgehold.host.cell.workers.zygotes import NoZygoteError, Zygotes
+from bridgehold.host.shares.fair import Shares
 from bridgehold.host.shares.logs import SessionLog
 from bridgehold.policies.model import Limits, Rate
 from bridgehold.sandbox.values import ExitReport, Launched, Usage
@@ -151,7 +152,9 @@ def test_a_filter_that_the_machine_has_no_memory_for_is_not_held_against_a_zygot
 
         launcher = DyingLauncher(said)
         services = SimpleNamespace(
-            launcher=launcher, journal=SimpleNamespace(append=append), frames=FrameBudget(1 << 20)
+            launcher=launcher,
+            journal=SimpleNamespace(append=append),
+            frames=FrameBudget(Shares(1 << 20, part=0)),
         )
         zygotes = Zygotes(services, LIMITS)  # type: ignore[arg-type]  # as much of them as is used
         key = ZygoteKey("acme", "b", "", "", "")

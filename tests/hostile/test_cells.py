@@ -5,8 +5,10 @@ Each host here has `[host] cells = true`; root's and an ordinary user's, cold an
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import tempfile
 import threading
@@ -17,13 +19,15 @@ from typing import Any
 
 import pytest
 
-from bridgehold import BridgeholdError, SyncClient
+from bridgehold import BridgeholdError, Host, SyncClient
+from bridgehold.audit.read import read_kind
 from bridgehold.bridges.kit.provider import Provider
+from bridgehold.config.layout import Layout
 from bridgehold.keeper.admin import SecretAdmin
 from bridgehold.sandbox import procfs
 from hostile import told_anew
 from hostile.served import running
-from hostile.stage import KINDS_OF_HOSTS, Stage, stage
+from hostile.stage import KINDS_OF_HOSTS, Stage, make_home, stage
 from hostile.taken_over import act_in_cell, doors
 from waiting import until
 
@@ -692,6 +696,29 @@ while "code" not in result:
             result["code"] = error.code
     await asyncio.sleep(0.01)
 """
+
+
+def test_a_service_has_cells_unless_it_is_told_and_a_private_host_has_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("BRIDGEHOLD__HOST__CELLS", raising=False)
+    for said, has in (('cells = "auto"', True), ("cells = false", False)):
+        with stage(KINDS_OF_HOSTS[0], host=said) as service, service.session(tenant="acme") as session:
+            assert session.run("act", {"code": "result['x'] = 1"}) == {"x": 1}
+            assert bool(service.events("cell.started")) is has
+
+    async def private(layout: Layout) -> object:
+        async with Host.open(layout) as host:
+            return await host.run("python:execute", {"code": "1 + 1"})
+
+    layout = make_home(os.getuid())
+    try:
+        layout.config_file.write_text('[host]\ncells = "auto"\n')
+        assert asyncio.run(private(layout))
+        assert not list(read_kind(layout.audit, "cell"))
+        assert list(read_kind(layout.audit, "worker"))
+    finally:
+        shutil.rmtree(layout.config.parent, ignore_errors=True)
 
 
 def test_a_suspension_that_no_file_can_say_holds_in_its_cell(host: Stage) -> None:

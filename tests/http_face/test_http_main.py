@@ -20,6 +20,13 @@ SLEEP = "import time\nfor _ in range(3000): time.sleep(0.02)"
 """A command that ends by itself after eight seconds, and at once when it is cancelled."""
 
 
+ADD_LARGE = {
+    "name": "add",
+    "description": "Add",
+    "parameters": {"type": "object", "required": ["a"], "properties": {"a": {"type": "integer"}}},
+}
+
+
 def test_health_needs_no_token(face: HttpStage) -> None:
     async def act(nobody: Caller) -> None:
         assert (await nobody.ask("GET", "/healthz")).body == {"status": "ok"}
@@ -470,3 +477,37 @@ def test_the_served_document_is_openapi_and_names_what_is_granted(face: HttpStag
     OpenAPIV31SpecValidator(found).validate()
     assert f"/v1/run/{face.bridge}/count" in found["paths"]
     assert "/v1/run/dspy/create_program" in found["paths"]
+
+
+def test_what_is_large_crosses_the_face_as_it_came(face: HttpStage) -> None:
+    """Both ways, and in a stream's events; what the face doesn't read of it the host does, in its words."""
+    box = {"id": "it", "value": {"é": [1, 2.5, None, "x" * 30_000], "n": list(range(40_000))}}
+    code = (
+        "result = [tools['add'](a=n)['n'] for n in range(2)]\nresult = result + [{'big': list(range(9000))}]"
+    )
+
+    async def act(acme: Caller) -> None:
+        session = await acme.open(face.bridge)
+        path = f"/v1/sessions/{session}/commands"
+        made = await acme.ask("POST", path, {"operation": "create_box", "arguments": box})
+        assert made.status == 200, made
+        given = await acme.ask("POST", path, {"operation": "run_box", "arguments": {"id": "it"}})
+        assert given.body["value"] == box["value"]
+        twice = (
+            b'{"operation":"create_box","arguments":{"id":"z","value":[' + b"1," * 40_000 + b'1],"id":"y"}}'
+        )
+        headers = {**acme.auth, "Content-Type": "application/json"}
+        async with acme.http.post(acme.url + path, data=twice, headers=headers) as response:
+            said = await response.json()
+            assert (response.status, said["code"]) == (400, "usage"), said
+            assert "two keys are both spelled 'id'" in said["message"]
+        body = {"operation": f"{face.bridge}:act", "arguments": {"code": code}, "tools": [ADD_LARGE]}
+        async for name, data in acme.stream("/v1/run", body):
+            if name == "tool_call":
+                answer = {"result": {"n": list(range(20_000))}}
+                told = await acme.ask("POST", f"/v1/commands/{data['command']}/tools/{data['call']}", answer)
+                assert told.body == {"status": "taken"}, told.body
+        assert name == "result"
+        assert data["value"] == [list(range(20_000)), list(range(20_000)), {"big": list(range(9000))}]
+
+    using(face, act)

@@ -17,6 +17,7 @@ from bridgehold.config.load import parse_config
 from bridgehold.config.settings import merge
 from bridgehold.errors import ConfigError, NotFoundError, UsageError, error_classes
 from bridgehold.faces.http import sse
+from bridgehold.faces.http.bodies import Command, Run, ToolAnswer, read_body
 from bridgehold.faces.http.checks import bearer, check_host, check_json
 from bridgehold.faces.http.openapi import document
 from bridgehold.faces.http.routes import ROUTES
@@ -230,3 +231,36 @@ def test_a_reload_leaves_http_as_it_is() -> None:
     merged, found = merge(old, new)
     assert merged.http == old.http
     assert (found.applied, found.waiting) == ((), ("http.listen",))
+
+
+LARGE = json.dumps({"x": list(range(40_000))})
+
+
+def test_of_a_large_body_no_value_is_made_but_of_what_the_face_needs() -> None:
+    found = read_body(f'{{"operation":"a:b","id":"mine","arguments":{LARGE}}}'.encode(), Run)
+    assert (found.operation, found.id) == ("a:b", "mine")
+    assert isinstance(found.arguments, msgspec.Raw)
+    assert bytes(found.arguments).decode() == LARGE
+    said = read_body(f'{{"result" : {LARGE} }}'.encode(), ToolAnswer)
+    assert isinstance(said.result, msgspec.Raw)
+    assert bytes(said.result).decode() == LARGE
+    assert read_body(b'{"operation":"a:b","arguments":{"x":1}}', Run).arguments == {"x": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"operation":"a","operation":"b","arguments":LARGE}', "two keys are both spelled 'operation'"),
+        ('{"operation":"a","arguments":LARGE,"arguments":{}}', "two keys are both spelled 'arguments'"),
+        ('{"operation":"a","arguments":[LARGE]}', "Expected `object`"),
+        ('{"operation":"a","arguments":LARGE,"more":1}', "unknown field `more`"),
+        ('{"arguments":LARGE}', "missing required field `operation`"),
+        ('{"operation":7,"arguments":LARGE}', "Expected `str`, got `int`"),
+        ('{"operation":"a","arguments":LARGE', "truncated"),
+        ('{"operation":"a","deadline_ms":1e99,"arguments":LARGE}', "deadline_ms"),
+        ('{"operation":"a","tools":[' + '{"name":"t","description":"' + "y" * 1_100_000 + '"}]}', "beside"),
+    ],
+)
+def test_a_large_body_is_refused_as_a_small_one_is(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        read_body(text.replace("LARGE", LARGE).encode(), Command)

@@ -41,6 +41,7 @@ class Connection:
         self._next_id = 1
         self._waiting: dict[int, asyncio.Future[tuple[AnswerFrame, bytes]]] = {}
         self._events: dict[int, Progress] = {}
+        self._raw: set[int] = set()
         self.failure: BridgeholdError | None = None
         self.leaving = False
         """Its host begins nothing more; what it has begun is still answered here."""
@@ -79,11 +80,18 @@ class Connection:
             await self._writer.wait_closed()
 
     async def request(
-        self, method: str, params: bytes, on_event: Progress | None, moved: Moved | None = None
+        self,
+        method: str,
+        params: bytes,
+        on_event: Callable[[Any], None] | None,
+        moved: Moved | None = None,
+        *,
+        raw: bool = False,
     ) -> Any:
         """One request; `params` is JSON. Cancelling it cancels it at the host. Raises the typed error.
 
-        `moved`: bytes that go, or may come, beside the frames where this host takes them so.
+        `moved`: bytes that go, or may come, beside the frames where this host takes them so. `raw`: what
+        comes stays JSON (`msgspec.Raw`), events and result.
         """
         if moved is not None and not self._takes_parts:
             if self._takes_parts is None:
@@ -98,15 +106,14 @@ class Connection:
         self._waiting[request_id] = future
         if on_event is not None:
             self._events[request_id] = on_event
+        if raw:
+            self._raw.add(request_id)
         try:
             for piece in _packed(request_id, method, params, moved):
                 self._writer.write(piece)
             await self._writer.drain()
             answer, data = await future
-            result = msgspec.json.decode(answer.result) if answer.result is not msgspec.UNSET else None
-            if answer.part:
-                put(result, answer.part, data)
-            return result
+            return answer.result if raw else _joined(answer.result, answer.part, data)
         except HostLeavingError:
             self.leaving = True
             raise
@@ -118,6 +125,7 @@ class Connection:
         finally:
             self._waiting.pop(request_id, None)
             self._events.pop(request_id, None)
+            self._raw.discard(request_id)
 
     async def _ask_for_parts(self) -> None:
         """Once, whoever waits for the answer."""
@@ -181,10 +189,7 @@ class Connection:
         if on_event is None or future is None or future.done():
             return
         try:
-            said = msgspec.json.decode(event)
-            if part:
-                put(said, part, data)
-            on_event(said)
+            on_event(event if request_id in self._raw else _joined(event, part, data))  # type: ignore[arg-type]  # who asked for it so
         except Exception as error:  # noqa: BLE001 - the caller's own code; it is raised where the caller waits
             future.set_exception(error)
             self._cancel(request_id)
@@ -192,6 +197,13 @@ class Connection:
     def _cancel(self, request_id: int) -> None:
         params = msgspec.Raw(msgspec.json.encode({"id": request_id}))
         self._writer.write(pack(RequestFrame(id=request_id, method="cancel", params=params)))
+
+
+def _joined(raw: msgspec.Raw | msgspec.UnsetType, part: str, data: bytes) -> Any:
+    value = msgspec.json.decode(raw) if raw is not msgspec.UNSET else None
+    if part:
+        put(value, part, data)
+    return value
 
 
 def _packed(request_id: int, method: str, params: bytes, moved: Moved | None) -> tuple[bytes, ...]:

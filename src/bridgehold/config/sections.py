@@ -59,8 +59,8 @@ class HostSection(Strict):
     """Sessions at once on this host; one more is refused as busy."""
     buffered_bytes: Size = "256MiB"
     """Host-wide budget for buffered bytes that came from inside sandboxes."""
-    cells: bool = False
-    """Whether each tenant is served by a process of its own: its cell."""
+    cells: Literal["auto"] | bool = False
+    """Whether each tenant is served by a process of its own, its cell; ``auto``: by a service, yes."""
     cell_idle_s: Annotated[float, Field(ge=1, le=86_400)] = 600.0
     """Seconds after which a cell without sessions and requests ends; the next request begins another."""
     drain_s: Annotated[float, Field(ge=0, le=3_600)] = 10.0

@@ -196,6 +196,7 @@ def _celled(
             adopt=ground.peers.launcher.adopt,
         ),
         Allowances(ground.peers.keeper, shared.settings, shared.tenants.of),
+        parse_size(ground.config.host.buffered_bytes),
     )
     shared.registry.files.on_instead = lambda kind, name: (
         cells.rules_changed(name) if kind == "tenant" else None

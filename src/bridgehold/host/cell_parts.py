@@ -50,7 +50,9 @@ from bridgehold.host.front.redaction import Redaction
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.front.tenants import TenantFiles
 from bridgehold.host.shares.dialling import connect_inside
+from bridgehold.host.shares.fair import Shares
 from bridgehold.host.shares.handed_files import HandedBridges, HandedFiles
+from bridgehold.host.shares.lending import Lent
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.openings import Openings
 from bridgehold.host.shares.refusals import Refusals
@@ -93,6 +95,8 @@ class Ground(msgspec.Struct, frozen=True, kw_only=True):
     """The public half of the key that signs approved rules."""
     openings: Openings | None = None
     """Of a cell of its own, which opens little itself."""
+    lent: Lent | None = None
+    """The same: what it has of the bytes that all cells may hold for their guests."""
     tenant: str = ""
     """Whose alone it is."""
 
@@ -239,6 +243,7 @@ def join_cell(
         downloads=downloads,
         attribution=calling_out,
         openings=ground.openings,
+        lent=ground.lent,
         descriptors=Places(max(_FEWEST, open_descriptors() // _OF_DESCRIPTORS), shared.registry.tenants_with),
     )
     services, zygotes, pool = _workers(ground, shared, gateways, attribute)
@@ -331,7 +336,7 @@ def _workers(
     services = Services(
         launcher=ground.peers.launcher,
         journal=ground.peers.journal,
-        frames=FrameBudget(parse_size(ground.config.host.buffered_bytes)),
+        frames=FrameBudget(ground.lent or Shares(parse_size(ground.config.host.buffered_bytes), part=0)),
         open_gateway=gateways.open,
         on_degraded=ground.degraded,
         attribute=attribute,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -36,6 +37,7 @@ from bridgehold.host.ordering import FrontOrders, FrontRecords, start_order
 from bridgehold.host.shares import cell_wire
 from bridgehold.host.shares.callers import CALLER
 from bridgehold.host.shares.handed_files import HandedFiles
+from bridgehold.host.shares.lending import Lent
 from bridgehold.host.shares.link import Link, Waiting, decoded
 from bridgehold.host.shares.openings import Openings
 from bridgehold.host.startup import FileChange, HostConfig
@@ -52,6 +54,8 @@ from bridgehold.sandbox.launcher.control import LauncherClient
 
 _TELL_SECONDS = 0.5
 """Between two words of what the tenant has used."""
+_LOOKS_TO_TIDY = 10
+"""Of those, until what was lent and not needed is given back."""
 
 
 class CellProcess:
@@ -97,7 +101,8 @@ class CellProcess:
         await peers.launcher.enter()
         confine(self._given.uid, namespace, self._files())  # before anything of the tenant's is read
         harden(parent=template, last=signal.SIGKILL)
-        parts = self._join(peers, Openings(socket.socket(fileno=opens)))
+        lent = Lent(parse_size(self._config.host.buffered_bytes), self._borrow, self._give_back)
+        parts = self._join(peers, Openings(socket.socket(fileno=opens)), lent)
         self._parts, self._table = parts, parts.table()
         await self._link.connect(socket.socket(fileno=link))
         self._entrance = self._open_entrance(parts, socket.socket(fileno=entrance))
@@ -109,7 +114,7 @@ class CellProcess:
         ):
             self._begin(self._until(gone))
         self._begin(parts.pool.watch(parts.make_order, peers.keeper.versions))
-        self._begin(self._tell_used(parts.budgets.spending))
+        self._begin(self._tell_used(parts.budgets.spending, lent))
         self._begin(parts.prestart(self._given.tenant))
         await self._over.wait()
         await self._end(parts)
@@ -142,7 +147,13 @@ class CellProcess:
         prepared()
         peers.launcher.close()
 
-    def _join(self, peers: Peers, openings: Openings | None = None) -> CellParts:
+    async def _borrow(self, amount: int) -> None:
+        await self._link.ask("lend", cell_wire.Bytes(amount=amount))
+
+    def _give_back(self, amount: int) -> None:
+        self._link.tell("returned", cell_wire.Bytes(amount=amount))
+
+    def _join(self, peers: Peers, openings: Openings | None = None, lent: Lent | None = None) -> CellParts:
         redaction = Redaction(peers.keeper)
         peers.journal.redact = redaction.event
         ground = Ground(
@@ -154,6 +165,7 @@ class CellProcess:
             degraded=self._degraded,
             approvals=self._given.approvals,
             openings=openings,
+            lent=lent,
             tenant=self._given.tenant,
         )
         shared = share(ground, _no_writing, FrontRecords(self._link))
@@ -216,9 +228,11 @@ class CellProcess:
         self._status = 70
         self._over.set()
 
-    async def _tell_used(self, spending: Spending) -> None:
+    async def _tell_used(self, spending: Spending, lent: Lent) -> None:
         told = None
-        while True:
+        for looks in itertools.count(1):
+            if not looks % _LOOKS_TO_TIDY:
+                lent.tidy()
             used = spending.used(self._given.tenant)
             if used != told:
                 told = used

@@ -199,7 +199,7 @@ def main() -> int:
         harden(parent=given.supervisor)
         config = load_config(Path(given.config) / "config.toml", given.overrides)
         template = None
-        if config.host.cells:
+        if given.cells:
             Catalogue.load()  # in all that is forked from here
             template = begin(run_cell, warm, msgspec.structs.astuple(ends))
         return asyncio.run(HostProcess(given, config, ends, template).run())

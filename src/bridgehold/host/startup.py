@@ -29,6 +29,8 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The kernel uid of the HTTP face, where it has one of its own."""
     overrides: dict[str, str] = {}
     """Variables of the environment that say single keys of config.toml."""
+    cells: bool = False
+    """Each tenant is served by a process of its own."""
     lasting: bool = False
     """Its listening sockets stay open after it: whoever comes then waits for the next host."""
 

@@ -58,14 +58,19 @@ def smallest(act: Act, resolved: Resolved, weakenings: tuple[str, ...] = ()) -> 
     why: DeniedError | None = None
     for grants in _candidates(act, weakenings):
         try:
-            return _tried(act, before, resolved, grants)
+            return _tried(act, before, resolved, grants, weakenings)
         except DeniedError as error:
             why = error
     raise why or DeniedError(f"no rule can allow this: {refused.reason}", where=refused.rule, hint=_BY_HAND)
 
 
-def _tried(act: Act, before: Grant, resolved: Resolved, grants: Grants) -> Smallest:
-    """Raises `DeniedError` where it doesn't allow the act, or opens something else."""
+def _tried(
+    act: Act, before: Grant, resolved: Resolved, grants: Grants, weakenings: tuple[str, ...]
+) -> Smallest:
+    """Raises `DeniedError` where it doesn't allow the act, or opens something else.
+
+    A weakening that the policy names and that nothing used comes with the rule, too: asked for, or refused.
+    """
     plain, adds = checked(grants)
     try:
         after = resolved(adds)
@@ -84,7 +89,7 @@ def _tried(act: Act, before: Grant, resolved: Resolved, grants: Grants) -> Small
             hint=hint,
         )
     changes = compare(before, after)
-    more = [one for one in changes.gained if not _asked(act, one, plain.get("weakenings", ()))]
+    more = [one for one in changes.gained if not _asked(act, one, weakenings)]
     if changes.lost or more:
         shown = "; ".join(f"{one.key} {one.value}" for one in (*more, *changes.lost))
         raise DeniedError(

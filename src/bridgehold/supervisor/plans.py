@@ -106,19 +106,22 @@ def hidden(layout: Layout, config: Config, folders: tuple[str, ...]) -> tuple[st
     )
 
 
-def plan(layout: Layout, config: Config, *, credentials: str = "", lasting: bool = False) -> Plan:
+def plan(
+    layout: Layout, config: Config, *, service: bool, credentials: str = "", lasting: bool = False
+) -> Plan:
     """Everything the supervisor starts. `credentials`: systemd's folder, as the keeper may read it.
 
-    `lasting`: the listening sockets are systemd's.
+    `service`: it is nobody's private host. `lasting`: the listening sockets are systemd's.
     """
     who = roles(config)
+    cells = service if config.host.cells == "auto" else config.host.cells
     environment = _environment()
     fetching = environment | _kept(_FETCH_VARIABLES)
     return Plan(
         roles=who,
         launcher=ProcessPlan(
             module=MODULES["launcher"],
-            config=msgspec.json.encode(launcher_config(layout, config)),
+            config=msgspec.json.encode(launcher_config(layout, config, cells=cells)),
             environment=environment,
         ),
         host=ProcessPlan(
@@ -132,6 +135,7 @@ def plan(layout: Layout, config: Config, *, credentials: str = "", lasting: bool
                     supervisor=os.getpid(),
                     face_uid=who.http if who.http != who.host else None,
                     overrides=own_variables(os.environ),
+                    cells=cells,
                     lasting=lasting,
                 )
             ),
@@ -179,7 +183,7 @@ def http_config(layout: Layout, config: Config) -> HttpConfig:
     )
 
 
-def launcher_config(layout: Layout, config: Config) -> LauncherConfig:
+def launcher_config(layout: Layout, config: Config, *, cells: bool = False) -> LauncherConfig:
     """What the launcher is started with: the folders that it may show, uids and limits."""
     return LauncherConfig(
         read_roots=tuple(
@@ -209,7 +213,7 @@ def launcher_config(layout: Layout, config: Config) -> LauncherConfig:
         reserve_bytes=config.reserve_bytes(),
         overcommit=config.host.overcommit,
         host_uid=roles(config).host,
-        cells=MOST_CELLS + _LEAVING_CELLS if config.host.cells else 0,
+        cells=MOST_CELLS + _LEAVING_CELLS if cells else 0,
         shared_uid=config.host.shared_uid,
     )
 

@@ -100,7 +100,9 @@ def run(
     slices.shorten(reset_on_fork=False)  # for all of them; the launcher keeps it from the sandboxes
     with held_lock(layout, given.lock, private=private) as lock:
         listener = host_listener(layout, given)
-        children, channel, rereading = _start(layout, config, listener, http, lasting=given.lasting)
+        children, channel, rereading = _start(
+            layout, config, listener, http, service=not private, lasting=given.lasting
+        )
         patience = config.host.drain_s + _END_SECONDS
         replacing = Replacing(
             channel,
@@ -145,7 +147,13 @@ def run(
 
 
 def _start(
-    layout: Layout, config: Config, listener: socket.socket, http: socket.socket | None, *, lasting: bool
+    layout: Layout,
+    config: Config,
+    listener: socket.socket,
+    http: socket.socket | None,
+    *,
+    service: bool,
+    lasting: bool,
 ) -> tuple[list[Child], socket.socket, Rereading]:
     launcher_host, launcher_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     keeper_host, keeper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -174,7 +182,8 @@ def _start(
     ]
     if tokens is not None:
         sockets.append(tokens)
-    plan = plans.plan(layout, config, credentials=hand_over_credentials(layout), lasting=lasting)
+    credentials = hand_over_credentials(layout)
+    plan = plans.plan(layout, config, service=service, credentials=credentials, lasting=lasting)
     children: list[Child] = []
     try:
         given = {

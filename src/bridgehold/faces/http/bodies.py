@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import functools
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
 from bridgehold.error_info import ErrorInfo
+from bridgehold.errors import UsageError
 from bridgehold.ids import ANONYMOUS_SESSION
-from bridgehold.protocol.frames import OfferedTool
+from bridgehold.protocol.frames import OfferedTool, misfit
+from bridgehold.protocol.plain import loads
 from bridgehold.protocol.proposals import LONGEST, SHORTEST, WEEK
 from bridgehold.protocol.values import Answer
 
+_SMALL = 64 * 1024
+"""Bytes of a body, up to which all of it is read here."""
+MOST_BESIDE = 1024 * 1024
+"""Of a larger one, beside what is passed on as it came: all callers share the process that reads it."""
+_PASSED_ON = ("arguments", "result")
 Name = Annotated[str, msgspec.Meta(max_length=200)]
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=86_400_000)]
 
@@ -206,3 +214,52 @@ class BridgeFacts(msgspec.Struct, frozen=True, kw_only=True):
     summary: str
     operations: list[str]
     problems: list[str]
+
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+def read_body(data: bytes, kind: type[T]) -> T:
+    """`data` as a `kind` (pure). Raises `UsageError`.
+
+    Of a large one `arguments`, or `result`, stays JSON as it came (`msgspec.Raw`): whoever answers reads it.
+    """
+    try:
+        if len(data) <= _SMALL:
+            return msgspec.convert(loads(data, above=1), type=kind)
+        name, twin = _twin(kind)
+        found = twin.decode(data)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"the body: {misfit(error, kind)}"[:500], where="body") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"the body: {error}"[:500], where="body", hint="Send JSON: RFC 8259.") from None
+    raw = bytes(getattr(found, name)) if name else b""
+    beside = data.replace(raw, b"0", 1) if len(raw) > _SMALL // 2 else data
+    if len(beside) > MOST_BESIDE:
+        passed = f" beside `{name}`" if name else ""
+        raise UsageError(f"the body: {len(beside)} bytes{passed}; {MOST_BESIDE} are taken", where="body")
+    loads(beside, above=1)  # the same member twice, say
+    if name == "arguments" and raw[:1] != b"{":
+        raise UsageError("the body: Expected `object` - at `$.arguments`", where="body")
+    return kind(**msgspec.structs.asdict(found))
+
+
+@functools.cache
+def _twin(kind: type[msgspec.Struct]) -> tuple[str, msgspec.json.Decoder[Any]]:
+    """Which member of a `kind` is passed on, if one is, and what reads all but that."""
+    fields = msgspec.structs.fields(kind)
+    name = next((field.name for field in fields if field.name in _PASSED_ON), "")
+    members = [
+        (field.name, msgspec.Raw if field.name == name else field.type, _default(field, name))
+        for field in fields
+    ]
+    twin = msgspec.defstruct(kind.__name__, members, kw_only=True, frozen=True, forbid_unknown_fields=True)
+    return name, msgspec.json.Decoder(twin)
+
+
+def _default(field: msgspec.structs.FieldInfo, name: str) -> Any:
+    if field.name == name:
+        return msgspec.Raw(b"{}" if name == "arguments" else b"null")
+    if field.default_factory is not msgspec.NODEFAULT:
+        return msgspec.field(default_factory=field.default_factory)
+    return field.default

@@ -11,7 +11,8 @@ import msgspec
 from aiohttp import web
 
 from bridgehold.config.http import HttpConfig
-from bridgehold.errors import BusyError, NotFoundError, UsageError
+from bridgehold.errors import BusyError, NotFoundError
+from bridgehold.faces.http.bodies import read_body
 from bridgehold.faces.http.checks import check_json
 from bridgehold.faces.http.links import Link, Links
 from bridgehold.faces.http.metrics import HttpMetrics
@@ -19,8 +20,6 @@ from bridgehold.faces.http.running import Commands
 from bridgehold.faces.http.statuses import too_large, too_slow
 from bridgehold.faces.http.values import Caller
 from bridgehold.host.shares.fair import Share, Shares
-from bridgehold.protocol.frames import misfit
-from bridgehold.protocol.plain import loads
 
 _REMEMBERED = 10_000
 
@@ -85,8 +84,8 @@ class Call:
         return self.link.caller
 
     def share(self) -> Share:
-        """Empty, of the bytes that wait in the face: the caller's, for something that it sends or is sent."""
-        return self.face.buffered.of(self.caller.principal)
+        """Empty, of the bytes that wait in the face: its tenant's, of what is sent or comes back."""
+        return self.face.buffered.of(self.caller.account)
 
     async def ask(self, method: str, params: dict[str, Any]) -> Any:
         """Ask the host over the caller's own connection. Raises the host's typed error."""
@@ -128,15 +127,11 @@ class Call:
             raise BusyError(f"{self.caller.principal} has too many bytes of requests and answers under way")
 
     async def body(self, kind: type[T]) -> T:
-        """The JSON body as a `kind`. Raises `Refused` for its form, `UsageError` for what it says."""
+        """The JSON body, by `read_body`. Raises `Refused` for its form, `UsageError` for what it says."""
         check_json(
             self.request.headers.get("Content-Type", ""), self.request.headers.get("Content-Encoding", "")
         )
-        data = await self._read(self.face.config.body_bytes)
-        try:
-            return msgspec.convert(loads(data, above=1), type=kind)
-        except msgspec.ValidationError as error:
-            raise UsageError(f"the body: {misfit(error, kind)}"[:500], where="body") from None
+        return read_body(await self._read(self.face.config.body_bytes), kind)
 
     async def _read(self, limit: int) -> bytes:
         seconds = self.face.config.body_s

@@ -146,7 +146,7 @@ async def _begun(call: Call, running: Running, params: dict[str, Any]) -> web.St
                 if running.cancelled:  # before there was anything to cancel at the host
                     raise CancelledError("the command was cancelled by its caller")
                 handle_event = _listener(running, log.add)
-                running.work = asyncio.ensure_future(link.client.request("run", params, handle_event))
+                running.work = asyncio.ensure_future(link.pass_on("run", params, handle_event))
                 try:
                     log.add("result", await running.result(running.work))
                 finally:
@@ -205,7 +205,7 @@ def _over(work: asyncio.Future[Any] | None) -> bool:
 
 
 async def _whole(call: Call, running: Running, params: dict[str, Any]) -> web.StreamResponse:
-    running.work = asyncio.ensure_future(call.ask("run", params))
+    running.work = asyncio.ensure_future(call.link.pass_on("run", params))
     return answer(await running.result(running.work))
 
 
@@ -222,7 +222,7 @@ async def _streamed(call: Call, running: Running, params: dict[str, Any]) -> web
     handle_event = _listener(
         running, lambda kind, said: outbox.put(sse.event(kind, said)), lambda: outbox.crowded
     )
-    work = running.work = asyncio.ensure_future(call.link.client.request("run", params, handle_event))
+    work = running.work = asyncio.ensure_future(call.link.pass_on("run", params, handle_event))
     outbox = sse.Outbox(call.share(), call.face.config.beat_s, work.cancel)
     work.add_done_callback(over)
     try:

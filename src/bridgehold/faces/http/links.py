@@ -11,11 +11,15 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
-from bridgehold.client.client import Client
-from bridgehold.errors import DeniedError, HostUnavailableError
+import msgspec
+
+from bridgehold.client.connection import Connection
+from bridgehold.client.meant import may_be_a_slip, meant
+from bridgehold.errors import BridgeholdError, DeniedError, HostUnavailableError
 from bridgehold.faces.http.checks import unauthorised
 from bridgehold.faces.http.values import Caller
 
@@ -23,6 +27,8 @@ _KEPT = 8
 """Idle connections of one token."""
 _KEPT_IN_ALL = 128
 _KEPT_SECONDS, _FRESH_SECONDS = 30.0, 1.0
+_SHALLOW = 4 * 1024
+"""Bytes of a list or an object in an event, past which it is passed on as it came."""
 _AT_ONCE = 64
 """Connections that are being made; past the host's backlog the kernel would drop some."""
 
@@ -30,8 +36,8 @@ _AT_ONCE = 64
 class Link:
     """One connection, and who its token's owner is."""
 
-    def __init__(self, client: Client) -> None:
-        self.client = client
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
         self.caller = Caller(principal="")
         self.used_at = 0.0
         self.spoiled = False
@@ -40,21 +46,60 @@ class Link:
     async def show(self, token: str) -> None:
         """Raises `Refused` where the host knows no such token, `BridgeholdError` where it doesn't answer."""
         try:
-            said = await self.client.request("hello", {"token": token})
+            said = await self.ask("hello", {"token": token})
         except DeniedError as error:
             raise unauthorised(error.message) from None
         self.caller = Caller(principal=said["principal"], tenants=tuple(said["tenants"]))
 
     async def ask(self, method: str, params: dict[str, Any]) -> Any:
         """One request of the host's protocol. Raises the typed error."""
-        return await self.client.request(method, params)
+        return await self._request(method, params, None, raw=False)
+
+    async def pass_on(
+        self, method: str, params: dict[str, Any], on_event: Callable[[dict[str, Any]], None] | None = None
+    ) -> msgspec.Raw:
+        """As `ask`, but the answer stays JSON, and so does what is large of events: no value is made of it.
+
+        So may a parameter be.
+        """
+
+        def tell(event: msgspec.Raw) -> None:
+            if on_event is not None:
+                on_event(_shallow(event))
+
+        answer: msgspec.Raw = await self._request(method, params, tell, raw=True)
+        return answer
+
+    async def _request(
+        self, method: str, params: dict[str, Any], tell: Callable[[Any], None] | None, *, raw: bool
+    ) -> Any:
+        try:
+            return await self.connection.request(method, msgspec.json.encode(params), tell, raw=raw)
+        except DeniedError as error:
+            if may_be_a_slip(method, error):
+                with contextlib.suppress(BridgeholdError):
+                    bridges = await self.ask("bridges", {})
+                    error.hint = " ".join(filter(None, (meant(params, bridges), error.hint)))
+            raise
+
+
+def _shallow(event: msgspec.Raw) -> dict[str, Any]:
+    """An event, with each large list or object as it came (pure)."""
+    members = msgspec.json.decode(event, type=dict[str, msgspec.Raw])
+    return {
+        name: one if _is_large(memoryview(one)) else msgspec.json.decode(one) for name, one in members.items()
+    }
+
+
+def _is_large(member: memoryview) -> bool:
+    return len(member) > _SHALLOW and bytes(member[:1]) in (b"[", b"{")
 
 
 class Links:
     """All connections of the face; idle ones are kept for a while, by the digest of their token."""
 
     def __init__(self, socket: str) -> None:
-        self._socket = socket
+        self._socket = Path(socket)
         self._idle: dict[bytes, list[Link]] = {}
         self._making = asyncio.Semaphore(_AT_ONCE)
 
@@ -69,8 +114,8 @@ class Links:
             link.spoiled = True
             raise
         finally:
-            if link.spoiled or not link.client.alive:
-                await link.client.aclose()
+            if link.spoiled or link.connection.over:
+                await link.connection.aclose()
             else:
                 await self._keep(key, link)
 
@@ -102,17 +147,17 @@ class Links:
         kept = self._idle.get(key, [])
         while kept:
             link = kept.pop()
-            if link.client.alive and time.monotonic() - link.used_at < _FRESH_SECONDS:
+            if not link.connection.over and time.monotonic() - link.used_at < _FRESH_SECONDS:
                 return link
             with contextlib.suppress(HostUnavailableError):
                 return await _shown(link, token)
         async with self._making:
-            return await _shown(Link(await Client.connect(self._socket, reconnect_s=0)), token)
+            return await _shown(Link(await Connection.open(self._socket)), token)
 
     async def _keep(self, key: bytes, link: Link) -> None:
         kept = self._idle.setdefault(key, [])
         if len(kept) >= _KEPT or sum(map(len, self._idle.values())) >= _KEPT_IN_ALL:
-            await link.client.aclose()
+            await link.connection.aclose()
             return
         link.used_at = time.monotonic()
         kept.append(link)
@@ -125,13 +170,13 @@ class Links:
             if (left := [link for link in kept if link.used_at >= when])
         }
         for link in old:
-            await link.client.aclose()
+            await link.connection.aclose()
 
 
 async def _shown(link: Link, token: str) -> Link:
     try:
         await link.show(token)
     except BaseException:
-        await link.client.aclose()
+        await link.connection.aclose()
         raise
     return link

@@ -14,18 +14,18 @@ from bridgehold.faces.http.replies import answer
 
 async def create(call: Call) -> web.StreamResponse:
     """``POST``: create a resource of a kind, whichever bridge has it. Status 201."""
-    return answer(await call.ask("resource.create", await _body(call, CreateResource)), 201)
+    return answer(await call.link.pass_on("resource.create", await _body(call, CreateResource)), 201)
 
 
 async def configure(call: Call) -> web.StreamResponse:
     """``POST``: change a resource."""
-    return answer(await call.ask("resource.configure", await _body(call, CreateResource)))
+    return answer(await call.link.pass_on("resource.configure", await _body(call, CreateResource)))
 
 
 async def execute(call: Call) -> web.StreamResponse:
     """``POST``: run the resource that the path names."""
     params = await _body(call, ExecuteResource)
-    return answer(await call.ask("resource.execute", {**params, "id": call.path("resource")}))
+    return answer(await call.link.pass_on("resource.execute", {**params, "id": call.path("resource")}))
 
 
 async def delete(call: Call) -> web.StreamResponse:
@@ -43,5 +43,5 @@ async def listed(call: Call) -> web.StreamResponse:
 
 async def _body(call: Call, kind: type[CreateResource] | type[ExecuteResource]) -> dict[str, Any]:
     asked: CreateResource | ExecuteResource = await call.body(kind)
-    params: dict[str, Any] = msgspec.to_builtins(asked)
+    params = msgspec.structs.asdict(asked)
     return {**params, "tenant": call.caller.tenant(asked.tenant)}

@@ -11,6 +11,12 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     principal: str
     tenants: tuple[str, ...] = ()
 
+    @property
+    def account(self) -> str:
+        """Whose share it takes of what all requests share: its one tenant's, or its own."""
+        one = self.tenants[0] if len(self.tenants) == 1 else "*"
+        return f"principal {self.principal}" if one == "*" else f"tenant {one}"
+
     def tenant(self, asked: str) -> str:
         """The tenant that is meant: `asked`, or the only one that the caller may act for."""
         if asked:

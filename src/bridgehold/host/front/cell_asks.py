@@ -19,6 +19,7 @@ from bridgehold.host.front.environments import LISTENER
 from bridgehold.host.front.orders import Orders, ordered
 from bridgehold.host.shares import cell_wire
 from bridgehold.host.shares.cordons import Cordons
+from bridgehold.host.shares.lending import Lending
 from bridgehold.host.shares.link import Waiting, decoded
 from bridgehold.host.shares.places import Places
 from bridgehold.host.shares.session_ends import SessionEnd
@@ -39,6 +40,7 @@ class CellAsks:
         ends: Ends,
         allowances: Allowances,
         zygote_bytes: Callable[[], int],
+        lending: Lending,
         spawn: Callable[[Coroutine[None, None, None]], None],
     ) -> None:
         """`zygote_bytes`: memory of a zygote's. `spawn`: have something done that nobody waits for."""
@@ -50,6 +52,7 @@ class CellAsks:
         self._ends = ends
         self._allowances = allowances
         self._zygote_bytes = zygote_bytes
+        self.lending = lending
         self._spawn = spawn
 
     async def withdraw(self, cell: Cell, bridges: Iterable[str]) -> None:
@@ -86,6 +89,8 @@ class CellAsks:
                     self._spawn(self._allowances.over(cell.tenant, session))
             case "used":
                 cell.used = decoded(body, cell_wire.UsedNow).used
+            case "returned":
+                self.lending.take_back(cell.tenant, cell.name, decoded(body, cell_wire.Bytes).amount)
             case "shut":
                 if (handed := cell.handed.get(decoded(body, cell_wire.Left).caller)) is not None:
                     handed.over.set()
@@ -104,6 +109,8 @@ class CellAsks:
             case "granted":
                 async with cell.orders:
                     await self._orders.grant(cell.tenant, decoded(body, cell_wire.Granted).bridge)
+            case "lend":
+                await self.lending.lend(cell.tenant, cell.name, decoded(body, cell_wire.Bytes).amount)
             case "relay":
                 ask = decoded(body, cell_wire.Relayed)
                 if (handed := cell.handed.get(ask.connection)) is None:

@@ -31,6 +31,7 @@ from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.shares import cell_wire
 from bridgehold.host.shares.callers import LEAVING
 from bridgehold.host.shares.cordons import Cordons
+from bridgehold.host.shares.lending import Lending
 from bridgehold.host.shares.link import Bounds, Link, decoded
 from bridgehold.host.shares.observe import counted, merged, sound
 from bridgehold.host.shares.places import Places
@@ -69,8 +70,10 @@ class Cells:
         zygote_bytes: Callable[[], int],
         house: House,
         allowances: Allowances,
+        buffered_bytes: int,
     ) -> None:
         """`make_config`: what the tenant's cell is started with. `zygote_bytes`: memory of a zygote's.
+        `buffered_bytes`: what all cells may hold for their guests.
 
         `allowances`: tell the keeper. `house`: what is opened for cells, and from what that is judged.
         """
@@ -101,6 +104,7 @@ class Cells:
             self.ends,
             allowances,
             zygote_bytes,
+            Lending(buffered_bytes),
             self._spawn,
         )
         self._stopping = ""
@@ -341,6 +345,7 @@ class Cells:
             if table.get(cell.tenant) is cell:
                 del table[cell.tenant]
         self.places.clear(cell.tenant, cell.name)
+        self.asks.lending.end(cell.tenant, cell.name)
         self._spawn(self._allowances.over(cell.tenant))
         self.ends.lost(cell.tenant, cell.reason)
         past = merged([self.past, counted(cell.metrics)])

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 from bridgehold.errors import BusyError
 from bridgehold.host.shares.fair import Shares
+from bridgehold.host.shares.lending import Lent
 
 Owner = tuple[str, str]
 """(tenant, session)."""
@@ -36,8 +37,13 @@ class Buffers:
     Whoever wants more waits its turn, without reading from its guest meanwhile.
     """
 
-    def __init__(self, total: int, *, share: int = 8, patience_s: float = 10.0) -> None:
-        self._tenants = Shares(total)
+    def __init__(
+        self, total: int, *, share: int = 8, patience_s: float = 10.0, lent: Lent | None = None
+    ) -> None:
+        """`lent`: what this process has of `total`, where others have their parts of it."""
+        self._tenants = lent or Shares(total)
+        if lent is not None:
+            lent.when_more(self._wake)
         self._each = max(1, total // share)
         self._patience = patience_s
         self._held: dict[Owner, int] = {}
@@ -91,6 +97,9 @@ class Buffers:
             self._held[owner] = left
         else:
             self._held.pop(owner, None)
+        self._wake()
+
+    def _wake(self) -> None:
         for waiting in self._queue:
             waiting.set()
         self._queue.clear()

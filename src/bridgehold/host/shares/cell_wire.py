@@ -1,7 +1,7 @@
 """What a front and a cell say to each other over their link, by method.
 
 front → cell: `call`, `left`, `config`, `retire`, `metrics`, `unpack`, `try`, `end`, `stop`.
-cell → front: `order`, `granted`, `opened`, `ended`, `over`, `used`, `relay`, `shut`.
+cell → front: `order`, `granted`, `opened`, `ended`, `over`, `used`, `relay`, `shut`, `lend`, `returned`.
 Connections come by a entrance of their own.
 """
 
@@ -178,6 +178,12 @@ class SessionOver(msgspec.Struct, frozen=True, kw_only=True):
     """A session that was ordered has ended, or did not begin."""
 
     session: str
+
+
+class Bytes(msgspec.Struct, frozen=True, kw_only=True):
+    """So many of those that all cells may hold for their guests are to be lent, or given back."""
+
+    amount: Annotated[int, msgspec.Meta(ge=1, le=1 << 40)]
 
 
 class UsedNow(msgspec.Struct, frozen=True, kw_only=True):

@@ -27,6 +27,11 @@ class Shares:
         """An empty share of `who`'s."""
         return Share(self, who)
 
+    def widen(self, more: int) -> None:
+        """There is so much more of it from now on, or less."""
+        self.total += more
+        self._freed.set()
+
     def held_by(self, who: str) -> int:
         """How much `who` holds now."""
         return self._held.get(who, 0)

@@ -16,6 +16,7 @@ from bridgehold.host.cell.store.downloads import Downloads
 from bridgehold.host.front.boots import StartOrder
 from bridgehold.host.shares.buffers import Buffers
 from bridgehold.host.shares.dialling import dial, provider_place
+from bridgehold.host.shares.lending import Lent
 from bridgehold.host.shares.openings import Openings
 from bridgehold.host.shares.session_events import SessionEvents
 from bridgehold.keeper.budgets import Budgets
@@ -40,8 +41,9 @@ class GatewayOpener:
         descriptors: Places,
         limits: GatewayLimits | None = None,
         openings: Openings | None = None,
+        lent: Lent | None = None,
     ) -> None:
-        """`openings`: where this process reaches nothing outside by itself."""
+        """`openings`: where this process reaches nothing outside by itself. `lent`: as of `Buffers`."""
         self._keeper = keeper
         self._budgets = budgets
         self._downloads = downloads
@@ -51,7 +53,7 @@ class GatewayOpener:
         self._openings = openings
         self.providers = provider_facts(config)
         """As they are now: every gateway looks here."""
-        self._buffers = Buffers(parse_size(config.host.buffered_bytes))
+        self._buffers = Buffers(parse_size(config.host.buffered_bytes), lent=lent)
 
     def replace(self, config: Config) -> None:
         """Other providers hold from now on, for sessions that are open too."""

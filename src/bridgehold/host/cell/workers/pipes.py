@@ -22,6 +22,7 @@ from bridgehold.bridges.frames import (
 )
 from bridgehold.bridges.wire import FrameReader, encode
 from bridgehold.errors import BridgeholdError, CrashError, ProtocolError
+from bridgehold.host.shares.fair import Shares
 from bridgehold.host.shares.logs import SessionLog, Stream
 from bridgehold.policies.buckets import TokenBucket
 from bridgehold.policies.model import MIB, Limits, Rate
@@ -43,21 +44,21 @@ _PAUSE_SECONDS = 0.05
 class FrameBudget:
     """Host-wide: bytes of frames that are not complete yet, of all sessions together."""
 
-    def __init__(self, total: int) -> None:
-        self._total = total
+    def __init__(self, room: Shares) -> None:
+        """`room`: for all of them."""
+        self._room = room
         self._held: dict[int, int] = {}
-        self._sum = 0
 
     def hold(self, owner: object, size: int) -> None:
         """`owner` now holds `size` bytes."""
-        self._sum += size - self._held.pop(id(owner), 0)
+        self._room.take("", size - self._held.pop(id(owner), 0), owed=True)
         if size:
             self._held[id(owner)] = size
 
     @property
     def spent(self) -> bool:
         """Whether no more frames are taken in this second."""
-        return self._sum >= self._total
+        return not self._room.fits("", 1)
 
 
 class RawReader(Protocol):

@@ -1,0 +1,125 @@
+"""One bound of bytes over all cells: lent by the front, and counted there before a cell takes any."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+
+from bridgehold.errors import BusyError
+from bridgehold.host.cell.workers.pipes import FrameBudget
+from bridgehold.host.shares import lending
+from bridgehold.host.shares.buffers import Buffers
+from bridgehold.host.shares.lending import Lending, Lent, own_part
+from bridgehold.host.startup import MOST_CELLS
+from waiting import eventually
+
+MIB = 1 << 20
+TOTAL = 256 * MIB
+
+
+def lent_by(front: Lending, tenant: str, total: int = TOTAL) -> Lent:
+    """A cell's end, as its link joins it to the front."""
+
+    async def ask(amount: int) -> None:
+        await front.lend(tenant, f"c-{tenant}", amount)
+
+    return Lent(total, ask, lambda amount: front.take_back(tenant, f"c-{tenant}", amount))
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lending, "PATIENCE_SECONDS", 0.05)
+
+
+def test_all_cells_together_never_hold_more_than_the_bound() -> None:
+    """Each tenant takes whatever it gets: the sum stays below, and who comes last still finds something."""
+
+    async def act() -> None:
+        front = Lending(TOTAL)
+        cells = {f"t{number}": lent_by(front, f"t{number}") for number in range(40)}
+        for name, cell in cells.items():
+            front_before = front.lent_to(f"c-{name}")
+            for _ in range(200):
+                if not await cell.wait("", MIB, 0.2):
+                    break
+            assert cell.taken <= own_part(TOTAL) + front.lent_to(f"c-{name}")
+            assert front.lent_to(f"c-{name}") >= front_before
+        lent = sum(front.lent_to(f"c-{name}") for name in cells)
+        assert lent + MOST_CELLS * own_part(TOTAL) <= TOTAL
+        assert cells["t0"].taken <= TOTAL // 2, "one tenant may not have what all others could"
+        late = lent_by(front, "late")
+        assert late.fits("", own_part(TOTAL)), "each has a part without asking"
+
+    asyncio.run(act())
+
+
+def test_what_a_cell_gives_back_is_what_it_was_lent_whatever_it_says() -> None:
+    async def act() -> None:
+        front = Lending(TOTAL)
+        await front.lend("acme", "c-1", 90 * MIB)
+        with pytest.raises(BusyError):
+            await front.lend("rival", "c-2", 90 * MIB)
+        front.take_back("rival", "c-2", 1 << 40)  # a lie: it has nothing
+        front.take_back("acme", "c-1", 1 << 40)
+        assert front.lent_to("c-1") == 0
+        front.take_back("acme", "c-1", 1 << 40)
+        await front.lend("rival", "c-2", 90 * MIB)
+        with pytest.raises(BusyError):
+            await front.lend("acme", "c-1", 90 * MIB)
+        front.end("rival", "c-2")
+        await front.lend("acme", "c-1", 90 * MIB)
+
+    asyncio.run(act())
+
+
+def test_frames_and_requests_of_a_cell_share_what_it_has_and_wait_for_more() -> None:
+    async def act() -> None:
+        front = Lending(TOTAL)
+        cell = lent_by(front, "acme")
+        frames, buffers = FrameBudget(cell), Buffers(TOTAL, lent=cell, patience_s=5)
+        frames.hold(front, own_part(TOTAL))
+        assert frames.spent, "and so it has asked for more"
+        await eventually(lambda: not frames.spent)
+        async with buffers.hold(("acme", "s-1"), 16 * MIB):
+            assert cell.taken == own_part(TOTAL) + 16 * MIB <= cell.total
+        frames.hold(front, 0)
+        assert front.lent_to("c-acme") >= 16 * MIB
+        cell.tidy()  # what was needed until now stays for a while
+        cell.tidy()
+        assert front.lent_to("c-acme") == 0
+        assert cell.total == own_part(TOTAL)
+
+    asyncio.run(act())
+
+
+def test_without_room_nothing_is_taken_and_the_refusal_is_typed() -> None:
+    async def act() -> None:
+        front = Lending(TOTAL)
+        other, asked = lent_by(front, "other"), 0
+        assert await other.wait("", 90 * MIB, 1.0)
+
+        async def refused(amount: int) -> None:
+            nonlocal asked
+            asked += 1
+            await front.lend("acme", "c-acme", amount)
+
+        cell = Lent(TOTAL, refused, _nothing)
+        buffers = Buffers(TOTAL, lent=cell, patience_s=0.3)
+        async with contextlib.AsyncExitStack() as stack:
+            held = [
+                stack.enter_async_context(buffers.hold(("acme", f"s-{number}"), 32 * MIB))
+                for number in range(4)
+            ]
+            with pytest.raises(BusyError):  # more than what stays free beside the other's
+                await asyncio.gather(*held)
+            assert cell.taken
+            assert cell.taken <= own_part(TOTAL) + front.lent_to("c-acme")
+        assert (asked > 1, cell.taken) == (True, 0)
+
+    asyncio.run(act())
+
+
+def _nothing(_amount: int) -> None:
+    return None
