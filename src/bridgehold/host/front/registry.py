@@ -50,10 +50,6 @@ class Granted(msgspec.Struct, frozen=True):
     decisions: dict[tuple[str, tuple[str, ...]], Decision]
     """What was decided under this grant, by operation and kinds of resources: of declared ones alone."""
 
-    def over(self, now: float) -> bool:
-        """Whether an approved rule of it has ended."""
-        return self.grant.at(now) is not self.grant
-
 
 _BESIDE = 8
 """Workers of a tenant's beside its sessions and pools: what ends, or tries a bridge."""
@@ -249,7 +245,9 @@ class Registry:
         place = (tenant, bridge if begun is None else begun.release)
         for _ in range(_MOST_TRIES):
             known = self._grants.pop(place, None)
-            if known is not None and (known.generation != self._generation or known.over(time.time())):
+            if known is not None and known.generation != self._generation:
+                known = None
+            if known is not None and 0 < known.grant.until <= time.time():  # an approved rule of it has ended
                 known = None
             if known is not None and known.catalogue is not self._bridges.catalogue:
                 known = self._carried(known, tenant, begun)
