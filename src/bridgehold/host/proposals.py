@@ -28,7 +28,7 @@ from bridgehold.host.front.tenants import TenantFiles
 from bridgehold.host.proposal_store import KEPT_SECONDS, ProposalStore, nothing
 from bridgehold.host.startup import FileChange
 from bridgehold.ids import digest_bytes, random_id
-from bridgehold.policies.approved import Approved, Verified, in_force, render
+from bridgehold.policies.approved import SUFFIX, Approved, Verified, in_force, render
 from bridgehold.policies.files import of_tenant
 from bridgehold.policies.model import Grant, Policy
 from bridgehold.policies.proposals import Smallest, smallest
@@ -216,7 +216,7 @@ class Proposals:
         """Have the file of approved rules say `rule` for this proposal, or none, and what ended no more."""
         name = of_tenant(one.bridge, one.tenant)
         known = self._registry.approved(one.bridge, one.tenant)
-        (text,) = self._registry.files.own("approved", [name])
+        (text,) = self._registry.files.own("policy", [f"{name}{SUFFIX}"])
         left = [other for other in in_force(known, time.time()) if other.id != one.id]
         after = render([*left, rule] if rule is not None else left)
         was = text.digest if text is not None else ""

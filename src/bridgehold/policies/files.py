@@ -25,10 +25,11 @@ from bridgehold.ids import Digest, digest_bytes, is_name
 from bridgehold.policies import shipped
 from bridgehold.policies.load import MAX_BYTES
 
-Kind = Literal["policy", "tenant", "approved"]
-"""Approved rules lie beside the policies, each file under the name of the one policy that it widens."""
+Kind = Literal["policy", "tenant", "approved", "review"]
+"""The last two lie beside the policies, each file under the name of the policy that it is of."""
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-_SUFFIXES: dict[Kind, str] = {"policy": ".toml", "tenant": ".toml", "approved": ".approved.toml"}
+_SUFFIX = ".toml"
+_BESIDE: dict[Kind, str] = {"approved": ".approved", "review": ".review"}
 _FORMS: dict[Kind, str] = {"policy": "NAME.toml or BRIDGE@TENANT.toml", "tenant": "NAME.toml"}
 TICK_NS = 50_000_000
 """A folder that changed within this time may change again under the same time stamp."""
@@ -57,9 +58,9 @@ class PolicyFiles:
     """
 
     def __init__(self, policies: Path, tenants: Path) -> None:
-        self._folders: dict[Kind, Path] = {"policy": policies, "tenant": tenants, "approved": policies}
+        self._folders: dict[Kind, Path] = {"policy": policies, "tenant": tenants}
         self._seen: set[Kind] = set()
-        self._known: dict[Kind, set[str]] = {kind: set() for kind in self._folders}
+        self._known: dict[Kind, set[str]] = {"policy": set(), "tenant": set()}
         self._stamps: dict[Kind, tuple[int, int]] = {}
         self._instead: dict[tuple[Kind, str], str] = {}
         self.on_instead: Callable[[Kind, str], None] = _ignored
@@ -78,8 +79,9 @@ class PolicyFiles:
 
     def names(self, kind: Kind) -> tuple[str, ...]:
         """Names of the operator's own files, sorted. Raises `PolicyError`."""
-        listed = self._listed(kind)
-        return tuple(sorted(_name_of(kind, name) for name in listed if _is_file_name(kind, name)))
+        listed, end = self._listed("policy" if kind in _BESIDE else kind), _BESIDE.get(kind, "") + _SUFFIX
+        names = (name.removesuffix(end) for name in listed if name.endswith(end))
+        return tuple(sorted(name for name in names if is_file_of(kind, name)))
 
     def count_with(self, kind: Kind, names: Iterable[str]) -> int:
         """How many there are, `names` included: as it was seen last, and without a look."""
@@ -100,8 +102,8 @@ class PolicyFiles:
         found = []
         for kind, folder in self._folders.items():
             with contextlib.suppress(PolicyError):
-                left = self._known[kind] - set(self.names(kind))
-                found += [folder / f"{name}{_SUFFIXES[kind]}" for name in left]
+                left = self._known[kind] - _stems(kind, self._listed(kind))
+                found += [folder / f"{name}{_SUFFIX}" for name in left]
         return tuple(sorted(found))
 
     def let_go(self, files: Iterable[Path]) -> None:
@@ -111,11 +113,7 @@ class PolicyFiles:
         """
         left = set(files).intersection(self.gone())
         for kind, folder in self._folders.items():
-            names = {
-                _name_of(kind, path.name)
-                for path in left
-                if path.parent == folder and _is_file_name(kind, path.name)
-            }
+            names = {path.stem for path in left if path.parent == folder}
             self._known[kind] -= names
             for name in names:
                 self.put_instead(kind, name, "")
@@ -133,13 +131,13 @@ class PolicyFiles:
                 continue
             if kind == "tenant" and is_name(name) and (self._folders[kind] / name).is_dir():
                 continue  # its own bridges
-            if kind == "policy" and _is_file_name("approved", name):
-                continue  # read as that
+            if name.removesuffix(_SUFFIX) in _stems(kind, [name]) and not _is_file_name(kind, name):
+                continue  # what lies beside a policy is looked at with it
             if not _is_file_name(kind, name):
                 yield f"{self._folders[kind] / name}: nothing reads this: a {kind}'s file is {_FORMS[kind]}"
                 continue
             try:
-                self.own(kind, [_name_of(kind, name)])
+                self.own(kind, [name.removesuffix(_SUFFIX)])
             except PolicyError as error:
                 yield f"{error.where}: {error.message}"
 
@@ -158,7 +156,7 @@ class PolicyFiles:
             raise _unreadable(self._folders[kind], error) from error
         finally:
             os.close(folder)
-        self._known[kind].update(_name_of(kind, name) for name in listed if _is_file_name(kind, name))
+        self._known[kind].update(_stems(kind, listed))
         return listed
 
     def _notice(self, kind: Kind, stamp: tuple[int, int]) -> None:
@@ -168,7 +166,7 @@ class PolicyFiles:
             self._stamps[kind] = stamp
 
     def own(self, kind: Kind, names: Iterable[str], *, on_disk: bool = False) -> list[Text | None]:
-        """The operator's own files of these names; None for each that there is none of.
+        """The operator's own files of these names, as they stand in its folder; None for each there is none of.
 
         `on_disk`: whatever was put in place of files. Raises `PolicyError` where that can't be told, or one
         can't be read. From any thread.
@@ -185,8 +183,7 @@ class PolicyFiles:
             if not held:
                 return [None] * len(names)
             return [
-                Text(held[name], str(path / f"{name}{_SUFFIXES[kind]}")) if name in held else None
-                for name in names
+                Text(held[name], str(path / f"{name}{_SUFFIX}")) if name in held else None for name in names
             ]
         self._seen.add(kind)
         found: list[Text | None] = []
@@ -196,7 +193,7 @@ class PolicyFiles:
             if self._stamps.get(kind) != stamp:
                 self._notice(kind, stamp)
             for name in names:
-                path = self._folders[kind] / f"{name}{_SUFFIXES[kind]}"
+                path = self._folders[kind] / f"{name}{_SUFFIX}"
                 if name in held:
                     found.append(Text(held[name], str(path)))
                     continue
@@ -230,8 +227,12 @@ class Readings:
         if key not in self._found:
             own = None
             if is_file_of(kind, name):
-                (own,) = self._files.own(kind, [name])
-                self._own.setdefault(kind, {})[name] = own
+                folder: Kind = (
+                    "policy" if kind in _BESIDE else kind
+                )  # one look at it tells of all that is there
+                file = f"{name}{_BESIDE.get(kind, '')}"
+                (own,) = self._files.own(folder, [file])
+                self._own.setdefault(folder, {})[file] = own
             self._found[key] = own or _shipped(kind, name)
         return self._found[key]
 
@@ -271,17 +272,23 @@ def of_tenant(bridge: str, tenant: str) -> str:
 def is_file_of(kind: Kind, name: str) -> bool:
     """Whether a file of the operator's can have that name: of policies also ``BRIDGE@TENANT``."""
     bridge, at, tenant = name.partition("@")
-    if kind == "approved" and not at:
-        return False
-    return is_name(bridge) and (not at or (kind != "tenant" and is_name(tenant)))
+    return is_name(bridge) and ((not at and kind != "approved") or (kind != "tenant" and is_name(tenant)))
+
+
+def _stems(kind: Kind, files: Iterable[str]) -> set[str]:
+    """Of files that are read, or would be, in the kind's folder."""
+    found = {name.removesuffix(_SUFFIX) for name in files if name.endswith(_SUFFIX)}
+    beside = _BESIDE.items() if kind == "policy" else ()
+    return {
+        stem
+        for stem in found
+        if is_file_of(kind, stem)
+        or any(stem.endswith(end) and is_file_of(other, stem.removesuffix(end)) for other, end in beside)
+    }
 
 
 def _is_file_name(kind: Kind, name: str) -> bool:
-    return name.endswith(_SUFFIXES[kind]) and is_file_of(kind, _name_of(kind, name))
-
-
-def _name_of(kind: Kind, file: str) -> str:
-    return file.removesuffix(_SUFFIXES[kind])
+    return name.endswith(_SUFFIX) and is_file_of(kind, name.removesuffix(_SUFFIX))
 
 
 def _shipped(kind: Kind, name: str) -> Text | None:
