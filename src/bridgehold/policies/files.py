@@ -166,7 +166,7 @@ class PolicyFiles:
             self._stamps[kind] = stamp
 
     def own(self, kind: Kind, names: Iterable[str], *, on_disk: bool = False) -> list[Text | None]:
-        """The operator's own files of these names, as they stand in its folder; None for each there is none of.
+        """The operator's own files of these names, as its folder has them; None for each that is not there.
 
         `on_disk`: whatever was put in place of files. Raises `PolicyError` where that can't be told, or one
         can't be read. From any thread.
