@@ -68,8 +68,8 @@ def replacing(
                 file.flush()
                 os.fchmod(file.fileno(), mode)
                 if for_owner and os.geteuid() == 0:
-                    owner = os.fstat(descriptor).st_uid
-                    os.fchown(file.fileno(), owner, owner)
+                    facts = os.fstat(descriptor)
+                    os.fchown(file.fileno(), facts.st_uid, facts.st_gid)
                 os.fsync(file.fileno())
             os.replace(partial, path.name, src_dir_fd=descriptor, dst_dir_fd=descriptor)
             os.fsync(descriptor)
@@ -109,6 +109,12 @@ def arriving(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)
         raise
+
+
+def add_name(path: Path, target: Path) -> None:
+    """`path`, where nothing stands, as one more name of the file `target`."""
+    with our_folder(target.parent) as there, our_folder(path.parent) as here:
+        os.link(target.name, path.name, src_dir_fd=there, dst_dir_fd=here, follow_symlinks=False)
 
 
 def append(path: Path) -> io.BufferedRandom:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from envs_kit import DirectRunner, Progress, have_bwrap, make_index, make_lock, make_wheel, sha256
 
-from bridgehold.errors import BridgeholdError, DependencyError, EnvironmentBuildError
+from bridgehold.errors import BridgeholdError, BudgetError, DependencyError, EnvironmentBuildError
 from bridgehold.sandbox.envs.build import _For
 from bridgehold.sandbox.envs.compile import CompileExit
 from bridgehold.sandbox.envs.lock import parse_lock
@@ -480,8 +480,48 @@ def test_a_tenants_own_wheels_are_compiled_in_its_share_and_for_less_long(
     with pytest.raises(EnvironmentBuildError, match=r"longer than 0\.05 s"):
         ensure(builder(runner=stuck), make_lock(own), tenant="acme", wheels=str(dist))
     assert [order.tenant for order in stuck.runs] == ["acme"]
-    asked = _For("demo", "acme", str(tmp_path))
+    asked = _For("demo", "acme", str(tmp_path), lambda _: None)
     assert asked.seconds(own.name) == 600, "an index's wheel may be large"
+
+
+def test_what_a_tenants_build_fetches_is_asked_for_before_and_goes_with_it(builder, dist, tmp_path, store):
+    """The disk is everybody's: nothing that is fetched for a tenant outlives its build, nor comes first."""
+    wheels = [make_wheel(dist, name, files={f"{name}/data": bytes(3 << 20)}) for name in ("one", "two")]
+    build, lock = builder(make_index(tmp_path, wheels)), make_lock(*wheels)
+    packed = sum(wheel.stat().st_size for wheel in wheels)
+
+    def lying():
+        return sorted(path.name for path in (tmp_path / "wheels").glob("*") if path.name != "listings")
+
+    def room(most):
+        def demand(size):
+            asked.append(size)
+            if size > most:
+                raise BudgetError("too much")
+
+        return demand
+
+    for most, last in ((packed - 1, packed), (6 << 20, 6 << 20)):
+        asked, seen = [], Progress()
+        with pytest.raises(BudgetError):
+            ensure(build, lock, seen, tenant="acme", room=room(most))
+        assert asked[-1] >= last
+        assert "install" not in seen.phases
+        assert lying() == []
+        assert [path.name for path in store.folder.iterdir() if path.name.startswith(".build")] == []
+    other = make_lock(wheels[0])
+    ensure(build, other)
+    assert lying() == [sha256(wheels[0])]
+    assert ensure(build, lock, tenant="acme", room=room(7 << 20)).files
+    assert lying() == [sha256(wheels[0])]
+
+
+def test_a_file_of_one_wheel_is_no_folder_of_anothers(builder, dist, tmp_path):
+    first = make_wheel(dist, "one", files={"one/__init__.py": "", "shared/data": "of one"})
+    second = make_wheel(dist, "two", files={"two/__init__.py": "", "shared/data/more": "of two"})
+    for wheels in ((first, second), (second, first)):
+        with pytest.raises(DependencyError, match=r"shared/data: a file of one-1\.0-.*a folder of two-1\.0-"):
+            ensure(builder(make_index(tmp_path / wheels[0].name, wheels)), make_lock(*wheels))
 
 
 def test_a_build_that_ends_while_it_scans_holds_up_nobody(builder, dist, tmp_path, monkeypatch):

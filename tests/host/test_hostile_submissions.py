@@ -45,7 +45,9 @@ from bridgehold.protocol.submissions import (
     SubmitParams,
 )
 from bridgehold.protocol.values import Principal
+from bridgehold.sandbox.envs import resolving
 from bridgehold.sandbox.envs.resolving import read_requirements
+from envs.envs_kit import make_wheel
 from waiting import eventually
 
 MANIFEST = """name = "mine"
@@ -113,6 +115,25 @@ def test_requirements_are_counted_while_they_are_read() -> None:
     error = refused(lambda: read_requirements("a\n" * 501 + "-e .\n", "r.in"))
     assert error.message == "more than 500 packages are asked for"
     assert len(read_requirements("a\n# b\n\n" * 500, "r.in")) == 500
+
+
+def test_what_wheels_ask_for_takes_no_more_memory_than_a_resolver_has(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A hundred wheels of 2 KB, each of which asks for all of them in many ways: 300 MiB, and 2 GiB of 1 MB."""
+    monkeypatch.setattr(resolving, "_MEMORY", 200 << 20)
+    but = ",".join(f"!=2.{number}" for number in range(60))
+    asks = "".join(f"Requires-Dist: p{number}{but}\n" for number in range(120))
+    for number in range(120):
+        said = f"Metadata-Version: 2.1\nName: p{number}\nVersion: 1.0\n{asks}"
+        make_wheel(tmp_path, name=f"p{number}", metadata=said)
+    error = refused(
+        lambda: resolving.resolve(
+            "p0\n", "r.in", "3.11", (tmp_path / "simple").as_uri(), folder=str(tmp_path), environment={}
+        )
+    )
+    assert "memory" in error.message
+    assert "fewer packages" in error.hint
 
 
 def test_locks_being_made_keep_no_thread_of_anybody_elses(monkeypatch: pytest.MonkeyPatch) -> None:

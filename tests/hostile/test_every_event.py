@@ -16,6 +16,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import psutil
 import pytest
 
 from bridgehold import BridgeholdError, SyncClient
+from bridgehold.audit import rotations
 from bridgehold.audit.beginning import JournalConfig
 from bridgehold.audit.client import encode
 from bridgehold.audit.entries import Entry
@@ -30,9 +32,12 @@ from bridgehold.audit.events import HostStopped, event_types, kind_of
 from bridgehold.audit.journal import Journal
 from bridgehold.audit.read import read_all
 from bridgehold.audit.recorders import Recorder
+from bridgehold.audit.scan import durable_head
+from bridgehold.audit.sealing import Wanted, seal_audit
 from bridgehold.audit.verify import verify_audit
 from bridgehold.audit.writer import Limits
 from bridgehold.keeper.admin import SecretAdmin
+from bridgehold.keeper.signer import Signer
 from bridgehold.records import wire
 from hostile.served import running_provider
 from hostile.stage import POLICY, Stage, make_home, start_host, stop_host
@@ -40,6 +45,7 @@ from hostile.taken_over import act_in_cell, doors
 from waiting import until
 
 TOKEN = "of-acme-only"
+NOW = "2999-01-01T00:00:00.000Z"
 CONFIG = """
 [principals.acme]
 tokens = ["sha256:{digest}"]
@@ -237,6 +243,10 @@ def live(stage: Stage) -> None:
     SecretAdmin.open_file(stage.layout.secrets).remove("acme", "gone")
     wait_for(stage, "secret.changed", lambda entry: entry.text("action") == "remove")
     wait_for(stage, "anchor.signed", lambda _: True)
+    Signer(stage.layout.secrets).rotate(
+        lambda: durable_head(stage.layout.audit) or rotations.NOWHERE, "uid 0", datetime.now(UTC)
+    )
+    wait_for(stage, "anchor.key_rotated", lambda _: True)
 
 
 def tampered(stage: Stage) -> None:
@@ -291,6 +301,9 @@ def told() -> Iterator[list[Entry]]:
         wait_for(stage, "egress.ended", lambda _: True)
         wait_for(stage, "egress.stopped", lambda _: True)
         wait_for(stage, "secret.changed", lambda entry: entry.text("name") == "later")
+        signer = Signer(stage.layout.secrets)
+        assert list(seal_audit(stage.layout.audit, Wanted(), signer.seal, by="uid 0", time=NOW))
+        wait_for(stage, "segment.sealed", lambda _: True)
         keeper = next(
             one
             for one in psutil.Process(again.pid).children(recursive=True)
@@ -365,6 +378,8 @@ CASES: dict[str, dict[str, Any]] = {
     "channel.ended": {"tenant": "", "recorder": "launcher"},
     "segment.rotated": OWN,
     "anchor.signed": OWN,
+    "segment.sealed": {"by": "uid 0", "segment": 1, "bodies": 0},
+    "anchor.key_rotated": {"by": "uid 0", "old_lost": False},
 }
 
 

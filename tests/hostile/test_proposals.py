@@ -18,7 +18,8 @@ from bridgehold.errors import DeniedError, PolicyError
 from bridgehold.host.proposals import rule_of
 from bridgehold.host.startup import FileChange
 from bridgehold.ids import digest_bytes
-from bridgehold.keeper.signer import APPROVAL_FILE, Signer
+from bridgehold.keeper.approver import Approver
+from bridgehold.keeper.signer import Signer
 from bridgehold.policies.tables import format_time
 from bridgehold.protocol.proposals import ShownProposal
 from bridgehold.supervisor import files
@@ -78,7 +79,7 @@ def signed(
     shown = msgspec.convert(asker.request("proposal.show", {"proposal": proposal}), type=ShownProposal)
     now = time.time()
     rule = rule_of(shown, format_time(now), format_time(int(now) + (lasts or shown.seconds)))
-    sign = key or Signer(host.layout.secrets, APPROVAL_FILE)
+    sign = key or Approver(host.layout.secrets)
     signature = base64.b64encode(sign.sign(rule.text(shown.bridge, shown.tenant))).decode()
     return {
         "proposal": proposal,
@@ -213,7 +214,7 @@ def test_what_is_not_soundly_signed_is_refused_by_the_host_the_supervisor_and_th
 
 
 def test_the_keeper_signs_no_approval_for_anybody(host: Stage) -> None:
-    signer = Signer(host.layout.secrets, APPROVAL_FILE)
+    signer = Approver(host.layout.secrets)
     with pytest.raises(DeniedError):
         signer.sign(b"bridgehold-audit-anchor-v1\nx")
     with pytest.raises(DeniedError):

@@ -16,6 +16,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from gateway_support import credentials, keeper_inside, keeper_process
 
+from bridgehold.audit.anchors import anchor_at, anchor_text
+from bridgehold.audit.chain import Head
 from bridgehold.bridges.kit.provider import Behaviour, Provider, fingerprint
 from bridgehold.config.providers import ProviderEntry
 from bridgehold.errors import BridgeholdError, DeniedError, ProviderError, SecretError
@@ -278,15 +280,16 @@ def test_only_anchors_are_signed_and_the_key_stays(secrets_folder: Path) -> None
     async def act() -> None:
         async with Provider.open() as provider:
             config = config_for(secrets_folder, provider)
-            text = b"bridgehold-audit-anchor-v1\ninstance i-0123456789ab\ncount 1\n"
             async with keeper_process(config) as (keeper, _):
-                public = await keeper.public_key()
+                public = (await keeper.anchor_key()).public
+                head = Head("i-0123456789ab", 1, "a" * 64)
+                text = anchor_text(anchor_at(head, time="2026-11-20T09:30:00.000Z", public_key=public))
                 Ed25519PublicKey.from_public_bytes(public).verify(await keeper.sign(text), text)
                 with pytest.raises(DeniedError):
                     await keeper.sign(b"I owe you everything")
             assert (secrets_folder / "anchor.key").stat().st_mode & 0o777 == 0o600
             async with keeper_process(config) as (keeper, _):
-                assert await keeper.public_key() == public
+                assert (await keeper.anchor_key()).public == public
 
     asyncio.run(act())
 

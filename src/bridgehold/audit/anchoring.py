@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from bridgehold.audit.anchors import NamedAnchor, SignedAnchor, is_signed
+from bridgehold.audit.changes import Changes
 from bridgehold.audit.check import InstanceCheck
 from bridgehold.audit.verdicts import Anchoring, AnchoringStatus, Finding, Range
 
@@ -37,12 +38,12 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
         return [*self.outside, *(self.beside or ())]
 
 
-def judge(checks: Sequence[InstanceCheck], given: Evidence) -> Anchoring:
-    """The verdict over `checks`, which are in the order of their instances."""
+def judge(checks: Sequence[InstanceCheck], given: Evidence, told: Changes) -> Anchoring:
+    """The verdict over `checks`, which are in the order of their instances. `told`: of the keys."""
     order = {check.instance: index for index, check in enumerate(checks)}
-    findings: list[Finding] = []
+    findings: list[Finding] = list(told.findings)
     for place, signed in given.all:
-        fault = _against(signed, place, checks, order, given.keys)
+        fault = _against(signed, place, checks, order, told)
         if fault is not None:
             findings.append(fault)
     findings += _missing(checks, given)
@@ -68,6 +69,7 @@ def judge(checks: Sequence[InstanceCheck], given: Evidence) -> Anchoring:
         age_s=max(0, int(age or 0)),
         newer=len(later),
         newest=later[-1] if later else "",
+        rotations=told.rotated,
         findings=tuple(findings[:_MOST]),
     )
 
@@ -83,12 +85,12 @@ def _against(
     place: str,
     checks: Sequence[InstanceCheck],
     order: Mapping[str, int],
-    keys: Mapping[str, bytes],
+    told: Changes,
 ) -> Finding | None:
     """What one anchor says against the files, or None."""
     if signed is None:
         return Finding(kind="anchor_malformed", place=place, reason="not an anchor, or it can't be read")
-    anchor = signed.anchor
+    anchor, keys = signed.anchor, told.trust.keys
     if keys and not is_signed(signed, keys):
         who = (
             f"key {anchor.key}" if anchor.key in keys else f"key {anchor.key}, which was not given as trusted"
@@ -105,6 +107,10 @@ def _against(
             seq=anchor.count,
         )
     check = checks[order[anchor.instance]]
+    if (retired := told.retired(anchor, order)) is not None:
+        return Finding(
+            kind="anchor_retired", place=place, reason=retired, instance=check.instance, seq=anchor.count
+        )
     if check.heads.get(anchor.count) == anchor.head:
         return None
     if anchor.count > check.count:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 _MAX_BYTES = 4096
 _EXPECTED = "A key is one file; anchors are files that end in `.anchor`, or a folder of them."
 SUFFIX = ".anchor"
+PUBLIC_KEY = "anchor.pub"
+"""Where the key that signs now lies beside the anchors."""
 _TEXT = re.compile(
     r"bridgehold-audit-anchor-v1\n"
     r"instance (i-[0-9a-z]{12})\ncount ([1-9][0-9]{0,15})\nhead ([0-9a-f]{64})\n"
@@ -133,11 +135,15 @@ def key_line(public_key: bytes) -> str:
 
 def read_key(path: Path) -> dict[str, bytes]:
     """Key id to raw key from a file: ``ed25519:BASE64`` or PEM. Raises `AuditError`."""
+    return parse_key(read_text(path), str(path))
+
+
+def parse_key(data: str, where: str = "") -> dict[str, bytes]:
+    """As `read_key`, of a file's text."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-    data = _read(path)
     try:
         if data.startswith("ed25519:"):
             text = data.removeprefix("ed25519:").strip()
@@ -148,7 +154,7 @@ def read_key(path: Path) -> dict[str, bytes]:
         key = None
     if not isinstance(key, Ed25519PublicKey):
         raise AuditError(
-            "not an Ed25519 public key", where=str(path), hint="`ed25519:BASE64` on one line, or PEM."
+            "not an Ed25519 public key", where=where, hint="`ed25519:BASE64` on one line, or PEM."
         )
     raw = key.public_bytes_raw()
     return {key_id(raw): raw}
@@ -198,15 +204,15 @@ def load_folder(folder: Path) -> list[NamedAnchor]:
 
 def _load(file: Path, *, follow: bool) -> NamedAnchor:
     try:
-        return printable(str(file)), parse(_read(file, follow=follow), str(file))
+        return printable(str(file)), parse(read_text(file, follow=follow), str(file))
     except AuditError:
         if not file.is_symlink() and not file.exists():
             raise
         return printable(str(file)), None
 
 
-def _read(path: Path, *, follow: bool = True) -> str:
-    """At most `_MAX_BYTES` of a regular file; no pipe is waited for."""
+def read_text(path: Path, *, follow: bool = True) -> str:
+    """At most 4 KiB of a regular file; no pipe is waited for. Raises `AuditError`."""
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     try:
         descriptor = os.open(path, flags)

@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from bridgehold.audit import chain
 from bridgehold.audit.events import INTENT_KINDS, OUTCOME_KINDS, PAIRS
 from bridgehold.audit.joining import JOINED, Joining
+from bridgehold.audit.seals import Seal, is_stub
 from bridgehold.audit.verdicts import Finding, FindingKind
 
 _MOST_FINDINGS = 100
 _MOST_MISSING = 10_000
+_MOST_RECORDS = 10_000
 _INTENTS = frozenset(kind.encode("ascii") for kind in INTENT_KINDS)
 _OUTCOMES = frozenset(kind.encode("ascii") for kind in OUTCOME_KINDS)
 _PAIRS = {first.encode("ascii"): last.encode("ascii") for first, last in PAIRS.items()}
-_OWN = frozenset({b"journal.opened", b"journal.closed", b"anchor.signed", b"channel.ended"})
+_RECORDS = frozenset({b"anchor.key_rotated", b"segment.sealed"})
+_OWN = _RECORDS | {b"journal.opened", b"journal.closed", b"anchor.signed", b"channel.ended"}
 _SPECIAL = _INTENTS | _OUTCOMES | JOINED | _OWN
 
 
@@ -60,10 +64,25 @@ class Signed(msgspec.Struct, frozen=True):
     time: str = ""
 
 
+class Told(NamedTuple):
+    """The text of something signed, and which line tells of it."""
+
+    record: str
+    place: str
+    seq: int
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """That something signed was stored beside the audit: its text."""
+
+    record: str
+
+
 _OPENED = msgspec.json.Decoder(Opened)
 _CLOSED = msgspec.json.Decoder(Closed)
 _LEFT = msgspec.json.Decoder(Left)
 _SIGNED = msgspec.json.Decoder(Signed)
+_RECORDED = msgspec.json.Decoder(Recorded)
 
 
 class InstanceCheck:
@@ -87,6 +106,13 @@ class InstanceCheck:
         """Of the last line of all."""
         self.signed: dict[int, tuple[Signed, str]] = {}
         """Anchors that the instance says were stored, by their count, and where it says so."""
+        self.records: dict[bytes, list[Told]] = {kind: [] for kind in _RECORDS}
+        """What the instance tells of that was signed and stored beside it, by kind."""
+        self.seals: list[tuple[str, Seal]] = []
+        """Of its segments, each with the place of its file."""
+        self.stubs = False
+        """Whether lines may be without their body: of a segment whose seal says so."""
+        self.dropped = 0
         self.times: dict[int, str] = {}
         self.opened: Opened | None = None
         self.closed: Closed | None = None
@@ -183,6 +209,10 @@ class InstanceCheck:
             signed = chain.decode(_SIGNED, line)
             if signed is not None:
                 self.signed[signed.count] = (signed, place)
+        elif kind in _RECORDS:
+            told = chain.decode(_RECORDED, line)
+            if len(self.records[kind]) < _MOST_RECORDS:
+                self.records[kind].append(Told(told.record if told is not None else "", place, self.count))
         elif kind == b"channel.ended":
             self._left_open(chain.decode(_LEFT, line) or Left(), place)
         elif kind == b"journal.closed":
@@ -233,6 +263,10 @@ class InstanceCheck:
             self._fault(kind, place, f"not a line of an audit, where seq {expected} belongs", expected)
             self.count, self._also, self.prev = expected, "", ""
             return False
+        if self._is_dropped(line, facts, expected):
+            self.count, self.prev, self._also = expected, facts.hash, ""
+            self.dropped += 1
+            return True
         if not chain.is_intact(line, facts):
             self._fault(
                 "changed", place, f"the bytes of seq {facts.seq} are not those that were written", expected
@@ -257,6 +291,12 @@ class InstanceCheck:
             )
         self.count, self.prev, self._also = facts.seq, facts.hash, ""
         return True
+
+    def _is_dropped(self, line: bytes, facts: chain.LineFacts, expected: int) -> bool:
+        """Whether it stands here without its body, as the seal of its segment lets it, and is linked."""
+        here = (facts.instance, facts.seq) == (self.instance, expected)
+        linked = facts.prev in (self.prev, self._also) or not self.prev
+        return self.stubs and here and linked and is_stub(line)
 
     def _displaced(self, facts: chain.LineFacts, expected: int, place: str) -> bool:
         """A sound line with another number than its place's. True: go on behind it."""

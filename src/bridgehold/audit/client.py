@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from bridgehold.audit import rotations, seals
 from bridgehold.audit.anchors import SignedAnchor, render
 from bridgehold.audit.chain import Head, reference
 from bridgehold.audit.channels import Opening
@@ -138,6 +139,18 @@ class JournalClient(asyncio.Protocol):
         """Store a signed anchor beside the audit and write `anchor.signed`."""
         answer = await self._ask(wire.ANCHOR, render(signed).encode("ascii"))
         return Receipt(ref=reference(self.instance, answer.seq), seq=answer.seq, hash=answer.hash)
+
+    async def rotated(self, signed: rotations.SignedRotation) -> None:
+        """Store the record of a change of the anchors' key beside them and write `anchor.key_rotated`."""
+        await self._ask(wire.ANCHOR, rotations.render(signed).encode("ascii"))
+
+    async def sealed(self, seal: seals.Seal) -> None:
+        """Write `segment.sealed`."""
+        await self._ask(wire.ANCHOR, seals.render(seal).encode("ascii"))
+
+    async def publish_key(self, line: str) -> None:
+        """Lay the anchors' public key (`anchors.key_line`) beside them."""
+        await self._ask(wire.ANCHOR, line.encode("ascii"))
 
     async def close(self) -> None:
         """Send what is queued and end the connection."""

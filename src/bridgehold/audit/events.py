@@ -17,12 +17,14 @@ from bridgehold.records.commands import (
 )
 from bridgehold.records.journals import (
     JOURNAL_KINDS,
+    AnchorKeyRotated,
     AnchorSigned,
     ChannelEnded,
     JournalClosed,
     JournalOpened,
     Receipt,
     SegmentRotated,
+    SegmentSealed,
 )
 from bridgehold.records.sendings import (
     EgressEnded,
@@ -44,6 +46,7 @@ from bridgehold.records.workers import (
 
 __all__ = [
     "JOURNAL_KINDS",
+    "AnchorKeyRotated",
     "AnchorSigned",
     "ChannelEnded",
     "CommandIntent",
@@ -60,6 +63,7 @@ __all__ = [
     "JournalOpened",
     "Receipt",
     "SegmentRotated",
+    "SegmentSealed",
     "ToolIntent",
     "ToolOutcome",
     "ToolRefused",

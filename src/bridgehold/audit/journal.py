@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bridgehold.audit import anchors
+from bridgehold.audit import beside
 from bridgehold.audit.beginning import LISTED, JournalConfig, begin, lock
+from bridgehold.audit.chain import Head
 from bridgehold.audit.channels import Channel, Intake, turns
 from bridgehold.audit.events import (
-    AnchorSigned,
     ChannelEnded,
     Event,
     JournalClosed,
@@ -191,17 +191,14 @@ class Journal:
             raise AuditError(f"not a tenant's quota: {error}") from error
         self.writer.tally.bound(quota.tenant, quota.bytes)
 
-    def _anchor(self, payload: bytes) -> Event:
-        signed = anchors.parse(payload.decode("ascii", "replace"))
-        anchor = signed.anchor
-        if (
-            self._anchors is None
-            or anchor.instance != self.writer.instance
-            or anchor.count > self.writer.count
-        ):
-            raise AuditError("an anchor of another audit, or of what is not written yet")
-        anchors.store(self._anchors, signed)
-        return AnchorSigned(count=anchor.count, head=anchor.head, key=anchor.key, signature=signed.signature)
+    def _anchor(self, payload: bytes) -> Event | None:
+        """An anchor, the record of a change of its key, or the key: stored; what to write of it."""
+        if self._anchors is None:
+            raise AuditError("this audit keeps no anchors")
+        return beside.take(payload.decode("ascii", "replace"), self._anchors, self._head())
+
+    def _head(self) -> Head:
+        return Head(self.writer.instance, self.writer.count, self.writer.head)
 
     def close(self, reason: str) -> None:
         """Write `journal.closed`, sync, and give the lock back."""

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from bridgehold.audit.chain import MAX_LINE
+from bridgehold.audit.chain import MAX_LINE, Head, read_line
 from bridgehold.audit.entries import Entry, parse_entry
-from bridgehold.audit.segments import open_segment
+from bridgehold.audit.segments import instance_folders, open_segment
 from bridgehold.errors import AuditError
 
 _BLOCK = 256 * 1024
@@ -83,14 +83,33 @@ def entries(audit: Path, found: Iterable[Place]) -> Iterator[Entry]:
             os.close(descriptor)
 
 
+def durable_head(audit: Path) -> Head | None:
+    """Where the audit stands on the disk: its last whole line, synced. None where it has no line."""
+    for folder in reversed(instance_folders(audit)):
+        for segment in reversed(folder.segments()):
+            facts = read_line(last_line(segment.path, sync=True))
+            if facts is not None:
+                return Head(facts.instance, facts.seq, facts.hash)
+    return None
+
+
 def first_line(path: Path) -> bytes:
     """The first line of a segment; empty where it has none that is whole."""
     return _one(path, last=False)
 
 
-def last_line(path: Path) -> bytes:
-    """The last whole line of a segment; empty where it has none."""
-    return _one(path, last=True)
+def last_line(path: Path, *, sync: bool = False) -> bytes:
+    """The last whole line of a segment; empty where it has none. `sync`: it is on the disk then."""
+    found = _one(path, last=True)
+    if sync:
+        descriptor = open_segment(path)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            raise AuditError(f"can't sync it: {error.strerror}", where=str(path)) from error
+        finally:
+            os.close(descriptor)
+    return found
 
 
 def _one(path: Path, *, last: bool) -> bytes:

@@ -35,6 +35,7 @@ class Segment(NamedTuple):
     path: Path
 
 
+_SEAL = re.compile(r"([0-9]{8})\.jsonl\.seal")
 _TORN = re.compile(r"[0-9]{8}\.jsonl\.torn")
 
 
@@ -53,6 +54,10 @@ class InstanceFolder(NamedTuple):
             if match:
                 found.append(Segment(int(match[1]), self.path / name))
         return sorted(found)
+
+    def seals(self) -> list[int]:
+        """Numbers of the segments that have a seal beside them, or had when they were there."""
+        return sorted(int(match[1]) for name in _names(self.path) if (match := _SEAL.fullmatch(name)))
 
     def torn(self) -> list[Path]:
         """Quarantined tails."""

@@ -17,6 +17,9 @@ def tell(story: Story) -> tuple[tuple[Entry, str], ...]:
 
 def sentence(event: Entry, source: str = "") -> str:
     """One event by itself. `source`: where the rule that it names is written."""
+    if event.text("dropped"):
+        what = event.text("operation") or event.text("bridge") or event.text("provider")
+        return f"{event.kind}{f' of {what}' if what else ''}: what it said was dropped by seal."
     make = _SENTENCES.get(event.kind)
     return f"{make(event, source) if make is not None else _other(event)}."
 
@@ -224,6 +227,17 @@ def _list(event: Entry, name: str, shown: Callable[[str], str] = str) -> str:
     return ", ".join(shown(str(one)) for one in value) if isinstance(value, list) else ""
 
 
+def _key_rotated(entry: Entry, who: str) -> str:
+    lost = ", without the old one, which was lost" if entry.fields.get("old_lost") else ""
+    return f"{entry.text('by')} had another key sign anchors: {entry.text('old')} → {entry.text('new')}{lost}"
+
+
+def _sealed(entry: Entry, who: str) -> str:
+    dropped = entry.number("bodies")
+    rest = f", and dropped the bodies of {dropped} events" if dropped else ""
+    return f"{entry.text('by')} sealed segment {entry.number('segment')} of {entry.text('of')}{rest}"
+
+
 _SENTENCES: Mapping[str, Callable[[Entry, str], str]] = {
     "session.opened": _opened,
     "session.closed": _closed,
@@ -256,6 +270,8 @@ _SENTENCES: Mapping[str, Callable[[Entry, str], str]] = {
     "admin.outcome": _admin_outcome,
     "environment.built": _built,
     "anchor.signed": _anchored,
+    "anchor.key_rotated": _key_rotated,
+    "segment.sealed": _sealed,
     "journal.opened": _opened_journal,
     "artifact.changed": _kept,
     "artifact.read": _kept,

@@ -40,6 +40,20 @@ FindingKind = Literal[
     "anchor_malformed",  # its file can't be read, or holds no anchor
     "anchor_missing",  # the audit says that it was stored beside it
     "anchor_stale",  # the newest is older than was asked for
+    "anchor_retired",  # its key had been changed for another one before that place
+    "rotation_contradicted",  # the record of a key's change saw another head
+    "rotation_signature",
+    "rotation_unknown",  # it names an instance that isn't there
+    "rotation_malformed",
+    "rotation_missing",  # the audit says that it was stored beside it
+    "rotation_forked",  # one key has two successors
+    "seal_malformed",
+    "seal_foreign",  # of another segment, or of another audit
+    "seal_contradicted",  # the segment is not as it was sealed
+    "seal_signature",
+    "seal_retired",  # its key had been changed for another one before anybody told of it
+    "seal_missing",  # the audit tells of it
+    "seal_replaced",  # by an older one than the audit tells of
 ]
 
 
@@ -87,6 +101,17 @@ class Range(msgspec.Struct, frozen=True):
     last: int
 
 
+class Rotated(msgspec.Struct, frozen=True, kw_only=True):
+    """A change of the anchors' key. `lost`: the old one could not sign it."""
+
+    old: str
+    new: str
+    time: str
+    by: str
+    lost: bool
+    place: str
+
+
 AnchoringStatus = Literal["anchored", "unanchored", "contradicted"]
 
 
@@ -108,6 +133,34 @@ class Anchoring(msgspec.Struct, frozen=True, kw_only=True):
     """Anchors that the audit says were signed after the newest that was given."""
     newest: str = ""
     """Where it says so of the last of them."""
+    rotations: tuple[Rotated, ...] = ()
+    """Changes of the key, by their time."""
+    findings: tuple[Finding, ...] = ()
+
+
+class Sealed(msgspec.Struct, frozen=True, kw_only=True):
+    """A segment with a seal: how many of its lines have no body any more, and who dropped them."""
+
+    place: str
+    first: int
+    last: int
+    dropped: int
+    by: str
+    time: str
+    key: str
+
+
+class Sealing(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether every seal is sound, signed and there."""
+
+    ok: bool = True
+    segments: int = 0
+    dropped: int = 0
+    """Lines without their body, of all."""
+    signature: Literal["", "verified", "unchecked"] = ""
+    """``unchecked``: no public key was given."""
+    seals: tuple[Sealed, ...] = ()
+    """The newest 100 of `segments`."""
     findings: tuple[Finding, ...] = ()
 
 
@@ -121,6 +174,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     integrity: Integrity
     completeness: Completeness
     anchoring: Anchoring
+    sealing: Sealing = Sealing()
     clock_steps: int = 0
     """Lines whose wall clock is earlier than the line before: accepted, and flagged."""
     first_clock_step: str = ""
@@ -128,10 +182,17 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def ok(self) -> bool:
         """Sound and whole, and no anchor says otherwise. Unanchored is no fault of the files."""
-        return self.integrity.ok and self.completeness.ok and not self.anchoring.findings
+        files = self.integrity.ok and self.completeness.ok and self.sealing.ok
+        return files and not self.anchoring.findings
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Of all verdicts, in their order."""
+        parts = (self.integrity, self.completeness, self.sealing, self.anchoring)
+        return tuple(finding for part in parts for finding in part.findings)
 
     @property
     def first_bad(self) -> Finding | None:
         """The first fault of all, or None."""
-        found = (*self.integrity.findings, *self.completeness.findings, *self.anchoring.findings)
+        found = self.findings
         return found[0] if found else None

@@ -19,11 +19,19 @@ import msgspec
 
 from bridgehold.audit import anchors as anchor_files
 from bridgehold.audit import chain
+from bridgehold.audit import rotations as rotation_files
 from bridgehold.audit.anchoring import Evidence, judge
 from bridgehold.audit.anchors import NamedAnchor
+from bridgehold.audit.changes import Changes, told_by
 from bridgehold.audit.check import Closed, InstanceCheck, Opened
 from bridgehold.audit.entries import printable, printable_json
-from bridgehold.audit.segments import InstanceFolder, Segment, digest_of, look, read_lines
+from bridgehold.audit.links import links_between
+from bridgehold.audit.quarantine import quarantined
+from bridgehold.audit.rotations import NamedRotation
+from bridgehold.audit.sealed import SealFile, sealing_lines
+from bridgehold.audit.sealed import judge as judge_seals
+from bridgehold.audit.seals import SUFFIX
+from bridgehold.audit.segments import InstanceFolder, Segment, look, read_lines
 from bridgehold.audit.verdicts import Completeness, Finding, Integrity, Report
 from bridgehold.error_texts import from_os
 from bridgehold.errors import AuditError, BridgeholdError
@@ -39,6 +47,7 @@ def verify_audit(
     *,
     outside: Sequence[NamedAnchor] = (),
     beside: Path | None = None,
+    rotations: Sequence[NamedRotation] = (),
     keys: Mapping[str, bytes] | None = None,
     within_s: int = 86_400,
     fresh_s: int | None = None,
@@ -46,8 +55,8 @@ def verify_audit(
     """Check every line below `audit`. Raises `AuditError` only where the folder itself can't be read.
 
     `outside` anchors were kept elsewhere; those in the folder `beside` lie where the audit's owner could
-    reach them: they can only contradict it, and all that it tells of must be there. For the rest see
-    `anchoring.Evidence`.
+    reach them: they can only contradict it, and all that it tells of must be there. `rotations`: records of
+    changes of the key that were kept elsewhere. For the rest see `anchoring.Evidence`.
     """
     folders, strays = look(audit)
     if not folders and not strays:
@@ -57,9 +66,13 @@ def verify_audit(
             hint="Name the folder that holds folders such as 00000001-i-0123456789ab.",
         )
     local = anchor_files.load_folder(beside) if beside is not None else None
-    checks, size, segments = _read(folders, _wanted((*outside, *(local or ()))))
-    links = _links(folders, checks)
-    moved, torn = _quarantined(audit, folders, checks)
+    records = [*rotations, *(rotation_files.load(beside) if beside is not None else ())]
+    wanted = _wanted((*outside, *(local or ())), records)
+    checks, size, segments = _read(folders, wanted)
+    if missed := _wanted((), told_by(checks), but=wanted):  # records that only the lines themselves hold
+        checks, size, segments = _read(folders, _joined_wants(wanted, missed))
+    links = links_between(folders, checks)
+    moved, torn = quarantined(audit, folders, checks)
     unread = [
         Finding(
             kind="unreadable", place=printable(name), reason="no folder of an instance, but a link or a file"
@@ -75,6 +88,7 @@ def verify_audit(
         fresh_s=fresh_s,
         now=datetime.now(UTC),
     )
+    changes = Changes.of(checks, records, given.keys, beside=beside is not None)
     steps = [check for check in checks if check.clock_steps]
     return Report(
         events=sum(check.lines for check in checks),
@@ -85,20 +99,37 @@ def verify_audit(
         completeness=_completeness(
             checks, [*(f for f in links if f.kind == "instance_missing"), *moved], torn
         ),
-        anchoring=judge(checks, given),
+        anchoring=judge(checks, given, changes),
+        sealing=judge_seals(checks, given.keys, changes),
         clock_steps=sum(check.clock_steps for check in checks),
         first_clock_step=steps[0].first_clock_step if steps else "",
     )
 
 
-def _wanted(anchors: Iterable[NamedAnchor]) -> dict[str, list[int]]:
-    """Instance → the lines whose hashes are to be kept: those that an anchor names, and the next."""
+def _wanted(
+    anchors: Iterable[NamedAnchor],
+    records: Iterable[NamedRotation],
+    but: Mapping[str, Sequence[int]] | None = None,
+) -> dict[str, list[int]]:
+    """Instance → the lines whose hashes are to be kept: those that an anchor names, and the next; and those
+    that a record of a key's change names.
+    """
+    heads = [(one.anchor.instance, one.anchor.count) for _, one in anchors if one is not None]
+    heads += [(instance, count + 1) for instance, count in heads]
+    heads += [
+        (at.instance, at.count) for _, one in records if one is not None and (at := one.rotation.head).count
+    ]
     wanted: dict[str, list[int]] = {}
-    for _, signed in anchors:
-        if signed is not None:
-            count = signed.anchor.count
-            wanted.setdefault(signed.anchor.instance, []).extend((count, count + 1))
+    for instance, count in heads:
+        if count not in (but or {}).get(instance, ()):
+            wanted.setdefault(instance, []).append(count)
     return wanted
+
+
+def _joined_wants(
+    first: Mapping[str, Sequence[int]], second: Mapping[str, Sequence[int]]
+) -> dict[str, list[int]]:
+    return {name: [*first.get(name, ()), *second.get(name, ())] for name in {*first, *second}}
 
 
 def _read(
@@ -123,7 +154,9 @@ def _read_instance(folder: InstanceFolder, check: InstanceCheck, *, last: bool) 
     except AuditError as error:
         check.fault("unreadable", folder.path.name, error.message)
         return 0, 0
+    strays = set(folder.seals())
     for segment in segments:
+        strays.discard(segment.number)
         name = f"{folder.path.name}/{segment.path.name}"
         if segment.number != expected:
             gap = f"{expected:08d}" if segment.number == expected + 1 else f"{expected:08d} and more"
@@ -133,17 +166,24 @@ def _read_instance(folder: InstanceFolder, check: InstanceCheck, *, last: bool) 
             size += _read_segment(segment, name, check, live=last and segment is segments[-1])
         except AuditError as error:
             check.fault("unreadable", f"{name}:1", error.message)
+    for number in sorted(strays):
+        check.fault("seal_foreign", f"{folder.path.name}/{number:08d}", "a seal whose segment is not there")
     return size, len(segments)
 
 
 def _read_segment(segment: Segment, name: str, check: InstanceCheck, *, live: bool) -> int:
     number, end, rest = 1, 0, b""
+    sealed = _seal_of(segment, name, check)
+    check.stubs = sealed is not None and sealed.seal.dropped > 0
+    first = check.count + 1
     offset = 0
     for attempt in range(_SETTLE_TIMES if live else 1):
         if attempt:  # a running journal may be in the middle of a write: see whether the line ends
             time.sleep(_SETTLE_S)
         for begin, lines, tail in read_lines(segment.path, offset):
             check.feed(lines, name, number)
+            if sealed is not None:
+                sealed.feed(lines)
             number += len(lines)
             end, rest = begin + sum(map(len, lines)) + len(lines), tail
         offset = end
@@ -151,56 +191,32 @@ def _read_segment(segment: Segment, name: str, check: InstanceCheck, *, live: bo
             break
     if rest:
         check.torn(len(rest), f"{name}:{number}")
+    check.stubs = False
+    if sealed is not None:
+        seal, fault = sealed.seal, sealed.fault(rest, name)
+        if fault is None and (seal.first, seal.last, seal.head) != (first, check.count, check.prev):
+            fault = f"{name}:{number - 1}", "it was sealed with other lines before it, or of other numbers"
+        if fault is not None:
+            check.fault("seal_contradicted", *fault)
     return end + len(rest)
 
 
-def _links(folders: Sequence[InstanceFolder], checks: Sequence[InstanceCheck]) -> list[Finding]:
-    """What each instance's first line says of the one before, against what is there."""
-    found: list[Finding] = []
-    previous: InstanceCheck | None = None
-    ordinal = 0
-    for folder, check in zip(folders, checks, strict=True):
-        place = f"{folder.path.name}/00000001.jsonl:1"
-        if folder.ordinal != ordinal + 1:
-            reason = f"instance folder {ordinal + 1:08d} is missing before this one"
-            found.append(_finding("instance_missing", place, reason, check))
-        ordinal = folder.ordinal
-        if not check.lines:
-            continue
-        if check.opened is not None:
-            found += _link(check, previous, place)
-        elif not check.findings:
-            reason = "the instance does not begin with journal.opened, so nothing ties it to the one before"
-            found.append(_finding("rewritten", place, reason, check))
-        previous = check
-    return found
-
-
-def _link(check: InstanceCheck, previous: InstanceCheck | None, place: str) -> list[Finding]:
-    opened = check.opened
-    if opened is None or (not opened.previous and previous is None):
-        return []
-    if previous is None or opened.previous != previous.instance:
-        named = printable(opened.previous[:40]) or "no instance"
-        reason = f"it was opened after {named}, which does not stand before it"
-        return [_finding("instance_missing", place, reason, check)]
-    name = previous.last_place or place
-    if previous.count < opened.previous_count:
-        reason = (
-            f"{previous.instance} ends at seq {previous.count}; the next instance saw {opened.previous_count}"
-        )
-        return [_finding("cut", name, reason, previous)]
-    if previous.count > opened.previous_count or previous.prev != opened.previous_head:
-        reason = f"{previous.instance} does not end as the next instance saw it end"
-        return [_finding("rewritten", name, reason, previous)]
-    return []
-
-
-def _finding(kind: str, place: str, reason: str, check: InstanceCheck) -> Finding:
-    return msgspec.convert(
-        {"kind": kind, "place": place, "reason": reason, "instance": check.instance, "seq": check.count},
-        Finding,
-    )
+def _seal_of(segment: Segment, name: str, check: InstanceCheck) -> SealFile | None:
+    """The seal beside a segment, where it is one, and of this segment."""
+    place = f"{name}{SUFFIX}"
+    try:
+        sealed = SealFile.beside(segment.path)
+    except AuditError as error:
+        check.fault("seal_malformed", place, error.message)
+        return None
+    if sealed is None:
+        return None
+    if sealed.seal.place != (check.instance, segment.number):
+        reason = f"the seal is of segment {sealed.seal.segment} of {sealed.seal.instance}"
+        check.fault("seal_foreign", place, reason)
+        return None
+    check.seals.append((place, sealed.seal))
+    return sealed
 
 
 def _integrity(checks: Sequence[InstanceCheck], links: Sequence[Finding]) -> Integrity:
@@ -259,42 +275,6 @@ def _accounts_for(told: Opened | Closed, references: Sequence[str]) -> bool:
     return told.unfinished_count == len(references) and set(told.unfinished) <= set(references)
 
 
-def _quarantined(
-    audit: Path, folders: Sequence[InstanceFolder], checks: Sequence[InstanceCheck]
-) -> tuple[list[Finding], list[str]]:
-    """What is wrong with the torn tails that recovery moved aside; and all that are there."""
-    findings: list[Finding] = []
-    there: list[str] = []
-    named: dict[str, str] = {}
-    newest = max((index for index, check in enumerate(checks) if check.lines), default=0)
-    for check in checks:
-        named.update(check.opened.quarantined if check.opened is not None else {})
-    for index, folder in enumerate(folders):
-        with contextlib.suppress(AuditError):  # a folder that can't be read has its finding
-            found = [f"{folder.path.name}/{path.name}" for path in folder.torn()]
-            there += found
-            for name in found:
-                if name not in named and index < newest:
-                    reason = "a torn tail that no later instance tells of"
-                    findings.append(Finding(kind="quarantine_unknown", place=name, reason=reason))
-    for name, digest in named.items():
-        findings += _quarantine_faults(audit, name, digest, there)
-    return findings, there
-
-
-def _quarantine_faults(audit: Path, name: str, digest: str, there: Sequence[str]) -> list[Finding]:
-    place = printable(name[:80])
-    if name not in there:
-        reason = "the torn tail that was moved here is not there"
-        return [Finding(kind="quarantine_missing", place=place, reason=reason)]
-    try:
-        same = digest_of(audit / name) == digest
-    except AuditError as error:
-        return [Finding(kind="unreadable", place=place, reason=error.message)]
-    reason = "the torn tail has other bytes than when it was moved here"
-    return [] if same else [Finding(kind="quarantine_changed", place=place, reason=reason)]
-
-
 def render_report(report: Report) -> str:
     """The report for people."""
     integrity, completeness, anchoring = report.integrity, report.completeness, report.anchoring
@@ -315,10 +295,16 @@ def render_report(report: Report) -> str:
         f"completeness  {'whole' if completeness.ok else 'NOT WHOLE'}: {intents}",
         f"anchoring     {anchoring.status}{anchored}",
     ]
+    lines += sealing_lines(report.sealing)
     lines += [f"  unanchored: {r.instance} seq {r.first} to {r.last}" for r in anchoring.unanchored[:10]]
     if anchoring.newer:
         said = f"{anchoring.newer} later anchors were signed, the last at {anchoring.newest}"
         lines.append(f"  not given: {said}")
+    lines += [
+        f"  key changed: {one.old} → {one.new} at {one.time} by {one.by}"
+        f"{': the old one was LOST' if one.lost else ''}"
+        for one in anchoring.rotations[-10:]
+    ]
     lines += [f"  quarantined torn tail: {file}" for file in completeness.quarantined[:10]]
     if report.clock_steps:
         lines.append(
@@ -326,8 +312,7 @@ def render_report(report: Report) -> str:
         )
     if report.first_bad is not None:
         lines.append(f"first bad: {report.first_bad.place}: {report.first_bad.reason}")
-    found = (*integrity.findings, *completeness.findings, *anchoring.findings)
-    lines += [f"  {f.place}: {f.kind}: {f.reason}" for f in found[:20]]
+    lines += [f"  {f.place}: {f.kind}: {f.reason}" for f in report.findings[:20]]
     return "\n".join(printable(line) for line in lines)
 
 
@@ -381,6 +366,7 @@ def _verified(argv: Sequence[str] | None) -> int:
             options.folder,
             outside=[anchor for path in options.anchors for anchor in anchor_files.load(path)],
             beside=options.local_anchors,
+            rotations=rotation_files.load(*options.anchors),
             keys=keys,
             within_s=options.within,
             fresh_s=options.fresh,

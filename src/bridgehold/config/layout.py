@@ -82,16 +82,6 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         return self.state / "anchors"
 
     @property
-    def anchor_key(self) -> Path:
-        """The public half of the key that signs anchors."""
-        return self.anchors / "anchor.pub"
-
-    @property
-    def approval_key(self) -> Path:
-        """The public half of the key that signs approved rules."""
-        return self.anchors / "approval.pub"
-
-    @property
     def proposals(self) -> Path:
         """Rules that somebody asked for; the host's alone."""
         return self.state / "proposals"

@@ -27,7 +27,8 @@ def acts_of(entries: Iterable[Entry], providers: Mapping[str, str], since: str =
         if entry.kind == "session.opened":
             bridges[entry.tenant, entry.session] = entry.text("bridge")
         bridge = entry.text("bridge") or bridges.get((entry.tenant, entry.session), "")
-        found = act_of(entry, providers) if bridge and entry.time >= since else None
+        told = bridge and entry.time >= since and not entry.text("dropped")  # by a seal, with what was asked
+        found = act_of(entry, providers) if told else None
         if found is not None:
             yield msgspec.structs.replace(found, event=entry.ref, tenant=entry.tenant, bridge=bridge)
 

@@ -79,9 +79,9 @@ class HostProcess:
         peers.journal.redact = redaction.event
         machine = await peers.launcher.machine()
         await peers.journal.append(self._started(machine))
-        anchoring = Anchoring(peers.journal, peers.keeper)
-        await anchoring.publish_key(self._layout.anchor_key)
-        approvals = await anchoring.publish_key(self._layout.approval_key, "approval")
+        anchoring = Anchoring(peers.journal, peers.keeper, self._layout.anchors, self._layout.audit)
+        await anchoring.look()
+        approvals = (await peers.keeper.anchor_key()).approvals
         parts = assemble(
             Foundation(
                 ground=Ground(

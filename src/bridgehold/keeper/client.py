@@ -23,6 +23,7 @@ from bridgehold.keeper.protocol import (
     UNREACHED,
     AllowSession,
     AllowTenant,
+    AnchorKey,
     Ask,
     AskMarks,
     AskMissing,
@@ -41,7 +42,6 @@ from bridgehold.keeper.protocol import (
     Marks,
     Prefetch,
     PutSessionSecret,
-    SigningKey,
     UpstreamHead,
     UpstreamRequest,
     tenant_of,
@@ -213,12 +213,14 @@ class KeeperClient:
         return _decode(await self._ask(AskStatus()), KeeperStatus)
 
     async def sign(self, data: bytes) -> bytes:
-        """The 64-byte Ed25519 signature of an anchor's text; anything else is refused."""
+        """The 64-byte Ed25519 signature of an anchor's text, or of the record that an older key was lost;
+        anything else is refused, and an anchor that names another key than signs now.
+        """
         return base64.b64decode(await self._ask(AskSign(text=data.decode("ascii", "replace"))))
 
-    async def public_key(self, key: SigningKey = "anchor") -> bytes:
-        """The raw 32-byte public half of a key that signs."""
-        return base64.b64decode(await self._ask(AskPublicKey(key=key)))
+    async def anchor_key(self) -> AnchorKey:
+        """The key that signs anchors now, and the records of its changes."""
+        return _decode(await self._ask(AskPublicKey()), AnchorKey)
 
     async def reveal(self, tenant: str, name: str) -> str:
         """The value of a secret that was stored with `allow_env`. Raises `DeniedError` for any other."""

@@ -64,9 +64,9 @@ def replacing(path: Path, start: bytes = b"") -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, name: str = ".lock") -> Iterator[None]:
     """One writer at a time, over processes."""
-    path = folder / ".lock"
+    path = folder / name
     try:
         writes.make_folder(folder, mode=0o700)
         descriptor = writes.open_lock(path)

@@ -40,12 +40,13 @@ from bridgehold.hardening import harden, hear_no_more, open_descriptors
 from bridgehold.intake import Intake
 from bridgehold.keeper import protocol
 from bridgehold.keeper.accounts import Accounts
+from bridgehold.keeper.approver import Approver
 from bridgehold.keeper.channel import Channel, Stream
 from bridgehold.keeper.paced import PacedSocket, Reads
 from bridgehold.keeper.places import QUESTIONS, QUESTIONS_EACH, REQUESTS, Places, Turns
 from bridgehold.keeper.resolve import Lookup, system_lookup
 from bridgehold.keeper.sending import Journal, Sending, Sendings
-from bridgehold.keeper.signer import APPROVAL_FILE, Signer
+from bridgehold.keeper.signer import Signer
 from bridgehold.keeper.upstream import Upstream, receive_body
 from bridgehold.keeper.values import KeeperConfig, parse_config, prices_told
 from bridgehold.keeper.vault import CachedSecret, Vault
@@ -70,10 +71,7 @@ class Keeper:
         self._work = Turns()
         self._upstream = Upstream(config.limits, self._providers, lookup, self._work)
         folder = Path(config.secrets.folder)
-        self._signers: dict[protocol.SigningKey, Signer] = {
-            "anchor": Signer(folder),
-            "approval": Signer(folder, APPROVAL_FILE),
-        }
+        self._signer, self._approver = Signer(folder), Approver(folder)
         self._requests = Places(REQUESTS, self._vault.tenants_with)
         self._questions = Places(QUESTIONS, self._vault.tenants_with, each=QUESTIONS_EACH)
         self._texts = Places(4 * _TEXTS_BOUND, self._vault.tenants_with)
@@ -266,9 +264,11 @@ class Keeper:
             case protocol.AllowTenant():
                 self._sendings.accounts.tell(ask)
             case protocol.AskSign():
-                return base64.b64encode(self._signers["anchor"].sign(ask.text.encode("utf-8", "replace")))
+                return base64.b64encode(self._signer.sign(ask.text.encode("utf-8", "replace")))
             case protocol.AskPublicKey():
-                return base64.b64encode(self._signers[ask.key].public_key())
+                held = self._signer.held()
+                approvals = self._approver.public_key()
+                return msgspec.json.encode(protocol.AnchorKey(held.public, held.records, approvals))
             case protocol.AskReveal() | protocol.AskMarks() | protocol.Forget():
                 return await self._of_values(ask)
             case protocol.AskMissing() | protocol.AskVersions() | protocol.AskReferences():

@@ -35,7 +35,6 @@ CONTROL_BYTES = 128 * 1024
 WINDOW_BYTES = 128 * 1024
 UNREACHED = "unreached"
 """Where an error happened before a byte of the request was sent: nothing can have been spent."""
-SigningKey = Literal["anchor", "approval"]
 REDIRECT = "redirect"
 """Where a request was answered, and led to where nobody may follow."""
 
@@ -146,9 +145,7 @@ class AskSign(msgspec.Struct, frozen=True, kw_only=True, tag="sign"):
 
 
 class AskPublicKey(msgspec.Struct, frozen=True, kw_only=True, tag="public_key"):
-    """Answered by the raw 32 bytes of an Ed25519 key that signs."""
-
-    key: SigningKey = "anchor"
+    """Answered by `AnchorKey`."""
 
 
 class AskReveal(msgspec.Struct, frozen=True, kw_only=True, tag="reveal"):
@@ -227,6 +224,16 @@ class Marks(msgspec.Struct, frozen=True, kw_only=True):
     """The first four characters of each value that has sixteen or more: most are a provider's prefix."""
     always: bool
     """There is a shorter value, too: every text is to be asked about."""
+
+
+class AnchorKey(msgspec.Struct, frozen=True):
+    """The Ed25519 key that signs anchors: the raw 32 bytes of its public half."""
+
+    public: bytes
+    records: tuple[str, ...] = ()
+    """Of its changes, the newest last (`audit.rotations`)."""
+    approvals: bytes = b""
+    """Likewise of the key that approved rules are signed with, by who owns the configuration."""
 
 
 class UpstreamHead(msgspec.Struct, frozen=True, kw_only=True):

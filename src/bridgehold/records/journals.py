@@ -76,6 +76,32 @@ class AnchorSigned(Event, frozen=True, kw_only=True, tag="anchor.signed"):
     signature: str
 
 
+class AnchorKeyRotated(Event, frozen=True, kw_only=True, tag="anchor.key_rotated"):
+    """Another key signs anchors from here on; the record is stored beside them."""
+
+    old: str
+    new: str
+    old_lost: bool
+    """The old key could not sign: who trusts it alone can't tell that this is its successor."""
+    by: str
+    """Who did it: ``uid 0``; ``host`` where it found another key than the one that was published."""
+    record: str
+    """The whole record, with both signatures."""
+
+
+class SegmentSealed(Event, frozen=True, kw_only=True, tag="segment.sealed"):
+    """A segment was closed and signed, and may have lost bodies: who did it, and the whole seal."""
+
+    of: str
+    """The instance that the segment is of."""
+    segment: int
+    bodies: int
+    """How many of its lines lost theirs."""
+    by: str
+    record: str
+    """The seal's text without its marks, with its signature."""
+
+
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """The journal's acknowledgement of one event."""
 
@@ -86,6 +112,9 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 JOURNAL_KINDS = frozenset(
-    {"journal.opened", "journal.closed", "segment.rotated", "anchor.signed", "channel.ended"}
+    {
+        *("journal.opened", "journal.closed", "segment.rotated", "channel.ended"),
+        *("anchor.signed", "anchor.key_rotated", "segment.sealed"),
+    }
 )
 """Written by the journal itself and never taken from a channel."""

@@ -21,7 +21,7 @@ from bridgehold.error_texts import from_os
 from bridgehold.errors import BridgeholdError, BusyError, NotFoundError, PolicyError, UsageError
 from bridgehold.host.startup import GO, LONGEST_FILE, FileChange
 from bridgehold.ids import digest_bytes, parse_name
-from bridgehold.keeper.signer import APPROVAL_FILE, Signer
+from bridgehold.keeper.approver import Approver
 from bridgehold.policies import tenants, tokens
 from bridgehold.policies.approved import SUFFIX, by_key, read_rules
 from bridgehold.policies.files import is_file_of
@@ -72,7 +72,7 @@ def _place(layout: Layout, wanted: FileChange) -> tuple[Path, Path]:
 def _check_approved(layout: Layout, path: Path, name: str, text: str) -> None:
     """Every rule of it was signed by who owns the configuration: with a key that no host has."""
     bridge, _, tenant = name.partition("@")
-    read_rules(bridge, tenant, text, str(path), by_key(Signer(layout.secrets, APPROVAL_FILE).public_key()))
+    read_rules(bridge, tenant, text, str(path), by_key(Approver(layout.secrets).public_key()))
 
 
 def _check(path: Path, name: str, before: str, text: str, *, token: bool) -> None:

@@ -35,7 +35,7 @@ def wanted(layout: Layout, roles: plans.Roles) -> tuple[Wanted, ...]:
         Wanted(layout.state),
         Wanted(layout.run),
         Wanted(layout.audit, roles.journal, roles.host, 0o2750),  # the host folds budgets from it
-        Wanted(layout.anchors, roles.journal, roles.host, 0o2775),  # the host puts the public key beside them
+        Wanted(layout.anchors, roles.journal, roles.host, 0o2755),
         Wanted(layout.run, roles.host, roles.host, 0o711),
         Wanted(layout.wheels, roles.host, roles.host, 0o755),
         Wanted(layout.environments, roles.host, roles.host, 0o755),

@@ -18,6 +18,8 @@ Value = str | int | tuple[str, ...] | None
 """What an event has in a field. None: it has no such number or flag; a name that is missing is empty."""
 TIES = ("tenant", "principal", "session", "command")
 FRAMEWORK = "framework"
+DROPPED = "dropped"
+"""Of an event without its body: ``by seal``."""
 
 
 class Field(msgspec.Struct, frozen=True):
@@ -66,6 +68,7 @@ FIELDS: dict[str, Field] = {
         Field("time", "time"),
         Field("text", "text"),
         Field(FRAMEWORK, "name"),
+        Field(DROPPED, "name"),
         *(Field(name, "name") for name in TIES),
         *_declared(),
     )

@@ -15,6 +15,7 @@ import msgspec
 import typer
 
 from bridgehold.audit import anchors as anchor_files
+from bridgehold.audit import rotations as rotation_files
 from bridgehold.audit.entries import Entry, printable, printable_json
 from bridgehold.audit.export import export_ocsf
 from bridgehold.audit.query import TIMES, Query, parse_kind, parse_time
@@ -132,6 +133,7 @@ def verify(
     report = verify_audit(
         audit_folder(audit),
         outside=[anchor for path in anchors or [] for anchor in anchor_files.load(path)],
+        rotations=rotation_files.load(*(anchors or ())),
         beside=layout.anchors if audit is None else None,
         keys=trusted,
         fresh_s=fresh,

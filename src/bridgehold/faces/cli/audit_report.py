@@ -13,6 +13,7 @@ import typer
 
 from bridgehold import writes
 from bridgehold.audit import anchors as anchor_files
+from bridgehold.audit import rotations as rotation_files
 from bridgehold.audit.query import TIMES, parse_time
 from bridgehold.audit.reading.desk import Desk
 from bridgehold.audit.reading.shelf import cache_folder
@@ -52,6 +53,7 @@ def report(
     verdict = verify_audit(
         folder,
         outside=[anchor for path in anchors or [] for anchor in anchor_files.load(path)],
+        rotations=rotation_files.load(*(anchors or ())),
         beside=default_layout().anchors if audit is None else None,
         keys=trusted,
     )

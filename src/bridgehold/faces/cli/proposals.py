@@ -18,7 +18,7 @@ from bridgehold.faces.layout import Column, dim
 from bridgehold.faces.render import print_json, table
 from bridgehold.faces.screen import err, out
 from bridgehold.host.proposals import rule_of
-from bridgehold.keeper.signer import APPROVAL_FILE, Signer
+from bridgehold.keeper.approver import Approver
 from bridgehold.policies.approved import written
 from bridgehold.policies.tables import format_time
 from bridgehold.policies.units import format_ms, parse_duration
@@ -131,7 +131,7 @@ def approve(
     now = time.time()
     approved, expires = format_time(now), format_time(int(now) + shown.seconds)
     text = rule_of(shown, approved, expires).text(shown.bridge, shown.tenant)
-    signature = base64.b64encode(Signer(default_layout().secrets, APPROVAL_FILE).sign(text)).decode("ascii")
+    signature = base64.b64encode(Approver(default_layout().secrets).sign(text)).decode("ascii")
     params = {
         "proposal": proposal,
         "seen": shown.seen,

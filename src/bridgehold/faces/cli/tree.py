@@ -103,6 +103,8 @@ _AUDIT = (
     Command("verify", "audit:verify", "Whether the audit is whole, and as it was written."),
     Command("report", "audit_report:report", "A review: reach, refusals, keys, spending, changes."),
     Command("export", "audit:export", "Every event as OCSF, one JSON line each."),
+    Command("rotate-key", "audit_acts:rotate_key", "Another key signs anchors; both sign the change."),
+    Command("seal", "audit_acts:seal", "Close and sign old segments; drop their bodies, if asked to."),
 )
 _SESSIONS = (
     Command("kill", "observe:kill", "End a session at once."),

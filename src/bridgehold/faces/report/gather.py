@@ -11,7 +11,7 @@ from bridgehold.audit.reading.fields import FIELDS, FRAMEWORK
 from bridgehold.audit.reading.linear import Hit
 from bridgehold.audit.reading.syntax import AnyOf, Compare, Expression, both, equal
 from bridgehold.audit.usage import Usage, Used, told_again
-from bridgehold.audit.verdicts import Report
+from bridgehold.audit.verdicts import Report, Sealing
 from bridgehold.faces.report.sections import MOST_ROWS, Section
 from bridgehold.policies.changes import Changes, compare
 from bridgehold.policies.model import Grant
@@ -319,6 +319,22 @@ def _refusal(entry: Entry, framework: str) -> tuple[str, ...]:
     return entry.tenant, framework, entry.kind, what.strip(), rule, where, entry.text("reason")
 
 
+def _signed(report: Report) -> list[tuple[str, str, str]]:
+    """What was sealed, which bodies went and which keys were changed, each by whom."""
+    sealing, rows = report.sealing, []
+    if sealing != Sealing():
+        signed = f"{sealing.segments} segments; signature {sealing.signature or 'none'}"
+        rows.append(("sealing", "sound" if sealing.ok else "BROKEN", signed))
+    for seal in sealing.seals:
+        if seal.dropped:
+            what = f"bodies of {seal.dropped} events, by {seal.by} at {seal.time}"
+            rows.append(("dropped by seal", seal.place, what))
+    for one in report.anchoring.rotations:
+        how = ", the old one LOST" if one.lost else ""
+        rows.append(("key changed", f"{one.old} → {one.new}", f"by {one.by} at {one.time}{how}"))
+    return rows
+
+
 def trust(report: Report) -> Section:
     """The verdicts, and each finding."""
     integrity, completeness, anchoring = report.integrity, report.completeness, report.anchoring
@@ -329,6 +345,6 @@ def trust(report: Report) -> Section:
         ("completeness", "whole" if completeness.ok else "NOT WHOLE", open_),
         ("anchoring", anchoring.status, anchored),
     ]
-    found = (*integrity.findings, *completeness.findings, *anchoring.findings)
-    rows += [(one.kind, one.place, one.reason) for one in found]
+    rows += _signed(report)
+    rows += [(one.kind, one.place, one.reason) for one in report.findings]
     return _section("trust", "Can this log be trusted?", ("verdict", "says", "of"), rows)

@@ -40,22 +40,32 @@ class EnvironmentDisk:
                 return manifest.folder.relative_to(folder).parts[0]
         return ""
 
-    def demand(self, tenant: str, most: int, built: Built, more: Environment | None = None) -> None:
-        """Raise `BudgetError` where the tenant's own are `most` already, or would be past it with `more`."""
+    def demand(
+        self, tenant: str, most: int, built: Built, more: Environment | None = None
+    ) -> Callable[[int], None]:
+        """Raise `BudgetError` where the tenant's own are `most` already, or would be past it with `more`.
+
+        What raises it for so many bytes more comes back.
+        """
         found = self.waiting(tenant)
         for manifest in self._own(tenant):
             found |= {one.digest: one.bytes for one in built(manifest)}
         if more is not None:
             found[more.digest] = more.bytes
         used = sum(found.values())
-        if used > most or (more is None and used == most):
-            raise BudgetError(
-                f"the environments of {tenant}'s own bridges would take more than {format_size(most)}",
-                where="tenant.limits.environments",
-                hint=f"Ask for fewer packages, or an operator raises it: `bridgehold tenant limit {tenant} "
-                "environments=…`.",
-                retry="no",
-            )
+
+        def room(size: int) -> None:
+            if used + size > most:
+                raise BudgetError(
+                    f"the environments of {tenant}'s own bridges would take more than {format_size(most)}",
+                    where="tenant.limits.environments",
+                    hint="Ask for fewer packages, or an operator raises it: "
+                    f"`bridgehold tenant limit {tenant} environments=…`.",
+                    retry="no",
+                )
+
+        room(1 if more is None else 0)
+        return room
 
     def _own(self, tenant: str) -> Iterator[Manifest]:
         """Every release of every bridge of the tenant's own."""

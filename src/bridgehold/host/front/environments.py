@@ -36,7 +36,7 @@ from bridgehold.host.front.builders import Builders
 from bridgehold.host.front.disk import EnvironmentDisk
 from bridgehold.ids import Digest
 from bridgehold.policies.model import Grant
-from bridgehold.sandbox.envs.build import EnvironmentBuilder
+from bridgehold.sandbox.envs.build import EnvironmentBuilder, Room
 from bridgehold.sandbox.envs.guard import Guard
 from bridgehold.sandbox.envs.launcher_runner import LauncherRunner
 from bridgehold.sandbox.envs.lock import parse_lock
@@ -134,15 +134,14 @@ class Environments:
         bound = self.disk.bound(manifest)
         if bound is not None and builder.find(lock, allow_pth=key.allow_pth) is not None:
             bound = None  # it is there, for whomever
-        if bound is not None:
-            await self._demand(manifest, bound)
+        room = await self._demand(manifest, bound) if bound is not None else _any
         on_progress = on_progress or LISTENER.get()
         listeners = self._listeners.setdefault(key, [])
         if on_progress is not None:
             listeners.append(on_progress)
         task = self._building.get(key)
         if task is None:
-            task = asyncio.create_task(self._build(manifest, lock, key))
+            task = asyncio.create_task(self._build(manifest, lock, key, room))
             self._building[key] = task
             task.add_done_callback(lambda _: self._building.pop(key, None))
         try:
@@ -159,10 +158,10 @@ class Environments:
 
     async def _demand(
         self, manifest: Manifest, bound: tuple[str, int], more: Environment | None = None
-    ) -> None:
+    ) -> Room:
         """Raise `BudgetError` past the ceiling; what was built beyond it goes, unless somebody uses it."""
         try:
-            await asyncio.to_thread(self.disk.demand, *bound, self._built, more)
+            return await asyncio.to_thread(self.disk.demand, *bound, self._built, more)
         except BudgetError as error:
             if more is not None:
                 await self.let_go(more.digest)
@@ -206,7 +205,7 @@ class Environments:
         """The lock as its file stands; parsed anew when its text changed, or after many others."""
         return self._parse(_lock_text(manifest), str(manifest.lock_path or manifest.file))
 
-    async def _build(self, manifest: Manifest, lock: Lock, key: _Key) -> BuiltEnvironment:
+    async def _build(self, manifest: Manifest, lock: Lock, key: _Key, room: Room) -> BuiltEnvironment:
         def tell(progress: BuildProgress) -> None:
             for listener in list(self._listeners.get(key, ())):
                 listener(progress)
@@ -222,6 +221,7 @@ class Environments:
                     allow_pth=key.allow_pth,
                     tenant=tenant,
                     wheels=key.wheels,
+                    room=room,
                 )
                 await self._guard.check(built)
         except OSError as os_error:
@@ -369,6 +369,10 @@ class Environments:
             return (await self._journal.append(refusal)).ref
         except BudgetError:
             return ""
+
+
+def _any(_size: int) -> None:
+    """Where nothing bounds it."""
 
 
 def _own_wheels(manifest: Manifest) -> str:

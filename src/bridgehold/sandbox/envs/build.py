@@ -50,6 +50,8 @@ from bridgehold.sandbox.limits.shortage import short_of, shortage
 from bridgehold.sandbox.values import SealReport
 
 OnProgress = Callable[[BuildProgress], None]
+Room = Callable[[int], None]
+"""Raises where so many bytes are too many for whom it is built."""
 _SCAN_THREADS = 2
 _COMPILERS = 2
 _COMPILE_SECONDS = 600
@@ -66,6 +68,8 @@ class _For(msgspec.Struct, frozen=True):
     """Whose own bridge it is; empty: everybody's."""
     folder: str
     """Of the wheels that it brings; empty: none."""
+    room: Room
+    """Asked how many bytes there may be, before they are fetched and before they are laid down."""
 
     def seconds(self, wheel: str) -> int:
         """How long `wheel` may be compiled."""
@@ -111,11 +115,14 @@ class EnvironmentBuilder:
         allow_pth: bool = False,
         wheels: str = "",
         tenant: str = "",
+        room: Room = lambda _: None,
     ) -> Environment:
         """The environment of `lock`, built if it is not there; `allow_pth` is the weakening ``pth``.
 
         `wheels`: a folder of the bridge's own, for what only it has; empty: none. `tenant`: whose own
-        bridge it is, in whose share it is compiled, a wheel at a time; empty: everybody's.
+        bridge it is, in whose share it is compiled, a wheel at a time, and of whose wheels nothing stays
+        beside the environment; empty: everybody's. `room`: raises where so many bytes of wheels, or of what
+        they unpack to, are too many.
 
         Raises `DependencyError` (refused: lock, wheel or tree, the file named) or
         `EnvironmentBuildError` (missing, unreachable, too large). Nothing half-built is ever found.
@@ -128,7 +135,7 @@ class EnvironmentBuilder:
             async with self._store.building(key, on_progress):
                 found = self._store.find(key)  # whoever held the lock may have built it
                 if found is None:
-                    asked = _For(bridge, tenant, wheels)
+                    asked = _For(bridge, tenant, wheels, room)
                     found = await self._build(lock, key, asked, on_progress, allow_pth=allow_pth)
                 return found
         except (OSError, BridgeholdError) as error:
@@ -196,13 +203,15 @@ class EnvironmentBuilder:
     async def _build(
         self, lock: Lock, key: str, asked: _For, on_progress: OnProgress, *, allow_pth: bool
     ) -> Environment:
-        pins = active_pins(lock, self.interpreter)
-        request = self._request(pins, asked.folder)
-        wheels, reports = await self._read(request, on_progress, allow_pth=allow_pth)
-        build = self._store.new_build(key)
+        folder = self._wheels if not asked.tenant else self._wheels.own()
+        build: Path | None = None
         try:
+            request = self._request(active_pins(lock, self.interpreter), asked.folder, folder)
+            wheels, reports = await self._read(request, asked.room, on_progress, allow_pth=allow_pth)
+            self._demand(reports, asked.room)
+            build = self._store.new_build(key)
             tree = Tree(build)
-            await self._lay_down(tree, wheels, reports, on_progress)
+            await self._lay_down(tree, folder, wheels, reports, on_progress)
             await self._compile(tree, reports, asked, on_progress)
             on_progress(BuildProgress(phase="seal"))
             sealed = await self._runner.seal(str(build))
@@ -217,28 +226,39 @@ class EnvironmentBuilder:
                 await asyncio.to_thread(self._store.publish, build, environment)
             on_progress(BuildProgress(phase="verify", done=sealed.files, total=sealed.files, unit="files"))
         finally:
-            if build.exists():
+            if folder is not self._wheels:
+                await asyncio.to_thread(folder.remove)
+            if build is not None and build.exists():
                 await self._runner.discard(str(build))
         return environment
 
+    def _demand(self, reports: Sequence[ScanReport], room: Room) -> None:
+        """Raise where what is about to be laid down is too much."""
+        size, most = (
+            sum(file.size for one in reports for file in one.files),
+            self._fetch_limits.unpacked_bytes,
+        )
+        if size > most:
+            raise EnvironmentBuildError(f"the wheels of this lock unpack to {size} bytes, at most {most}")
+        room(size)
+
     async def _read(
-        self, request: FetchRequest, on_progress: OnProgress, *, allow_pth: bool
+        self, request: FetchRequest, room: Room, on_progress: OnProgress, *, allow_pth: bool
     ) -> tuple[tuple[Wheel, ...], tuple[ScanReport, ...]]:
         """Every wheel and its report, each scanned as soon as it is there.
 
         One that is refused ends the fetching: whatever is larger is not brought any more. Raises with the
         findings of all that were there.
         """
-        pins = request.pins
-        if not pins:
+        if not (pins := request.pins):
             return (), ()
-        loop = asyncio.get_running_loop()
+        loop, folder = asyncio.get_running_loop(), WheelFolder(Path(request.folder))
         jobs: dict[Wheel, asyncio.Future[ScanReport]] = {}
         refused = asyncio.Event()
 
         def scan(wheel: Wheel) -> ScanReport:
-            path = self._wheels.path(wheel)
-            return scan_wheel(path, wheel, self.interpreter, allow_pth=allow_pth, limits=self._scan_limits)
+            limits, path = self._scan_limits, folder.path(wheel)
+            return scan_wheel(path, wheel, self.interpreter, allow_pth=allow_pth, limits=limits)
 
         def look(job: asyncio.Future[ScanReport]) -> None:
             if job.cancelled() or job.exception() is not None or job.result().findings:
@@ -249,9 +269,14 @@ class EnvironmentBuilder:
                 jobs[wheel] = loop.run_in_executor(pool, scan, wheel)
                 jobs[wheel].add_done_callback(look)
 
+        def told(progress: BuildProgress) -> None:
+            if progress.phase == "fetch":
+                room(max(progress.done, progress.total))
+            on_progress(progress)
+
         pool = ThreadPoolExecutor(_SCAN_THREADS)
         try:
-            wheels = await _until(refused, fetch(request, on_progress, there))
+            wheels = await _until(refused, fetch(request, told, there))
             for wheel in wheels:
                 there(wheel)
             on_progress(BuildProgress(phase="scan", total=len(pins)))
@@ -268,24 +293,29 @@ class EnvironmentBuilder:
         refuse_clashes(ordered)
         return wheels, ordered
 
-    def _request(self, pins: Sequence[Pin], folder: str) -> FetchRequest:
+    def _request(self, pins: Sequence[Pin], own: str, folder: WheelFolder) -> FetchRequest:
         sources = self._sources()
         return FetchRequest(
             pins=tuple(pins),
             tags=self.interpreter.tags,
-            sources=msgspec.structs.replace(sources, own=folder),
-            folder=str(self._wheels.root),
+            sources=msgspec.structs.replace(sources, own=own),
+            folder=str(folder.root),
+            beside="" if folder is self._wheels else str(self._wheels.root),
             limits=self._fetch_limits,
         )
 
     async def _lay_down(
-        self, tree: Tree, wheels: Sequence[Wheel], reports: Sequence[ScanReport], on_progress: OnProgress
+        self,
+        tree: Tree,
+        folder: WheelFolder,
+        wheels: Sequence[Wheel],
+        reports: Sequence[ScanReport],
+        on_progress: OnProgress,
     ) -> None:
         await asyncio.to_thread(lay_skeleton, tree, self.interpreter)
         for done, (wheel, report) in enumerate(zip(wheels, reports, strict=True)):
             on_progress(BuildProgress(phase="install", done=done, total=len(wheels), note=wheel.name))
-            path = self._wheels.path(wheel)
-            await asyncio.to_thread(lay_wheel, tree, path, report, self._scan_limits)
+            await asyncio.to_thread(lay_wheel, tree, folder.path(wheel), report, self._scan_limits)
 
     async def _compile(
         self, tree: Tree, reports: Sequence[ScanReport], asked: _For, on_progress: OnProgress
@@ -323,8 +353,7 @@ class EnvironmentBuilder:
             bridge=asked.bridge,
             tenant=asked.tenant or LOCAL_TENANT,
         )
-        seconds = asked.seconds(report.wheel)
-        work, log = Compilation(tree, sources, self.interpreter), Log()
+        seconds, work, log = asked.seconds(report.wheel), Compilation(tree, sources, self.interpreter), Log()
         try:
             async with asyncio.timeout(seconds):
                 ended = await self._runner.run(order, work.talk, log.write)

@@ -125,6 +125,8 @@ class Fetcher:
 
     def _find(self, pin: Pin) -> Candidate | Wheel:
         cached = self._folder.cached(pin, self._request.tags)
+        if cached is None and self._request.beside:
+            cached = self._folder.linked(pin, self._request.tags, WheelFolder(Path(self._request.beside)))
         if cached is not None:
             return cached
         chosen, allowed = resolve(pin, self._request.sources, self._request.tags, self._network.page)

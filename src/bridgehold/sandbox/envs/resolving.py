@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -13,10 +14,13 @@ from uv import find_uv_bin
 
 from bridgehold.errors import DependencyError
 from bridgehold.sandbox.envs.sources import default_sources
-from bridgehold.sandbox.envs.values import Sources
+from bridgehold.sandbox.envs.values import GIB, Sources
 
 _COMMENT = re.compile(r"(?:^|\s)#.*$")
 _SECONDS = 300
+_MEMORY = 3 * GIB
+"""That the resolver may ask for; what a thousand packages take is a tenth."""
+_NICE = 10
 _MOST_REQUIREMENTS = 500
 _MOST_BYTES = 256 * 1024
 
@@ -74,30 +78,47 @@ def resolve(
     sources = default_sources(index)
     for one in (*([folder] if folder else []), *sources.folders):
         argv += ["--find-links", one]
-    try:
-        done = subprocess.run(
-            argv,
-            input="".join(f"{line}\n" for line in asked),
-            cwd="/",  # a pyproject.toml of the bridge's is not the operator's
-            env=_environment(os.environ if environment is None else environment, sources),
-            capture_output=True,
-            text=True,
-            timeout=_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise DependencyError(f"the resolver took longer than {_SECONDS} s", where=where) from None
-    if done.returncode:
+    status, lock, said = _run(
+        argv,
+        "".join(f"{line}\n" for line in asked),
+        _environment(os.environ if environment is None else environment, sources),
+        where,
+    )
+    if status:
         raise DependencyError(
-            f"the requirements can't be resolved: {_resolver_message(done.stderr)}",
+            f"the requirements can't be resolved: {_resolver_message(said)}",
             where=where,
-            hint=next((hint for said, hint in _REMEDIES if re.search(said, done.stderr)), _WHEELS),
+            hint=next((hint for words, hint in _REMEDIES if re.search(words, said)), _WHEELS),
         )
-    return done.stdout
+    return lock
+
+
+def _run(argv: list[str], asked: str, environment: Mapping[str, str], where: str) -> tuple[int, str, str]:
+    """Status, output and complaint of the resolver. What it reads may be made to cost: so it has bounds, and
+    whoever serves comes first."""
+    with subprocess.Popen(
+        argv,
+        cwd="/",  # a pyproject.toml of the bridge's is not the operator's
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            resource.prlimit(process.pid, resource.RLIMIT_DATA, (_MEMORY, _MEMORY))
+            os.setpriority(os.PRIO_PROCESS, process.pid, _NICE)
+            lock, said = process.communicate(asked, _SECONDS)
+            return process.returncode, lock, said
+        except subprocess.TimeoutExpired:
+            raise DependencyError(f"the resolver took longer than {_SECONDS} s", where=where) from None
+        finally:
+            process.kill()
 
 
 _WHEELS = "Every package must have a wheel for this machine: nothing is built from source."
 _REMEDIES = (
+    (r"memory allocation of [0-9]+ bytes failed", "Ask for fewer packages, and say more exactly which."),
     (
         r"error sending request|Failed to fetch|[Cc]ould not connect|timed out",
         "Check the network, proxy and certificates of this machine, or name another `index` in config.toml.",
@@ -115,7 +136,7 @@ _REMEDIES = (
 
 def _resolver_message(text: str) -> str:
     """What the resolver said, without the words for its own options."""
-    lines = [line.rstrip() for line in text.strip().splitlines() if line.strip()]
+    lines = [line.rstrip() for line in text.strip().splitlines() if line.strip() and "BACKTRACE" not in line]
     first = lines[0].removeprefix("error: ") if lines else "no reason was given"
     return "\n".join([first, *lines[1:]])[-1500:]
 

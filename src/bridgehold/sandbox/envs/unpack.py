@@ -110,8 +110,12 @@ def clashes(reports: Sequence[ScanReport]) -> Iterator[str]:
     """Files that two wheels would both install, with different bytes, and modules that are two (pure)."""
     owners: dict[str, tuple[str, str]] = {}
     modules: dict[str, tuple[str, str]] = {}
+    folders: dict[str, str] = {}
     for report in reports:
         for file in report.files:
+            folder = file.path
+            while (folder := folder.rpartition("/")[0]) and folder not in folders:
+                folders[folder] = report.wheel
             owner, known = owners.setdefault(file.path, (report.wheel, file.sha256))
             if known != file.sha256:
                 yield f"{file.path}: {report.wheel} would overwrite what {owner} installs"
@@ -121,6 +125,8 @@ def clashes(reports: Sequence[ScanReport]) -> Iterator[str]:
             owner, path = modules.setdefault(module, (report.wheel, file.path))
             if owner != report.wheel and path != file.path:
                 yield f"{file.path}: {report.wheel} would stand in for {path} of {owner}"
+    for path in owners.keys() & folders.keys():
+        yield f"{path}: a file of {owners[path][0]}, and a folder of {folders[path]}"
 
 
 def refuse_clashes(reports: Sequence[ScanReport]) -> None:

@@ -98,6 +98,7 @@ class FetchLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     wheel_bytes: int = 2 * GIB
     total_bytes: int = 8 * GIB
+    unpacked_bytes: int = 32 * GIB
     threads: int = 6
     connect_seconds: float = 10.0
     read_seconds: float = 60.0
@@ -121,6 +122,8 @@ class FetchRequest(msgspec.Struct, frozen=True, kw_only=True):
     sources: Sources
     folder: str
     limits: FetchLimits = FetchLimits()
+    beside: str = ""
+    """Another wheel folder, of which what is there already is taken; empty: none."""
 
 
 class FetchResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,6 @@
-"""The wheel folder: ``<sha256>/<filename>``, shared by every environment of a state folder.
+"""The wheel folder: ``<sha256>/<filename>``, shared by every environment of a state folder. What is fetched
+for a tenant's own bridge lies in ``.own-<id>/`` while its environment is built, and goes then: the disk is
+everybody's.
 
 A file gets its name only after all its bytes were hashed; ``listings/`` remembers what a source
 offered for a pin, so that a later build chooses the same wheel without asking anybody.
@@ -8,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import secrets
+import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +26,7 @@ from bridgehold.sandbox.envs.index import Candidate, choose, file_sha256
 from bridgehold.sandbox.envs.values import Pin, Wheel
 
 _LISTINGS = "listings"
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+_LEFT = re.compile(r"[0-9a-f]{64}|\.own-[0-9a-f]{16}")
 _FETCHED_SECONDS = 86_400.0
 
 
@@ -53,6 +57,25 @@ class WheelFolder:
             return None
         candidate = choose(pin, known, tags)
         return None if candidate is None else self.present(pin, candidate)
+
+    def own(self) -> WheelFolder:
+        """A new one below this, for one build; `remove` it then."""
+        return WheelFolder(self.root / f".own-{secrets.token_hex(8)}")
+
+    def remove(self) -> None:
+        """All of it; what can't go is `collect`'s, later."""
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def linked(self, pin: Pin, tags: Sequence[str], beside: WheelFolder) -> Wheel | None:
+        """The wheel that `beside` has for `pin`, as one of this folder's too. None where there is none."""
+        wheel = beside.cached(pin, tags)
+        if wheel is not None:
+            try:
+                writes.make_folder(self.path(wheel).parent)
+                writes.add_name(self.path(wheel), beside.path(wheel))
+            except OSError:
+                return None  # it is fetched
+        return wheel
 
     def present(self, pin: Pin, candidate: Candidate) -> Wheel | None:
         """`candidate` as a wheel of this folder; a file whose bytes changed is removed."""
@@ -103,11 +126,9 @@ class WheelFolder:
         for folder in self.root.iterdir() if self.root.is_dir() else ():
             try:
                 old = time.time() - folder.stat().st_mtime > _FETCHED_SECONDS
-                if not old or folder.name in kept or not _SHA256.fullmatch(folder.name):
+                if not old or folder.name in kept or not _LEFT.fullmatch(folder.name):
                     continue
-                for file in folder.iterdir():
-                    file.unlink()
-                folder.rmdir()
+                shutil.rmtree(folder)
             except FileNotFoundError:
                 continue  # another process is at it
             except OSError as error:

@@ -1,0 +1,122 @@
+"""`bridgehold audit rotate-key | seal`: what an operator does to the audit, with a host running or not."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from typing import Annotated
+
+import msgspec
+import typer
+
+from bridgehold.audit.anchors import PUBLIC_KEY, key_id, key_line, read_key
+from bridgehold.audit.query import TIMES, parse_time
+from bridgehold.audit.rotations import NOWHERE, parse
+from bridgehold.audit.scan import durable_head
+from bridgehold.audit.sealing import Wanted, seal_audit
+from bridgehold.audit.verify import verify_audit
+from bridgehold.config.layout import default_layout
+from bridgehold.errors import AuditError, UsageError
+from bridgehold.faces.cli.audit import Json, audit_folder
+from bridgehold.faces.render import print_json
+from bridgehold.faces.screen import out
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """What `rotate-key` prints."""
+
+    old: str
+    new: str
+    public: str
+    """The new public key, as one line."""
+    lost: bool
+    at: str
+    """Where the audit stood: the old key counts for nothing behind it."""
+
+
+def rotate_key(
+    lost: Annotated[
+        bool, typer.Option("--lost", help="The old key is gone: its successor signs alone, and says so.")
+    ] = False,
+    json_output: Json = False,
+) -> None:
+    """Another key signs anchors; old and new sign each other. A running host takes it within 5 s."""
+    from bridgehold.keeper.signer import Signer
+
+    layout = default_layout()
+    published = layout.anchors / PUBLIC_KEY
+    if lost and not published.exists():
+        raise UsageError(
+            "no key was published that could be lost",
+            where=str(published),
+            hint="Leave `--lost` away; a host makes its first key itself.",
+        )
+    signed = Signer(layout.secrets).rotate(
+        lambda: (durable_head(layout.audit) if layout.audit.is_dir() else None) or NOWHERE,
+        f"uid {os.getuid()}",
+        datetime.now(UTC),
+        lost=next(iter(read_key(published).values())) if lost else None,
+    )
+    old, new = signed.ids
+    head = signed.rotation.head
+    change = Change(
+        old=old,
+        new=new,
+        public=key_line(signed.rotation.new).strip(),
+        lost=signed.lost,
+        at=f"{head.instance}.{head.count}",
+    )
+    if json_output:
+        print_json(change)
+        return
+    out.say(f"{old} → {new}, from {change.at} on")
+    out.say(f"{change.public}")
+    if lost:
+        out.say("the old key is lost: give reviewers the new one, they can't tell by themselves", under="  ")
+    else:
+        out.say(
+            f"a running host takes it within 5 s; give reviewers {layout.anchors}: who trusts the old key"
+        )
+        out.say("trusts the new one by the record there")
+
+
+def seal(
+    before: Annotated[str, typer.Option(help=f"Segments that ended before this time: {TIMES}. UTC.")] = "",
+    keep: Annotated[int, typer.Option(min=0, help="All but the newest so many segments.")] = 0,
+    drop: Annotated[
+        bool, typer.Option("--drop", help="Drop the bodies of tenants' events; their hashes stay.")
+    ] = False,
+    json_output: Json = False,
+) -> None:
+    """Close and sign old segments; `verify` says from then on what was dropped, and by whom."""
+    from bridgehold.keeper.signer import FILE, Signer
+
+    if not (before or keep):
+        raise UsageError("which segments?", hint="`--before 90d`, `--keep 10`, or both.")
+    layout = default_layout()
+    folder = audit_folder(None)
+    signer = Signer(layout.secrets)
+    held = signer.held()
+    report = verify_audit(
+        folder,
+        beside=layout.anchors,
+        rotations=[(FILE, parse(record)) for record in held.records],
+        keys={key_id(held.public): held.public},
+    )
+    if not report.ok:
+        raise AuditError(
+            "this audit is not whole: nothing of it is sealed",
+            where=report.first_bad.place if report.first_bad is not None else str(folder),
+            hint="`bridgehold audit verify` says what is wrong.",
+        )
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    wanted = Wanted(before=parse_time(before), keep=max(1, keep), drop=drop)
+    done = list(seal_audit(folder, wanted, signer.seal, by=f"uid {os.getuid()}", time=now))
+    if json_output:
+        print_json({"sealed": [msgspec.to_builtins(one) for one in done]})
+        return
+    for one in done:
+        what = f", {one.seal.dropped} bodies dropped, {one.freed_bytes} bytes freed" if drop else ""
+        out.say(f"{one.place}: seq {one.seal.first} to {one.seal.last}{what}", under="  ")
+    if not done:
+        out.say("nothing to seal")

@@ -1,0 +1,124 @@
+"""What an operator does to the audit of a host that runs: its key changes and its segments are sealed
+without a restart, for root and a user.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from bridgehold.audit import anchors
+from bridgehold.audit.rotations import load
+from bridgehold.audit.verify import verify_audit
+from hostile.conftest import KINDS
+from hostile.stage import USER, Stage, stage, start_host, stop_host
+from waiting import until
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def served(request: pytest.FixtureRequest) -> Iterator[Stage]:
+    with stage(request.param, host="anchor_every_s = 1\n") as ready:
+        yield ready
+
+
+def bridgehold(of: Stage, *arguments: str, status: int = 0) -> Any:
+    """The command line of the host's own user; its JSON."""
+    argv = [sys.executable, "-P", "-m", "bridgehold", *arguments, "--json"]
+    environment = {**os.environ, "BRIDGEHOLD_HOME": str(of.layout.config.parent)}
+    if of.kind == "user":
+        argv = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups", *argv]
+        environment |= {"HOME": pwd.getpwnam(USER).pw_dir, "USER": USER}
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, cwd="/")
+    assert done.returncode == status, done.stderr
+    return json.loads(done.stdout) if done.stdout else None
+
+
+def signed_by(folder: Path) -> set[str]:
+    return {one.anchor.key for _, one in anchors.load_folder(folder) if one is not None}
+
+
+def test_the_key_changes_under_a_running_host(served: Stage) -> None:
+    layout = served.layout
+    first = anchors.read_key(layout.anchors / anchors.PUBLIC_KEY)
+    until(lambda: bool(signed_by(layout.anchors)), 60)
+    said = bridgehold(served, "audit", "rotate-key")
+    assert (said["old"], said["lost"]) == (next(iter(first)), False)
+    until(lambda: any(event["new"] == said["new"] for event in served.events("anchor.key_rotated")), 60)
+    assert served.act("result['still'] = 1") == {"still": 1}
+    until(lambda: said["new"] in signed_by(layout.anchors), 60)
+    assert set(anchors.read_key(layout.anchors / anchors.PUBLIC_KEY)) == {said["new"]}
+    assert [one.ids for _, one in load(layout.anchors) if one is not None] == [(said["old"], said["new"])]
+    kept = anchors.load_folder(layout.anchors)
+    report = verify_audit(layout.audit, outside=kept, beside=layout.anchors, keys=first)
+    assert report.ok, report.first_bad
+    assert report.anchoring.signature == "verified"
+    assert report.anchoring.rotations[0].by == by(served)
+    assert bridgehold(served, "audit", "verify")["ok"]
+
+
+def test_a_key_that_went_is_said_by_the_host_itself(served: Stage) -> None:
+    """Somebody removes it: the host goes on with another, and says that the old one is lost."""
+    layout = served.layout
+    (published,) = anchors.read_key(layout.anchors / anchors.PUBLIC_KEY)
+    (layout.secrets / "anchor.key").unlink()
+    until(lambda: any(event["old_lost"] for event in served.events("anchor.key_rotated")), 60)
+    (event,) = [one for one in served.events("anchor.key_rotated") if one["old_lost"]]
+    assert (event["old"], event["by"]) == (published, "host")
+    until(lambda: event["new"] in signed_by(layout.anchors), 60)
+    report = verify_audit(
+        layout.audit, beside=layout.anchors, keys=anchors.read_key(layout.anchors / anchors.PUBLIC_KEY)
+    )
+    assert report.ok, report.first_bad
+
+
+def test_old_segments_are_sealed_without_their_bodies_under_a_running_host(served: Stage) -> None:
+    """A segment of an instance before is needed, so the host starts once more, on the same home."""
+    layout = served.layout
+    code = "result['said'] = 'what nobody may keep for ever'"
+    served.act(code)
+    shown = [
+        event for event in served.events("command.intent") if "for ever" in str(event["arguments_preview"])
+    ]
+    assert shown
+    with again(served):
+        said = bridgehold(served, "audit", "seal", "--keep", "1", "--drop")
+        assert said["sealed"][0]["seal"]["dropped"] > 0
+        until(lambda: bool(served.events("segment.sealed")), 60)
+        assert not any("for ever" in str(event) for event in served.events("command"))
+        seals = served.events("segment.sealed")
+        assert (seals[0]["bodies"], seals[0]["by"]) == (said["sealed"][0]["seal"]["dropped"], by(served))
+        found = bridgehold(served, "audit", "verify")
+        assert (found["ok"], found["sealing"]["signature"]) == (True, "verified")
+        assert bridgehold(served, "audit", "seal", "--keep", "1", "--drop") == {"sealed": []}
+        # who owns the machine and not the key changes one line: it is found
+        (path,) = [layout.audit / said["sealed"][0]["place"]]
+        path.chmod(0o600)
+        path.write_bytes(path.read_bytes().replace(b'"code":""', b'"code":"x"', 1))
+        assert bridgehold(served, "audit", "verify", status=50)["ok"] is False
+
+
+@contextlib.contextmanager
+def again(of: Stage) -> Iterator[None]:
+    """The host ends and starts anew."""
+    os.kill(of.supervisor, signal.SIGTERM)
+    psutil.Process(of.supervisor).wait(60)
+    process = start_host(of.layout, user=USER if of.kind == "user" else "")
+    try:
+        yield
+    finally:
+        stop_host(process)
+
+
+def by(of: Stage) -> str:
+    return f"uid {pwd.getpwnam(USER).pw_uid if of.kind == 'user' else os.getuid()}"
