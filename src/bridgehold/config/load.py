@@ -97,8 +97,17 @@ def parse_config(text: str, where: str, over: tuple[Override, ...] = ()) -> Conf
             where=where,
             hint=_HINT,
         )
-    providers = {**DEFAULT_PROVIDERS, **config.providers}
+    providers = DEFAULT_PROVIDERS | {name: _provider(name, said) for name, said in config.providers.items()}
     return config.model_copy(update={"providers": providers})
+
+
+def _provider(name: str, said: ProviderSection) -> ProviderSection:
+    """`said`, and what it leaves out as the provider of that name has it, unless it is of another shape."""
+    known = DEFAULT_PROVIDERS.get(name)
+    if known is None or ("shape" in said.model_fields_set and said.shape != known.shape):
+        return said
+    left = {"shape", "auth"} - said.model_fields_set
+    return said.model_copy(update={field: getattr(known, field) for field in left})
 
 
 def _fault(fault: ErrorDetails, over: tuple[Override, ...]) -> str:

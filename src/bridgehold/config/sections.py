@@ -98,7 +98,8 @@ class ProviderSection(Strict):
     base_url: str
     """Where it is, version prefix included. HTTPS, unless `private`."""
     shape: Literal["openai", "anthropic", "gemini", "custom", "hub"] = "openai"
-    """How its bodies, denials and usage look; ``hub``: models are downloaded from it."""
+    """How its bodies, denials and usage look; ``hub``: models are downloaded from it. `anthropic` and
+    `gemini` have shape and `auth` of their own, which a table of these names keeps unless it says another."""
     auth: str = "bearer"
     """``bearer``, ``header:NAME``, ``query:NAME``, or of a hub ``none``: it is asked without a key."""
     secret: str = ""

@@ -1,6 +1,6 @@
 """What a front and a cell say to each other over their link, by method.
 
-front → cell: `call`, `left`, `config`, `retire`, `metrics`, `unpack`, `try`, `end`, `stop`.
+front → cell: `call`, `left`, `config`, `retire`, `recall`, `metrics`, `unpack`, `try`, `end`, `stop`.
 cell → front: `order`, `granted`, `opened`, `ended`, `over`, `used`, `relay`, `shut`, `lend`, `returned`.
 Connections come by a entrance of their own.
 """
@@ -41,6 +41,8 @@ class CellConfig(msgspec.Struct, frozen=True, kw_only=True):
     """See `Ground.approvals`."""
     ended: tuple[SessionEnd, ...] = ()
     """Sessions of the tenant's cells before it."""
+    lent: int = 0
+    """Of the bytes that all cells may hold for their guests, beside what each has."""
     uid: int = -1
     """Its own, in the namespace that it is handed; -1: it stays the host's."""
 
