@@ -92,6 +92,8 @@ def probes(bridge: str, session: str) -> dict[str, dict[str, Any]]:
         "bridge.approve": {"submission": "sub-0123456789abcdef", "seen": FOREIGN},
         "bridge.reject": {"submission": "sub-0123456789abcdef"},
         "bridge.rollback": where,
+        "policy.review": {"policy": bridge},
+        "policy.approve": {"policy": bridge, "seen": FOREIGN, "at": "x", "signature": "x"},
         "proposal.make": {"event": "i-0123456789ab.1"},
         "proposal.list": {"tenant": "local"},
         "proposal.show": {"proposal": "p-0123456789ab"},

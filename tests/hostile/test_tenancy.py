@@ -46,6 +46,8 @@ OPERATOR = {
     "bridge.approve": {"submission": "sub-0123456789abcdef", "seen": "x"},
     "bridge.reject": {"submission": "sub-0123456789abcdef"},
     "bridge.rollback": {"bridge": "plans", "tenant": "NAME"},
+    "policy.review": {"policy": "plans"},
+    "policy.approve": {"policy": "plans", "seen": "x", "at": "x", "signature": "x"},
     "proposal.approve": {
         "proposal": "p-0123456789ab",
         "seen": "x",

@@ -26,6 +26,7 @@ from bridgehold.config.sections import (
     HttpSection,
     PrincipalSection,
     ProviderSection,
+    ReviewSection,
     SecretsSection,
     Strict,
     ToolSection,
@@ -44,6 +45,7 @@ class Config(Strict):
 
     host: HostSection = HostSection()
     secrets: SecretsSection = SecretsSection()
+    review: ReviewSection = ReviewSection()
     providers: dict[str, ProviderSection] = Field(default_factory=dict)
     principals: dict[str, PrincipalSection] = Field(default_factory=dict)
     bridges: dict[str, BridgeSection] = Field(default_factory=dict)

@@ -43,7 +43,9 @@ def act_of(entry: Entry, providers: Mapping[str, str]) -> Act | None:
         return None
     match family:
         case "command":
-            return Act(what="operation", name=entry.text("operation"), allowed=allowed)
+            kind = entry.text("resource")
+            kinds = (kind,) if kind else ()
+            return Act(what="operation", name=entry.text("operation"), allowed=allowed, kinds=kinds)
         case "tool" if entry.text("rule") != "input":  # which needs no grant
             return Act(what="tool", name=entry.text("tool"), allowed=allowed)
         case "egress":

@@ -40,6 +40,7 @@ from bridgehold.host.parts import Foundation, HostParts, look_up_again
 from bridgehold.host.proposal_store import ProposalStore
 from bridgehold.host.proposals import Proposals
 from bridgehold.host.reloading import Reloading
+from bridgehold.host.reviews import Reviews
 from bridgehold.host.revocation import AtRest
 from bridgehold.host.serving import Celled, InHost, Serving
 from bridgehold.host.shares import cell_wire
@@ -102,6 +103,15 @@ def assemble(given: Foundation) -> HostParts:
         given.supervisor.write,
         by_key(ground.approvals),
     )
+    reviews = Reviews(
+        layout,
+        shared.settings,
+        ground.machine,
+        shared.registry,
+        log,
+        given.supervisor.write,
+        by_key(ground.approvals),
+    )
     tokens = TokenFiles(layout.tokens, given.supervisor.write)
     servers: list[SocketServer] = []
     tenancy = Tenancy(
@@ -128,6 +138,7 @@ def assemble(given: Foundation) -> HostParts:
         tenancy=tenancy,
         submissions=submissions,
         proposals=proposals,
+        reviews=reviews,
         servers=servers,
     )
     _serve(given, parts)
@@ -228,7 +239,16 @@ def _serve(given: Foundation, parts: HostParts) -> None:
     again = functools.partial(look_up_again, parts.servers)
     token_admin = TokenAdmin(tokens, tenancy.log, tenancy.demand, again)
     bridges = BridgeMethods(parts.shared.registry, parts.environments, given.lifetime.ask_stop)
-    tables = (parts.serving, bridges, reloading, tenancy, token_admin, parts.submissions, parts.proposals)
+    tables = (
+        parts.serving,
+        bridges,
+        reloading,
+        tenancy,
+        token_admin,
+        parts.submissions,
+        parts.proposals,
+        parts.reviews,
+    )
     table = {name: method for part in tables for name, method in part.table().items()}
     make = functools.partial(
         SocketServer,

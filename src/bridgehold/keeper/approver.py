@@ -14,9 +14,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from bridgehold.errors import DeniedError, SecretError
 from bridgehold.keeper.files import locked, read_private, write_private
 from bridgehold.policies.approved import PREFIX
+from bridgehold.policies.reviewed import PREFIX as REVIEW
 
 FILE = "approval.key"
-_PREFIXES = (PREFIX,)
+_PREFIXES = (PREFIX, REVIEW)
 _BOUND = 4096
 _LONGEST = 64 * 1024
 _LOCK = ".approval.lock"

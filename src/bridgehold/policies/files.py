@@ -221,6 +221,8 @@ class Readings:
         self._found: dict[tuple[Kind, str], Text | None] = {}
         self._own: dict[Kind, dict[str, Text | None]] = {}
         """Of what was found, the operator's own: what else there is comes with the package."""
+        self.until = 0
+        """When something of it counts no more, in seconds of the epoch; 0: never."""
 
     def read(self, kind: Kind, name: str) -> Text | None:
         """As `PolicyFiles.read`, once: one decision sees one text of each name."""

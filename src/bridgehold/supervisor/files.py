@@ -22,9 +22,16 @@ from bridgehold.errors import BridgeholdError, BusyError, NotFoundError, PolicyE
 from bridgehold.host.startup import GO, LONGEST_FILE, FileChange
 from bridgehold.ids import digest_bytes, parse_name
 from bridgehold.keeper.approver import Approver
-from bridgehold.policies import tenants, tokens
-from bridgehold.policies.approved import SUFFIX, by_key, read_rules
-from bridgehold.policies.files import is_file_of
+from bridgehold.policies import approved, reviewed, tenants, tokens
+from bridgehold.policies.approved import by_key, read_rules
+from bridgehold.policies.files import Kind, is_file_of
+from bridgehold.policies.reviewed import read_review
+
+_SIGNED: dict[str, tuple[Kind, str]] = {
+    "approved": ("approved", approved.SUFFIX),
+    "review": ("policy", reviewed.SUFFIX),
+}
+"""What lies beside policies: whose names it takes, and how its files end."""
 
 
 def answer(layout: Layout, said: bytes) -> bytes:
@@ -51,8 +58,8 @@ def change(layout: Layout, said: bytes) -> None:
     if wanted.text is None:
         _remove(path, wanted, before)
         return
-    if wanted.kind == "approved":
-        _check_approved(layout, path, wanted.name, wanted.text)
+    if wanted.kind in _SIGNED:
+        _check_signed(layout, path, wanted, wanted.text)
     else:
         _check(path, wanted.name, before, wanted.text, token=wanted.kind == "tokens")
     writes.make_folder(folder)
@@ -61,18 +68,23 @@ def change(layout: Layout, said: bytes) -> None:
 
 def _place(layout: Layout, wanted: FileChange) -> tuple[Path, Path]:
     """The folder and the file."""
-    if wanted.kind == "approved":
-        if wanted.text is None or not is_file_of("approved", wanted.name):
-            raise UsageError("this is no change of approved rules")
-        return layout.policies, layout.policies / f"{wanted.name}{SUFFIX}.toml"
+    if wanted.kind in _SIGNED:
+        kind, suffix = _SIGNED[wanted.kind]
+        if wanted.text is None or not is_file_of(kind, wanted.name):
+            raise UsageError("this is no change of what is signed")
+        return layout.policies, layout.policies / f"{wanted.name}{suffix}.toml"
     folder = layout.tenants if wanted.kind == "tenants" else layout.tokens
     return folder, folder / f"{parse_name(wanted.name)}.toml"
 
 
-def _check_approved(layout: Layout, path: Path, name: str, text: str) -> None:
-    """Every rule of it was signed by who owns the configuration: with a key that no host has."""
-    bridge, _, tenant = name.partition("@")
-    read_rules(bridge, tenant, text, str(path), by_key(Approver(layout.secrets).public_key()))
+def _check_signed(layout: Layout, path: Path, wanted: FileChange, text: str) -> None:
+    """All of it was signed by who owns the configuration: with a key that no host has."""
+    verified = by_key(Approver(layout.secrets).public_key())
+    if wanted.kind == "review":
+        read_review(wanted.name, text, str(path), verified)
+        return
+    bridge, _, tenant = wanted.name.partition("@")
+    read_rules(bridge, tenant, text, str(path), verified)
 
 
 def _check(path: Path, name: str, before: str, text: str, *, token: bool) -> None:

@@ -50,9 +50,9 @@ def propose(
         "event": event,
         "reason": reason,
         "weakenings": weakening or [],
-        "seconds": _seconds(lasts),
+        "seconds": seconds_of(lasts),
     }
-    made = msgspec.convert(_ask("proposal.make", params), type=Proposal)
+    made = msgspec.convert(ask("proposal.make", params), type=Proposal)
     if json_output:
         print_json(made)
         return
@@ -82,7 +82,7 @@ def list_proposals(
     json_output: Json = False,
 ) -> None:
     """Rules that were asked for, the newest last."""
-    found = msgspec.convert(_ask("proposal.list", {"tenant": tenant or None}), type=list[Proposal])
+    found = msgspec.convert(ask("proposal.list", {"tenant": tenant or None}), type=list[Proposal])
     if json_output:
         print_json(found)
         return
@@ -139,7 +139,7 @@ def approve(
         "expires": expires,
         "signature": signature,
     }
-    done = msgspec.convert(_ask("proposal.approve", params), type=Proposal)
+    done = msgspec.convert(ask("proposal.approve", params), type=Proposal)
     if json_output:
         print_json(done)
     else:
@@ -152,14 +152,15 @@ def reject(
     json_output: Json = False,
 ) -> None:
     """Refuse it; a rule that was approved before holds no more from the next command on."""
-    done = msgspec.convert(_ask("proposal.reject", {"proposal": proposal, "reason": reason}), type=Proposal)
+    done = msgspec.convert(ask("proposal.reject", {"proposal": proposal, "reason": reason}), type=Proposal)
     if json_output:
         print_json(done)
     else:
         out.say(f"rejected {done.id}")
 
 
-def _seconds(text: str) -> int:
+def seconds_of(text: str) -> int:
+    """Of ``1h`` or ``7d``. Raises `UsageError`."""
     try:
         days = text.removesuffix("d")
         seconds = int(days) * 86_400 if days != text and days.isdecimal() else parse_duration(text) // 1000
@@ -201,12 +202,14 @@ def _say(one: Proposal, to: Any) -> None:
 
 
 def _shown(proposal: str) -> ShownProposal:
-    return msgspec.convert(_ask("proposal.show", {"proposal": proposal}), type=ShownProposal)
+    return msgspec.convert(ask("proposal.show", {"proposal": proposal}), type=ShownProposal)
 
 
-def _ask(method: str, params: dict[str, Any]) -> Any:
-    async def ask() -> Any:
+def ask(method: str, params: dict[str, Any]) -> Any:
+    """The running host's answer."""
+
+    async def asked() -> Any:
         async with connect() as client:
             return await client.request(method, params)
 
-    return asyncio.run(ask())
+    return asyncio.run(asked())

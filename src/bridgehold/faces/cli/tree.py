@@ -69,6 +69,9 @@ _POLICY = (
     Command("diff", "policy_review:diff", "Capabilities gained and lost from one grant to another."),
     Command("simulate", "policy_review:simulate", "What a policy would have refused of what was asked."),
     Command("test", "policy_review:expect", "Whether policies do what a file expects."),
+    Command("learn", "policy_learn:learn", "Draft a policy out of what was seen, for a person to sign."),
+    Command("review", "policy_sign:review", "What a policy changes since somebody signed it."),
+    Command("approve", "policy_sign:approve", "Sign it as it is now."),
 )
 _PROPOSALS = (
     Command("list", "proposals:list_proposals", "Rules that were asked for."),
