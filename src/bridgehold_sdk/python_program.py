@@ -22,6 +22,8 @@ _STARTS = frozenset(
     ]
 )
 """Audit events of whatever may read standard input by itself."""
+_OF_A_SESSION = ("_", "In", "Out", "artifacts", "display", "update_display", "clear_output", "final")
+"""Names that a session's code has, and no program's."""
 _ARGUMENT = {"code": "-c", "stdin": "-"}
 
 
@@ -89,7 +91,7 @@ def _fresh_main() -> dict[str, Any]:
     names.update(__builtins__=builtins, __loader__=BuiltinImporter)
     if sys.version_info < (3, 14):
         names["__annotations__"] = {}
-    for name in ("_", "In", "Out", "artifacts", "display", "final"):  # a session's, and no program's
+    for name in _OF_A_SESSION:
         builtins.__dict__.pop(name, None)
     return names
 

@@ -356,7 +356,7 @@ OURS = {
     "bridgehold.faces.cli", "bridgehold.faces.cli.main", "bridgehold.faces.cli.border", "bridgehold.faces.cli.tree",
 }  # fmt: skip
 RUN = {
-    "bridgehold.faces.cli.commands", "bridgehold.faces.cli.known", "bridgehold.faces.cli.run", "bridgehold.faces.layout",
+    "bridgehold.faces.cli.commands", "bridgehold.faces.cli.known", "bridgehold.faces.cli.place", "bridgehold.faces.cli.run", "bridgehold.faces.layout",
     "bridgehold.faces.render", "bridgehold.faces.screen", "bridgehold.client", "bridgehold.client.once", "bridgehold.config",
     "bridgehold.config.layout", "bridgehold.protocol", "bridgehold.protocol.frames", "bridgehold.protocol.values",
     "bridgehold.policies", "bridgehold.policies.globs", "bridgehold.policies.units", "bridgehold.audit", "bridgehold.audit.chain",

@@ -62,6 +62,7 @@ def probes(bridge: str, session: str) -> dict[str, dict[str, Any]]:
         "foreign.send": {**of_session, "data": ""},
         "foreign.wire": {**of_session, "conn": 1, "data": "", "end": False},
         "foreign.eof": of_session,
+        "session.extend": {**of_session, "limits": {"idle": "1m"}},
         "session.close": of_session,
         "session.kill": of_session,
         "session.profile": of_session,

@@ -20,6 +20,7 @@ _SECTIONS = (
     ("[http]", config.HttpSection),
     ("[zygotes]", config.ZygotesSection),
     ("[features]", config.FeaturesSection),
+    ("[push.NAME]", config.PushSection),
 )
 
 

@@ -82,6 +82,11 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         return self.state / "anchors"
 
     @property
+    def push(self) -> Path:
+        """Where each sink of the audit stands."""
+        return self.state / "push"
+
+    @property
     def artifacts(self) -> Path:
         """By tenant and digest; the host's alone."""
         return self.state / "artifacts"

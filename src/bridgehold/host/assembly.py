@@ -213,7 +213,8 @@ def _serve(given: Foundation, parts: HostParts) -> None:
     reloading = _reloading(given, parts, principals)
     again = functools.partial(look_up_again, parts.servers)
     token_admin = TokenAdmin(tokens, tenancy.log, tenancy.demand, again)
-    bridges = BridgeMethods(parts.shared.registry, parts.environments, given.lifetime.ask_stop)
+    stop = given.lifetime.ask_stop
+    bridges = BridgeMethods(parts.shared.registry, parts.environments, stop, tenancy.log.audited)
     tables = (parts.serving, bridges, reloading, tenancy, token_admin, parts.submissions)
     table = {name: method for part in tables for name, method in part.table().items()}
     make = functools.partial(
@@ -260,6 +261,7 @@ def _reloading(given: Foundation, parts: HostParts, principals: Principals) -> R
         parts.shared.registry,
         _Told(parts.serving, principals),
         given.ground.peers.journal,
+        parts.tenancy.log,
         given.supervisor.reread,
         follow,
     )

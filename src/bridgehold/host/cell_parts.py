@@ -22,7 +22,7 @@ from bridgehold.errors import BridgeholdError
 from bridgehold.hardening import open_descriptors
 from bridgehold.host.cell.artifact_methods import Artifacts, inside_tools
 from bridgehold.host.cell.bench import CellBench
-from bridgehold.host.cell.commands.dispatch import Dispatch, OrderMaker
+from bridgehold.host.cell.commands.dispatch import Dispatch
 from bridgehold.host.cell.commands.inline_keys import KeyKeeper
 from bridgehold.host.cell.commands.recovery import Recovery
 from bridgehold.host.cell.commands.resources import Resources
@@ -44,6 +44,7 @@ from bridgehold.host.cell.workers.pipes import FrameBudget
 from bridgehold.host.cell.workers.pool import WarmPool
 from bridgehold.host.cell.workers.trial import Trial
 from bridgehold.host.cell.workers.zygotes import Zygotes
+from bridgehold.host.front.boots import OrderMaker
 from bridgehold.host.front.in_force import Records
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.redaction import Redaction
@@ -301,6 +302,7 @@ def join_cell(
         pool_counts=pool.counts,
         scripts=user_scripts,
         redact=ground.redaction.text,
+        journal=peers.journal,
     )
     return CellParts(
         shared=shared,

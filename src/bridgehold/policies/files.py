@@ -20,6 +20,7 @@ from typing import Literal
 
 import msgspec
 
+from bridgehold.error_texts import placed
 from bridgehold.errors import PolicyError
 from bridgehold.ids import Digest, digest_bytes, is_name
 from bridgehold.policies import shipped
@@ -121,7 +122,7 @@ class PolicyFiles:
         try:
             listed = self._listed(kind)
         except PolicyError as error:
-            yield f"{error.where}: {error.message}"
+            yield placed(error)
             return
         for name in sorted(listed):
             if name.startswith("."):
@@ -134,7 +135,7 @@ class PolicyFiles:
             try:
                 self.own(kind, [name.removesuffix(_SUFFIX)])
             except PolicyError as error:
-                yield f"{error.where}: {error.message}"
+                yield placed(error)
 
     def _listed(self, kind: Kind) -> list[str]:
         path = self._folders[kind]

@@ -30,18 +30,33 @@ _AS_IT_IS = (bool, type(None))
 _HINTS = {"json": "Send JSON: RFC 8259, and nothing beside it.", "utf8": "Send UTF-8."}
 _BOUNDS = f"Nest at most {MAX_DEPTH} deep, keep integers within 64 bits and keys unique."
 _OWN_KEYS = "Give each a text of its own."
+_KINDS = "Send text, numbers, lists or a dict."
 
 
-def to_plain(value: Any, where: str, depth: int = 0) -> Any:  # noqa: PLR0911 - one for each kind
+def to_plain(value: Any, where: str, depth: int = 0) -> Any:
     """None, bool, int, float, str, list and dict of `value`.
 
     Tuples and sets become lists, subclasses their base, enums their value, dataclasses and msgspec's and
     pydantic's models objects, paths, UUIDs and decimals text, dates and times ISO 8601, numpy's scalars and
-    arrays Python's. Raises `UsageError` for the rest.
+    arrays Python's. Raises `UsageError` for the rest, and for what raises while it is read.
     """
-    kind = type(value)
-    if kind in _AS_IT_IS:
+    if type(value) in _AS_IT_IS:
         return value
+    try:
+        return _plain(value, where, depth)
+    except (BridgeholdError, MemoryError):
+        raise
+    except Exception as error:
+        raise unreadable(value, where, error) from error
+
+
+def unreadable(value: Any, where: str, error: Exception) -> UsageError:
+    """Of a value whose own methods raise `error`."""
+    name = f"{type(value).__module__}.{type(value).__qualname__}"
+    return _refusal(where, f"a {name} can't be read: {error_text(error, 200)}", _KINDS)
+
+
+def _plain(value: Any, where: str, depth: int) -> Any:  # noqa: PLR0911 - one for each kind
     if isinstance(value, Enum):
         return to_plain(value.value, where, depth)
     if isinstance(value, str):
@@ -137,7 +152,7 @@ def _other(value: Any, where: str, depth: int) -> Any:
         if type(plain) is not type(value):
             return to_plain(plain, where, depth + 1)
     name = f"{type(value).__module__}.{type(value).__qualname__}"
-    raise _refusal(where, f"a {name} can't be sent", "Send text, numbers, lists or a dict.")
+    raise _refusal(where, f"a {name} can't be sent", _KINDS)
 
 
 def _list(values: Iterable[Any], where: str, depth: int) -> list[Any]:

@@ -29,8 +29,8 @@ class Wanted(msgspec.Struct, frozen=True):
     mode: int = 0
 
 
-def wanted(layout: Layout, roles: plans.Roles) -> tuple[Wanted, ...]:
-    """All of them in the order in which they are made; as root, one owner per role."""
+def wanted(layout: Layout, roles: plans.Roles, *, pushed: bool = False) -> tuple[Wanted, ...]:
+    """All in the order in which they are made; as root, one owner per role. `pushed`: there are sinks."""
     return (
         Wanted(layout.config),
         Wanted(layout.state),
@@ -43,6 +43,7 @@ def wanted(layout: Layout, roles: plans.Roles) -> tuple[Wanted, ...]:
         Wanted(layout.secrets, roles.keeper, roles.keeper, 0o700),
         Wanted(layout.artifacts, roles.host, roles.host, 0o700),
         Wanted(layout.quarantine, roles.host, roles.host, 0o700),
+        *((Wanted(layout.push, roles.push, roles.host, 0o2750),) if pushed else ()),
         Wanted(layout.uids, os.getuid(), os.getuid(), 0o700),
     )
 
@@ -53,7 +54,7 @@ def prepare_folders(layout: Layout, config: Config, *, service: bool = False) ->
     `service`: as of `plans.plan`.
     """
     roles = plans.roles(config)
-    for one in wanted(layout, roles):
+    for one in wanted(layout, roles, pushed=bool(config.push)):
         if one.mode:
             _own(one)
         else:
@@ -65,7 +66,7 @@ def prepare_folders(layout: Layout, config: Config, *, service: bool = False) ->
 
 def check_folders(layout: Layout, config: Config) -> None:
     """Change nothing; raise the `ConfigError` that `prepare_folders` would end with, for this user."""
-    for one in wanted(layout, plans.roles(config)):
+    for one in wanted(layout, plans.roles(config), pushed=bool(config.push)):
         place = one.path
         while not os.path.lexists(place) and place != place.parent:
             place = place.parent

@@ -98,6 +98,7 @@ _AUDIT = (
     Command("report", "audit_report:report", "A review: reach, refusals, keys, spending, changes."),
     Command("export", "audit:export", "Every event as OCSF, one JSON line each."),
     Command("rotate-key", "audit_acts:rotate_key", "Another key signs anchors; both sign the change."),
+    Command("sinks", "audit_acts:sinks", "Where events and anchors leave to, and what waits."),
     Command("seal", "audit_acts:seal", "Close and sign old segments; drop their bodies, if asked to."),
 )
 _SESSIONS = (

@@ -10,7 +10,7 @@ import msgspec
 from bridgehold.error_info import ErrorInfo
 from bridgehold.errors import UsageError
 from bridgehold.ids import ANONYMOUS_SESSION
-from bridgehold.protocol.frames import OfferedTool, misfit
+from bridgehold.protocol.frames import OfferedTool, SessionLimits, misfit
 from bridgehold.protocol.plain import loads
 from bridgehold.protocol.values import Answer
 
@@ -28,11 +28,29 @@ class _Sent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class OpenSession(_Sent, frozen=True, kw_only=True):
-    """A session's bridge; without a name one is drawn, with it the open one of that name is given."""
+    """A session's bridge; without a name one is drawn, with it the open one of that name is given.
+
+    `limits`: its own (`memory`, `cpu`, `session`, `idle`), written as in a policy, at most what that gives.
+    """
 
     bridge: Name
     name: Name = ""
     tenant: Name = ""
+    limits: SessionLimits = {}
+
+
+class ExtendSession(_Sent, frozen=True, kw_only=True):
+    """`limits`: `session`, how long it may live from now on, and `idle`; at most what the policy gives."""
+
+    limits: SessionLimits
+
+
+class ExtendedSession(msgspec.Struct, frozen=True, kw_only=True):
+    """How long it may live from now on, and without a command."""
+
+    id: str
+    left_ms: int
+    idle_ms: int
 
 
 class _CommandFields(_Sent, frozen=True, kw_only=True):

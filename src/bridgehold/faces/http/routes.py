@@ -77,6 +77,14 @@ ROUTES: tuple[Route, ...] = (
         gives=bodies.ClosedSession,
     ),
     Route(
+        method="POST",
+        path="/v1/sessions/{session}/extend",
+        handler=sessions.extend_session,
+        summary="Give a session more time, up to what its policy gives",
+        body=bodies.ExtendSession,
+        gives=bodies.ExtendedSession,
+    ),
+    Route(
         method="GET",
         path="/v1/sessions/{session}/logs",
         handler=sessions.logs,

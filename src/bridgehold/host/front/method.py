@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from bridgehold.error_info import ErrorInfo
-from bridgehold.errors import BridgeholdError, InternalError, UsageError
+from bridgehold.error_texts import at_border
+from bridgehold.errors import BridgeholdError, UsageError
 from bridgehold.host.front.callers import SMALL, Callers
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.shares.logs import LAST_OUTPUT
@@ -132,8 +133,9 @@ def visible_info(error: BridgeholdError, principal: Principal | None) -> ErrorIn
     return msgspec.structs.replace(info, traceback="", output=msgspec.UNSET, hint=hint)
 
 
-def defect_of(error: Exception, method: str) -> InternalError:
-    """What a caller is told of a defect; its traceback goes to the host's log."""
-    defect = InternalError(f"{type(error).__name__} in {method}")
-    sys.stderr.write(f"bridgehold: {defect.message}\n{''.join(traceback.format_tb(error.__traceback__))}")
-    return defect
+def defect_of(error: Exception, method: str) -> BridgeholdError:
+    """What a caller is told of a defect; its traceback goes to the host's log, with a file's place."""
+    what = f"{type(error).__name__} in {method}"
+    more = f": {error}" if isinstance(error, OSError) else ""
+    sys.stderr.write(f"bridgehold: {what}{more}\n{''.join(traceback.format_tb(error.__traceback__))}")
+    return at_border(error, what)

@@ -14,6 +14,7 @@ import msgspec
 from bridgehold.host.shares.session_ends import SessionEnd
 from bridgehold.host.startup import HostConfig
 from bridgehold.keeper.spending import Period, Used
+from bridgehold.policies.limits_request import NOTHING, LimitsRequest
 from bridgehold.policies.model import Grant, Machine
 from bridgehold.protocol.values import Principal
 from bridgehold.sandbox.values import SandboxSpec
@@ -124,6 +125,7 @@ class AskOrder(msgspec.Struct, frozen=True, kw_only=True):
     session: str
     session_name: str
     principal: str
+    asked: LimitsRequest = NOTHING
 
 
 class Ordered(msgspec.Struct, frozen=True, kw_only=True):

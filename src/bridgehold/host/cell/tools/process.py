@@ -30,6 +30,12 @@ _LAST_SECONDS = 0.5
 class _Answer(msgspec.Struct, frozen=True):
     result: object = None
     error: str = ""
+    changed: bool = False
+    """The function's code is not what the process has: the call was not run."""
+
+
+class _ChangedError(Exception):
+    pass
 
 
 class _Process:
@@ -139,7 +145,9 @@ class _Process:
         except msgspec.ValidationError:
             future.set_exception(ApplicationError("the tool's process wrote what is no answer"))
         else:
-            if answer.error:
+            if answer.changed:
+                future.set_exception(_ChangedError())
+            elif answer.error:
                 future.set_exception(ApplicationError(answer.error[:2_000]))
             else:
                 future.set_result(answer.result)
@@ -171,6 +179,11 @@ class ProcessTools:
         process = await self._running(key)
         try:
             return await process.call(request)
+        except _ChangedError:
+            process.retired = True
+            if self._is_current(key, process):
+                del self._processes[key]
+            return await self.call(tool, arguments, context, _means)
         except asyncio.CancelledError:
             if self._is_current(key, process):
                 del self._processes[key]
