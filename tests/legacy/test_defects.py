@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
 
 from bridgehold.client.client import Client
-from bridgehold.client.tools import Tool
-from bridgehold.errors import BridgeholdError, InternalError
+from bridgehold.errors import InternalError
 from bridgehold.faces.jupyter.kernel import Kernel
 from bridgehold.faces.legacy import stdio
 from bridgehold.faces.legacy.bound import BoundSession
@@ -101,35 +100,6 @@ def test_a_connection_that_meets_a_defect_is_ended_at_its_other_end(
 
     asyncio.run(act())
     assert "AttributeError in a connection" in capsys.readouterr().err
-
-
-def test_a_bridge_hears_of_an_answer_that_could_not_be_sent() -> None:
-    """A tool's result that no frame takes, and a defect: the bridge would wait until its deadline."""
-
-    async def act() -> None:
-        for answer in (answer_with(BridgeholdError("too large")), answer_with(KeyError("x"))):
-            client = Client.__new__(Client)
-            asked: list[dict[str, Any]] = []
-
-            async def request(_: str, params: dict[str, Any], asked: list[Any] = asked) -> None:
-                asked.append(params)
-
-            client.request = request  # type: ignore[assignment,method-assign]  # what is sent is looked at
-            tool = cast(Tool, type("T", (), {"answer": staticmethod(answer)}))
-            event = {"command": "c-1", "call": 2, "tool": "t", "arguments": {}}
-            await client._run_tool({"t": tool}, event)
-            (said,) = asked
-            assert (said["command"], said["call"]) == ("c-1", 2)
-            assert said["error"]
-
-    asyncio.run(act())
-
-
-def answer_with(error: Exception) -> Callable[..., Coroutine[Any, Any, dict[str, Any]]]:
-    async def answer(*_: object) -> dict[str, Any]:
-        raise error
-
-    return answer
 
 
 def test_a_frontend_is_answered_and_its_kernel_goes_on() -> None:

@@ -34,7 +34,7 @@ from bridgehold.errors import (
 )
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
 from bridgehold.protocol.parts import Moved
-from bridgehold.protocol.plain import error_text, to_plain
+from bridgehold.protocol.plain import to_plain
 from bridgehold.protocol.values import Artifact, Reply, ResourceRef, SessionInfo
 
 if TYPE_CHECKING:
@@ -179,12 +179,9 @@ class Client:
     async def _run_tool(self, offered: dict[str, Tool], event: dict[str, Any]) -> None:
         """One call of the bridge's. What the function raises goes back as its error."""
         answer = {"command": event["command"], "call": event["call"]}
+        answer |= await offered[event["tool"]].answer(event["arguments"], event["command"])
         with contextlib.suppress(BridgeholdError):  # the command ended first
-            try:
-                said = await offered[event["tool"]].answer(event["arguments"], event["command"])
-                await self.request("tool.reply", answer | said)
-            except Exception as error:  # noqa: BLE001 - the bridge waits: for an answer that can't be sent too
-                await self.request("tool.reply", {**answer, "error": error_text(error)})
+            await self.request("tool.reply", answer)
 
     async def run(
         self,
