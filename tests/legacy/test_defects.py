@@ -102,6 +102,13 @@ def test_a_connection_that_meets_a_defect_is_ended_at_its_other_end(
     assert "AttributeError in a connection" in capsys.readouterr().err
 
 
+def answer_with(error: Exception) -> Callable[..., Coroutine[Any, Any, dict[str, Any]]]:
+    async def answer(*_: object) -> dict[str, Any]:
+        raise error
+
+    return answer
+
+
 def test_a_frontend_is_answered_and_its_kernel_goes_on() -> None:
     async def act() -> None:
         published: list[Any] = []
