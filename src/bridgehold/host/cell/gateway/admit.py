@@ -211,9 +211,7 @@ def _decide(grant: Grant, name: str, method: str, path: str, facts: BodyFacts, v
         return decision.rule
     asked, reason = fields.version_of(path), decision.reason
     if version and asked not in ("", version):  # some clients ask for a version of their own choice
-        reason += (
-            f"; the provider's address ends in /{version}: have the client ask for {version}, not {asked}"
-        )
+        reason += f"; the provider's address ends in /{version}: have the client ask for that, not {asked}"
     raise Refused(Refusal(status=403, rule=decision.rule, reason=reason, source=decision.source))
 
 
