@@ -16,10 +16,11 @@ from importlib.metadata import version
 from typing import Any
 
 import msgspec
+import psutil
 
 from bridgehold.client.session import ClientSession
 from bridgehold.client.tools import Tool
-from bridgehold.errors import BridgeholdError
+from bridgehold.errors import BridgeholdError, LimitError
 from bridgehold.faces.jupyter import requests
 from bridgehold.faces.jupyter.cell import INTERRUPTED, Cell, told
 from bridgehold.faces.jupyter.forms import visible
@@ -33,6 +34,8 @@ _KEPT = 1_000
 _MOST_MATCHES = 1_000
 _MOST_ID = 200
 _PARENT_SECONDS = 1.0
+MOST_MEMORY, _MEMORY_SECONDS = 1 << 30, 0.1
+"""Of this process; how often that is looked at."""
 
 Handler = Callable[[Message], Awaitable[dict[str, Any]]]
 
@@ -65,7 +68,13 @@ class Kernel:
     async def serve(self) -> None:
         """Until `stop`, a shutdown, or the end of the process that started this one."""
         self._wire.publish("status", {"execution_state": "starting"}, None)
-        works = (self._serve("shell"), self._serve("control"), self._wire.beat(), self._orphaned())
+        works = (
+            self._serve("shell"),
+            self._serve("control"),
+            self._wire.beat(),
+            self._orphaned(),
+            self._modest(),
+        )
         tasks = [asyncio.create_task(work) for work in (*works, self._over.wait())]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -89,6 +98,14 @@ class Kernel:
         parent = os.getppid()
         while os.getppid() == parent or not os.environ.get("JPY_PARENT_PID"):  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(_PARENT_SECONDS)
+
+    async def _modest(self) -> None:
+        """A stranger of this machine may begin a message of any number of parts, and what a front end leaves
+        unread waits: past its bound the kernel ends, and not the machine."""
+        mine = psutil.Process()
+        while mine.memory_info().rss <= MOST_MEMORY:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(_MEMORY_SECONDS)
+        raise LimitError(f"the kernel would hold more than {MOST_MEMORY >> 20} MiB", hint="Start it again.")
 
     async def _serve(self, channel: Channel) -> None:
         while True:
