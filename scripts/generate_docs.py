@@ -171,7 +171,9 @@ def make_limits() -> str:
     )
     return (
         "# Limits\n\n"
-        "Keys of `[limits]` in a policy. Sizes are texts such as `512MiB` (B, KiB, MiB, GiB, TiB), rates\n"
+        "Keys of `[limits]` in a policy. A caller may ask for less `memory`, `cpu`, `session` and `idle`,\n"
+        "for a session of its own, and for more of the two times again, up to these.\n\n"
+        "Sizes are texts such as `512MiB` (B, KiB, MiB, GiB, TiB), rates\n"
         "such as `64KiB/s`, durations such as `30s` (ms, s, m, h), cores a number such as `1.5`.\n\n"
         + table(
             ("key", "unit", "default", "what it bounds", "what the guest experiences", "in `Limits`"), rows

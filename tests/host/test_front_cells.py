@@ -806,7 +806,7 @@ async def opening(house: SimpleNamespace) -> AsyncIterator[socket.socket]:
 def test_a_cell_has_no_more_processes_of_tools_than_it_may_however_it_asks(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Asked all at once, and by one number: none is begun past the bound, none outlives the cell."""
+    """LimitsRequest all at once, and by one number: none is begun past the bound, none outlives the cell."""
     begun: list[int] = []
 
     async def adopt(_: str, pid: int) -> None:

@@ -6,7 +6,7 @@ import base64
 import dataclasses
 import datetime
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bridgehold.client.tools import Tool
@@ -111,6 +111,13 @@ def arguments_of(
     if isinstance(stdin, str):
         given["stdin"] = stdin
     return given, (input_tool(stdin),) if callable(stdin) else ()
+
+
+def placed(env: Mapping[str, str] | None, args: Sequence[str] | None, cwd: str) -> dict[str, Any]:
+    """The arguments that say where code runs."""
+    given: dict[str, Any] = {"env": dict(env)} if env else {}
+    given |= {"args": list(args)} if args is not None else {}
+    return given | ({"cwd": cwd} if cwd else {})
 
 
 def input_tool(ask: Ask) -> Tool:

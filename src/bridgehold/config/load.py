@@ -24,8 +24,11 @@ from bridgehold.config.sections import (
     FeaturesSection,
     HostSection,
     HttpSection,
+    Name,
     PrincipalSection,
     ProviderSection,
+    PushSection,
+    ReviewSection,
     SecretsSection,
     Strict,
     ToolSection,
@@ -44,12 +47,14 @@ class Config(Strict):
 
     host: HostSection = HostSection()
     secrets: SecretsSection = SecretsSection()
+    review: ReviewSection = ReviewSection()
     providers: dict[str, ProviderSection] = Field(default_factory=dict)
     principals: dict[str, PrincipalSection] = Field(default_factory=dict)
     bridges: dict[str, BridgeSection] = Field(default_factory=dict)
     zygotes: ZygotesSection = ZygotesSection()
     tools: dict[str, ToolSection] = Field(default_factory=dict)
     http: HttpSection = HttpSection()
+    push: dict[Name, PushSection] = Field(default_factory=dict)
     features: FeaturesSection = FeaturesSection()
     default_bridge: str = "dspy"
 
@@ -151,6 +156,8 @@ def _name_faults(config: Config) -> list[str]:
         for name, section in config.providers.items()
         for fault in provider_faults(provider_entry(name, section))
     ]
+    if "push" in config.providers:
+        faults.append("providers.push: that name is of the sinks' keys; choose another")
     if config.reserve_bytes() > 1024 * GIB:
         faults.append("host.memory_reserve: more than 1 TiB")
     return faults

@@ -44,6 +44,8 @@ PLACES = {
 _UNKNOWN_FIELD = re.compile(r"unknown field `([^`]*)`$")
 _PACE = 1024 * 1024
 _VALUE_BYTES = 32
+LimitValue = Annotated[str, msgspec.Meta(max_length=40)] | int | float
+SessionLimits = Annotated[dict[str, LimitValue], msgspec.Meta(max_length=8)]
 
 
 class RequestFrame(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -283,6 +285,15 @@ class OpenParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     tenant: str = "local"
     stays: bool = False
     """Without a name too: otherwise such a session ends soon after the connections that used it."""
+    limits: SessionLimits = {}
+    """Its own, by keys of the policy's ``[limits]`` and written as there: at most what the policy gives."""
+
+
+class ExtendParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of `session.extend`. `limits`: ``session``, how long it may live from now on, and ``idle``."""
+
+    session: str
+    limits: SessionLimits
 
 
 class OpenScriptParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
 from bridgehold.audit.entries import printable
+from bridgehold.audit.pushing.standing import metrics as push_metrics
 from bridgehold.client.client import Client, connect
+from bridgehold.config.layout import default_layout
+from bridgehold.config.load import load_config
+from bridgehold.config.pushed import standings
 from bridgehold.faces import layout
 from bridgehold.faces.cli.known import check_bridge, check_tenant, typed_tenant
 from bridgehold.faces.layout import Column, Line, number
@@ -34,6 +39,8 @@ Session = Annotated[str, typer.Argument(help="Session name or id.")]
 def metrics() -> None:
     """Print the host's figures in Prometheus' text format."""
     typer.echo(str(asyncio.run(_request("metrics", {}))["text"]), nl=False)
+    home, now = default_layout(), time.time()
+    typer.echo(push_metrics(standings(home, load_config(home.config_file), now), now), nl=False)
 
 
 def profile(

@@ -14,6 +14,7 @@ import msgspec
 from bridgehold.host.shares.session_ends import SessionEnd
 from bridgehold.host.startup import HostConfig
 from bridgehold.keeper.spending import Period, Used
+from bridgehold.policies.limits_request import NOTHING, LimitsRequest
 from bridgehold.policies.model import Grant, Machine
 from bridgehold.protocol.values import Principal
 from bridgehold.sandbox.values import SandboxSpec
@@ -37,6 +38,8 @@ class CellConfig(msgspec.Struct, frozen=True, kw_only=True):
     config: str
     """The configuration that holds, as JSON."""
     spent: Spent
+    approvals: bytes = b""
+    """See `Ground.approvals`."""
     ended: tuple[SessionEnd, ...] = ()
     """Sessions of the tenant's cells before it."""
     lent: int = 0
@@ -124,6 +127,7 @@ class AskOrder(msgspec.Struct, frozen=True, kw_only=True):
     session: str
     session_name: str
     principal: str
+    asked: LimitsRequest = NOTHING
 
 
 class Ordered(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import select
 import time
@@ -28,6 +29,9 @@ from bridgehold.policies.buckets import TokenBucket
 from bridgehold.policies.model import MIB, Limits, Rate
 
 _READ_BYTES = 65_536
+"""As much as a pipe holds."""
+_WIDE_BYTES = 4 * _READ_BYTES
+"""What one holds, and is read at once, that has carried more than that: of a file, most often."""
 _BYTES_PER_SECOND, _BYTES_AT_ONCE = 4 * MIB, 32 * MIB
 """Of frames, per session: the worst text of 8 MiB takes 0.2 s to judge, and all sessions share the loop."""
 _PART_COST = 16
@@ -36,6 +40,8 @@ _OUTPUT_PER_SECOND, _OUTPUT_AT_ONCE = 32 * MIB, 64 * MIB
 """Of stdout and stderr together, per session: what is read, whatever of it is kept. Frames wait, too."""
 _OUTPUT_COST = 16 * 1024
 """What a read counts at the least: who writes byte by byte is read in larger pieces, later."""
+_TOGETHER_SECONDS = 0.001
+"""Between two reads of one stream of output: many small prints are read together, a lone one at once."""
 _DRAIN_READS = 32
 _HALF_FRAME_SECONDS = 10.0
 _PAUSE_SECONDS = 0.05
@@ -108,6 +114,8 @@ class GuestPipes:
         self._to_guest, self._from_guest, *outputs = descriptors
         self._outputs: dict[int, Stream] = dict(zip(outputs, ("stderr", "stdout"), strict=False))
         """By descriptor; standard output has none of its own in a zygote."""
+        self._together = dict.fromkeys(outputs, 0.0)
+        """By descriptor of output: when it is read again."""
         for descriptor in descriptors:
             os.set_blocking(descriptor, False)
         self._loop = asyncio.get_running_loop()
@@ -126,6 +134,8 @@ class GuestPipes:
         self._full: Callable[[], bool] | None = None
         self._due = self._output_due = 0.0
         """When frames, and output, are within their rates again: not read before."""
+        self._width = _READ_BYTES
+        """Bytes that a pipe of frames holds."""
         self._charged = 0
         """Bytes that the host's budget counts."""
         self._last_input = False
@@ -190,6 +200,8 @@ class GuestPipes:
         )
         if self._closed or self._last_input:
             raise CrashError("the worker is gone")
+        if len(data) > _READ_BYTES:
+            self._widen()
         self._pending.append(memoryview(data))
         self._unsent += len(data)
         self._drained.clear()
@@ -197,6 +209,14 @@ class GuestPipes:
         await self._drained.wait()
         if self._closed:
             raise CrashError("the worker ended while a frame was being sent")
+
+    def _widen(self) -> None:
+        """Have the pipes of frames hold more, where the machine lets it: the loop has fewer turns then."""
+        if self._width < _WIDE_BYTES:
+            self._width = _WIDE_BYTES
+            for descriptor in (self._to_guest, self._from_guest):
+                with contextlib.suppress(OSError):
+                    fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _WIDE_BYTES)
 
     def close(self) -> None:
         """Close both pipes; what waits on them fails."""
@@ -223,7 +243,7 @@ class GuestPipes:
         try:
             while self._pending:
                 data = self._pending[0]
-                sent = os.write(self._to_guest, data[:_READ_BYTES])
+                sent = os.write(self._to_guest, data[: self._width])
                 self._unsent -= sent
                 if sent == len(data):
                     self._pending.popleft()
@@ -248,8 +268,11 @@ class GuestPipes:
         if wait > 0:  # not reading is the whole enforcement: the pipe fills, the guest blocks
             self._pause(self._from_guest, self._read_frames, wait)
             return
+        part = self.reader.within_part
+        if part:
+            self._widen()
         try:
-            data = os.read(self._from_guest, _READ_BYTES)
+            data = os.read(self._from_guest, self._width if part else _READ_BYTES)
         except BlockingIOError:
             return
         except OSError:
@@ -259,7 +282,6 @@ class GuestPipes:
             self._on_end(None)
             return
         try:
-            part = self.reader.within_part
             found = self._source.feed(data)
             owed = self._frames.take(max(1, len(found)), now)
             cost = len(data) // _PART_COST if part and not found else len(data)
@@ -328,7 +350,8 @@ class GuestPipes:
 
         A flood does wait, past a rate at which reading it costs the host some hundredths of a processor.
         """
-        wait = self._output_rate.wait(1, time.monotonic())
+        now = time.monotonic()
+        wait = max(self._output_rate.wait(1, now), self._together[descriptor] - now)
         if self._full is not None and self._full():
             wait = max(wait, _PAUSE_SECONDS)
         if wait > 0:
@@ -348,6 +371,7 @@ class GuestPipes:
             self._log.write(data, self._outputs[descriptor])
             now = time.monotonic()
             self._output_due = now + self._output_rate.take(max(len(data), _OUTPUT_COST), now)
+            self._together[descriptor] = now + _TOGETHER_SECONDS
         return not data
 
     def drain_output(self) -> None:
