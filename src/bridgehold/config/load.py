@@ -28,6 +28,7 @@ from bridgehold.config.sections import (
     PrincipalSection,
     ProviderSection,
     PushSection,
+    ReviewSection,
     SecretsSection,
     Strict,
     ToolSection,
@@ -46,6 +47,7 @@ class Config(Strict):
 
     host: HostSection = HostSection()
     secrets: SecretsSection = SecretsSection()
+    review: ReviewSection = ReviewSection()
     providers: dict[str, ProviderSection] = Field(default_factory=dict)
     principals: dict[str, PrincipalSection] = Field(default_factory=dict)
     bridges: dict[str, BridgeSection] = Field(default_factory=dict)

@@ -295,6 +295,13 @@ class SecretsSection(Strict):
     """Name of the systemd credential that unlocks the encrypted file; a 0600 key file if empty."""
 
 
+class ReviewSection(Strict):
+    """``[review]``: what a person has to have signed before it counts."""
+
+    required: bool = False
+    """A policy of yours counts as it was signed (``bridgehold policy approve``), not once it is edited."""
+
+
 class PushSection(Strict):
     """``[push.NAME]``: where the audit's events and anchors leave to by themselves; one for each place."""
 

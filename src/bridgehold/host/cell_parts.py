@@ -64,6 +64,7 @@ from bridgehold.keeper.budgets import Budgets
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.keeper.places import Places
 from bridgehold.keeper.spending import prices_of
+from bridgehold.policies.approved import by_key
 from bridgehold.policies.buckets import CommandRates
 from bridgehold.policies.model import Machine
 from bridgehold.policies.units import parse_size
@@ -91,6 +92,8 @@ class Ground(msgspec.Struct, frozen=True, kw_only=True):
     redaction: Redaction
     degraded: Callable[[str], None]
     """An event that must be in the audit can't be written."""
+    approvals: bytes = b""
+    """The public half of the key that signs approved rules."""
     openings: Openings | None = None
     """Of a cell of its own, which opens little itself."""
     lent: Lent | None = None
@@ -115,6 +118,7 @@ def share(ground: Ground, write: Callable[[FileChange], Awaitable[None]], record
         files = HandedFiles(layout.policies, layout.tenants, ground.tenant, openings.rules)
         own = HandedBridges(layout.own_bridges(ground.tenant), ground.tenant, openings)
     registry = Registry(layout, ground.config, ground.machine, records, files, own)
+    registry.verified = by_key(ground.approvals)
     ground.peers.keeper.tenants_with = registry.tenants_with
     return Shared(
         settings=Settings(ground.config),

@@ -165,6 +165,7 @@ class CellProcess:
             machine=self._given.machine,
             redaction=redaction,
             degraded=self._degraded,
+            approvals=self._given.approvals,
             openings=openings,
             lent=lent,
             tenant=self._given.tenant,

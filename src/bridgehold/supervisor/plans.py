@@ -118,7 +118,7 @@ def plan(
     `service`: it is nobody's private host. `lasting`: the listening sockets are systemd's.
     """
     who = roles(config)
-    cells = service if config.host.cells == "auto" else config.host.cells
+    cells = has_cells(config, service=service)
     environment = _environment()
     fetching = environment | _kept(_FETCH_VARIABLES)
     return Plan(
@@ -167,6 +167,11 @@ def plan(
             environment=environment,
         ),
     )
+
+
+def has_cells(config: Config, *, service: bool) -> bool:
+    """Whether each tenant is served by a process of its own (pure). `service`: as of `plan`."""
+    return service if config.host.cells == "auto" else config.host.cells
 
 
 def http_config(layout: Layout, config: Config) -> HttpConfig:

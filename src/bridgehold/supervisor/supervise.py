@@ -92,7 +92,7 @@ def run(
     private, owner = owner is not None, owner or Owner()
     outside = OriginalMounts()
     config = load_config(layout.config_file)
-    prepare_folders(layout, config)
+    prepare_folders(layout, config, service=not private)
     with contextlib.suppress(UnsupportedError):  # the launcher tells what there is then, and the remedy
         scope.enter(config.host.cgroup, os.environ)
     if os.getuid() == 0:

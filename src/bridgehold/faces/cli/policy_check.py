@@ -20,7 +20,9 @@ from bridgehold.error_texts import placed
 from bridgehold.errors import BridgeholdError, PolicyError
 from bridgehold.host.front.registry import Registry
 from bridgehold.ids import LOCAL_TENANT, is_name, nearest
+from bridgehold.keeper.approver import FILE, Approver
 from bridgehold.policies import shipped
+from bridgehold.policies.approved import by_key
 from bridgehold.policies.explain import Known, unknown_names
 from bridgehold.policies.explain import check as check_policies
 from bridgehold.policies.files import Kind
@@ -36,7 +38,11 @@ def layout_registry(layout: Layout) -> Registry:
     machine = Machine(
         cgroup="v2", uids="range", memory_bytes=0, cpus=cores, devices=tuple(config.host.devices)
     )
-    return Registry(layout, config, machine, journal=None)
+    registry = Registry(layout, config, machine, journal=None)
+    with contextlib.suppress(BridgeholdError, OSError):  # a copy of it has no such key
+        if (layout.secrets / FILE).exists():
+            registry.verified = by_key(Approver(layout.secrets).public_key())
+    return registry
 
 
 def check_layout(layout: Layout) -> tuple[list[str], list[str]]:
@@ -83,6 +89,7 @@ def _checked(layout: Layout) -> tuple[list[str], list[str]]:
     registry = layout_registry(layout)
     faults = [fault for kind in _KINDS for fault in registry.files.faults(kind)]
     faults += _own_policies(registry)
+    faults += _approved(registry)
     try:
         bridges = registry.entries()
     except BridgeholdError as error:
@@ -119,6 +126,17 @@ def _own_policies(registry: Registry) -> Iterator[str]:
                 texts[name] = (found.text, found.file)
     for fault in check_policies(texts):
         yield f"{fault.where}: {fault.message}"
+
+
+def _approved(registry: Registry) -> Iterator[str]:
+    """Approved rules that are not what was signed, or are for nobody."""
+    for name in _listed(registry, "approved"):
+        bridge, _, tenant = name.partition("@")
+        try:
+            registry.manifest(bridge, tenant)
+            registry.approved(bridge, tenant)
+        except BridgeholdError as error:
+            yield f"policies/{name}.approved.toml: {error.message}"
 
 
 def _grants(registry: Registry, bridges: Iterable[Entry], said: Container[str]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from bridgehold.errors import UsageError
 from bridgehold.ids import ANONYMOUS_SESSION
 from bridgehold.protocol.frames import OfferedTool, SessionLimits, misfit
 from bridgehold.protocol.plain import loads
+from bridgehold.protocol.proposals import LONGEST, SHORTEST, WEEK
 from bridgehold.protocol.values import Answer
 
 _SMALL = 64 * 1024
@@ -178,6 +179,16 @@ class Rejection(_Sent, frozen=True, kw_only=True):
     """Why; whoever submitted it can read it."""
 
     reason: Name = ""
+
+
+class ProposalAsked(_Sent, frozen=True, kw_only=True):
+    """`event`: the refusal's, or the command's id. `weakenings`: those that the rule may bring, by name.
+    `seconds`: how long it holds once it is approved."""
+
+    event: Name
+    reason: Name = ""
+    weakenings: tuple[Name, ...] = ()
+    seconds: Annotated[int, msgspec.Meta(ge=SHORTEST, le=LONGEST)] = WEEK
 
 
 class CommandFacts(msgspec.Struct, frozen=True, kw_only=True):

@@ -38,6 +38,8 @@ class CellConfig(msgspec.Struct, frozen=True, kw_only=True):
     config: str
     """The configuration that holds, as JSON."""
     spent: Spent
+    approvals: bytes = b""
+    """See `Ground.approvals`."""
     ended: tuple[SessionEnd, ...] = ()
     """Sessions of the tenant's cells before it."""
     lent: int = 0

@@ -132,7 +132,9 @@ class ToolCalls(msgspec.Struct, kw_only=True):
 
     async def _decided(self, frame: ToolCallFrame) -> tuple[ToolSpec, ToolSource, Decision]:
         found = self.offered.get(frame.tool)
-        decision = _decide(self.grant, frame.tool, found[0] if found else None, takes_input=self.takes_input)
+        decision = _decide(
+            self.grant.at(time.time()), frame.tool, found[0] if found else None, takes_input=self.takes_input
+        )
         if found is None or not decision.allowed:
             if decision.allowed:
                 reason = f"the tool {frame.tool[:80]!r} is not offered to this command"
