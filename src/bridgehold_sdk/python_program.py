@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import io
-import linecache
 import os
 import runpy
 import sys
@@ -12,7 +11,7 @@ import types
 from importlib.machinery import BuiltinImporter, SourceFileLoader
 from typing import Any
 
-from bridgehold_sdk.streams import end_child
+from bridgehold_sdk.streams import end_child, remember_source
 
 _NAMES = {"code": "<string>", "stdin": "<stdin>"}
 _STARTS = frozenset(
@@ -79,7 +78,7 @@ class Invocation:
             with open(name, "rb") as file:
                 source = file.read()
         else:
-            linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+            remember_source(name, source)
         code = compile(source, name, "exec", dont_inherit=True)
         exec(code, names)  # noqa: S102 - what it is for
 

@@ -147,6 +147,11 @@ def test_a_field_that_is_not_known_has_a_remedy_of_its_own() -> None:
             "POST /v1/messages is none of the granted paths",
             ("'/v1/messages'", "[network.endpoints.anthropic]", "manifest"),
         ),
+        (
+            "/gemini/v1/models/m:generateContent",
+            "POST /v1/models/m:generateContent is none of the granted paths; the provider's address ends in /v1beta: …",
+            ("Have the client ask for that version",),
+        ),
         ("/hub/api", "no endpoint 'hub' is granted", ("[network.endpoints.hub]", "manifest")),
         ("", "nothing is granted", ("'api.example'",)),
     ],

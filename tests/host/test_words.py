@@ -296,6 +296,21 @@ def test_a_session_is_found_by_its_name_too(home: Layout, say: Say) -> None:
             True,
         ), err
         assert "no event is of it" not in say("audit", "report", f"--{what}", near)[1]
+    status, _, err = say("audit", "query", "--framework", "pyton")
+    assert (status, "framework pyton (nearest: 'python')" in err) == (0, True), err
+    status, _, err = say("policy", "show", "pyton")
+    assert (status, "nearest: 'python'" in err) == (5, True), err
+    empty = home.config / "bridges"
+    for words in (
+        ("audit", "query"), ("audit", "tail"), ("audit", "verify"), ("audit", "report"), ("audit", "export"),
+        ("usage",), ("why", "i-0123456789ab.1"),
+    ):  # fmt: skip
+        status, out, err = say(*words, "--audit", str(empty))
+        assert (status, out, "no audit in this folder" in err) == (50, "", True), (words, out, err)
+    status, _, err = say("review", str(empty))
+    assert (status, "no audit in this folder" in err) == (50, True), err
+    for words in (("profile", "mine", "--seconds", "99"), ("top", "--every", "-1")):
+        assert say(*words)[0] == 2
     status, out, err = say("audit", "query", "--session", "mien")
     assert (status, out, "no event fits: session mien (nearest: 'mine')" in err) == (0, "", True), err
 

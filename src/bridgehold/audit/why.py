@@ -343,6 +343,10 @@ def _granting(event: Entry, at: str) -> str:
     """What grants a request: its provider's path, its provider, or a host that nothing stands before."""
     provider, _, path = event.text("path").removeprefix("/").partition("/")
     both = "and to the bridge's manifest, [[needs.endpoints]], where it isn't there: both have to say it"
+    if "; the provider's address ends in /" in event.text("reason"):
+        return (
+            f"Have the client ask for that version; or grant the path, and the address, of the other one{at}."
+        )
     if event.text("reason").endswith("is none of the granted paths"):
         return f"Add {'/' + path!r} to `paths` of [network.endpoints.{provider}] in the policy{at}, {both}."
     if event.text("reason").startswith("no endpoint"):

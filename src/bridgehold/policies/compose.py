@@ -137,9 +137,7 @@ def _chain(name: str, read: Read, where: Source | None = None) -> list[Draft]:
         found = read(name)
         if found is None:
             if not drafts and not named:
-                raise PolicyError(
-                    f"there is no policy {name[:80]!r}", hint="`bridgehold policy check` lists the policies."
-                )
+                raise PolicyError(_no_policy(name), hint="`bridgehold policy check` lists the policies.")
             problems.append(Problem(where, "extends", _no_policy(name)))
             break
         text, file = found

@@ -27,6 +27,7 @@ from bridgehold.audit.reading.desk import Desk
 from bridgehold.audit.reading.language import narrowed, parse
 from bridgehold.audit.reading.shelf import cache_folder
 from bridgehold.audit.reading.syntax import Expression, both
+from bridgehold.audit.segments import found_in
 from bridgehold.audit.telling import tell
 from bridgehold.audit.verify import render_report, verify_audit
 from bridgehold.config.layout import default_layout
@@ -96,7 +97,7 @@ def query(
         nothing = False
         print_entry(entry, as_json=json_output)
     if nothing:
-        err.say(_nothing(folder, wanted, " ".join(question or ())))
+        err.say(_nothing(folder, wanted, " ".join(question or ()), framework))
 
 
 def _is_name(session: str) -> bool:
@@ -119,7 +120,7 @@ def _found(folder: Path, wanted: Query, asked: Expression, *, typed: bool) -> It
             yield from find(folder, wanted)
 
 
-def _nothing(folder: Path, wanted: Query, question: str) -> str:
+def _nothing(folder: Path, wanted: Query, question: str, framework: str) -> str:
     """That nothing fits, and what may be misspelt: a tenant that no event is of, a session's name."""
     named = {entry.tenant for entry in find(folder, Query(limit=10_000))} - {""}
     near = "" if not wanted.tenant or wanted.tenant in named else nearest(wanted.tenant, named)
@@ -128,7 +129,11 @@ def _nothing(folder: Path, wanted: Query, question: str) -> str:
         near = near or nearest(wanted.session, opened - {wanted.session, ""})
     elif (by := re.search(r"\bsession\s*=\s*\"?([\w-]+)", question)) and _is_name(by[1]):
         near = near or f" (events have a session's id: --session {by[1]} finds it by its name)"
+    if framework:
+        bridges = {entry.text("bridge") for entry in find(folder, Query(kind="session.opened", limit=10_000))}
+        near = near or ("" if framework in bridges else nearest(framework, bridges - {""}))
     asked = [f"{name} {value}" for name in _ASKED if (value := getattr(wanted, name))]
+    asked += [f"framework {framework}"] if framework else []
     asked = [question, *asked] if question else asked
     return f"no event fits{': ' if asked else ''}{', '.join(asked)}{near}"
 
@@ -152,9 +157,10 @@ def verify(
     own_key = layout.anchors / "anchor.pub"
     for path in [*(keys or []), *([own_key] if audit is None and own_key.exists() else [])]:
         trusted |= anchor_files.read_key(path)
+    outside = [anchor for path in anchors or [] for anchor in anchor_files.load(path)]
     report = verify_audit(
         audit_folder(audit),
-        outside=[anchor for path in anchors or [] for anchor in anchor_files.load(path)],
+        outside=outside,
         rotations=rotation_files.load(*(anchors or ())),
         beside=layout.anchors if audit is None else None,
         keys=trusted,
@@ -216,13 +222,18 @@ def why(
 
 
 def audit_folder(given: Path | None) -> Path:
-    """The folder given, or that of the default layout. Raises `AuditError` where there is none."""
+    """The folder given, or that of the default layout. Raises `AuditError` where there is none.
+
+    One that is given holds an audit; this host's own may be about to.
+    """
     folder = given or default_layout().audit
     if not folder.is_dir():
         raise AuditError("there is no audit here", where=str(folder), hint="Name the audit's folder.")
     if not os.access(folder, os.R_OK | os.X_OK):
         hint = "Name the folder that holds the instances, and read it as a user who may."
         raise AuditError("can't read the audit's folder: Permission denied", where=str(folder), hint=hint)
+    if given is not None:
+        found_in(folder)
     return folder
 
 

@@ -45,7 +45,7 @@ def metrics() -> None:
 
 def profile(
     session: Session,
-    seconds: Annotated[float, typer.Option(help="How long to look, at most 60.")] = 5.0,
+    seconds: Annotated[float, typer.Option(min=0.1, max=60, help="How long to look, at most 60.")] = 5.0,
     collapsed: Annotated[
         bool, typer.Option("--collapsed", help="Print stacks for a flame graph: frames, then a count.")
     ] = False,
@@ -98,7 +98,7 @@ def resume(
 
 
 def top(
-    every: Annotated[float, typer.Option(help="Seconds between two looks.")] = 1.0,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
     looks: Annotated[int, typer.Option(help="Stop after so many; 0: at Ctrl-C.")] = 0,
     json_output: Annotated[bool, typer.Option("--json", help="One line of JSON for each look.")] = False,
 ) -> None:

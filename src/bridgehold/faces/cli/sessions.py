@@ -135,7 +135,8 @@ def resources(
         print_json(found)
         return
     rows = [(one.id, one.kind, one.bridge, one.session_name, one.session) for one in found]
-    table(("id", "kind", "bridge", "session", dim("its id")), rows, empty=f"no session of {tenant} holds any")
+    empty = f"no session of {tenant} holds any{f' {kind}' if kind else ''}"
+    table(("id", "kind", "bridge", "session", dim("its id")), rows, empty=empty)
 
 
 async def _resources(tenant: str, bridge: str, kind: str) -> list[ResourceRef]:

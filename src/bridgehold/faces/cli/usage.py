@@ -40,7 +40,7 @@ def usage(
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Who used what: sessions, commands, processor time, requests, tokens and bytes, as the audit has it."""
-    folder, (begin, end) = audit_folder(audit), parse_span(since, until)
+    (begin, end), folder = parse_span(since, until), audit_folder(audit)
     found = fold(read_all(folder), tenant=tenant, since=begin, until=end)
     if json_output:
         print_json(found)

@@ -27,7 +27,7 @@ from bridgehold_sdk.faults import class_name
 from bridgehold_sdk.files import Files
 from bridgehold_sdk.plain import to_plain
 from bridgehold_sdk.processes import Processes
-from bridgehold_sdk.streams import note_last
+from bridgehold_sdk.streams import note_last, remember_source
 
 SOURCES_KEPT = 100
 RESULTS_KEPT = 100
@@ -196,7 +196,7 @@ class PythonBridge(Place, Displays, Names, Files, Processes, Bridge):
         at.inputs.append(code)
         code, tree = self._parsed(code, name)
         at.inputs[: -INPUTS_KEPT or None] = [""] * len(at.inputs[:-INPUTS_KEPT])
-        linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
+        remember_source(name, code)
         linecache.cache.pop(name.replace(f"{at.count}>", f"{at.count - SOURCES_KEPT}>"), None)
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
         codes = [self._compiled(tree, name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)]
@@ -215,7 +215,7 @@ class PythonBridge(Place, Displays, Names, Files, Processes, Bridge):
     def _parsed(self, code: str, name: str) -> tuple[str, Any]:
         """The code, and its tree. A block that is indented as a whole is taken as it was meant."""
         __tracebackhide__ = True
-        linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
+        remember_source(name, code)
         flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
         try:
             return code, self._compiled(code, name, "exec", flags)

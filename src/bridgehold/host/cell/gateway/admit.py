@@ -209,12 +209,10 @@ def _decide(grant: Grant, name: str, method: str, path: str, facts: BodyFacts, v
     decision = decide_egress(grant, name, method, path, facts)
     if decision.allowed:
         return decision.rule
-    asked, hint = fields.version_of(path), ""
+    asked, reason = fields.version_of(path), decision.reason
     if version and asked not in ("", version):  # some clients ask for a version of their own choice
-        hint = f"The provider's address ends in /{version}: have the client ask for {version}, not {asked}."
-    raise Refused(
-        Refusal(status=403, rule=decision.rule, reason=decision.reason, source=decision.source, hint=hint)
-    )
+        reason += f"; the provider's address ends in /{version}: have the client ask for that, not {asked}"
+    raise Refused(Refusal(status=403, rule=decision.rule, reason=reason, source=decision.source))
 
 
 def check_credential(grant: Grant, session: SessionFacts, name: str, headers: Pairs, query: Pairs) -> str:
