@@ -98,6 +98,22 @@ def differences(way: str, outside: Outcomes, inside: Outcomes) -> list[Differenc
     return found
 
 
+def confirmed(
+    first: Iterable[Difference], second: Iterable[Difference]
+) -> tuple[list[Difference], list[Difference]]:
+    """(what two runs of a module in a way both show, what one of them only).
+
+    Of a run that was cut off the other may show more: then all that it shows counts.
+    """
+    first, second = list(first), list(second)
+    shown, again = {one.test for one in first}, {one.test for one in second}
+    both = [one for one in second if one.test in shown or "" in shown]
+    if "" in again:
+        both += [one for one in first if one.test not in again]
+    counted = {one.test for one in both}
+    return both, [one for one in (*first, *second) if one.test not in counted]
+
+
 def explained(
     found: Iterable[Difference], reasons: Iterable[Reason]
 ) -> tuple[dict[Reason, list[Difference]], list[Difference]]:

@@ -20,6 +20,8 @@ import unittest
 
 RESOURCES = ["cpu", "subprocess", "decimal", "tzdata"]
 """Of `test.support`: neither the network nor a screen, a sound card or gigabytes."""
+PATIENCE = 8
+"""How much longer than `test.support` says a test waits for what a busy machine does late."""
 _WORDS = 160
 
 
@@ -78,6 +80,8 @@ def run(module, path):
             from test import support
 
             support.use_resources = list(RESOURCES)
+            for name in ("LOOPBACK_TIMEOUT", "SHORT_TIMEOUT", "LONG_TIMEOUT"):
+                setattr(support, name, PATIENCE * getattr(support, name))
             try:
                 loaded = importlib.import_module(f"test.{module}")
                 tests = unittest.defaultTestLoader.loadTestsFromModule(loaded)

@@ -1,13 +1,15 @@
 """Tests of CPython's own and of packages', inside and outside: a difference without a barrier's name fails.
 
-    python compat/run.py [--part] [--write] [--json] [--kept FOLDER] [MODULE ...]
+    python compat/run.py [--part] [--write] [--json] [--kept FOLDER [--only-kept]] [MODULE ...]
 
 Outside they run as an ordinary user, with the interpreter that the sandboxes use. Inside they run as a
 process in a cold session and in a forked one, and within `python:execute`. CPython's are all that the
 distribution's own package has. Those that ship in packages' wheels run as a process, by pytest, in the
 environment of `frameworks.lock`, which is built here. `--part`: the modules that the suite tries. `--kept`:
 each module's outcomes are kept in FOLDER, and those that are there are not measured again: a run that was cut
-off goes on. `--write`: docs/reference/differences.md is written anew.
+off goes on; with `--only-kept` nothing is measured, and the page says what has not been. A difference without
+a reason is measured again, alone: what was seen once only goes by the clock of a busy machine, and the page
+lists it. `--write`: docs/reference/differences.md is written anew.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +39,7 @@ from compare import (  # noqa: E402
     Difference,
     Reason,
     beside_table,
+    confirmed,
     differences,
     explained,
     read_beside,
@@ -56,7 +59,7 @@ PYTHON = "/usr/bin/python3"
 TESTS = Path("/usr/lib/python3.11/test")
 """Where Debian's libpython3.11-testsuite puts CPython's own."""
 USER = "nobody"
-SECONDS = 1800
+SECONDS = 3600
 """The longest that a module may take: `test_multiprocessing_spawn` takes six minutes of a busy machine."""
 AT_ONCE = 2
 PACKAGES = "frameworks"
@@ -133,6 +136,10 @@ def read(lines: str, ended: str) -> dict[str, str]:
 
 def is_packages(module: str) -> bool:
     return "/" in module
+
+
+def ways_of(module: str) -> tuple[str, ...]:
+    return tuple(way for way in WAYS if way != "execute" or not is_packages(module))
 
 
 def outside(module: str, python: str = PYTHON) -> dict[str, str]:
@@ -252,6 +259,19 @@ class Kept:
             counts[" and ".join(sorted(of)) or self.tree] += 1
         return dict(counts)
 
+    def lacking(self, modules: list[str]) -> dict[str, list[str]]:
+        """Module → the ways in which it was not measured."""
+
+        def lacks(way: str, module: str) -> bool:
+            return self.read("outside", module) is None or self.read(way, module) is None
+
+        found = {module: [way for way in ways_of(module) if lacks(way, module)] for module in modules}
+        return {module: ways for module, ways in found.items() if ways}
+
+    def again(self) -> Kept:
+        """Where second runs are kept."""
+        return Kept(self.folder and self.folder / "again", self.tree)
+
 
 def tree() -> str:
     """The commit of what is measured; with a plus where the source is not as committed."""
@@ -263,14 +283,16 @@ def tree() -> str:
     return (short.stdout.strip() or "a copy without history") + ("+" if changed.returncode == 1 else "")
 
 
-def measure(modules: list[str], kept: Kept) -> Iterator[tuple[str, str, dict[str, str]]]:
+def measure(
+    modules: list[str], kept: Kept, at_once: int = AT_ONCE
+) -> Iterator[tuple[str, str, dict[str, str]]]:
     """(way, module, outcomes) for each of both, the runs outside first."""
     wanted = {
-        way: [module for module in modules if way != "execute" or not is_packages(module)]
+        way: [module for module in modules if way == "outside" or way in ways_of(module)]
         for way in ("outside", *WAYS)
     }
     missing = {module for way, of in wanted.items() for module in of if kept.read(way, module) is None}
-    with ThreadPoolExecutor(AT_ONCE) as pool, contextlib.ExitStack() as stack:
+    with ThreadPoolExecutor(at_once) as pool, contextlib.ExitStack() as stack:
         client, layout = stack.enter_context(host()) if missing else (None, None)
         packages = environment(layout) if layout and any(map(is_packages, missing)) else ""
         for way, chosen in wanted.items():
@@ -313,60 +335,122 @@ def chosen(part: bool) -> list[str]:
     return [*sorted(all_), *filter(is_packages, listed)]
 
 
+@dataclass
+class Seen:
+    """What runs showed: outcomes outside by module, differences by way and module; tests passed inside."""
+
+    bases: dict[str, dict[str, str]]
+    found: dict[tuple[str, str], list[Difference]]
+    tests: int = 0
+
+    def all(self) -> list[Difference]:
+        return [one for of in self.found.values() for one in of]
+
+
+def seen(runs: Iterable[tuple[str, str, dict[str, str]]]) -> Seen:
+    so_far = Seen({}, {})
+    for way, module, outcomes in runs:
+        if way == "outside":
+            so_far.bases[module] = outcomes
+            if outcomes[""] != DONE:
+                print(f"{module}: outside, it {outcomes['']}", file=sys.stderr)
+        else:
+            so_far.tests += sum(outcome == "passed" for outcome in outcomes.values())
+            so_far.found[way, module] = differences(way, so_far.bases[module], outcomes)
+    return so_far
+
+
+def what_is_kept(modules: list[str], kept: Kept) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """As `measure`, without measuring."""
+    for way in ("outside", *WAYS):
+        for module in modules:
+            outcomes = kept.read(way, module)
+            if outcomes is not None and kept.read("outside", module) is not None:
+                yield way, module, outcomes
+
+
+def measured_again(first: Seen, reasons: tuple[Reason, ...], kept: Kept, only_kept: bool) -> list[Difference]:
+    """What was seen in one of two runs only is taken out of `first`, and returned."""
+    doubted = {key for key, of in first.found.items() if explained(of, reasons)[1]}
+    modules = sorted({module for _, module in doubted})
+    runs = what_is_kept(modules, kept.again()) if only_kept else measure(modules, kept.again(), at_once=1)
+    second, once = seen(runs).found, []
+    for key in doubted & second.keys():
+        first.found[key], gone = confirmed(first.found[key], second[key])
+        once += gone
+    return once
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--part", action="store_true", help="the modules that the suite tries")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.name} anew")
     parser.add_argument("--json", action="store_true", help="every difference as JSON")
     parser.add_argument("--kept", type=Path, help="where outcomes are kept, and found again")
+    parser.add_argument("--only-kept", action="store_true", help="measure nothing")
     parser.add_argument("modules", nargs="*", help="instead of all that there are")
     options = parser.parse_args()
     kept = Kept(options.kept, tree())
     modules = options.modules or chosen(options.part)
+    reasons = read_reasons(REASONS.read_text(encoding="utf-8"))
     began = time.monotonic()
-    bases: dict[str, dict[str, str]] = {}
-    found: list[Difference] = []
-    tests = 0
-    for way, module, outcomes in measure(modules, kept):
-        if way == "outside":
-            bases[module] = outcomes
-            if outcomes[""] != DONE:
-                print(f"{module}: outside, it {outcomes['']}", file=sys.stderr)
-        else:
-            tests += sum(outcome == "passed" for outcome in outcomes.values())
-            found += differences(way, bases[module], outcomes)
-    unended = [module for module, outcomes in bases.items() if outcomes[""] != DONE]
-    if unended or not tests:
+    first = seen(what_is_kept(modules, kept) if options.only_kept else measure(modules, kept))
+    unended = [module for module, outcomes in first.bases.items() if outcomes[""] != DONE]
+    if unended or not first.tests:
         print("Nothing can be compared with what did not run outside. Are CPython's own tests installed")
         print("(Debian: libpython3.11-testsuite)? `make environments` does that.")
         return 1
-    known, unknown = explained(found, read_reasons(REASONS.read_text(encoding="utf-8")))
+    once = measured_again(first, reasons, kept, options.only_kept)
+    found = first.all()
+    known, unknown = explained(found, reasons)
     if options.json:
         print(json.dumps([vars(one) for one in found]))
         return int(bool(unknown))
     print(table(known))
-    for one in unknown:
-        print(f"no reason: {one.way:8} {one.test}\n    outside  {one.outside}\n    inside   {one.inside}")
-    counts = f"{len(found)} differences, {len(unknown)} without a reason"
-    print(f"{len(modules)} modules, {tests} tests passed inside, {counts}, {time.monotonic() - began:.0f} s")
+    for what, of in (("no reason:", unknown), ("seen once:", once)):
+        for one in of:
+            print(f"{what} {one.way:8} {one.test}\n    outside  {one.outside}\n    inside   {one.inside}")
+    counts = f"{first.tests} tests passed inside, {len(found)} differences, {len(unknown)} without a reason"
+    print(f"{len(modules)} modules, {counts}, {time.monotonic() - began:.0f} s")
     if options.write and not unknown:
-        write(modules, known, tests, kept.trees(modules))
+        write(modules, known, first.tests, kept, once)
     return int(bool(unknown))
 
 
 def write(
-    modules: list[str], known: dict[Reason, list[Difference]], tests: int, trees: dict[str, int]
+    modules: list[str],
+    known: dict[Reason, list[Difference]],
+    tests: int,
+    kept: Kept,
+    once: list[Difference],
 ) -> None:
     """The page, from what was seen."""
+    lacking = kept.lacking(modules) if kept.folder else {}
+    there = [module for module in modules if lacking.get(module) != [*ways_of(module)]]
+    trees = kept.trees(there)
     of = [f"`{tree}`" + (f" ({count} modules)" if len(trees) > 1 else "") for tree, count in trees.items()]
     version = subprocess.run([PYTHON, "-V"], capture_output=True, text=True, check=True).stdout.split()[1]
-    listed = ", ".join(f"`{module.removeprefix('test_')}`" for module in modules)
+    notes = ""
+    if lacking:
+        said = "; ".join(f"{short(module)} ({', '.join(ways)})" for module, ways in lacking.items())
+        notes += f"Not measured yet: {said}.\n\n"
+    if once:
+        said = ", ".join(f"`{name}`" for name in sorted({one.test for one in once}))
+        notes += f"Seen once, on a busy machine, and not when the module was run again alone: {said}.\n\n"
     PAGE.write_text(
-        HEAD.format(version=version, modules=len(modules), tests=f"{tests:,}", trees=", ".join(of))
+        HEAD.format(version=version, modules=len(there), tests=f"{tests:,}", trees=", ".join(of))
+        + notes
         + table(known)
-        + TAIL.format(listed=listed, beside=beside_table(read_beside(REASONS.read_text(encoding="utf-8")))),
+        + TAIL.format(
+            listed=", ".join(map(short, there)),
+            beside=beside_table(read_beside(REASONS.read_text(encoding="utf-8"))),
+        ),
         encoding="utf-8",
     )
+
+
+def short(module: str) -> str:
+    return f"`{module.removeprefix('test_')}`"
 
 
 if __name__ == "__main__":

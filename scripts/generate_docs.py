@@ -24,6 +24,7 @@ from bridgehold.faces.cli import reference as cli
 from bridgehold.faces.http import reference as http
 from bridgehold.policies import fields
 from bridgehold.policies.limits_table import LIMITS
+from bridgehold.sandbox.attest import kept
 from bridgehold.sandbox.launch import seccomp
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -171,7 +172,9 @@ def make_limits() -> str:
     )
     return (
         "# Limits\n\n"
-        "Keys of `[limits]` in a policy. Sizes are texts such as `512MiB` (B, KiB, MiB, GiB, TiB), rates\n"
+        "Keys of `[limits]` in a policy. A caller may ask for less `memory`, `cpu`, `session` and `idle`,\n"
+        "for a session of its own, and for more of the two times again, up to these.\n\n"
+        "Sizes are texts such as `512MiB` (B, KiB, MiB, GiB, TiB), rates\n"
         "such as `64KiB/s`, durations such as `30s` (ms, s, m, h), cores a number such as `1.5`.\n\n"
         + table(
             ("key", "unit", "default", "what it bounds", "what the guest experiences", "in `Limits`"), rows
@@ -337,6 +340,7 @@ DOCUMENTS: tuple[Document, ...] = (
     Document("docs/reference/cli.md", "the commands' own help", cli.reference),
     Document("docs/reference/http.md", "src/bridgehold/faces/http", http.reference),
     Document("docs/reference/gateway-fields.md", "src/bridgehold/policies/inference", make_inference),
+    Document("docs/reference/attestation.md", "src/bridgehold/sandbox/attest/kept.py", kept.reference),
     Document("docs/reference/seccomp.md", "src/bridgehold/sandbox/launch/seccomp.py", seccomp.reference),
 )
 

@@ -34,6 +34,7 @@ FIRST = [
         *("bridges/test_transformers_bridge", "sandbox/test_shortage", "hostile/test_tools", "test_demo"),
         *("hostile/test_given_up", "bridges/test_langchain_agents", "hostile/test_authoring"),
         *("legacy/test_stdio", "bridges/test_langchain_bridge", "host/test_manners", "hostile/test_at_home"),
+        *("hostile/test_programs",),
         *("legacy/test_hostile_script", "keeper/test_keeper", "bridges/test_pandas_values"),
         *("sandbox/test_cgroups", "host/test_stopping", "kit/test_guide", "hostile/test_artifacts"),
         *("hostile/test_keys_in_answers", "legacy/test_transcripts", "hostile/test_uncounted"),

@@ -148,3 +148,30 @@ def test_the_pages_work_as_they_are_typed(kind: str) -> None:
         assert shell.run("bridgehold stop")[0] == 0
         assert shell.ran > 60
         assert os.getuid() != 0 or kind != "user" or (home / "config").stat().st_uid != 0
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", KINDS_OF_HOSTS)
+def test_two_tenants_are_made_from_nothing_where_each_has_a_cell(kind: str) -> None:
+    """The page of tenants by itself: no other has made anything before it."""
+    with contextlib.ExitStack() as stack:
+        user, cgroup = stack.enter_context(ordinary_user()) if kind == "user" else ("", "auto")
+        folder = Path(tempfile.mkdtemp(prefix="bh-tenants-"))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        home = folder / "home"
+        home.mkdir()
+        if user:
+            give_to(user, folder, home)
+        given = {"BRIDGEHOLD_HOME": str(home), "BRIDGEHOLD__HOST__CGROUP": cgroup}
+        shell = Shell(folder, user=user, BRIDGEHOLD__HOST__CELLS="true", **given)
+        stack.callback(shell.close)
+        socket, page = home / "run/host.sock", "docs/how-to/tenants.md"
+        shell.type(Block(page, "console", "$ bridgehold serve &\n"), socket_path=socket)
+        for block in blocks(ROOT / page):
+            if block.runs:
+                shell.type(block, socket_path=socket)
+        status, said = shell.run("bridgehold audit query --kind cell.started")
+        assert status == 0
+        assert {"acme", "rival"} <= set(said.split()), said
+        assert shell.run("bridgehold stop")[0] == 0
+        assert shell.ran > 30

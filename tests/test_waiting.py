@@ -13,7 +13,7 @@ from waiting import eventually, until
 TESTS = Path(__file__).parent
 A_VICTIM = 20
 """Seconds from which on a sleep is what somebody is ended in, not a pause of the test."""
-ELSEWHERE = {"scripts", "doubles", "heart"}
+ELSEWHERE = {"scripts", "doubles", "heart", "programs"}
 """Folders of what runs inside a sandbox, and of what runs by a clock that is made up: it sleeps no time at all."""
 PAUSES = {
     "audit/test_journal.py": {

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import errno
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -328,3 +330,22 @@ def test_a_private_folder_keeps_nobody_out_of_those_it_lies_in(tmp_path: Path) -
     writes.make_folder(tmp_path / "state/secrets")
     with pytest.raises(FileExistsError):
         writes.make_folder(tmp_path / "state/secrets", new=True)
+
+
+@pytest.mark.parametrize(
+    "write", [lambda path: writes.replace(path, b"x"), lambda path: writes.create(path).close()]
+)
+def test_what_the_system_refuses_is_told_by_the_files_own_name(
+    tmp_path: Path, write: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.open
+
+    def read_only(path: Any, flags: int, *more: Any, **by: Any) -> int:
+        if flags & os.O_CREAT:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+        return real(path, flags, *more, **by)
+
+    monkeypatch.setattr(os, "open", read_only)
+    with pytest.raises(OSError, match="Read-only") as caught:
+        write(tmp_path / "kept.toml")
+    assert caught.value.filename == str(tmp_path / "kept.toml")

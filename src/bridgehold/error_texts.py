@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
+import sys
+import traceback
 from collections.abc import Callable
 
-from bridgehold.errors import BridgeholdError, ConfigError, ShortageError, UsageError
+from bridgehold.errors import BridgeholdError, ConfigError, InternalError, ShortageError, UsageError
 
 _REMEDY = "  remedy "
 
@@ -15,6 +19,12 @@ def to_log_text(error: BridgeholdError) -> str:
     where = f" ({error.where})" if error.where else ""
     remedy = f"{_REMEDY}{error.hint}\n" if error.hint else ""
     return f"bridgehold: {error.message}{where}\n{remedy}"
+
+
+def placed(error: BridgeholdError) -> str:
+    """``PLACE: what is wrong`` (pure). The message of several faults begins with the first one's place."""
+    known = not error.where or error.message.startswith(error.where)
+    return error.message if known else f"{error.where}: {error.message}"
 
 
 def from_log_text(text: str) -> tuple[str, str]:
@@ -41,6 +51,22 @@ def from_os(error: OSError) -> BridgeholdError:
         hint = "Use a folder of your own: set BRIDGEHOLD_HOME, or run as the user whose it is."
         return ConfigError(why, where=where, hint=hint)
     return UsageError(f"reading or writing failed: {why}", hint="Look where the streams lead.")
+
+
+def at_border(error: BaseException, what: str) -> BridgeholdError:
+    """What nobody has typed, as its caller is told: files that the machine refuses the host, or a defect.
+
+    A caller may be anybody: it is told no path of the host's.
+    """
+    if not isinstance(error, OSError) or error.errno not in _MACHINES:
+        return InternalError(what)
+    kind = ShortageError if error.errno in _SHORT else ConfigError
+    hint = "An operator finds the file in the host's log; nothing is wrong with the request."
+    return kind(f"the host can't use its own files: {os.strerror(error.errno)}", hint=hint)
+
+
+_SHORT = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_MACHINES = (*_SHORT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
 
 
 def _shown(filename: object) -> str:
@@ -72,3 +98,16 @@ _HARMLESS = Escapes(lambda character: repr(character)[1:-1], keep="\n\t")
 def harmless(text: str) -> str:
     """A guest's `text` with what a terminal could act on spelled out; lines and tabs stay."""
     return text.translate(_HARMLESS)
+
+
+def defect_of(error: BaseException, where: str) -> BridgeholdError:
+    """What whoever waits is told of an error that is none of ours; its place goes to our log, with a file's.
+
+    Without its text, which may quote what it met.
+    """
+    what = f"{type(error).__name__} in {where}"
+    more = f": {error}" if isinstance(error, OSError) else ""
+    trace = "".join(traceback.format_tb(error.__traceback__))
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"bridgehold: {what}{more}\n{trace}")
+    return at_border(error, what)

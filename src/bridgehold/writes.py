@@ -61,9 +61,8 @@ def replacing(
             if stat.S_ISDIR(os.stat(path.name, dir_fd=descriptor, follow_symlinks=False).st_mode):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         partial = f".{path.name[:100]}.{secrets.token_hex(8)}"
-        file = os.fdopen(os.open(partial, os.O_RDWR | _NEW, 0o600, dir_fd=descriptor), "w+b")
         try:
-            with file:
+            with os.fdopen(os.open(partial, os.O_RDWR | _NEW, 0o600, dir_fd=descriptor), "w+b") as file:
                 yield file
                 file.flush()
                 os.fchmod(file.fileno(), mode)
@@ -73,9 +72,11 @@ def replacing(
                 os.fsync(file.fileno())
             os.replace(partial, path.name, src_dir_fd=descriptor, dst_dir_fd=descriptor)
             os.fsync(descriptor)
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(OSError):
                 os.unlink(partial, dir_fd=descriptor)
+            if isinstance(error, OSError) and error.filename in (None, partial):
+                error.filename, error.filename2 = str(path), None
             raise
 
 
@@ -88,7 +89,11 @@ def replace(path: Path, data: bytes | str, *, mode: int = 0o644, beneath: Path |
 def create(path: Path, *, mode: int = 0o600) -> BinaryIO:
     """A new file, open for reading and writing. Raises `FileExistsError` over anything, links included."""
     with our_folder(path.parent) as descriptor:
-        file = os.open(path.name, os.O_RDWR | _NEW, 0o600, dir_fd=descriptor)
+        try:
+            file = os.open(path.name, os.O_RDWR | _NEW, 0o600, dir_fd=descriptor)
+        except OSError as error:
+            error.filename = str(path)
+            raise
         os.fchmod(file, mode)
         return os.fdopen(file, "w+b")
 

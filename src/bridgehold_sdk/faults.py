@@ -148,6 +148,13 @@ def shown_from(trace: TracebackType | None) -> TracebackType | None:
     return trace
 
 
+def left_with_its_own(error: BaseException) -> TracebackType | None:
+    """Take our first frames out of what `error` carries, for hooks and whoever looks later; what is left."""
+    trace = shown_from(vars(BaseException)["__traceback__"].__get__(error))  # its class may say anything
+    BaseException.with_traceback(error, trace)
+    return trace
+
+
 def _hidden(trace: TracebackType) -> bool:
     """Frames of ours, and those that say ``__tracebackhide__ = True``: no news for who wrote the code."""
     code = trace.tb_frame.f_code

@@ -78,7 +78,14 @@ _TOO_MANY, _DENIED, _SERVER = 429, (401, 402, 403), 500
 def provider_code(error: BaseException) -> str:
     """``refused`` or ``budget`` by the gateway; ``provider_auth``, ``rate_limit``, ``context_length`` or
     ``provider``; empty for any other error."""
-    return next(filter(None, map(_code, causes(error))), "")
+    found = list(causes(error))
+    for place, one in enumerate(found):
+        code = _code(one)
+        if code == "provider":  # a wrapper's catch-all: what it quotes may know better
+            return next((_code(known) for known in found[place + 1 :] if _quoted(known, one)), code)
+        if code:
+            return code
+    return ""
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
@@ -110,6 +117,11 @@ def _code(error: BaseException) -> str:
     if not named and not tables and status is None:
         return ""
     return _judged(named, told, status, text)
+
+
+def _quoted(known: BaseException, by: BaseException) -> bool:
+    """Whether `known` holds the provider's own words, and `by`, which has none of its own, quotes it."""
+    return not _tables(by) and bool(_tables(known)) and len(_text(known)) > 0 and _text(known) in _text(by)
 
 
 def _refused(rule: str, status: Optional[int]) -> str:

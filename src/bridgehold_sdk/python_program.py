@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import io
-import linecache
 import os
 import runpy
 import sys
@@ -12,7 +11,7 @@ import types
 from importlib.machinery import BuiltinImporter, SourceFileLoader
 from typing import Any
 
-from bridgehold_sdk.streams import end_child
+from bridgehold_sdk.streams import end_child, remember_source
 
 _NAMES = {"code": "<string>", "stdin": "<stdin>"}
 _STARTS = frozenset(
@@ -22,6 +21,8 @@ _STARTS = frozenset(
     ]
 )
 """Audit events of whatever may read standard input by itself."""
+_OF_A_SESSION = ("_", "In", "Out", "artifacts", "display", "update_display", "clear_output", "final")
+"""Names that a session's code has, and no program's."""
 _ARGUMENT = {"code": "-c", "stdin": "-"}
 
 
@@ -77,7 +78,7 @@ class Invocation:
             with open(name, "rb") as file:
                 source = file.read()
         else:
-            linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+            remember_source(name, source)
         code = compile(source, name, "exec", dont_inherit=True)
         exec(code, names)  # noqa: S102 - what it is for
 
@@ -89,7 +90,7 @@ def _fresh_main() -> dict[str, Any]:
     names.update(__builtins__=builtins, __loader__=BuiltinImporter)
     if sys.version_info < (3, 14):
         names["__annotations__"] = {}
-    for name in ("_", "In", "Out", "artifacts", "display", "final"):  # a session's, and no program's
+    for name in _OF_A_SESSION:
         builtins.__dict__.pop(name, None)
     return names
 

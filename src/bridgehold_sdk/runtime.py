@@ -22,7 +22,7 @@ from bridgehold_sdk import wire
 from bridgehold_sdk.bridge import Bridge, Limits, Provider, Session, Tool, operations_of
 from bridgehold_sdk.common import Common
 from bridgehold_sdk.errors import Cancelled, ResultTooLarge, ToolError, UnknownCommand, WireError
-from bridgehold_sdk.faults import describe
+from bridgehold_sdk.faults import describe, left_with_its_own
 from bridgehold_sdk.interrupts import idle, swap_interrupts
 from bridgehold_sdk.operations import perform
 from bridgehold_sdk.plain import clean_text, to_plain
@@ -168,6 +168,7 @@ class Runtime:
                 end_child(error)
             self.error_count += 1
             said = describe(error, self.folder, callers=self._callers, interrupted=self.interrupted)
+            left_with_its_own(error)  # it may be `sys.last_exc`
             return [wire.encode_fault(call_id, said, self._writer.max_bytes)]
 
     def _reply(self, call_id: int, value: Any) -> list[Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import io
 import os
 import sys
 import threading
 import types
 from typing import NoReturn
 
-from bridgehold_sdk.faults import shown_from
+from bridgehold_sdk.faults import left_with_its_own
 
 STATUS_UNFLUSHED = 120
 """The interpreter's own, where its last flush fails."""
@@ -36,9 +37,19 @@ def flush() -> bool:
     return done
 
 
+def remember_source(name: str, text: str) -> None:
+    """The text of code that is in no file, for tracebacks and `inspect`: in the lines of the compiler."""
+    import linecache  # not every bridge has such code
+
+    lines = list(io.StringIO(text, newline=None))
+    if lines and not lines[-1].endswith("\n"):
+        lines[-1] += "\n"
+    linecache.cache[name] = (len(text), None, lines, name)
+
+
 def note_last(error: BaseException) -> types.TracebackType | None:
-    """Leave `error` where a debugger and exit hooks look, as an interpreter does; the frames of its own."""
-    trace = shown_from(error.__traceback__)
+    """Leave `error` where a debugger and exit hooks look, as an interpreter does; without frames of ours."""
+    trace = left_with_its_own(error)
     sys.last_type, sys.last_value, sys.last_traceback = type(error), error, trace
     sys.last_exc = error  # type: ignore[attr-defined]  # its only name from Python 3.12 on
     return trace
@@ -54,13 +65,24 @@ def exit_status(error: BaseException | None) -> int:
         print(error.code, file=getattr(sys, "stderr", None) or sys.__stderr__)
         return 1
     trace = note_last(error)
-    if sys.excepthook is sys.__excepthook__:
-        import traceback  # it knows the source of code that is in no file
+    if sys.excepthook is sys.__excepthook__ and _of_no_file(trace):
+        import traceback  # it knows such source; the interpreter's own knows what else a name may have meant
 
         traceback.print_exception(type(error), error, trace)
     else:
         sys.excepthook(type(error), error, trace)
     return 130 if isinstance(error, KeyboardInterrupt) else 1
+
+
+def _of_no_file(trace: types.TracebackType | None) -> bool:
+    """Whether a frame is of code whose text nothing but `linecache` has."""
+    known = getattr(sys.modules.get("linecache"), "cache", {})
+    while trace is not None:
+        name = trace.tb_frame.f_code.co_filename
+        if name.startswith("<") and name in known:
+            return True
+        trace = trace.tb_next
+    return False
 
 
 def finish(status: int) -> int:

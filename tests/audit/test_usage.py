@@ -8,7 +8,7 @@ from bridgehold.audit.client import undone
 from bridgehold.audit.entries import Entry
 from bridgehold.audit.events import EgressIntent
 from bridgehold.audit.usage import Used, fold
-from bridgehold.faces.cli.policy_acts import acts_of
+from bridgehold.host.acts import acts_of
 from bridgehold.keeper.budgets import Budgets
 
 

@@ -139,6 +139,33 @@ def test_a_field_that_is_not_known_has_a_remedy_of_its_own() -> None:
     assert told == "Leave the field out, or take the line that the reason names into the policy (p.toml:3)."
 
 
+@pytest.mark.parametrize(
+    ("path", "reason", "words"),
+    [
+        (
+            "/anthropic/v1/messages",
+            "POST /v1/messages is none of the granted paths",
+            ("'/v1/messages'", "[network.endpoints.anthropic]", "manifest"),
+        ),
+        (
+            "/gemini/v1/models/m:generateContent",
+            "POST /v1/models/m:generateContent is none of the granted paths; the provider's address ends in /v1beta: …",
+            ("Have the client ask for that version",),
+        ),
+        ("/hub/api", "no endpoint 'hub' is granted", ("[network.endpoints.hub]", "manifest")),
+        ("", "nothing is granted", ("'api.example'",)),
+    ],
+)
+def test_a_request_that_is_not_granted_has_the_remedy_of_what_is_missing(
+    path: str, reason: str, words: tuple[str, ...]
+) -> None:
+    event = Entry(ref="i.1", instance="i", seq=1, time="", kind="egress.refused", place="")
+    event.fields.update(path=path, reason=reason, host="api.example")
+    told = remedy(event, "default-deny", "", "p.toml:3")
+    assert "p.toml:3" in told
+    assert [word for word in words if word not in told] == []
+
+
 def test_a_failure_tells_intent_outcome_egress_session_and_grant(audit: Path, told: dict[str, str]) -> None:
     by_intent = story(audit, told["intent"])
     by_outcome = story(audit, told["ended"])

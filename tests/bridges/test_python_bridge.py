@@ -375,6 +375,35 @@ def test_forms_and_displays(python: Any) -> None:
         }
 
 
+def test_a_display_has_a_place_of_its_own_and_output_is_cleared(python: Any) -> None:
+    said = run(
+        python,
+        "h = display(1, display_id=True)\nh.update(2)\ndisplay(3, display_id='x')\nupdate_display(4, display_id='x')",
+    )
+    assert said["displays"] == [{"text/plain": "2"}, {"text/plain": "4"}]
+    call = python.start(
+        "python:execute",
+        {
+            "code": "display(5)\nclear_output(wait=True)\nupdate_display(1, display_id='gone')\ndisplay(6, display_id='y')"
+        },
+    )
+    assert python.reply(call).result["displays"] == [{"text/plain": "6"}]
+    assert [chunk.data for chunk in python.chunks(call)] == [
+        {"display": {"text/plain": "5"}},
+        {"clear": True},
+        {"display": {"text/plain": "1"}, "id": "gone", "update": True},
+        {"display": {"text/plain": "6"}, "id": "y"},
+    ]
+    for wrong in ("''", "5", "'x' * 101", "[]"):
+        assert python.fault("python:execute", {"code": f"display(1, display_id={wrong})"}).code
+    said = run(
+        python, "big = 'x' * 1000\nh = display(0, display_id=True)\nfor n in range(20_000): h.update(big)"
+    )
+    assert said["displays_left_out"] > 0
+    assert len(said["displays"]) == 1
+    run(python, "for n in range(2_000): clear_output()")
+
+
 def test_hostile_forms_cost_their_own_command_alone(python: Any) -> None:
     shows = "class H:\n    def _repr_html_(self):\n        {body}\nH()"
 

@@ -47,6 +47,17 @@ def test_a_run_that_was_cut_off_counts_once_and_not_by_what_it_did_not_reach(com
     assert compare.differences("fork", {"": "ended: time"}, {"": "ended: time"}) == []
 
 
+def test_what_one_of_two_runs_shows_alone_is_no_difference(compare: ModuleType) -> None:
+    def of(*tests: str) -> list[object]:
+        return [compare.Difference("cold", test, "passed", "failed: x") for test in tests]
+
+    assert compare.confirmed(of("a", "b"), of("b", "c")) == (of("b"), of("a", "c"))
+    assert compare.confirmed(of("a"), []) == ([], of("a"))
+    assert compare.confirmed(of("", "a"), of("b")) == (of("b"), of("", "a")), "the first was cut off"
+    assert compare.confirmed(of("a", "b"), of("", "b")) == (of("b", "a"), of("")), "the second was"
+    assert compare.confirmed(of(""), of("")) == (of(""), [])
+
+
 def test_the_first_reason_that_fits_explains_and_the_rest_has_none(compare: ModuleType) -> None:
     reasons = compare.read_reasons(
         """
@@ -142,12 +153,14 @@ def test_a_packages_own_tests_are_told_one_by_one(compare: ModuleType, tmp_path:
 
 def test_one_difference_without_a_reason_fails_a_run_which_goes_on_from_what_is_kept(tmp_path: Path) -> None:
     kept = {way: {"tree": "a1", "outcomes": {"test.test_x.A.b": "passed", "": "done"}} for way in WAYS}
+    again: dict[str, dict[str, object]] = {}
     argv = [sys.executable, str(FOLDER / "run.py"), "--kept", str(tmp_path), "test_x"]
 
     def run() -> tuple[int, str]:
-        for way, one in kept.items():
-            (tmp_path / way).mkdir(exist_ok=True)
-            (tmp_path / way / "test_x.json").write_text(json.dumps(one))
+        for folder, outcomes in ((tmp_path, kept), (tmp_path / "again", again or kept)):
+            for way, one in outcomes.items():
+                (folder / way).mkdir(exist_ok=True, parents=True)
+                (folder / way / "test_x.json").write_text(json.dumps(one))
         done = subprocess.run(argv, capture_output=True, text=True, timeout=100, check=False)
         return done.returncode, done.stdout
 
@@ -162,6 +175,14 @@ def test_one_difference_without_a_reason_fails_a_run_which_goes_on_from_what_is_
     kept["fork"]["outcomes"] = {"": "ended: crash"}
     status, said = run()
     assert (status, "inside   ended: crash" in said) == (1, True)
+    again.update({way: {"tree": "a1", "outcomes": {"test.test_x.A.b": "passed", "": "done"}} for way in WAYS})
+    status, said = run()
+    assert (status, "seen once: fork     \n" in said, "0 differences" in said) == (0, True, True)
+    argv.append("--only-kept")
+    (tmp_path / "outside/test_x.json").unlink()
+    kept.pop("outside")
+    status, said = run()
+    assert (status, "Nothing can be compared" in said) == (1, True)
 
 
 def test_a_comparison_with_nothing_fails_and_says_what_is_missing() -> None:

@@ -73,6 +73,11 @@ def test_the_version_prefix_may_be_sent_or_left_out(tmp_path: Path) -> None:
     async def act(stand: Stand) -> None:
         assert (await stand.ask("/openai/v1/chat/completions")).status == 200
         assert [seen.path for seen in stand.provider.log] == ["/v1/chat/completions"]
+        other = await stand.ask("/openai/v1beta2/chat/completions")  # a client's own choice
+        assert other.status == 403
+        assert b"ends in /v1: have the client ask for that, not v1beta2" in other.body
+        assert "have the client ask for that" in stand.audit.of(EgressRefused)[0].reason
+        assert b"have the client" not in (await stand.ask("/openai/v1/nothing")).body
 
     on_stand(tmp_path, act)
 

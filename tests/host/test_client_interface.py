@@ -14,9 +14,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -320,5 +320,51 @@ def test_who_leaves_while_a_nameless_session_opens_leaves_none(layout: Layout) -
                     while client.request("ping")["sessions"] == 0:  # it has begun
                         assert time.monotonic() < deadline
             until(lambda: not client.request("ping")["sessions"], seconds=LEFT_SECONDS + 20)
+    finally:
+        stop_host(process)
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [SystemExit(3), KeyboardInterrupt(), StopIteration(), GeneratorExit(), LookupError("no")],
+    ids=repr,
+)
+def test_what_the_callers_own_code_raises_is_told_at_once_and_the_client_goes_on(
+    layout: Layout, raised: BaseException
+) -> None:
+    """In a value's own method, and in what is told of events: both run on the client's loop."""
+
+    class Value(dict[str, int]):
+        def items(self) -> NoReturn:
+            raise raised
+
+    def told(event: dict[str, Any]) -> None:
+        raise raised
+
+    with (layout.bridges / "plain/bridge.toml").open("a") as manifest:
+        manifest.write(PARTS_DECLARED)
+    with (layout.bridges / "plain/hostile.py").open("a") as module:
+        module.write(PARTS)
+    process = start_host(layout)
+    try:
+        with SyncClient.connect(layout.socket) as client, client.session("plain") as session:
+            for work in (
+                lambda: session.run("act", {"code": Value(a=1)}),
+                lambda: session.call("parts", on_event=told),
+            ):
+                ended: list[BaseException] = []
+
+                def call(work: Callable[[], object] = work, ended: list[BaseException] = ended) -> None:
+                    try:
+                        work()
+                    except BaseException as error:
+                        ended.append(error)
+
+                thread = threading.Thread(target=call, daemon=True)
+                thread.start()
+                thread.join(30)
+                assert ended, "nobody was told"
+                assert isinstance(ended[0], type(raised) | UsageError | RuntimeError), ended
+                assert session.run("act", {"code": "result['x'] = 3"}) == {"x": 3}
     finally:
         stop_host(process)

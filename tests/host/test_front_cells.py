@@ -45,6 +45,7 @@ from bridgehold.host.front.forwarding import Forwarding, begins_cell
 from bridgehold.host.front.method import Forwarded, OfTenant, Scope
 from bridgehold.host.shares import cell_wire, openings, session_ends
 from bridgehold.host.shares.callers import CALLER
+from bridgehold.host.shares.lending import step
 from bridgehold.host.shares.link import Link, Waiting
 from bridgehold.host.shares.observe import Metrics, counted, figures_of, merged, sound
 from bridgehold.host.shares.places import Places
@@ -273,16 +274,16 @@ def test_a_cell_borrows_for_its_own_tenant_alone() -> None:
 
     async def act() -> None:
         async with house() as at, at.taken_over("globex") as (globex, other):
-            lending, most = at.cells.asks.lending, 80 << 20
+            lending, most, first = at.cells.asks.lending, 80 << 20, step(256 << 20)
             async with at.taken_over("acme") as (acme, link):
                 await link.ask("lend", {"amount": most, "tenant": "globex", "cell": globex.name})
-                assert (lending.lent_to(acme.name), lending.lent_to(globex.name)) == (most, 0)
+                assert (lending.lent_to(acme.name), lending.lent_to(globex.name)) == (first + most, first)
                 for amount in (0, -1, "1"):
                     with pytest.raises(InternalError):
                         await link.ask("lend", {"amount": amount})
                 other.tell("returned", cell_wire.Bytes(amount=most))
                 await other.ask("granted", cell_wire.Granted(bridge="x"))
-                assert lending.lent_to(acme.name) == most
+                assert lending.lent_to(acme.name) == first + most
                 asking = asyncio.create_task(other.ask("lend", cell_wire.Bytes(amount=most)))
                 await eventually(lambda: bool(globex.link and globex.link._answering))
             await asyncio.wait_for(asking, 30)
@@ -805,7 +806,7 @@ async def opening(house: SimpleNamespace) -> AsyncIterator[socket.socket]:
 def test_a_cell_has_no_more_processes_of_tools_than_it_may_however_it_asks(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Asked all at once, and by one number: none is begun past the bound, none outlives the cell."""
+    """LimitsRequest all at once, and by one number: none is begun past the bound, none outlives the cell."""
     begun: list[int] = []
 
     async def adopt(_: str, pid: int) -> None:

@@ -107,3 +107,19 @@ def test_processes_find_what_their_supervisor_has_wherever_it_was_installed(tmp_
     ]
     assert said(sys.executable, "target") == [str(tmp_path / "target")]
     assert said(sys.executable, "") == ["-"]
+
+
+def test_a_shipped_provider_keeps_what_its_table_leaves_out() -> None:
+    """All that anybody wants to change is where it is."""
+    text = '[providers.{}]\nbase_url = "http://127.0.0.1:8900/v1"\nprivate = true\n{}'
+    for name, more, shape, auth in (
+        ("openai", "", "openai", "bearer"),
+        ("anthropic", "", "anthropic", "header:x-api-key"),
+        ("gemini", "", "gemini", "header:x-goog-api-key"),
+        ("anthropic", 'auth = "bearer"', "anthropic", "bearer"),
+        ("anthropic", 'shape = "anthropic"', "anthropic", "header:x-api-key"),
+        ("anthropic", 'shape = "openai"', "openai", "bearer"),
+        ("mine", "", "openai", "bearer"),
+    ):
+        made = parse_config(text.format(name, more), "config.toml").providers[name]
+        assert (made.shape, made.auth, made.base_url) == (shape, auth, "http://127.0.0.1:8900/v1")

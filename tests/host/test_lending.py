@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 
 import pytest
 
-from bridgehold.errors import BusyError
+from bridgehold.errors import BusyError, UsageError
 from bridgehold.host.cell.workers.pipes import FrameBudget
 from bridgehold.host.shares import lending
 from bridgehold.host.shares.buffers import Buffers
@@ -37,7 +38,7 @@ def test_all_cells_together_never_hold_more_than_the_bound() -> None:
     """Each tenant takes whatever it gets: the sum stays below, and who comes last still finds something."""
 
     async def act() -> None:
-        front = Lending(TOTAL)
+        front = Lending(TOTAL, _no_recall)
         cells = {f"t{number}": lent_by(front, f"t{number}") for number in range(40)}
         for name, cell in cells.items():
             front_before = front.lent_to(f"c-{name}")
@@ -57,7 +58,7 @@ def test_all_cells_together_never_hold_more_than_the_bound() -> None:
 
 def test_what_a_cell_gives_back_is_what_it_was_lent_whatever_it_says() -> None:
     async def act() -> None:
-        front = Lending(TOTAL)
+        front = Lending(TOTAL, _no_recall)
         await front.lend("acme", "c-1", 90 * MIB)
         with pytest.raises(BusyError):
             await front.lend("rival", "c-2", 90 * MIB)
@@ -76,7 +77,7 @@ def test_what_a_cell_gives_back_is_what_it_was_lent_whatever_it_says() -> None:
 
 def test_frames_and_requests_of_a_cell_share_what_it_has_and_wait_for_more() -> None:
     async def act() -> None:
-        front = Lending(TOTAL)
+        front = Lending(TOTAL, _no_recall)
         cell = lent_by(front, "acme")
         frames, buffers = FrameBudget(cell), Buffers(TOTAL, lent=cell, patience_s=5)
         frames.hold(front, own_part(TOTAL))
@@ -88,6 +89,8 @@ def test_frames_and_requests_of_a_cell_share_what_it_has_and_wait_for_more() -> 
         assert front.lent_to("c-acme") >= 16 * MIB
         cell.tidy()  # what was needed until now stays for a while
         cell.tidy()
+        assert front.lent_to("c-acme") == 4 * MIB
+        cell.recall()
         assert front.lent_to("c-acme") == 0
         assert cell.total == own_part(TOTAL)
 
@@ -96,7 +99,7 @@ def test_frames_and_requests_of_a_cell_share_what_it_has_and_wait_for_more() -> 
 
 def test_without_room_nothing_is_taken_and_the_refusal_is_typed() -> None:
     async def act() -> None:
-        front = Lending(TOTAL)
+        front = Lending(TOTAL, _no_recall)
         other, asked = lent_by(front, "other"), 0
         assert await other.wait("", 90 * MIB, 1.0)
 
@@ -121,5 +124,51 @@ def test_without_room_nothing_is_taken_and_the_refusal_is_typed() -> None:
     asyncio.run(act())
 
 
+def test_what_idle_cells_hold_is_there_for_who_needs_it() -> None:
+    """Each cell begins with a step of its own; another's need recalls it, and a liar is told once at a time."""
+
+    async def act() -> None:
+        cells: list[Lent] = []
+        recalls = 0
+
+        def recall() -> None:
+            nonlocal recalls
+            recalls += 1
+            for cell in cells:
+                cell.recall()
+
+        front = Lending(TOTAL, recall)
+        for number in range(60):
+            name = f"idle{number}"
+            begun = front.begin(name, f"c-{name}")
+            back = partial(front.take_back, name, f"c-{name}")
+            cells.append(Lent(TOTAL, _refuse, back, begun))
+        assert cells[0].total == own_part(TOTAL) + 4 * MIB
+        assert sum(front.lent_to(f"c-idle{number}") for number in range(60)) > 150 * MIB
+        cells[0].tidy()
+        assert cells[0].total == own_part(TOTAL) + 4 * MIB, "kept as long as nobody else needs it"
+        cells[1].take("", own_part(TOTAL) + MIB, owed=True)
+        await front.lend("busy", "c-busy", 64 * MIB)
+        assert recalls == 1
+        assert (front.lent_to("c-idle0"), front.lent_to("c-idle1")) == (0, MIB), "but for what is in use"
+        asking = asyncio.create_task(front.lend("busy", "c-busy", 150 * MIB))
+        await asyncio.sleep(0)
+        with pytest.raises(UsageError):
+            await front.lend("busy", "c-busy", 1)
+        with pytest.raises(BusyError):
+            await asking
+        assert recalls == 1, "not more than once a second, however often one asks"
+
+    asyncio.run(act())
+
+
 def _nothing(_amount: int) -> None:
     return None
+
+
+def _no_recall() -> None:
+    return None
+
+
+async def _refuse(_amount: int) -> None:
+    raise BusyError("not lent here")

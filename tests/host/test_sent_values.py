@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import pathlib
+import re
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -280,3 +281,33 @@ def test_a_variable_of_another_type_is_the_value_or_refused_with_its_place() -> 
             to_plain(execution.encoded(wrong, "arguments.variables.v"), "arguments.variables.v")
         assert caught.value.where.startswith(("arguments.variables.v[0]", "arguments.variables.v.a"))
         assert caught.value.hint
+
+
+class Broken(dict[str, int]):
+    def items(self) -> Any:
+        raise OSError("no such table")
+
+
+def test_what_raises_while_it_is_read_is_refused_with_its_place() -> None:
+    for wrong, what in (
+        ({"a": [Broken(a=1)]}, "Broken can't be read: OSError: no such table"),
+        ({"a": [type("Model", (), {"model_dump": lambda self: 1 / 0})()]}, "ZeroDivisionError"),
+        ({"a": [Cell(property, "f", 1)]}, "can't be sent"),
+    ):
+        for send in (to_plain, lambda value, where: to_plain(execution.encoded(value, where), where)):
+            with pytest.raises(UsageError, match=re.escape(what)) as caught:
+                send(wrong, "arguments.v")
+            assert caught.value.where == "arguments.v.a[0]"
+            assert caught.value.hint
+    with pytest.raises(UsageError, match="can't be read: ValueError: Exceeds the limit"):
+        execution.encoded(10**5_000, "arguments.v")
+
+
+def test_a_variable_keeps_what_json_has_not_in_arrays_and_dataclasses() -> None:
+    for value, inside in (
+        (Point(math.inf, ("a",)), {"x": math.inf, "tags": ["a"]}),
+        (Cell([1.5, math.nan], "f", 1), [1.5, math.nan]),
+        (Cell(-math.inf), -math.inf),
+    ):
+        sent = to_plain(execution.encoded(value, "arguments.variables.v"), "arguments.variables.v")
+        assert repr(guest_given.decoded(sent)) == repr(inside)

@@ -89,8 +89,19 @@ def test_policy_check_names_what_nothing_here_bears_in_files_and_layouts(home: L
     status, out, _ = say("policy", "check", str(policy))
     assert status == 5
     assert out.count("nearest") == 2
-    policy.write_text('extends = "dspy"\n[operations]\ndeny = ["dspy:delete_program"]\n')
+    policy.write_text('extends = "dspy"\n[network]\nmode = "gateway"\n')
     (home.tenants / "acme.toml").unlink()
+    status, out, err = say("policy", "check")  # of one file, once, however many bridges it grants
+    assert (status, out.count(f"{policy}:3"), out.count("network.mode"), "1 fault(s)" in err) == (
+        5,
+        1,
+        1,
+        True,
+    )
+    policy.write_text('extends = "dspy"\n[limits]\nmemory = "16MiB"\n')
+    status, out, _ = say("policy", "check")  # what each bridge needs, with its place once
+    assert (status, out.count("dspy for local: "), out.count(f"{policy}:3: ")) == (5, 1, 1), out
+    policy.write_text('extends = "dspy"\n[operations]\ndeny = ["dspy:delete_program"]\n')
     assert say("policy", "check")[0] == 0
     status, out, _ = say("policy", "explain", "dspy", "--json")
     assert "dspy:delete_program" not in json.loads(out)["operations"]["allow"]
@@ -241,6 +252,8 @@ def test_a_search_without_a_find_says_so_and_what_may_be_meant(home: Layout, say
     assert "no event fits: tenant acmee (nearest: 'acme')" in err
     assert "acme" in say("audit", "query", "--tenant", "acme", "--since", "1h")[1]
     assert say("audit", "query", "--until", "yesterday")[1] == ""
+    status, _, err = say("audit", "query", "--since", "today", "--until", "yesterday")
+    assert (status, "is not after since 'today'" in err) == (2, True), err
     for kind, near in (("egress.refusd", "egress.refused"), ("comand", "command"), ("sessions", "session")):
         status, _, err = say("audit", "query", "--kind", kind)
         assert (status, near in err) == (2, True), err
@@ -254,6 +267,52 @@ def test_a_search_without_a_find_says_so_and_what_may_be_meant(home: Layout, say
     ):
         status, _, err = say(*words)
         assert (status, near in err) == (2, True), err
+
+
+def test_a_session_is_found_by_its_name_too(home: Layout, say: Say) -> None:
+    for name in ("mine", "other", "mine"):  # each time on a private host of its own
+        assert say("run", "python:execute", "--args", '{"code": "1"}', "--session", name)[0] == 0
+    found = [
+        json.loads(line) for line in say("audit", "query", "--session", "mine", "--json")[1].splitlines()
+    ]
+    opened = [one for one in found if one["kind"] == "session.opened"]
+    assert [one["fields"]["name"] for one in opened] == ["mine", "mine"]
+    ids = [one["session"] for one in opened]
+    assert {one["session"] for one in found} == set(ids)
+    assert [one["time"] for one in found] == sorted(one["time"] for one in found)
+    by_id = [say("audit", "query", "--session", one, "--json")[1].splitlines() for one in ids]
+    assert list(map(json.loads, by_id[0] + by_id[1])) == found
+    assert len(say("audit", "query", "--session", "mine", "--limit", "3")[1].splitlines()) == 3
+    status, _, err = say("audit", "query", "session = mine")
+    assert (status, "--session mine finds it by its name" in err) == (0, True), err
+    status, _, err = say("why", "mine")
+    assert (status, "`bridgehold audit query --session mine`" in err) == (6, True), err
+    for what, slip, near in (("tenant", "lcoal", "local"), ("framework", "pyton", "python")):
+        status, out, err = say("audit", "report", f"--{what}", slip)  # an empty review is no clean one
+        said = f"{slip}: no event is of it (nearest: {near!r})"
+        assert (status, f"{what} {said}" in err, f"- {what}: {slip}: no event is of it" in out) == (
+            0,
+            True,
+            True,
+        ), err
+        assert "no event is of it" not in say("audit", "report", f"--{what}", near)[1]
+    status, _, err = say("audit", "query", "--framework", "pyton")
+    assert (status, "framework pyton (nearest: 'python')" in err) == (0, True), err
+    status, _, err = say("policy", "show", "pyton")
+    assert (status, "nearest: 'python'" in err) == (5, True), err
+    empty = home.config / "bridges"
+    for words in (
+        ("audit", "query"), ("audit", "tail"), ("audit", "verify"), ("audit", "report"), ("audit", "export"),
+        ("usage",), ("why", "i-0123456789ab.1"),
+    ):  # fmt: skip
+        status, out, err = say(*words, "--audit", str(empty))
+        assert (status, out, "no audit in this folder" in err) == (50, "", True), (words, out, err)
+    status, _, err = say("review", str(empty))
+    assert (status, "no audit in this folder" in err) == (50, True), err
+    for words in (("profile", "mine", "--seconds", "99"), ("top", "--every", "-1")):
+        assert say(*words)[0] == 2
+    status, out, err = say("audit", "query", "--session", "mien")
+    assert (status, out, "no event fits: session mien (nearest: 'mine')" in err) == (0, "", True), err
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
@@ -271,6 +330,9 @@ def test_a_port_in_use_is_told_with_who_has_it_and_another(
         assert f"can't listen on {address}: pid {os.getpid()} (" in err
         assert "where  --http" in err
         assert "End it, or choose another port" in err
+        if family == socket.AF_INET:
+            status, _, err = say("bridge", "provider", "--port", str(port))
+            assert (status, f"pid {os.getpid()} (" in err, "where  --port" in err) == (3, True, True), err
         home.config_file.write_text(f'[http]\nlisten = "{address}"\n')
         status, _, err = say("serve")
         assert (status, f"where  [http] listen in {home.config_file}" in err) == (3, True), err

@@ -231,3 +231,25 @@ def test_the_command_line_keeps_lists_and_gives_back(keeping: Stage, tmp_path: P
     )
     assert run("rm", digest).returncode == 0
     assert "no artifact" in run("get", digest, str(tmp_path / "other.txt")).stderr
+
+
+def test_a_store_that_the_machine_refuses_the_host_is_no_defect_of_ours(keeping: Stage) -> None:
+    """As when its file system turns read-only under it: the caller is told, and no path of the host's."""
+    keeping.client.put(b"there before")
+    [folder] = keeping.layout.state.glob("artifacts/local")
+    mode = folder.stat().st_mode & 0o777
+    folder.chmod(0o500)
+    try:
+        with pytest.raises(BridgeholdError) as outside:
+            keeping.client.put(b"refused")
+        inside = act(
+            keeping,
+            "try: artifacts.put(b'x')\nexcept ToolError as e: result['said'] = [e.code, str(e)]",
+        )
+    finally:
+        folder.chmod(mode)
+    assert outside.value.code == inside["said"][0] == "config"
+    assert outside.value.message == "the host can't use its own files: Permission denied"
+    assert "Permission denied" in inside["said"][1]
+    assert str(folder) not in f"{outside.value.info()}{inside}"
+    assert keeping.client.put(b"refused").size_bytes == 7

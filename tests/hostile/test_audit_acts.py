@@ -8,9 +8,11 @@ import contextlib
 import json
 import os
 import pwd
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,11 @@ import psutil
 import pytest
 
 from bridgehold.audit import anchors
+from bridgehold.audit.read import read_all
 from bridgehold.audit.rotations import load
 from bridgehold.audit.verify import verify_audit
+from bridgehold.config.load import load_config
+from bridgehold.supervisor import plans
 from hostile.conftest import KINDS
 from hostile.stage import USER, Stage, stage, start_host, stop_host
 from waiting import until
@@ -28,8 +33,42 @@ from waiting import until
 
 @pytest.fixture(scope="module", params=KINDS)
 def served(request: pytest.FixtureRequest) -> Iterator[Stage]:
-    with stage(request.param, host="anchor_every_s = 1\n") as ready:
-        yield ready
+    with tempfile.TemporaryDirectory() as away:
+        Path(away).chmod(0o777)
+        config = f'[push.copy]\nkind = "folder"\nto = "{away}/copy"\n'
+        with stage(request.param, host="anchor_every_s = 1\n", config=config) as ready:
+            yield ready
+
+
+def test_events_and_anchors_leave_by_themselves_and_the_copy_verifies(served: Stage) -> None:
+    """By a process with a uid of its own as root's, which writes nothing of the host's."""
+    layout = served.layout
+    served.act("result['x'] = 1")
+    copy = Path(re.findall(r'to = "(.*)"', layout.config_file.read_text())[0])
+    ends = {str(event["ref"]) for event in served.events("command.outcome")}
+    until(lambda: ends <= {entry.ref for entry in read_all(copy / "audit")}, 60)
+    until(lambda: bool(signed_by(copy / "anchors")), 60)
+    report = verify_audit(copy / "audit", outside=anchors.load_folder(copy / "anchors"))
+    assert report.integrity.ok, report.first_bad
+    assert report.anchoring.status == "anchored"
+    found = bridgehold(served, "audit", "sinks")
+    assert [(one["name"], one["fault"]) for one in found] == [("copy", "")]
+    pusher = next(
+        one
+        for one in psutil.Process(served.supervisor).children(recursive=True)
+        if "bridgehold.supervisor.pushing" in one.cmdline()
+    )
+    if served.kind == "root":
+        roles = plans.roles(load_config(layout.config_file))
+        assert set(pusher.uids()) == {roles.push}
+        assert set(pusher.gids()) == {roles.host}
+        assert Path(f"/proc/{pusher.pid}/status").read_text().count("CapEff:\t0000000000000000") == 1
+    pusher.kill()  # it is begun anew, and goes on where it stood
+    served.act("result['x'] = 2")
+    ends = {str(event["ref"]) for event in served.events("command.outcome")}
+    until(lambda: ends <= {entry.ref for entry in read_all(copy / "audit")}, 60)
+    for file in (copy / "audit").glob("0*/*.jsonl"):
+        assert (layout.audit / file.relative_to(copy / "audit")).read_bytes().startswith(file.read_bytes())
 
 
 def bridgehold(of: Stage, *arguments: str, status: int = 0) -> Any:
@@ -91,6 +130,10 @@ def test_old_segments_are_sealed_without_their_bodies_under_a_running_host(serve
         event for event in served.events("command.intent") if "for ever" in str(event["arguments_preview"])
     ]
     assert shown
+    os.kill(served.supervisor, signal.SIGTERM)
+    psutil.Process(served.supervisor).wait(60)
+    assert bridgehold(served, "audit", "rotate-key")["lost"] is False  # while no host runs
+    assert bridgehold(served, "audit", "verify")["ok"]
     with again(served):
         said = bridgehold(served, "audit", "seal", "--keep", "1", "--drop")
         assert said["sealed"][0]["seal"]["dropped"] > 0
@@ -110,9 +153,7 @@ def test_old_segments_are_sealed_without_their_bodies_under_a_running_host(serve
 
 @contextlib.contextmanager
 def again(of: Stage) -> Iterator[None]:
-    """The host ends and starts anew."""
-    os.kill(of.supervisor, signal.SIGTERM)
-    psutil.Process(of.supervisor).wait(60)
+    """Another host on the same home."""
     process = start_host(of.layout, user=USER if of.kind == "user" else "")
     try:
         yield

@@ -218,6 +218,7 @@ def live(stage: Stage) -> None:
         said = session.run("act", {"code": code})
         assert (said["ok"], said["no"], said["four"]) == (200, 403, 4), said
         session.run("act", {"code": "1", "api_key": "sk-of-a-caller-0123456789"})
+        session.extend(idle="1h")
     shown = client.run("bare:act", {"code": "import os\nresult['extra'] = os.environ['EXTRA']"})
     assert shown == {"extra": "worth-nothing-at-all"}
     refused(lambda: client.run("all:nothing", {}))
@@ -340,6 +341,7 @@ CASES: dict[str, dict[str, Any]] = {
     "environment.removed": OWN,
     "config.reloaded": {"principal": "tester"},
     "session.opened": BY,
+    "session.extended": {**BY, "idle_ms": 3_600_000},
     "session.closed": BY,
     "worker.started": LOCAL,
     "worker.attested": LOCAL,

@@ -553,6 +553,28 @@ def test_what_a_policy_does_not_grant_is_refused(host: Stage) -> None:
             assert (refused.value.code, "default-deny" in refused.value.message) == ("denied", True)
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        "_repr_html_(self): return 'x' * (1 << 30)",
+        "_repr_mimebundle_(self, **_): return {'a/b': bytearray(1 << 30)}",
+    ],
+)
+def test_a_form_of_a_gibibyte_ends_no_session_but_its_own(
+    host: Stage, session: SyncSession, form: str
+) -> None:
+    session.execute("kept = 5")
+    with host.client.session("python") as hostile:
+        try:
+            said = hostile.execute(f"class Huge:\n    def {form}\nHuge()")
+        except BridgeholdError as error:
+            assert error.code == "memory", error  # the kernel counts it, before anybody here does
+        else:
+            assert said["forms"]["left_out"], said
+            assert hostile.execute("1")["value"] == 1
+    assert session.execute("kept")["value"] == 5
+
+
 def test_hostile_files_reach_nobody_outside(session: SyncSession, tmp_path: Path) -> None:
     session.run(
         "execute",

@@ -111,6 +111,15 @@ def test_what_led_to_an_error_is_told_as_at_a_prompt_and_odd_values_cost_nothing
             "execute", {"code": "import sys\n[sys.last_exc is sys.last_value, sys.last_type.__name__]"}
         )
         assert last["value"] == [True, "KeyError"]
+        last = session.run(
+            "execute",
+            {
+                "code": "import traceback\n[one.filename for one in traceback.extract_tb(sys.last_exc.__traceback__)]"
+            },
+        )
+        assert last["value"] == ["<execute 2>"]
+        odd_lines = fault(session, "x = 'a\u2028b\x0cc\x1cd'\r\ny = 2\n1 / 0  # the third")
+        assert '  File "<execute 5>", line 3, in <module>\n    1 / 0  # the third\n' in odd_lines.traceback
         group = fault(
             session, "raise ExceptionGroup('both', [ValueError('one'), TypeError('two')])"
         ).traceback

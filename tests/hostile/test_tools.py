@@ -8,6 +8,7 @@ import hashlib
 import http.server
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from bridgehold.client.tools import Tool
 from bridgehold.config.load import load_config
 from bridgehold.keeper.admin import SecretAdmin
 from hostile.stage import MANIFEST, POLICY, Stage, stage
+from typed import ROOT
 from waiting import until
 
 KINDS = [("root", "fork"), ("user", "cold")] if os.getuid() == 0 else [("self", "fork"), ("self", "cold")]
@@ -100,6 +102,9 @@ entry = "ending:told"
 parameters = {{ type = "object", additionalProperties = true }}
 [tools.imports_nothing]
 entry = "leaving:anything"
+[tools.paged]
+entry = "paged:area"
+parameters = {{ type = "object", additionalProperties = true }}
 [tools.late]
 entry = "ending:late"
 [tools.replies]
@@ -339,6 +344,34 @@ def test_an_operators_function_runs_in_a_process_of_its_own(asker: Stage) -> Non
     tenant, principal, has_key, _ = found["whose"]
     assert (tenant, has_key) == ("local", False)
     assert principal not in ("", "host")
+
+
+def test_the_pages_function_works_as_written_and_its_changed_file_is_what_the_next_call_runs(
+    asker: Stage,
+) -> None:
+    page = (ROOT / "docs/how-to/tools.md").read_text()
+    [written] = re.findall(r"```python\n(def area\(.*?)```", page, re.DOTALL)
+    file = asker.layout.config / "tools" / "paged.py"
+    call = "tools['paged'](width=3, height=4)"
+    for text, said in (
+        (written, 12),
+        (written.replace("width * height", "width + height"), 7),
+        ("def area(:", "SyntaxError"),
+        (written.replace("width * height", "helper.twice(width)"), "name 'helper'"),
+        (
+            f"import helper\n{written.replace('width * height', 'helper.twice(width)')}",
+            "No module named 'helper'",
+        ),
+    ):
+        file.write_text(text)
+        code, found = error_of(asker, f"result['said'] = {call}") if isinstance(said, str) else ("", "")
+        assert said == act(asker, f"result['said'] = {call}")["said"] if not code else str(said) in found
+    file.with_name("helper.py").write_text("def twice(x): return 2 * x")  # what it imports is its code, too
+    assert act(asker, f"result['said'] = {call}") == {"said": 6}
+    before = act(asker, "result['said'] = tools['whose']()")["said"]
+    assert (
+        before == act(asker, "result['said'] = tools['whose']()")["said"]
+    )  # nothing has changed: the same process
 
 
 HOMONYMS = {

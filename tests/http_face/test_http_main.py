@@ -450,8 +450,26 @@ def test_code_and_files_of_a_session(face: HttpStage) -> None:
         assert (await run("program", kind="code", text="print(1); raise SystemExit(3)"))["status"] == 3
         assert (await run("complete", code="mor"))["matches"] == ["more"]
         paths = (await acme.ask("GET", "/openapi.json")).body["paths"]
-        for operation in ("execute", "program", "files_read", "files_write", "complete", "inspect"):
+        for operation in (
+            "execute",
+            "program",
+            "files_read",
+            "files_write",
+            "complete",
+            "place",
+            "context_list",
+        ):
             assert f"/v1/run/python/{operation}" in paths
+        asked = {"bridge": "python", "name": "small", "limits": {"memory": "96MiB", "session": "1m"}}
+        made = await acme.ask("POST", "/v1/sessions", asked)
+        assert made.status == 201, made
+        extend = f"/v1/sessions/{made.body['id']}/extend"
+        more = await acme.ask("POST", extend, {"limits": {"session": "30m"}})
+        assert (more.status, more.body["left_ms"] > 1_700_000) == (200, True), more
+        for path, limits in (("/v1/sessions", {"memory": "64TiB"}), (extend, {"session": "9h"})):
+            body = {"limits": limits} | ({"bridge": "python"} if path == "/v1/sessions" else {})
+            refused = await acme.ask("POST", path, body)
+            assert (refused.status, "limits." in refused.body["message"]) == (403, True), refused
 
     using(face, act)
 

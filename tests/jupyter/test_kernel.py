@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import queue
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
@@ -117,8 +118,8 @@ class TestUpstream(jupyter_kernel_test.KernelTests):
     code_history_pattern = "6 [*]*"
     supported_history_operations = ("tail", "range", "search")
     code_inspect_sample = "print"
-    test_pager = None  # there is no pager, and no output that is cleared: docs say so
-    test_clear_output = None
+    code_clear_output = "clear_output()"
+    test_pager = None  # there is no pager: docs say so
 
     @classmethod
     def setUpClass(cls) -> None:
@@ -236,6 +237,40 @@ def test_silent_cells_and_expressions(run: Run) -> None:
     assert reply["user_expressions"]["good"]["data"] == {"text/plain": "3"}
     assert reply["user_expressions"]["bad"]["ename"] == "NameError"
     assert run("1")[0]["execution_count"] == before + 1
+
+
+def test_a_display_is_updated_in_its_place_and_output_is_cleared(run: Run) -> None:
+    code = "shown = display('one', display_id='place')\nshown.update('two')\nupdate_display('three', display_id='place')"
+    _, said = run(code)
+    assert [(kind, one["data"]["text/plain"], one["transient"]) for kind, one in said] == [
+        ("display_data", "'one'", {"display_id": "place"}),
+        ("update_display_data", "'two'", {"display_id": "place"}),
+        ("update_display_data", "'three'", {"display_id": "place"}),
+    ]
+    _, said = run("display(1)\nclear_output(wait=True)\ndisplay(2)")
+    assert [kind for kind, _ in said] == ["display_data", "clear_output", "display_data"]
+
+
+def test_a_widgets_channel_is_closed_at_once_and_cells_go_on(
+    started: tuple[KernelManager, BlockingKernelClient], run: Run
+) -> None:
+    client = started[1]
+    for content in (
+        {"comm_id": "c1", "target_name": "jupyter.widget", "data": {}},
+        {"comm_id": 5},
+        {"comm_id": "x" * 10_000},
+        {},
+    ):
+        message = client.session.msg("comm_open", content)
+        client.shell_channel.send(message)
+        client.shell_channel.send(client.session.msg("comm_msg", {"comm_id": "c1", "data": {}}))
+    closed = []
+    with contextlib.suppress(queue.Empty):
+        while True:
+            said = client.get_iopub_msg(timeout=3)
+            closed += [said["content"]] if said["msg_type"] == "comm_close" else []
+    assert closed == [{"comm_id": "c1", "data": {}}]
+    assert run("6 * 7")[1][0][1]["data"]["text/plain"] == "42"
 
 
 def test_what_a_hostile_cell_shows_acts_nowhere(run: Run) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +14,12 @@ import pytest
 import zmq.asyncio
 from jupyter_client.session import Session
 
-from bridgehold.errors import BridgeholdError, NotFoundError, UsageError
+from bridgehold.errors import BridgeholdError, LimitError, NotFoundError, UsageError
 from bridgehold.faces.cli.commands import app
 from bridgehold.faces.jupyter import cell as cells
 from bridgehold.faces.jupyter import forms, installed, wire
+from bridgehold.faces.jupyter.kernel import MOST_MEMORY
+from waiting import until
 
 PORTS = {
     name: 1000 + number
@@ -91,6 +96,15 @@ def test_a_cell_that_never_ends_to_speak_is_cut_and_says_so(monkeypatch: pytest.
         one.event({"type": "chunk", "data": {"display": {"text/plain": "d"}}})
     assert sum(kind == "display_data" for kind, _ in told) == cells.MOST_SHOWN
     assert told.text().count("left out") == 2
+    for data in ({"clear": True}, {"display": {"text/plain": "d"}, "id": "a", "update": True}):
+        changes = len(told)
+        for _ in range(cells.MOST_CHANGED):
+            one.event({"type": "chunk", "data": data})
+        assert len(told) - changes <= cells.MOST_CHANGED
+    changes = len(told)
+    for odd in (None, "", "x" * 300, 5, []):
+        one.event({"type": "chunk", "data": {"display": {"text/plain": "d"}, "id": odd, "update": True}})
+    assert len(told) == changes
     one.event({"type": "output", "stream": "stdout", "text": "", "cut": 7})
     assert "7 bytes" not in told.text(), "what is said of cuts is bounded with the rest"
     assert one.result({"repr": "1", "displays_left_out": 5}) == {"text/plain": "1"}
@@ -144,6 +158,33 @@ def test_a_message_that_is_larger_than_any_cell_is_not_read_whoever_signs_it(tmp
             served.close()
 
     assert asyncio.run(act()) == "small_request"
+
+
+def send_for_ever(to: socket.socket, data: bytes) -> None:
+    """Four times as much as a kernel may keep."""
+    for _ in range(4 * MOST_MEMORY // len(data)):
+        to.sendall(data)
+
+
+def test_a_message_without_an_end_ends_its_kernel_and_not_the_machine(tmp_path: Path) -> None:
+    file, part = tmp_path / "connection.json", bytes(8 << 20)
+    file.write_text(json.dumps(FILE | {"transport": "ipc", "ip": str(tmp_path / "k")}))
+    argv = [sys.executable, "-P", "-m", "bridgehold.faces.jupyter", "-f", str(file)]
+    place = tmp_path / f"k-{PORTS['shell_port']}"
+    kernel = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until(place.exists)
+        with socket.socket(socket.AF_UNIX) as stranger:
+            stranger.connect(str(place))
+            stranger.sendall(b"\xff" + bytes(8) + b"\x7f\3\0NULL" + bytes(16 + 32))
+            ready = b"\5READY\x0bSocket-Type\0\0\0\6DEALER\x08Identity\0\0\0\0"
+            stranger.sendall(b"\4" + bytes([len(ready)]) + ready)
+            with pytest.raises(ConnectionError):
+                send_for_ever(stranger, b"\3" + len(part).to_bytes(8, "big") + part)
+        assert until(kernel.poll) == LimitError.exit_status
+    finally:
+        kernel.kill()
+        kernel.wait()
 
 
 def bridgehold(*arguments: str) -> None:

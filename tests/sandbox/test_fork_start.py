@@ -39,7 +39,7 @@ def test_a_fork_serves_in_namespaces_a_cgroup_and_a_uid_of_its_own(box: Machine)
 
 
 def test_many_at_once_are_each_proved(box: Machine) -> None:
-    """Asked for together and attested at once, while each one's first process may still be leaving."""
+    """LimitsRequest for together and attested at once, while each one's first process may still be leaving."""
     nursery = Nursery(box)
 
     async def act(client: LauncherClient) -> None:

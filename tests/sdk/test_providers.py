@@ -108,3 +108,18 @@ def test_an_exception_that_can_not_be_shown_is_no_trouble() -> None:
             raise OSError
 
     assert provider_code(HostileError()) == "provider"
+
+
+def test_a_wrapper_that_takes_all_for_the_provider_gives_way_to_what_it_quotes() -> None:
+    """As litellm's `MidStreamFallbackError` does around what the provider said inside a stream."""
+    for kind, code in (
+        ("rate_limit_error", "rate_limit"),
+        ("authentication_error", "provider_auth"),
+        ("server_error", "provider"),
+        ("invalid_request_error", ""),
+    ):
+        outer = error("ServiceUnavailableError", "OpenAIException - Slow down", status_code=503)
+        outer.__context__ = error("APIError", "Slow down", body={"type": kind})
+        assert provider_code(outer) == code
+        outer.__context__ = error("APIError", "of an attempt before it", body={"type": kind})
+        assert provider_code(outer) == "provider"

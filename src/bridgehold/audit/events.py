@@ -156,6 +156,15 @@ class SessionOpened(Event, frozen=True, kw_only=True, tag="session.opened"):
     """The session that lost its worker, and whose resources are made again in this one."""
     kept_back: tuple[str, ...] = ()
     """Names of variables of a foreign worker's starter that stay outside, the first 64: keys first."""
+    asked: dict[str, int] = {}
+    """Limits of its own that its caller asked for, within the policy's: bytes, milliseconds, thousandths."""
+
+
+class SessionExtended(Event, frozen=True, kw_only=True, tag="session.extended"):
+    """A caller gave a session more time, within its policy's: from its beginning on, and while it is idle."""
+
+    session_ms: int
+    idle_ms: int
 
 
 class SessionClosed(Event, frozen=True, kw_only=True, tag="session.closed"):

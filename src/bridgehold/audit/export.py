@@ -52,6 +52,7 @@ _LIFECYCLE = {
     "worker.exited": 4,
     "journal.closed": 4,
     "environment.built": 1,
+    "session.extended": 99,
 }
 _PROCESS = {"command.intent": 1, "command.outcome": 2, "command.refused": 1}
 _CONFIGURATION = frozenset(

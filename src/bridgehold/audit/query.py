@@ -24,6 +24,8 @@ from bridgehold.errors import UsageError
 from bridgehold.ids import nearest
 
 _MOST = 10_000
+_NAMED = 100
+"""Sessions of one name that are looked for."""
 _REST = "0000-01-01T00:00:00"
 """What a time that is only begun goes on with, after a whole year, month, hour or minute."""
 _BEGUN = (4, 7, 13, 16)
@@ -78,6 +80,23 @@ def parse_time(text: str, now: datetime | None = None) -> str:
             return moment.replace(tzinfo=None).isoformat(timespec="microseconds")
     hint = f"Write {TIMES}, or 2026-11-20T10:00:00+01:00."
     raise UsageError(f"{text[:40]!r} is no time{nearest(text.lower(), ('today', 'yesterday'))}", hint=hint)
+
+
+def parse_span(since: str, until: str, now: datetime | None = None) -> tuple[str, str]:
+    """Both by `parse_time`. Raises `UsageError`, too, where nothing can lie between them."""
+    begin, end = parse_time(since, now), parse_time(until, now)
+    if begin and end and begin >= end:
+        hint = "Give the earlier time first: from --since on, and up to --until."
+        raise UsageError(
+            f"until {until[:40]!r} is not after since {since[:40]!r}", where="--until", hint=hint
+        )
+    return begin, end
+
+
+def sessions_named(audit: Path, name: str) -> list[str]:
+    """Ids of the sessions that were opened by this name, among the newest that were."""
+    opened = query(audit, Query(kind="session.opened", text=name, limit=_MOST))
+    return [entry.session for entry in opened if entry.text("name") == name][-_NAMED:]
 
 
 def parse_kind(text: str) -> str:

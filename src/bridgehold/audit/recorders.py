@@ -16,7 +16,7 @@ Name = Literal["host", "launcher", "keeper", "tenant"]
 
 TENANT_KINDS = frozenset(
     {
-        *("session.opened", "session.closed", "protocol.violation", "start.fell_back"),
+        *("session.opened", "session.extended", "session.closed", "protocol.violation", "start.fell_back"),
         *("command.intent", "command.outcome", "command.refused"),
         *("tool.intent", "tool.outcome", "tool.refused"),
         *("egress.intent", "egress.outcome", "egress.refused"),

@@ -69,6 +69,18 @@ def instance_folders(audit: Path) -> list[InstanceFolder]:
     return look(audit)[0]
 
 
+def found_in(audit: Path) -> tuple[list[InstanceFolder], list[str]]:
+    """As `look`. Raises `AuditError` for a folder that holds no audit."""
+    folders, strays = look(audit)
+    if not folders and not strays:
+        raise AuditError(
+            "no audit in this folder",
+            where=str(audit),
+            hint="Name the folder that holds folders such as 00000001-i-0123456789ab.",
+        )
+    return folders, strays
+
+
 def look(audit: Path) -> tuple[list[InstanceFolder], list[str]]:
     """The instances below `audit`, and what bears an instance's name and is no folder (a link, say)."""
     found: list[InstanceFolder] = []

@@ -49,7 +49,19 @@ def _opened(event: Entry, _: str) -> str:
     whose = f"{event.text('bridge')} for tenant {event.tenant}"
     kept = event.fields.get("kept_back")
     outside = f"; outside stayed {', '.join(map(str, kept))}" if isinstance(kept, list) and kept else ""
-    return f"Session {event.session} of {whose} was opened, by a {event.text('start')} start{again}{outside}"
+    asked = event.fields.get("asked")
+    less = (
+        f", with limits of its own ({', '.join(map(str, asked))})"
+        if isinstance(asked, dict) and asked
+        else ""
+    )
+    start = event.text("start")
+    return f"Session {event.session} of {whose} was opened, by a {start} start{again}{less}{outside}"
+
+
+def _extended(event: Entry, _: str) -> str:
+    life, idle = event.number("session_ms") // 1000, event.number("idle_ms") // 1000
+    return f"The session was given more time: {life} s from its beginning on, {idle} s without a command"
 
 
 def _closed(event: Entry, _: str) -> str:
@@ -240,6 +252,7 @@ def _sealed(entry: Entry, who: str) -> str:
 
 _SENTENCES: Mapping[str, Callable[[Entry, str], str]] = {
     "session.opened": _opened,
+    "session.extended": _extended,
     "session.closed": _closed,
     "worker.started": _started,
     "worker.attested": _attested,

@@ -31,7 +31,7 @@ from bridgehold.audit.rotations import NamedRotation
 from bridgehold.audit.sealed import SealFile, sealing_lines
 from bridgehold.audit.sealed import judge as judge_seals
 from bridgehold.audit.seals import SUFFIX
-from bridgehold.audit.segments import InstanceFolder, Segment, look, read_lines
+from bridgehold.audit.segments import InstanceFolder, Segment, found_in, read_lines
 from bridgehold.audit.verdicts import Completeness, Finding, Integrity, Report
 from bridgehold.error_texts import from_os
 from bridgehold.errors import AuditError, BridgeholdError
@@ -58,13 +58,7 @@ def verify_audit(
     reach them: they can only contradict it, and all that it tells of must be there. `rotations`: records of
     changes of the key that were kept elsewhere. For the rest see `anchoring.Evidence`.
     """
-    folders, strays = look(audit)
-    if not folders and not strays:
-        raise AuditError(
-            "no audit in this folder",
-            where=str(audit),
-            hint="Name the folder that holds folders such as 00000001-i-0123456789ab.",
-        )
+    folders, strays = found_in(audit)
     local = anchor_files.load_folder(beside) if beside is not None else None
     records = [*rotations, *(rotation_files.load(beside) if beside is not None else ())]
     wanted = _wanted((*outside, *(local or ())), records)

@@ -15,6 +15,7 @@ from bridgehold.audit.events import INTENT_KINDS, OUTCOME_KINDS
 from bridgehold.audit.query import Tie
 from bridgehold.audit.segments import Segment, instance_folders
 from bridgehold.errors import NotFoundError
+from bridgehold.ids import is_name
 
 _SESSION_KINDS = (
     "session.opened",
@@ -118,10 +119,10 @@ class _Finder:
         elif name.startswith("c-"):
             found = self._of_command_anywhere(name)
         if found is None:
-            raise NotFoundError(
-                f"no event {name[:80]!r} in this audit",
-                hint="`bridgehold audit tail` shows references; a reference is INSTANCE.SEQ.",
-            )
+            hint = "`bridgehold audit tail` shows references; a reference is INSTANCE.SEQ."
+            if is_name(name) and not name.startswith("c-"):
+                hint += f" If it is a session: `bridgehold audit query --session {name}`."
+            raise NotFoundError(f"no event {name[:80]!r} in this audit", hint=hint)
         return found
 
     def _by_reference(self, instance: str, seq: int) -> tuple[Entry, _At] | None:
@@ -326,7 +327,7 @@ def remedy(event: Entry, rule: str, code: str, source: str) -> str:
     if event.kind == "command.refused" and rule in ("", "default-deny"):
         return f"Add {event.text('operation')!r} to operations.allow of the bridge's policy{at}."
     if event.kind == "egress.refused" and rule in ("", "default-deny"):
-        return f"Grant {event.text('host')!r} in the network section of the bridge's policy{at}."
+        return _granting(event, at)
     if event.kind == "tool.refused" and rule in ("", "default-deny"):
         return f"Add {event.text('tool')!r} to tools.allow of the bridge's policy{at}."
     if event.kind.endswith(".refused"):
@@ -336,3 +337,18 @@ def remedy(event: Entry, rule: str, code: str, source: str) -> str:
                 return text.removesuffix(".") + f"{at}."
         return _WITHOUT_RULE.get(event.kind, f"See rule {rule}{at}.")
     return _BY_CODE.get(code, "")
+
+
+def _granting(event: Entry, at: str) -> str:
+    """What grants a request: its provider's path, its provider, or a host that nothing stands before."""
+    provider, _, path = event.text("path").removeprefix("/").partition("/")
+    both = "and to the bridge's manifest, [[needs.endpoints]], where it isn't there: both have to say it"
+    if "; the provider's address ends in /" in event.text("reason"):
+        return (
+            f"Have the client ask for that version; or grant the path, and the address, of the other one{at}."
+        )
+    if event.text("reason").endswith("is none of the granted paths"):
+        return f"Add {'/' + path!r} to `paths` of [network.endpoints.{provider}] in the policy{at}, {both}."
+    if event.text("reason").startswith("no endpoint"):
+        return f"Add [network.endpoints.{provider}] to the policy{at}, {both}."
+    return f"Grant {event.text('host')!r} in the network section of the bridge's policy{at}."

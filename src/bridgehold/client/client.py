@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -217,18 +217,26 @@ class Client:
         name: str = "",
         tools: Tools = (),
         files: Mapping[str, Content] | None = None,
+        limits: Mapping[str, str | float] | None = None,
+        env: Mapping[str, str] | None = None,
+        args: Sequence[str] | None = None,
+        cwd: str = "",
     ) -> AsyncIterator[ClientSession]:
         """A session of its own, ended with the block. `tools`: offered to each of its commands.
 
-        `files`: put there before its first command, by their paths inside.
+        `files`: put there first, by their paths inside. `limits`: its own, by the policy's keys, at most what
+        that gives: ``{"memory": "256MiB", "cpu": 0.5, "idle": "10m"}``. `env`, …: as `ClientSession.place`.
         """
         offered = named(tools)
-        opened = await self.request("session.open", {"bridge": bridge, "tenant": tenant, "name": name})
+        params = {"bridge": bridge, "tenant": tenant, "name": name}
+        opened = await self.request("session.open", params | ({"limits": dict(limits)} if limits else {}))
         session = ClientSession(self, bridge, tenant, opened["id"], tuple(offered.values()))
         session.anew = opened.get("anew", "")
         try:
             if files:
                 await session.files.write_all(files)
+            if env or args is not None or cwd:
+                await session.place(env=env, args=args, cwd=cwd)
             yield session
         finally:
             if self.alive:  # a host that is gone has closed it

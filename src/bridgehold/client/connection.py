@@ -190,8 +190,9 @@ class Connection:
             return
         try:
             on_event(event if request_id in self._raw else _joined(event, part, data))  # type: ignore[arg-type]  # who asked for it so
-        except Exception as error:  # noqa: BLE001 - the caller's own code; it is raised where the caller waits
-            future.set_exception(error)
+        except BaseException as error:  # noqa: BLE001 - the caller's own code; it is raised where the caller waits
+            unset = isinstance(error, StopIteration)  # no future takes one
+            future.set_exception(RuntimeError("on_event raised StopIteration") if unset else error)
             self._cancel(request_id)
 
     def _cancel(self, request_id: int) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import datetime
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bridgehold.client.tools import Tool
 from bridgehold.errors import UsageError
+from bridgehold.protocol.plain import unreadable
 
 Ask = Callable[[str], str | None]
 """Gives a line of input, of the prompt; None: there is no more."""
@@ -18,7 +20,7 @@ OBJECT = "$object"
 """Around an object of one key that could be taken for a tag: inside it none is."""
 
 
-def encoded(value: Any, where: str, depth: int = 0) -> Any:  # noqa: PLR0911 - one for each kind
+def encoded(value: Any, where: str, depth: int = 0) -> Any:
     """`value` as `python:execute` takes a variable; other kinds go as arguments do.
 
     Raises `UsageError` with the place, `where` and what is below it.
@@ -26,6 +28,15 @@ def encoded(value: Any, where: str, depth: int = 0) -> Any:  # noqa: PLR0911 - o
     if depth > _DEEPEST:
         what = f"nested deeper than {_DEEPEST}, or refers to itself"
         raise UsageError(f"{where}: {what}", where=where, hint="Send it flatter.")
+    try:
+        return _tagged(value, where, depth + 1)
+    except (UsageError, MemoryError):
+        raise
+    except Exception as error:
+        raise unreadable(value, where, error) from error
+
+
+def _tagged(value: Any, where: str, below: int) -> Any:  # noqa: PLR0911 - one for each kind
     if isinstance(value, float) and not math.isfinite(value):
         return {"$float": repr(float(value))}
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
@@ -35,12 +46,17 @@ def encoded(value: Any, where: str, depth: int = 0) -> Any:  # noqa: PLR0911 - o
     if isinstance(value, datetime.date) and value == value:  # noqa: PLR0124 - NaT isn't itself
         return _dated(value, where)
     if isinstance(value, list | tuple):
-        return [encoded(one, f"{where}[{number}]", depth + 1) for number, one in enumerate(value)]
+        return [encoded(one, f"{where}[{number}]", below) for number, one in enumerate(value)]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        made = {key: encoded(one, f"{where}.{key}", depth + 1) for key, one in value.items()}
+        made = {key: encoded(one, f"{where}.{key}", below) for key, one in value.items()}
         return {OBJECT: made} if len(made) == 1 and str(next(iter(made))).startswith("$") else made
     if type(value).__name__ == "DataFrame" and callable(getattr(value, "to_dict", None)):
-        return {"$frame": encoded(value.to_dict("split"), where, depth + 1)}
+        return {"$frame": encoded(value.to_dict("split"), where, below)}
+    if getattr(getattr(value, "dtype", None), "kind", "") == "f" and callable(getattr(value, "tolist", None)):
+        native = value.tolist()  # an array may hold what JSON has not
+        return native if type(native) is type(value) else encoded(native, where, below)
     return value
 
 
@@ -95,6 +111,13 @@ def arguments_of(
     if isinstance(stdin, str):
         given["stdin"] = stdin
     return given, (input_tool(stdin),) if callable(stdin) else ()
+
+
+def placed(env: Mapping[str, str] | None, args: Sequence[str] | None, cwd: str) -> dict[str, Any]:
+    """The arguments that say where code runs."""
+    given: dict[str, Any] = {"env": dict(env)} if env else {}
+    given |= {"args": list(args)} if args is not None else {}
+    return given | ({"cwd": cwd} if cwd else {})
 
 
 def input_tool(ask: Ask) -> Tool:

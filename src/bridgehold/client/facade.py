@@ -18,7 +18,8 @@ class Loop:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="bridgehold", daemon=True)
+        self._closing = False
+        self._thread = threading.Thread(target=self._turn, name="bridgehold", daemon=True)
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -32,9 +33,17 @@ class Loop:
 
     def close(self) -> None:
         """End the loop and its thread."""
+        self._closing = True
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    def _turn(self) -> None:
+        while not self._closing:
+            try:
+                self._loop.run_forever()
+            except (SystemExit, KeyboardInterrupt):
+                """Raised by code of the caller's; its task has it, and who waits is told by the next turn."""
 
 
 class Facade(Generic[A]):

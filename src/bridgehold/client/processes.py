@@ -206,15 +206,19 @@ class Programs:
             raise ProtocolError("the session's list of processes is none")
         return [Process(self, _typed(one, ProcessFact)) for one in listed]
 
-    async def complete(self: Calls, code: str, cursor: int = -1) -> dict[str, Any]:
+    async def complete(self: Calls, code: str, cursor: int = -1, *, context: str = "") -> dict[str, Any]:
         """What the name before the cursor may become: `matches`, which take the place of `start` to `end`."""
-        said: dict[str, Any] = await self.run("complete", {"code": code, "cursor": cursor})
+        said: dict[str, Any] = await self.run("complete", _asked(code, cursor, context))
         return said
 
-    async def inspect(self: Calls, code: str, cursor: int = -1) -> dict[str, Any]:
+    async def inspect(self: Calls, code: str, cursor: int = -1, *, context: str = "") -> dict[str, Any]:
         """What the name at the cursor is: `found`, its `type`, `signature`, `documentation` and `repr`."""
-        said: dict[str, Any] = await self.run("inspect", {"code": code, "cursor": cursor})
+        said: dict[str, Any] = await self.run("inspect", _asked(code, cursor, context))
         return said
+
+
+def _asked(code: str, cursor: int, context: str) -> dict[str, Any]:
+    return {"code": code, "cursor": cursor} | ({"context": context} if context else {})
 
 
 def _typed(said: object, kind: type[T]) -> T:

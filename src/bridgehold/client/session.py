@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from bridgehold.client.connection import Progress
-from bridgehold.client.execution import Ask, arguments_of, value_of
+from bridgehold.client.execution import Ask, arguments_of, placed, value_of
 from bridgehold.client.processes import Programs
 from bridgehold.client.retry import with_retries
 from bridgehold.client.session_files import SessionFiles
@@ -33,6 +33,9 @@ class Asks(Protocol):
         moved: Moved | None = None,
     ) -> Reply:
         """Run a command; see `Client.call`."""
+
+    async def request(self, method: str, params: dict[str, Any]) -> Any:
+        """A request of the protocol; see `Client.request`."""
 
     async def logs(self, session: str) -> str:
         """The session's log; see `Client.logs`."""
@@ -132,6 +135,10 @@ class ClientSession(Programs):
         variables: Mapping[str, Any] | None = None,
         returns: tuple[str, ...] = (),
         stdin: str | Ask | None = None,
+        env: Mapping[str, str] | None = None,
+        args: Sequence[str] | None = None,
+        cwd: str = "",
+        context: str = "",
         deadline_ms: int = 0,
         on_event: Progress | None = None,
     ) -> Any:
@@ -139,11 +146,48 @@ class ClientSession(Programs):
 
         `variables`: names that are set before, with Python's own values: infinity, bytes, dates and frames
         are some. `returns`: names whose values come back as ``variables``. `stdin`: all of its input, or a
-        function that gives a line for a prompt, None for no more.
+        function that gives a line for a prompt, None for no more. `env`, `args` and `cwd`: as `place`, for
+        this command alone. `context`: in which of the session's namespaces.
         """
         arguments, tools = arguments_of(code, variables, returns, stdin)
+        arguments |= placed(env, args, cwd) | ({"context": context} if context else {})
         reply = await self.call("execute", arguments, deadline_ms=deadline_ms, on_event=on_event, tools=tools)
         return value_of(reply.value)
+
+    async def place(
+        self,
+        *,
+        env: Mapping[str, str] | None = None,
+        args: Sequence[str] | None = None,
+        cwd: str = "",
+    ) -> dict[str, Any]:
+        """Variables (none with a key's name), ``sys.argv[1:]`` and working folder of all that follows."""
+        said: dict[str, Any] = await self.run("place", placed(env, args, cwd))
+        return said
+
+    async def create_context(self, context: str, *, cwd: str = "") -> None:
+        """Another namespace over the session's files, for `context=` of `execute` and its kin."""
+        await self.run("context_create", {"context": context} | ({"cwd": cwd} if cwd else {}))
+
+    async def contexts(self) -> list[dict[str, Any]]:
+        """The session's namespaces: ``context``, ``count`` of commands, and of ``names``."""
+        said: list[dict[str, Any]] = (await self.run("context_list"))["contexts"]
+        return said
+
+    async def drop_context(self, context: str) -> None:
+        """Forget a namespace."""
+        await self.run("context_drop", {"context": context})
+
+    async def extend(self, *, session: str = "", idle: str = "") -> dict[str, Any]:
+        """Let it live so long from now on (``"10m"``), or without a command: up to what the policy gives.
+
+        What it has already it keeps. Gives ``left_ms`` and ``idle_ms``; raises `DeniedError` with the key.
+        """
+        limits = {name: value for name, value in (("session", session), ("idle", idle)) if value}
+        said: dict[str, Any] = await self._client.request(
+            "session.extend", {"session": self.id, "limits": limits}
+        )
+        return said
 
     async def stream(
         self, operation: str, arguments: dict[str, Any] | None = None, *, deadline_ms: int = 0

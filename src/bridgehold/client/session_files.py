@@ -82,18 +82,28 @@ class SessionFiles:
 
     async def _parts(self, place: dict[str, Any], offset: int, length: int | None) -> AsyncIterator[bytes]:
         left = MOST_READ if length is None else length
-        while left > 0:
-            asked = {**place, "offset": offset, "length": min(left, PART_BYTES)}
-            part = FilePart.of((await self._session.call("files_read", asked, moved=Moved())).value)
-            data = part.base64[:left]
-            left -= len(data)
-            offset += len(data)
-            if data:
-                yield data
-            if part.end:
-                return
+        ahead: asyncio.Task[FilePart] | None = None
+        try:
+            while left > 0:
+                part = await (ahead or self._part(place, offset, left))
+                ahead, data = None, part.base64[:left]
+                left -= len(data)
+                offset += len(data)
+                if not part.end and left > 0:  # while this one is worked on
+                    ahead = asyncio.create_task(self._part(place, offset, left))
+                if data:
+                    yield data
+                if part.end:
+                    return
+        finally:
+            if ahead is not None:
+                ahead.cancel()
         if length is None:
             raise LimitError(f"the file has more than {MOST_READ} bytes; read a range of it (`length=`)")
+
+    async def _part(self, place: dict[str, Any], offset: int, left: int) -> FilePart:
+        asked = {**place, "offset": offset, "length": min(left, PART_BYTES)}
+        return FilePart.of((await self._session.call("files_read", asked, moved=Moved())).value)
 
     async def read(self, path: str, *, offset: int = 0, length: int | None = None) -> bytes:
         """A file's bytes, or a range of them."""

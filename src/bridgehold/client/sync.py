@@ -6,7 +6,7 @@ One background thread runs the loop; every call waits for its coroutine. Safe fr
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -122,9 +122,23 @@ class SyncClient(Facade[Client]):
         name: str = "",
         tools: Tools = (),
         files: Mapping[str, Content] | None = None,
+        limits: Mapping[str, str | float] | None = None,
+        env: Mapping[str, str] | None = None,
+        args: Sequence[str] | None = None,
+        cwd: str = "",
     ) -> Iterator[SyncSession]:
         """As `Client.session`: one of its own, ended with the block."""
-        manager = self._awaited.session(bridge, tenant=tenant, name=name, tools=tools, files=files)
+        manager = self._awaited.session(
+            bridge,
+            tenant=tenant,
+            name=name,
+            tools=tools,
+            files=files,
+            limits=limits,
+            env=env,
+            args=args,
+            cwd=cwd,
+        )
         session = self._loop.run(manager.__aenter__())
         try:
             yield SyncSession(self._loop, session)

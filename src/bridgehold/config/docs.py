@@ -13,6 +13,7 @@ from bridgehold.config import sections as config
 _SECTIONS = (
     ("[host]", config.HostSection),
     ("[secrets]", config.SecretsSection),
+    ("[review]", config.ReviewSection),
     ("[providers.NAME]", config.ProviderSection),
     ("[principals.NAME]", config.PrincipalSection),
     ("[bridges.NAME]", config.BridgeSection),
@@ -20,6 +21,7 @@ _SECTIONS = (
     ("[http]", config.HttpSection),
     ("[zygotes]", config.ZygotesSection),
     ("[features]", config.FeaturesSection),
+    ("[push.NAME]", config.PushSection),
 )
 
 

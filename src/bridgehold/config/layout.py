@@ -82,6 +82,16 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         return self.state / "anchors"
 
     @property
+    def proposals(self) -> Path:
+        """Rules that somebody asked for; the host's alone."""
+        return self.state / "proposals"
+
+    @property
+    def push(self) -> Path:
+        """Where each sink of the audit stands."""
+        return self.state / "push"
+
+    @property
     def artifacts(self) -> Path:
         """By tenant and digest; the host's alone."""
         return self.state / "artifacts"

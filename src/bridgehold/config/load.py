@@ -24,8 +24,11 @@ from bridgehold.config.sections import (
     FeaturesSection,
     HostSection,
     HttpSection,
+    Name,
     PrincipalSection,
     ProviderSection,
+    PushSection,
+    ReviewSection,
     SecretsSection,
     Strict,
     ToolSection,
@@ -44,12 +47,14 @@ class Config(Strict):
 
     host: HostSection = HostSection()
     secrets: SecretsSection = SecretsSection()
+    review: ReviewSection = ReviewSection()
     providers: dict[str, ProviderSection] = Field(default_factory=dict)
     principals: dict[str, PrincipalSection] = Field(default_factory=dict)
     bridges: dict[str, BridgeSection] = Field(default_factory=dict)
     zygotes: ZygotesSection = ZygotesSection()
     tools: dict[str, ToolSection] = Field(default_factory=dict)
     http: HttpSection = HttpSection()
+    push: dict[Name, PushSection] = Field(default_factory=dict)
     features: FeaturesSection = FeaturesSection()
     default_bridge: str = "dspy"
 
@@ -97,8 +102,17 @@ def parse_config(text: str, where: str, over: tuple[Override, ...] = ()) -> Conf
             where=where,
             hint=_HINT,
         )
-    providers = {**DEFAULT_PROVIDERS, **config.providers}
+    providers = DEFAULT_PROVIDERS | {name: _provider(name, said) for name, said in config.providers.items()}
     return config.model_copy(update={"providers": providers})
+
+
+def _provider(name: str, said: ProviderSection) -> ProviderSection:
+    """`said`, and what it leaves out as the provider of that name has it, unless it is of another shape."""
+    known = DEFAULT_PROVIDERS.get(name)
+    if known is None or ("shape" in said.model_fields_set and said.shape != known.shape):
+        return said
+    left = {"shape", "auth"} - said.model_fields_set
+    return said.model_copy(update={field: getattr(known, field) for field in left})
 
 
 def _fault(fault: ErrorDetails, over: tuple[Override, ...]) -> str:
@@ -142,6 +156,8 @@ def _name_faults(config: Config) -> list[str]:
         for name, section in config.providers.items()
         for fault in provider_faults(provider_entry(name, section))
     ]
+    if "push" in config.providers:
+        faults.append("providers.push: that name is of the sinks' keys; choose another")
     if config.reserve_bytes() > 1024 * GIB:
         faults.append("host.memory_reserve: more than 1 TiB")
     return faults

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import InvalidVersion, Version
@@ -46,7 +47,7 @@ class HostSection(Strict):
     shared_uid: bool = False
     """Named weakening ``shared_uid``: without a uid range, every session runs under this user's uid."""
     uid_base: Uid = DEFAULT_UID_BASE
-    """First of the reserved kernel uids (root only): four roles, then the sessions."""
+    """First of the reserved kernel uids (root only): four roles, the sessions, the audit's push."""
     uid_count: Annotated[int, Field(ge=16, le=200_000)] = 60_000
     """How many uids are reserved: the bound of sessions at once."""
     pythons: tuple[Annotated[str, Field(pattern=r"^/.*/python3(\.[0-9]{1,2})?$")], ...] = ()
@@ -98,7 +99,8 @@ class ProviderSection(Strict):
     base_url: str
     """Where it is, version prefix included. HTTPS, unless `private`."""
     shape: Literal["openai", "anthropic", "gemini", "custom", "hub"] = "openai"
-    """How its bodies, denials and usage look; ``hub``: models are downloaded from it."""
+    """How its bodies, denials and usage look; ``hub``: models are downloaded from it. `anthropic` and
+    `gemini` have shape and `auth` of their own, which a table of these names keeps unless it says another."""
     auth: str = "bearer"
     """``bearer``, ``header:NAME``, ``query:NAME``, or of a hub ``none``: it is asked without a key."""
     secret: str = ""
@@ -291,6 +293,48 @@ class SecretsSection(Strict):
     """Which back-end ``keyring`` means."""
     passphrase_credential: str = ""
     """Name of the systemd credential that unlocks the encrypted file; a 0600 key file if empty."""
+
+
+class ReviewSection(Strict):
+    """``[review]``: what a person has to have signed before it counts."""
+
+    required: bool = False
+    """A policy of yours counts as it was signed (``bridgehold policy approve``), not once it is edited."""
+
+
+class PushSection(Strict):
+    """``[push.NAME]``: where the audit's events and anchors leave to by themselves; one for each place."""
+
+    kind: Literal["folder", "syslog", "http", "otlp"]
+    """A copy in a folder; syslog (RFC 5424) over TLS; lines of JSON by POST; OTLP logs (JSON) by POST."""
+    to: str
+    """The folder; ``HOST:PORT`` of syslog; the URL, which begins with ``https://``."""
+    ca: Annotated[str, Field(pattern=r"^(/.*)?$")] = ""
+    """A file of certificates that are trusted in place of the system's."""
+    secret: NameOrNone = ""
+    """A key that `secrets set NAME --provider push` has kept: sent as a bearer's token."""
+    only: Literal["", "anchors"] = ""
+    """``anchors``: nothing leaves but anchors and what belongs to them."""
+
+    @model_validator(mode="after")
+    def _a_place(self) -> Self:
+        try:
+            parts = urlsplit(self.to)
+            port = parts.port if self.kind in ("http", "otlp") else None
+        except ValueError:
+            raise ValueError("`to` is no address") from None
+        match self.kind:
+            case "folder" if not self.to.startswith("/"):
+                raise ValueError("`to` is a folder, from the root on")
+            case "syslog" if not re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?", self.to):
+                raise ValueError("`to` is HOST:PORT")
+            case "http" | "otlp" if (
+                parts.scheme != "https" or not parts.hostname or parts.username or port == 0
+            ):
+                raise ValueError("`to` is a URL that begins with https:// and holds no key")
+        if self.secret and self.kind not in ("http", "otlp"):
+            raise ValueError("only `http` and `otlp` send a `secret`")
+        return self
 
 
 Switch = bool | tuple[Name, ...]

@@ -37,7 +37,10 @@ from bridgehold.host.front.server import SocketServer
 from bridgehold.host.front.tenants import TokenFiles
 from bridgehold.host.front.trials import Trials
 from bridgehold.host.parts import Foundation, HostParts, look_up_again
+from bridgehold.host.proposal_store import ProposalStore
+from bridgehold.host.proposals import Proposals
 from bridgehold.host.reloading import Reloading
+from bridgehold.host.reviews import Reviews
 from bridgehold.host.revocation import AtRest
 from bridgehold.host.serving import Celled, InHost, Serving
 from bridgehold.host.shares import cell_wire
@@ -53,6 +56,7 @@ from bridgehold.keeper.budgets import Budgets
 from bridgehold.keeper.resolve import shared as shared_lookup
 from bridgehold.keeper.resolve import system_lookup
 from bridgehold.keeper.spending import Spending, prices_of
+from bridgehold.policies.approved import by_key
 from bridgehold.policies.units import parse_size
 
 
@@ -90,6 +94,24 @@ def assemble(given: Foundation) -> HostParts:
     submissions = Submissions(
         layout, shared.registry, shared.tenants, kept, examination, log, given.supervisor.release
     )
+    proposals = Proposals(
+        shared.registry,
+        shared.tenants,
+        ProposalStore(layout.proposals),
+        layout.audit,
+        log,
+        given.supervisor.write,
+        by_key(ground.approvals),
+    )
+    reviews = Reviews(
+        layout,
+        shared.settings,
+        ground.machine,
+        shared.registry,
+        log,
+        given.supervisor.write,
+        by_key(ground.approvals),
+    )
     tokens = TokenFiles(layout.tokens, given.supervisor.write)
     servers: list[SocketServer] = []
     tenancy = Tenancy(
@@ -115,6 +137,8 @@ def assemble(given: Foundation) -> HostParts:
         tokens=tokens,
         tenancy=tenancy,
         submissions=submissions,
+        proposals=proposals,
+        reviews=reviews,
         servers=servers,
     )
     _serve(given, parts)
@@ -158,6 +182,7 @@ def _celled(
             host=given.host,
             machine=ground.machine,
             spent=await spent(tenant),
+            approvals=ground.approvals,
             config=shared.settings.now.model_dump_json(),
         )
 
@@ -213,8 +238,18 @@ def _serve(given: Foundation, parts: HostParts) -> None:
     reloading = _reloading(given, parts, principals)
     again = functools.partial(look_up_again, parts.servers)
     token_admin = TokenAdmin(tokens, tenancy.log, tenancy.demand, again)
-    bridges = BridgeMethods(parts.shared.registry, parts.environments, given.lifetime.ask_stop)
-    tables = (parts.serving, bridges, reloading, tenancy, token_admin, parts.submissions)
+    stop = given.lifetime.ask_stop
+    bridges = BridgeMethods(parts.shared.registry, parts.environments, stop, tenancy.log.audited)
+    tables = (
+        parts.serving,
+        bridges,
+        reloading,
+        tenancy,
+        token_admin,
+        parts.submissions,
+        parts.proposals,
+        parts.reviews,
+    )
     table = {name: method for part in tables for name, method in part.table().items()}
     make = functools.partial(
         SocketServer,
@@ -260,6 +295,7 @@ def _reloading(given: Foundation, parts: HostParts, principals: Principals) -> R
         parts.shared.registry,
         _Told(parts.serving, principals),
         given.ground.peers.journal,
+        parts.tenancy.log,
         given.supervisor.reread,
         follow,
     )

@@ -22,7 +22,7 @@ from bridgehold.errors import BridgeholdError
 from bridgehold.hardening import open_descriptors
 from bridgehold.host.cell.artifact_methods import Artifacts, inside_tools
 from bridgehold.host.cell.bench import CellBench
-from bridgehold.host.cell.commands.dispatch import Dispatch, OrderMaker
+from bridgehold.host.cell.commands.dispatch import Dispatch
 from bridgehold.host.cell.commands.inline_keys import KeyKeeper
 from bridgehold.host.cell.commands.recovery import Recovery
 from bridgehold.host.cell.commands.resources import Resources
@@ -44,6 +44,7 @@ from bridgehold.host.cell.workers.pipes import FrameBudget
 from bridgehold.host.cell.workers.pool import WarmPool
 from bridgehold.host.cell.workers.trial import Trial
 from bridgehold.host.cell.workers.zygotes import Zygotes
+from bridgehold.host.front.boots import OrderMaker
 from bridgehold.host.front.in_force import Records
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.redaction import Redaction
@@ -63,6 +64,7 @@ from bridgehold.keeper.budgets import Budgets
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.keeper.places import Places
 from bridgehold.keeper.spending import prices_of
+from bridgehold.policies.approved import by_key
 from bridgehold.policies.buckets import CommandRates
 from bridgehold.policies.model import Machine
 from bridgehold.policies.units import parse_size
@@ -90,6 +92,8 @@ class Ground(msgspec.Struct, frozen=True, kw_only=True):
     redaction: Redaction
     degraded: Callable[[str], None]
     """An event that must be in the audit can't be written."""
+    approvals: bytes = b""
+    """The public half of the key that signs approved rules."""
     openings: Openings | None = None
     """Of a cell of its own, which opens little itself."""
     lent: Lent | None = None
@@ -114,6 +118,7 @@ def share(ground: Ground, write: Callable[[FileChange], Awaitable[None]], record
         files = HandedFiles(layout.policies, layout.tenants, ground.tenant, openings.rules)
         own = HandedBridges(layout.own_bridges(ground.tenant), ground.tenant, openings)
     registry = Registry(layout, ground.config, ground.machine, records, files, own)
+    registry.verified = by_key(ground.approvals)
     ground.peers.keeper.tenants_with = registry.tenants_with
     return Shared(
         settings=Settings(ground.config),
@@ -301,6 +306,7 @@ def join_cell(
         pool_counts=pool.counts,
         scripts=user_scripts,
         redact=ground.redaction.text,
+        journal=peers.journal,
     )
     return CellParts(
         shared=shared,

@@ -66,7 +66,7 @@ class CellProcess:
         host = given.host
         self._layout = Layout(config=Path(host.config), state=Path(host.state), run=Path(host.run))
         self._config = Config.model_validate_json(given.config)
-        self._link = Link(self._answer)
+        self._link = Link(self._answer, tells=self._told)
         self._parts: CellParts | None = None
         self._table: dict[str, Method] = {}
         self._callers: dict[int, object] = {}
@@ -75,6 +75,7 @@ class CellProcess:
         self._tasks: set[asyncio.Task[None]] = set()
         self._trials: set[asyncio.Task[tuple[Tried, ...]]] = set()
         self._entrance: Entrance | None = None
+        self._lent: Lent | None = None
 
     async def run(
         self,
@@ -101,7 +102,8 @@ class CellProcess:
         await peers.launcher.enter()
         confine(self._given.uid, namespace, self._files())  # before anything of the tenant's is read
         harden(parent=template, last=signal.SIGKILL)
-        lent = Lent(parse_size(self._config.host.buffered_bytes), self._borrow, self._give_back)
+        total, begun = parse_size(self._config.host.buffered_bytes), self._given.lent
+        lent = self._lent = Lent(total, self._borrow, self._give_back, begun)
         parts = self._join(peers, Openings(socket.socket(fileno=opens)), lent)
         self._parts, self._table = parts, parts.table()
         await self._link.connect(socket.socket(fileno=link))
@@ -163,6 +165,7 @@ class CellProcess:
             machine=self._given.machine,
             redaction=redaction,
             degraded=self._degraded,
+            approvals=self._given.approvals,
             openings=openings,
             lent=lent,
             tenant=self._given.tenant,
@@ -195,6 +198,8 @@ class CellProcess:
         )
 
     async def _end(self, parts: CellParts) -> None:
+        if self._entrance is not None and self._link.gone.is_set():  # callers learn that the host is gone
+            await self._entrance.close()
         with contextlib.suppress(BridgeholdError):
             await parts.stop("the cell is ending")
             await parts.refusals.close()
@@ -237,6 +242,13 @@ class CellProcess:
                 told = used
                 self._link.tell("used", cell_wire.UsedNow(used=used))
             await asyncio.sleep(_TELL_SECONDS)
+
+    def _told(self, method: str, _body: msgspec.Raw) -> bool:
+        """What the front says and asks no answer to."""
+        if method != "recall" or self._lent is None:
+            return False
+        self._lent.recall()
+        return True
 
     async def _answer(self, method: str, body: msgspec.Raw, told: Waiting) -> object:
         """What the front asks."""
@@ -284,7 +296,7 @@ class CellProcess:
         method = self._table.get(call.method)
         if method is None:
             raise UsageError(f"no method {call.method[:80]!r}")
-        params = read_params(call.method, call.params, method.params)
+        params = await read_params(call.method, call.params, method.params)
         tenant = getattr(params, "tenant", None)
         if tenant not in (None, "", self._given.tenant):
             raise DeniedError(f"this is the cell of {self._given.tenant}")

@@ -81,6 +81,7 @@ class HostProcess:
         await peers.journal.append(self._started(machine))
         anchoring = Anchoring(peers.journal, peers.keeper, self._layout.anchors, self._layout.audit)
         await anchoring.look()
+        approvals = (await peers.keeper.anchor_key()).approvals
         parts = assemble(
             Foundation(
                 ground=Ground(
@@ -90,6 +91,7 @@ class HostProcess:
                     machine=machine,
                     redaction=redaction,
                     degraded=lifetime.degraded,
+                    approvals=approvals,
                 ),
                 host=self._given,
                 ends=self._ends,

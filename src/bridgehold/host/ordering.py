@@ -17,6 +17,7 @@ from bridgehold.host.front.environments import LISTENER
 from bridgehold.host.shares import cell_wire
 from bridgehold.host.shares.link import Link, decoded
 from bridgehold.host.shares.session_ends import SessionEnd
+from bridgehold.policies.limits_request import NOTHING, LimitsRequest
 from bridgehold.sandbox.envs.values import BuildProgress
 
 
@@ -28,11 +29,17 @@ class FrontOrders:
         self._shared = shared
 
     async def make(
-        self, tenant: str, bridge: str, session: str, session_name: str, principal: str
+        self,
+        tenant: str,
+        bridge: str,
+        session: str,
+        session_name: str,
+        principal: str,
+        asked: LimitsRequest = NOTHING,
     ) -> StartOrder:
         """As `Orders.make`. Raises its typed errors."""
         ask = cell_wire.AskOrder(
-            bridge=bridge, session=session, session_name=session_name, principal=principal
+            bridge=bridge, session=session, session_name=session_name, principal=principal, asked=asked
         )
         try:
             raw = await self._link.ask("order", ask, _Steps())
@@ -45,7 +52,8 @@ class FrontOrders:
         except BaseException:
             self.over(session)
             raise
-        return start_order(session, session_name, manifest, ordered)
+        order = start_order(session, session_name, manifest, ordered)
+        return msgspec.structs.replace(order, asked=asked)
 
     def over(self, session: str) -> None:
         """A session that was ordered has ended, or did not begin."""

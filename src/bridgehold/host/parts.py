@@ -13,6 +13,8 @@ from bridgehold.host.front.orders import Orders
 from bridgehold.host.front.server import SocketServer
 from bridgehold.host.front.tenants import TokenFiles
 from bridgehold.host.lifetime import Lifetime
+from bridgehold.host.proposals import Proposals
+from bridgehold.host.reviews import Reviews
 from bridgehold.host.serving import Serving
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.host.startup import Ends, HostConfig, SupervisorLink
@@ -44,6 +46,8 @@ class HostParts(msgspec.Struct, frozen=True, kw_only=True):
     tokens: TokenFiles
     tenancy: Tenancy
     submissions: Submissions
+    proposals: Proposals
+    reviews: Reviews
     servers: list[SocketServer]
 
     async def look_up_again(self) -> None:

@@ -19,6 +19,7 @@ from bridgehold.audit.events import ConfigReloaded
 from bridgehold.config.load import Config, load_config
 from bridgehold.config.settings import Reload, Settings, digest_of_told, merge
 from bridgehold.errors import BusyError
+from bridgehold.host.admin_log import AdminLog
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.front.registry import Registry
@@ -52,6 +53,7 @@ class Reloading:
         registry: Registry,
         parts: Parts,
         journal: JournalClient,
+        log: AdminLog,
         reread: Callable[[], Awaitable[str]],
         after: Callable[[], None],
     ) -> None:
@@ -63,6 +65,7 @@ class Reloading:
         self._registry = registry
         self._parts = parts
         self._journal = journal
+        self._log = log
         self._reread = reread
         self._after = after
         self._turn = asyncio.Lock()
@@ -81,24 +84,29 @@ class Reloading:
         self._servers = servers
 
     async def reload(self, principal: Principal, _params: NoParams, _emit: Emit) -> Reload:
-        """Raises `ConfigError` or `UsageError`, and then nothing has changed."""
-        async with self._turn:
-            config, found = await self._read()
-            gone = self._registry.gone()
-            found = msgspec.structs.replace(found, applied=(*found.applied, *map(_shown, gone)))
-            event = ConfigReloaded(
-                principal=principal.name,
-                digest=digest_bytes(config.model_dump_json().encode()),
-                applied=found.applied,
-                waiting=found.waiting,
+        """Raises `ConfigError`, `UsageError`, or `AuditError` at first, and then nothing has changed."""
+        async with self._turn:  # on the disk first: keeper and launcher, once they are told, go by it
+            return await self._log.audited(
+                principal, "reload", self._file.name, {}, lambda: self._taken_over(principal)
             )
-            await self._journal.append(event)
-            self._settings.now = config
-            self._parts.tell(config, gone)
-            await asyncio.gather(*(server.look_up_again() for server in self._servers))
-            self._after()
-            before, self._rules = self._rules, self._registry.rules()
-            return msgspec.structs.replace(found, files=self._changed(before, self._rules))
+
+    async def _taken_over(self, principal: Principal) -> Reload:
+        config, found = await self._read()
+        gone = self._registry.gone()
+        found = msgspec.structs.replace(found, applied=(*found.applied, *map(_shown, gone)))
+        self._settings.now = config
+        self._parts.tell(config, gone)
+        event = ConfigReloaded(
+            principal=principal.name,
+            digest=digest_bytes(config.model_dump_json().encode()),
+            applied=found.applied,
+            waiting=found.waiting,
+        )
+        await self._journal.append(event)
+        await asyncio.gather(*(server.look_up_again() for server in self._servers))
+        self._after()
+        before, self._rules = self._rules, self._registry.rules()
+        return msgspec.structs.replace(found, files=self._changed(before, self._rules))
 
     async def _read(self) -> tuple[Config, Reload]:
         """What holds from now on; keeper and launcher have been told their part of it."""

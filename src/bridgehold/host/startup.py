@@ -81,8 +81,9 @@ _SEND_AGAIN_SECONDS = 0.01
 class FileChange(msgspec.Struct, frozen=True, kw_only=True):
     """One file of the configuration, as an operator wants it through the host."""
 
-    kind: Literal["tenants", "tokens"]
+    kind: Literal["tenants", "tokens", "approved", "review"]
     name: str
+    """Of approved rules ``BRIDGE@TENANT``, of a review the policy's."""
     text: str | None
     """None: it is to go; of a tenant's the table ``[tenant]`` alone, where something else is said there."""
     was: str

@@ -100,7 +100,9 @@ class Accounts:
 
     def demand(self, tenant: str, session: str) -> AllowSession:
         """What the front has said of the session. Raises `DeniedError`."""
-        return self._of(tenant, session).said
+        said = self._of(tenant, session).said
+        grant = said.grant.at(time.time())
+        return said if grant is said.grant else msgspec.structs.replace(said, grant=grant)
 
     def demand_capture(self, tenant: str, session: str, provider: str) -> None:
         """Raise `DeniedError` unless the session may have a key of its own for the provider."""
@@ -283,6 +285,7 @@ def allowed_part(grant: Grant) -> Grant:
         overruled={},
         weakenings=(),
         endpoints=tuple(msgspec.structs.replace(one, digests=None) for one in grant.endpoints),
+        then=None if grant.then is None else allowed_part(grant.then),
     )
 
 

@@ -40,6 +40,7 @@ from bridgehold.hardening import harden, hear_no_more, open_descriptors
 from bridgehold.intake import Intake
 from bridgehold.keeper import protocol
 from bridgehold.keeper.accounts import Accounts
+from bridgehold.keeper.approver import Approver
 from bridgehold.keeper.channel import Channel, Stream
 from bridgehold.keeper.paced import PacedSocket, Reads
 from bridgehold.keeper.places import QUESTIONS, QUESTIONS_EACH, REQUESTS, Places, Turns
@@ -69,7 +70,8 @@ class Keeper:
         self._vault = Vault(config, self._providers)
         self._work = Turns()
         self._upstream = Upstream(config.limits, self._providers, lookup, self._work)
-        self._signer = Signer(Path(config.secrets.folder))
+        folder = Path(config.secrets.folder)
+        self._signer, self._approver = Signer(folder), Approver(folder)
         self._requests = Places(REQUESTS, self._vault.tenants_with)
         self._questions = Places(QUESTIONS, self._vault.tenants_with, each=QUESTIONS_EACH)
         self._texts = Places(4 * _TEXTS_BOUND, self._vault.tenants_with)
@@ -265,7 +267,8 @@ class Keeper:
                 return base64.b64encode(self._signer.sign(ask.text.encode("utf-8", "replace")))
             case protocol.AskPublicKey():
                 held = self._signer.held()
-                return msgspec.json.encode(protocol.AnchorKey(public=held.public, records=held.records))
+                approvals = self._approver.public_key()
+                return msgspec.json.encode(protocol.AnchorKey(held.public, held.records, approvals))
             case protocol.AskReveal() | protocol.AskMarks() | protocol.Forget():
                 return await self._of_values(ask)
             case protocol.AskMissing() | protocol.AskVersions() | protocol.AskReferences():

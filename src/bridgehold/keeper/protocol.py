@@ -138,7 +138,7 @@ class AskStatus(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
 
 
 class AskSign(msgspec.Struct, frozen=True, kw_only=True, tag="sign"):
-    """Sign an anchor."""
+    """Sign an anchor. Nobody who asks has an approval signed: who owns the configuration does, by hand."""
 
     text: str
     """An anchor's text, and nothing else."""
@@ -226,12 +226,14 @@ class Marks(msgspec.Struct, frozen=True, kw_only=True):
     """There is a shorter value, too: every text is to be asked about."""
 
 
-class AnchorKey(msgspec.Struct, frozen=True, kw_only=True):
+class AnchorKey(msgspec.Struct, frozen=True):
     """The Ed25519 key that signs anchors: the raw 32 bytes of its public half."""
 
     public: bytes
     records: tuple[str, ...] = ()
     """Of its changes, the newest last (`audit.rotations`)."""
+    approvals: bytes = b""
+    """Likewise of the key that approved rules are signed with, by who owns the configuration."""
 
 
 class UpstreamHead(msgspec.Struct, frozen=True, kw_only=True):

@@ -32,7 +32,7 @@ from bridgehold.policies.narrow import narrow
 from bridgehold.policies.problems import Faulty, Problem, policy_error
 from bridgehold.policies.shipped import SHIPPED
 
-__all__ = ["Read", "compose", "compose_tenant", "narrow"]
+__all__ = ["Read", "built", "compose", "compose_tenant", "narrow"]
 
 Read = Callable[[str], "tuple[str, str] | None"]
 """Policy name to (text, file name), or None where there is none; ``shipped:NAME`` is the shipped one."""
@@ -72,7 +72,7 @@ def compose(name: str, read: Read) -> Policy:
     Raises `PolicyError`, which names every fault of every file of the chain.
     """
     try:
-        return _build(name, _chain(name, read))
+        return built(name, _chain(name, read))
     except Faulty as faulty:
         raise policy_error(faulty.problems) from None
 
@@ -87,7 +87,7 @@ def compose_tenant(
     """
     try:
         drafts, own = _tenant_drafts(text, file, bridge, read, known)
-        ceiling = _build(tenant, drafts)
+        ceiling = built(tenant, drafts)
         return msgspec.structs.replace(ceiling, particular=frozenset(own.entries) if own else frozenset())
     except Faulty as faulty:
         raise policy_error(faulty.problems) from None
@@ -137,9 +137,7 @@ def _chain(name: str, read: Read, where: Source | None = None) -> list[Draft]:
         found = read(name)
         if found is None:
             if not drafts and not named:
-                raise PolicyError(
-                    f"there is no policy {name[:80]!r}", hint="`bridgehold policy check` lists the policies."
-                )
+                raise PolicyError(_no_policy(name), hint="`bridgehold policy check` lists the policies.")
             problems.append(Problem(where, "extends", _no_policy(name)))
             break
         text, file = found
@@ -173,7 +171,8 @@ def _extends_line(text: str, file: str) -> Source:
     return Source(file)
 
 
-def _build(name: str, drafts: list[Draft]) -> Policy:
+def built(name: str, drafts: list[Draft]) -> Policy:
+    """The policy of `drafts`, each laid over the one before it."""
     merged = _Merged()
     for draft in drafts:
         merged.lay(draft)

@@ -10,6 +10,7 @@ import msgspec
 from bridgehold.errors import PolicyError
 from bridgehold.ids import nearest
 from bridgehold.policies import globs, shipped
+from bridgehold.policies.approved import SUFFIX
 from bridgehold.policies.complete import problems_of
 from bridgehold.policies.compose import Read, compose
 from bridgehold.policies.downloads import shown_repo
@@ -20,8 +21,9 @@ from bridgehold.policies.narrow import DEFAULT, source_of
 from bridgehold.policies.problems import Faulty
 from bridgehold.policies.units import format_size
 
-By = Literal["policy", "shipped", "baseline", "ceiling", "default"]
-"""Who says a value: the operator's file, a shipped one, the one below all, a tenant's file, or nobody."""
+By = Literal["policy", "shipped", "baseline", "ceiling", "approved", "default"]
+"""Who says a value: the operator's file, a shipped one, the one below all, a tenant's file, an approved rule,
+or nobody."""
 _BASELINE = f"{shipped.SHIPPED}baseline.toml"
 
 
@@ -58,6 +60,8 @@ def _by(source: Source, ceiling: str) -> By:
         return "default"
     if ceiling and source.file == ceiling:
         return "ceiling"
+    if source.file.endswith(f"{SUFFIX}.toml"):
+        return "approved"
     if not source.file.startswith(shipped.SHIPPED):
         return "policy"
     return "baseline" if source.file == _BASELINE else "shipped"

@@ -178,6 +178,12 @@ def bare(path: str) -> str:
     return _VERSION.sub("", path, count=1) if path.startswith("/v") else path
 
 
+def version_of(path: str) -> str:
+    """The version in front of a normalised path, as ``v1beta``; empty: there is none."""
+    found = _VERSION.match(path)
+    return found.group()[1:] if found else ""
+
+
 def _starred(pattern: str, path: str) -> str:
     """What stands in `path` for the ``*`` of `pattern`."""
     before, star, after = pattern.partition("*")

@@ -20,14 +20,17 @@ from typing import Literal
 
 import msgspec
 
+from bridgehold.error_texts import placed
 from bridgehold.errors import PolicyError
 from bridgehold.ids import Digest, digest_bytes, is_name
 from bridgehold.policies import shipped
 from bridgehold.policies.load import MAX_BYTES
 
-Kind = Literal["policy", "tenant"]
+Kind = Literal["policy", "tenant", "approved", "review"]
+"""The last two lie beside the policies, each file under the name of the policy that it is of."""
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _SUFFIX = ".toml"
+_BESIDE: dict[Kind, str] = {"approved": ".approved", "review": ".review"}
 _FORMS: dict[Kind, str] = {"policy": "NAME.toml or BRIDGE@TENANT.toml", "tenant": "NAME.toml"}
 TICK_NS = 50_000_000
 """A folder that changed within this time may change again under the same time stamp."""
@@ -77,8 +80,9 @@ class PolicyFiles:
 
     def names(self, kind: Kind) -> tuple[str, ...]:
         """Names of the operator's own files, sorted. Raises `PolicyError`."""
-        listed = self._listed(kind)
-        return tuple(sorted(name.removesuffix(_SUFFIX) for name in listed if _is_file_name(kind, name)))
+        listed, end = self._listed("policy" if kind in _BESIDE else kind), _BESIDE.get(kind, "") + _SUFFIX
+        names = (name.removesuffix(end) for name in listed if name.endswith(end))
+        return tuple(sorted(name for name in names if is_file_of(kind, name)))
 
     def count_with(self, kind: Kind, names: Iterable[str]) -> int:
         """How many there are, `names` included: as it was seen last, and without a look."""
@@ -99,7 +103,7 @@ class PolicyFiles:
         found = []
         for kind, folder in self._folders.items():
             with contextlib.suppress(PolicyError):
-                left = self._known[kind] - set(self.names(kind))
+                left = self._known[kind] - _stems(kind, self._listed(kind))
                 found += [folder / f"{name}{_SUFFIX}" for name in left]
         return tuple(sorted(found))
 
@@ -121,20 +125,22 @@ class PolicyFiles:
         try:
             listed = self._listed(kind)
         except PolicyError as error:
-            yield f"{error.where}: {error.message}"
+            yield placed(error)
             return
         for name in sorted(listed):
             if name.startswith("."):
                 continue
             if kind == "tenant" and is_name(name) and (self._folders[kind] / name).is_dir():
                 continue  # its own bridges
+            if name.removesuffix(_SUFFIX) in _stems(kind, [name]) and not _is_file_name(kind, name):
+                continue  # what lies beside a policy is looked at with it
             if not _is_file_name(kind, name):
                 yield f"{self._folders[kind] / name}: nothing reads this: a {kind}'s file is {_FORMS[kind]}"
                 continue
             try:
                 self.own(kind, [name.removesuffix(_SUFFIX)])
             except PolicyError as error:
-                yield f"{error.where}: {error.message}"
+                yield placed(error)
 
     def _listed(self, kind: Kind) -> list[str]:
         path = self._folders[kind]
@@ -151,7 +157,7 @@ class PolicyFiles:
             raise _unreadable(self._folders[kind], error) from error
         finally:
             os.close(folder)
-        self._known[kind].update(name.removesuffix(_SUFFIX) for name in listed if _is_file_name(kind, name))
+        self._known[kind].update(_stems(kind, listed))
         return listed
 
     def _notice(self, kind: Kind, stamp: tuple[int, int]) -> None:
@@ -161,7 +167,7 @@ class PolicyFiles:
             self._stamps[kind] = stamp
 
     def own(self, kind: Kind, names: Iterable[str], *, on_disk: bool = False) -> list[Text | None]:
-        """The operator's own files of these names; None for each that there is none of.
+        """The operator's own files of these names, as its folder has them; None for each that is not there.
 
         `on_disk`: whatever was put in place of files. Raises `PolicyError` where that can't be told, or one
         can't be read. From any thread.
@@ -215,6 +221,8 @@ class Readings:
         self._found: dict[tuple[Kind, str], Text | None] = {}
         self._own: dict[Kind, dict[str, Text | None]] = {}
         """Of what was found, the operator's own: what else there is comes with the package."""
+        self.until = 0
+        """When something of it counts no more, in seconds of the epoch; 0: never."""
 
     def read(self, kind: Kind, name: str) -> Text | None:
         """As `PolicyFiles.read`, once: one decision sees one text of each name."""
@@ -222,8 +230,12 @@ class Readings:
         if key not in self._found:
             own = None
             if is_file_of(kind, name):
-                (own,) = self._files.own(kind, [name])
-                self._own.setdefault(kind, {})[name] = own
+                folder: Kind = (
+                    "policy" if kind in _BESIDE else kind
+                )  # one look at it tells of all that is there
+                file = f"{name}{_BESIDE.get(kind, '')}"
+                (own,) = self._files.own(folder, [file])
+                self._own.setdefault(folder, {})[file] = own
             self._found[key] = own or _shipped(kind, name)
         return self._found[key]
 
@@ -263,7 +275,19 @@ def of_tenant(bridge: str, tenant: str) -> str:
 def is_file_of(kind: Kind, name: str) -> bool:
     """Whether a file of the operator's can have that name: of policies also ``BRIDGE@TENANT``."""
     bridge, at, tenant = name.partition("@")
-    return is_name(bridge) and (not at or (kind == "policy" and is_name(tenant)))
+    return is_name(bridge) and ((not at and kind != "approved") or (kind != "tenant" and is_name(tenant)))
+
+
+def _stems(kind: Kind, files: Iterable[str]) -> set[str]:
+    """Of files that are read, or would be, in the kind's folder."""
+    found = {name.removesuffix(_SUFFIX) for name in files if name.endswith(_SUFFIX)}
+    beside = _BESIDE.items() if kind == "policy" else ()
+    return {
+        stem
+        for stem in found
+        if is_file_of(kind, stem)
+        or any(stem.endswith(end) and is_file_of(other, stem.removesuffix(end)) for other, end in beside)
+    }
 
 
 def _is_file_name(kind: Kind, name: str) -> bool:

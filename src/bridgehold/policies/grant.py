@@ -21,7 +21,7 @@ from bridgehold.policies.model import Grant, Limits, Machine, Needs, Overruled, 
 from bridgehold.policies.narrow import narrow, source_of
 from bridgehold.policies.problems import policy_error
 
-_UNHASHED = frozenset({"sources", "overruled", "ceilings", "digest"})
+_UNHASHED = frozenset({"sources", "overruled", "ceilings", "until", "then", "digest"})
 _MACHINE = Source("machine")
 _REMEDIES: dict[Weakening, tuple[str, str]] = {
     "no_cgroup": (

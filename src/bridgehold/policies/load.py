@@ -53,10 +53,15 @@ def parse(text: str, file: str, *, below: str = "", tenant: bool = False) -> Dra
     if tenant and not below:
         data.pop("bridges", None)
         data.pop("tenant", None)  # `policies.tenants` reads it
-    reader = _Reader(file, locate(text), below)
     inner: object = data
     for part in below.split(".") if below else ():
         inner = inner.get(part, {}) if isinstance(inner, dict) else {}
+    return parse_table(inner, file, locate(text), below=below)
+
+
+def parse_table(inner: object, file: str, lines: dict[str, int], *, below: str) -> Draft:
+    """The draft of a file's table `below`, which is `inner`; `lines` by dotted key, as `locate` has them."""
+    reader = _Reader(file, lines, below)
     if isinstance(inner, dict):
         reader.table("", "", inner)
     else:

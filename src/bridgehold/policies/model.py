@@ -9,6 +9,7 @@ empty tuple, 0), anything allowed (None where a field takes it, a pattern ``*`` 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -263,8 +264,28 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     overruled: dict[str, tuple[Overruled, ...]] = {}
     ceilings: Ceilings = Ceilings()
     """The tenant's, as its file says them now: they bound it as a whole, and no sandbox differs by them."""
+    until: int = 0
+    """When the first approved rule of it ends, in seconds of the epoch; 0: none does."""
+    then: Grant | None = None
+    """What holds from `until` on."""
     digest: str = ""
-    """``sha256:`` of the canonical JSON of every other field but `sources`, `overruled` and `ceilings`."""
+    """``sha256:`` of the canonical JSON of all that is granted now, and not of why or for how long."""
+
+    def at(self, now: float) -> Grant:
+        """What of it holds at `now`, in seconds of the epoch: what was approved for a while ends itself."""
+        grant = self
+        while grant.then is not None and now >= grant.until:
+            grant = grant.then
+        return grant
+
+    def end_of(self, allowed: Callable[[Grant], bool]) -> int:
+        """When what is allowed now ends, in seconds of the epoch; 0: with none of the approved rules."""
+        grant = self
+        while grant.then is not None:
+            until, grant = grant.until, grant.then
+            if not allowed(grant):
+                return until
+        return 0
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):

@@ -32,6 +32,8 @@ class Act(msgspec.Struct, frozen=True, kw_only=True):
     """Where it stands in the audit."""
     tenant: str = ""
     bridge: str = ""
+    kinds: tuple[str, ...] = ()
+    """Of an operation: the kinds of resource that it works on, where that is known."""
 
 
 class Different(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +45,9 @@ class Different(msgspec.Struct, frozen=True, kw_only=True):
 
 def decide(grant: Grant, act: Act) -> Decision:
     """What `grant` says to `act`: by names, methods and paths; what a body held is not known any more."""
+    if act.what == "operation":
+        bridge, _, operation = act.name.partition(":")
+        return decide_operation(grant, bridge, operation, act.kinds)
     return _WAYS[act.what](grant, act.name)
 
 
@@ -52,11 +57,6 @@ def simulate(grant: Grant, acts: Iterable[Act]) -> Iterator[Different]:
         decision = decide(grant, one)
         if decision.allowed != one.allowed:
             yield Different(act=one, decision=decision)
-
-
-def _operation(grant: Grant, name: str) -> Decision:
-    bridge, _, operation = name.partition(":")
-    return decide_operation(grant, bridge, operation)
 
 
 def _egress(grant: Grant, name: str) -> Decision:
@@ -70,8 +70,7 @@ def _connect(grant: Grant, name: str) -> Decision:
     return decide_connect(grant, host, int(port) if port.isascii() and port.isdigit() else 0)
 
 
-_WAYS: dict[What, Callable[[Grant, str], Decision]] = {
-    "operation": _operation,
+_WAYS: dict[str, Callable[[Grant, str], Decision]] = {
     "egress": _egress,
     "connect": _connect,
     "tool": decide_tool,

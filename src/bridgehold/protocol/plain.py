@@ -12,7 +12,7 @@ import dataclasses
 import datetime
 import math
 import uuid
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Generator, Iterable, Mapping, Set
 from decimal import Decimal
 from enum import Enum
 from pathlib import PurePath
@@ -20,28 +20,44 @@ from typing import Any
 
 import msgspec
 
-from bridgehold import strict
+from bridgehold import strict, strict_turns
 from bridgehold.errors import BridgeholdError, UsageError
-from bridgehold.protocol import places
+from bridgehold.protocol import places, places_turns
 from bridgehold.protocol.places import MAX_INTEGER, MIN_INTEGER
+from bridgehold.steps import finished
 
 MAX_DEPTH = strict.CALLERS_DEPTH
 _AS_IT_IS = (bool, type(None))
 _HINTS = {"json": "Send JSON: RFC 8259, and nothing beside it.", "utf8": "Send UTF-8."}
 _BOUNDS = f"Nest at most {MAX_DEPTH} deep, keep integers within 64 bits and keys unique."
 _OWN_KEYS = "Give each a text of its own."
+_KINDS = "Send text, numbers, lists or a dict."
 
 
-def to_plain(value: Any, where: str, depth: int = 0) -> Any:  # noqa: PLR0911 - one for each kind
+def to_plain(value: Any, where: str, depth: int = 0) -> Any:
     """None, bool, int, float, str, list and dict of `value`.
 
     Tuples and sets become lists, subclasses their base, enums their value, dataclasses and msgspec's and
     pydantic's models objects, paths, UUIDs and decimals text, dates and times ISO 8601, numpy's scalars and
-    arrays Python's. Raises `UsageError` for the rest.
+    arrays Python's. Raises `UsageError` for the rest, and for what raises while it is read.
     """
-    kind = type(value)
-    if kind in _AS_IT_IS:
+    if type(value) in _AS_IT_IS:
         return value
+    try:
+        return _plain(value, where, depth)
+    except (BridgeholdError, MemoryError):
+        raise
+    except Exception as error:
+        raise unreadable(value, where, error) from error
+
+
+def unreadable(value: Any, where: str, error: Exception) -> UsageError:
+    """Of a value whose own methods raise `error`."""
+    name = f"{type(value).__module__}.{type(value).__qualname__}"
+    return _refusal(where, f"a {name} can't be read: {error_text(error, 200)}", _KINDS)
+
+
+def _plain(value: Any, where: str, depth: int) -> Any:  # noqa: PLR0911 - one for each kind
     if isinstance(value, Enum):
         return to_plain(value.value, where, depth)
     if isinstance(value, str):
@@ -71,41 +87,48 @@ def loads(data: bytes, *, above: int = 0, below: str = "", name: str = "") -> ob
     `above`: containers around those that `MAX_DEPTH` counts. Where a fault lies is told from the member
     `below` on, or else as a part of `name`.
     """
+    return finished(loads_steps(data, above=above, below=below, name=name))
+
+
+def loads_steps(
+    data: bytes, *, above: int = 0, below: str = "", name: str = ""
+) -> Generator[None, None, object]:
+    """As `loads`, in turns."""
+    depth = MAX_DEPTH + above
     try:
-        return strict.loads(data, max_depth=MAX_DEPTH + above)
+        return (yield from strict_turns.steps(data, max_depth=depth))
     except strict.StrictError as error:
-        raise _explained(data, error, below, name, MAX_DEPTH + above) from None
-
-
-def _explained(data: bytes, error: strict.StrictError, below: str, name: str, depth: int) -> UsageError:
+        refused = error
     try:
-        place, said, hint = _found(data, error, depth)
+        place, said, hint = yield from _found(data, refused, depth)
     except (ValueError, RecursionError):  # no JSON, whoever reads it
-        place, said, hint = None, str(error), _HINTS.get(error.reason, _BOUNDS)
+        place, said, hint = None, str(refused), _HINTS.get(refused.reason, _BOUNDS)
     if place is None:
-        where = name if error.reason not in ("json", "utf8") else ""
+        where = name if refused.reason not in ("json", "utf8") else ""
     elif below and place.steps[:1] != (below,):
         where = place.below("the request")
     else:
         where = (places.Place(place.steps[1:], of_key=place.of_key) if below else place).below(name)
-    return UsageError((f"{where[:200]}: {said}" if where else said)[:500], where=where[:200], hint=hint)
+    raise UsageError((f"{where[:200]}: {said}" if where else said)[:500], where=where[:200], hint=hint)
 
 
-def _found(data: bytes, error: strict.StrictError, depth: int) -> tuple[places.Place | None, str, str]:
+def _found(
+    data: bytes, error: strict.StrictError, depth: int
+) -> Generator[None, None, tuple[places.Place | None, str, str]]:
     """(place, what is wrong there, what to do)."""
     place, said = None, str(error)
     if error.reason == "utf8":
-        place = places.Skeleton(data).before(error.at)
+        place = yield from places_turns.before(data, error.at)
     elif error.reason == "depth":
-        place, said = places.Skeleton(data).deeper(depth), f"nested deeper than {MAX_DEPTH}"
+        place, said = (yield from places_turns.deeper(data, depth)), f"nested deeper than {MAX_DEPTH}"
     elif error.reason == "duplicate_key":
-        if (twice := places.Skeleton(data).repeated()) is not None:
-            return twice[0], f"two keys are both spelled {twice[1][:80]!r}", _OWN_KEYS
-    elif error.reason in ("json", "integer") and (wrong := places.Skeleton(data).wrong()) is not None:
+        if (again := (yield from places_turns.repeated(data))) is not None:
+            return again[0], f"two keys are both spelled {again[1][:80]!r}", _OWN_KEYS
+    elif error.reason in ("json", "integer") and (wrong := (yield from places_turns.wrong(data))) is not None:
         try:
             to_plain(wrong.value, "")
-        except UsageError as refused:
-            return wrong.place, refused.message.removeprefix(": "), refused.hint
+        except UsageError as refusal:
+            return wrong.place, refusal.message.removeprefix(": "), refusal.hint
     return place, said, _HINTS.get(error.reason, _BOUNDS)
 
 
@@ -137,7 +160,7 @@ def _other(value: Any, where: str, depth: int) -> Any:
         if type(plain) is not type(value):
             return to_plain(plain, where, depth + 1)
     name = f"{type(value).__module__}.{type(value).__qualname__}"
-    raise _refusal(where, f"a {name} can't be sent", "Send text, numbers, lists or a dict.")
+    raise _refusal(where, f"a {name} can't be sent", _KINDS)
 
 
 def _list(values: Iterable[Any], where: str, depth: int) -> list[Any]:

@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Callable
 
 from bridgehold.config.http import listen_address
 from bridgehold.config.layout import HOME_VARIABLE, Layout, unread
 from bridgehold.config.load import Config
 from bridgehold.config.machine import system_paths
+from bridgehold.config.pushed import standings
 from bridgehold.errors import EnvironmentChangedError, UnsupportedError
 from bridgehold.host.cold_starts import remedy
 from bridgehold.sandbox.cgroups import scope
@@ -37,7 +39,7 @@ def run_all(layout: Layout, config: Config, *, on_check: Callable[[str], None] |
     own = [
         configuration_probe(layout),
         _secrets_probe(layout, config),
-        _anchors_probe(layout),
+        _anchors_probe(layout, config),
         pythons_probe(config),
         environments_probe(layout),
         bridges_probe(layout),
@@ -75,8 +77,15 @@ def _secrets_probe(layout: Layout, config: Config) -> Probe:
     return Probe(name="secrets", proves="The pinned secret store opens here", run=act, seconds=30)
 
 
-def _anchors_probe(layout: Layout) -> Probe:
+def _anchors_probe(layout: Layout, config: Config) -> Probe:
     def act(_: Context) -> Check:
+        sinks = standings(layout, config, time.time())
+        if faults := [f"{one.name}: {one.fault} ({one.state.waiting} wait)" for one in sinks if one.fault]:
+            hint = "`bridgehold audit sinks` shows each; nothing is lost, and no command waits for it."
+            return caution("anchors", f"does not leave: {'; '.join(faults)}"[:800], hint)
+        if sinks:
+            names = ", ".join(one.name for one in sinks)
+            return passed("anchors", f"the audit leaves by itself to {names}; {sinks[0].state.waiting} wait")
         if not any(layout.audit.glob("*/*.jsonl")):
             return passed("anchors", "there is no audit yet")
         return caution(

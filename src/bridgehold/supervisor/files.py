@@ -3,7 +3,8 @@
 The host has no right to the configuration, and as a service not even the uid. What it may ask for is this
 alone: the table ``[tenant]`` of a tenant's file, whose other rules stay as they are, also when it goes; a
 token's file, which makes no operator, and its end. Everything is read by its own strict parser before it is
-written, so that a host that was taken over can write no other file, and no rule that widens a policy.
+written, so that a host that was taken over can write no other file. A rule that widens a policy is written
+only where it is signed by a key that lies beside the keeper's: no host has it, and the keeper signs none.
 """
 
 from __future__ import annotations
@@ -20,7 +21,17 @@ from bridgehold.error_texts import from_os
 from bridgehold.errors import BridgeholdError, BusyError, NotFoundError, PolicyError, UsageError
 from bridgehold.host.startup import GO, LONGEST_FILE, FileChange
 from bridgehold.ids import digest_bytes, parse_name
-from bridgehold.policies import tenants, tokens
+from bridgehold.keeper.approver import Approver
+from bridgehold.policies import approved, reviewed, tenants, tokens
+from bridgehold.policies.approved import by_key, read_rules
+from bridgehold.policies.files import Kind, is_file_of
+from bridgehold.policies.reviewed import read_review
+
+_SIGNED: dict[str, tuple[Kind, str]] = {
+    "approved": ("approved", approved.SUFFIX),
+    "review": ("policy", reviewed.SUFFIX),
+}
+"""What lies beside policies: whose names it takes, and how its files end."""
 
 
 def answer(layout: Layout, said: bytes) -> bytes:
@@ -40,17 +51,40 @@ def change(layout: Layout, said: bytes) -> None:
         wanted = msgspec.json.decode(said, type=FileChange)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise UsageError("this is no change of a file") from error
-    folder = layout.tenants if wanted.kind == "tenants" else layout.tokens
-    path = folder / f"{parse_name(wanted.name)}.toml"
+    folder, path = _place(layout, wanted)
     before = reads.read_text(path, PolicyError, most=LONGEST_FILE, or_none=True)
     if (digest_bytes(before.encode()) if before else "") != wanted.was:
         raise BusyError("the file was changed by somebody else meanwhile", where=str(path), retry="same")
     if wanted.text is None:
         _remove(path, wanted, before)
         return
-    _check(path, wanted.name, before, wanted.text, token=wanted.kind == "tokens")
+    if wanted.kind in _SIGNED:
+        _check_signed(layout, path, wanted, wanted.text)
+    else:
+        _check(path, wanted.name, before, wanted.text, token=wanted.kind == "tokens")
     writes.make_folder(folder)
     writes.replace(path, wanted.text)
+
+
+def _place(layout: Layout, wanted: FileChange) -> tuple[Path, Path]:
+    """The folder and the file."""
+    if wanted.kind in _SIGNED:
+        kind, suffix = _SIGNED[wanted.kind]
+        if wanted.text is None or not is_file_of(kind, wanted.name):
+            raise UsageError("this is no change of what is signed")
+        return layout.policies, layout.policies / f"{wanted.name}{suffix}.toml"
+    folder = layout.tenants if wanted.kind == "tenants" else layout.tokens
+    return folder, folder / f"{parse_name(wanted.name)}.toml"
+
+
+def _check_signed(layout: Layout, path: Path, wanted: FileChange, text: str) -> None:
+    """All of it was signed by who owns the configuration: with a key that no host has."""
+    verified = by_key(Approver(layout.secrets).public_key())
+    if wanted.kind == "review":
+        read_review(wanted.name, text, str(path), verified)
+        return
+    bridge, _, tenant = wanted.name.partition("@")
+    read_rules(bridge, tenant, text, str(path), verified)
 
 
 def _check(path: Path, name: str, before: str, text: str, *, token: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import os
@@ -28,8 +29,8 @@ class Wanted(msgspec.Struct, frozen=True):
     mode: int = 0
 
 
-def wanted(layout: Layout, roles: plans.Roles) -> tuple[Wanted, ...]:
-    """All of them in the order in which they are made; as root, one owner per role."""
+def wanted(layout: Layout, roles: plans.Roles, *, pushed: bool = False) -> tuple[Wanted, ...]:
+    """All in the order in which they are made; as root, one owner per role. `pushed`: there are sinks."""
     return (
         Wanted(layout.config),
         Wanted(layout.state),
@@ -42,24 +43,31 @@ def wanted(layout: Layout, roles: plans.Roles) -> tuple[Wanted, ...]:
         Wanted(layout.secrets, roles.keeper, roles.keeper, 0o700),
         Wanted(layout.artifacts, roles.host, roles.host, 0o700),
         Wanted(layout.quarantine, roles.host, roles.host, 0o700),
+        Wanted(layout.proposals, roles.host, roles.host, 0o700),
+        *((Wanted(layout.push, roles.push, roles.host, 0o2750),) if pushed else ()),
         Wanted(layout.uids, os.getuid(), os.getuid(), 0o700),
     )
 
 
-def prepare_folders(layout: Layout, config: Config) -> None:
-    """Make the layout's folders with their owners and modes. Raises `ConfigError`, or `OSError`."""
+def prepare_folders(layout: Layout, config: Config, *, service: bool = False) -> None:
+    """Make the layout's folders with their owners and modes. Raises `ConfigError`, or `OSError`.
+
+    `service`: as of `plans.plan`.
+    """
     roles = plans.roles(config)
-    for one in wanted(layout, roles):
+    for one in wanted(layout, roles, pushed=bool(config.push)):
         if one.mode:
             _own(one)
         else:
             writes.make_folder(one.path)
     _give_secrets(layout.secrets, roles.keeper)
+    if plans.has_cells(config, service=service):
+        _make_for_cells(layout)
 
 
 def check_folders(layout: Layout, config: Config) -> None:
     """Change nothing; raise the `ConfigError` that `prepare_folders` would end with, for this user."""
-    for one in wanted(layout, plans.roles(config)):
+    for one in wanted(layout, plans.roles(config), pushed=bool(config.push)):
         place = one.path
         while not os.path.lexists(place) and place != place.parent:
             place = place.parent
@@ -76,6 +84,18 @@ def check_folders(layout: Layout, config: Config) -> None:
         if not fine:
             why = ": its file system is read-only" if readonly else ""
             raise ConfigError(f"uid {os.geteuid()} can't write {place}{why}", where=str(one.path), hint=_OWN)
+
+
+def _make_for_cells(layout: Layout) -> None:
+    """What a cell that began before it could never open; where it can't be made, nobody needs it yet."""
+    for folder in (layout.policies, layout.bridges):
+        if os.path.lexists(folder):
+            continue
+        with contextlib.suppress(OSError):
+            writes.make_folder(folder)
+            if os.getuid() == 0:
+                owner = layout.config.stat()
+                writes.give(folder, owner.st_uid, owner.st_gid, 0o755)
 
 
 def _of_somebody_else(path: Path) -> ConfigError:

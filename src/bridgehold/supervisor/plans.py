@@ -25,6 +25,7 @@ from bridgehold.sandbox.spec import prefix_of
 INTERPRETER_FLAGS = ("-P",)
 """No script folder on the path; the environment is set here, so ``-I`` would only lose the venv's."""
 _ROLE_COUNT = 4
+"""At the beginning of the range; who sends the audit away has its last one."""
 _LEAVING_CELLS = 64
 """That keep their uid though others have their places: until the kernel is done with them."""
 MODULES = {
@@ -43,6 +44,8 @@ class Roles(msgspec.Struct, frozen=True, kw_only=True):
     keeper: int
     journal: int
     http: int
+    push: int
+    """Of who sends the audit away; the last of the reserved range."""
 
 
 class ProcessPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,9 +72,10 @@ def roles(config: Config) -> Roles:
     """The first of the reserved range for root, the caller's own uid otherwise."""
     if os.getuid() != 0:
         own = os.getuid()
-        return Roles(host=own, keeper=own, journal=own, http=own)
+        return Roles(host=own, keeper=own, journal=own, http=own, push=own)
     base = config.host.uid_base
-    return Roles(host=base, keeper=base + 1, journal=base + 2, http=base + 3)
+    last = base + config.host.uid_count - 1
+    return Roles(host=base, keeper=base + 1, journal=base + 2, http=base + 3, push=last)
 
 
 def needed_paths(layout: Layout, config: Config) -> list[Path]:
@@ -114,7 +118,7 @@ def plan(
     `service`: it is nobody's private host. `lasting`: the listening sockets are systemd's.
     """
     who = roles(config)
-    cells = service if config.host.cells == "auto" else config.host.cells
+    cells = has_cells(config, service=service)
     environment = _environment()
     fetching = environment | _kept(_FETCH_VARIABLES)
     return Plan(
@@ -165,6 +169,11 @@ def plan(
     )
 
 
+def has_cells(config: Config, *, service: bool) -> bool:
+    """Whether each tenant is served by a process of its own (pure). `service`: as of `plan`."""
+    return service if config.host.cells == "auto" else config.host.cells
+
+
 def http_config(layout: Layout, config: Config) -> HttpConfig:
     """What the HTTP face is started with, from the operator's `[http]` section."""
     section = config.http
@@ -208,7 +217,7 @@ def launcher_config(layout: Layout, config: Config, *, cells: bool = False) -> L
         build_root=str(layout.environments),
         uid_folder=str(layout.uids),
         uid_first=config.host.uid_base + _ROLE_COUNT,
-        uid_count=config.host.uid_count - _ROLE_COUNT,
+        uid_count=config.host.uid_count - _ROLE_COUNT - 1,
         cgroup=config.host.cgroup,
         reserve_bytes=config.reserve_bytes(),
         overcommit=config.host.overcommit,
@@ -255,6 +264,11 @@ _FETCH_VARIABLES = (
 
 def _kept(names: tuple[str, ...]) -> dict[str, str]:
     return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def push_environment() -> dict[str, str]:
+    """As the keeper's, and where systemd has laid credentials: it reads the keys of its sinks itself."""
+    return _keeper_environment(_environment()) | _kept(("CREDENTIALS_DIRECTORY",))
 
 
 def _keeper_environment(environment: dict[str, str]) -> dict[str, str]:

@@ -42,6 +42,7 @@ from bridgehold.supervisor.handover import (
     listen_at,
 )
 from bridgehold.supervisor.owner import KEPT, READY, Owner
+from bridgehold.supervisor.pushing import Pushing
 from bridgehold.supervisor.rereading import Rereading
 
 _END_SECONDS = 10.0
@@ -91,7 +92,7 @@ def run(
     private, owner = owner is not None, owner or Owner()
     outside = OriginalMounts()
     config = load_config(layout.config_file)
-    prepare_folders(layout, config)
+    prepare_folders(layout, config, service=not private)
     with contextlib.suppress(UnsupportedError):  # the launcher tells what there is then, and the remedy
         scope.enter(config.host.cgroup, os.environ)
     if os.getuid() == 0:
@@ -103,6 +104,7 @@ def run(
         children, channel, rereading = _start(
             layout, config, listener, http, service=not private, lasting=given.lasting
         )
+        pushing = Pushing(layout, config)
         patience = config.host.drain_s + _END_SECONDS
         replacing = Replacing(
             channel,
@@ -123,6 +125,7 @@ def run(
         finally:
             replacing.close()
             rereading.close()
+            pushing.stop()
             kept_open = given.lasting or again
             rest = _END_SECONDS if again else patience  # a host that is replaced has had its own time
             kept_listener = None if kept_open else listener

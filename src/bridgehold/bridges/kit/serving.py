@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import sys
 from pathlib import Path
 
@@ -55,5 +54,9 @@ def main() -> None:
         retry_after_s=given.retry_after,
         faults=faults,
     )
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         asyncio.run(serve(given.port, given.key_file, behaviour))
+    except KeyboardInterrupt:
+        return
+    except OSError as failed:
+        sys.exit(f"{failed.filename or f'--port {given.port}'}: {failed.strerror}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from bridgehold.client.once import Once
 
-_VALUED = ("--file", "--read", "--env", "--limit", "--bridge", "--tenant")
+_VALUED = ("--file", "--read", "--env", "--cwd", "--limit", "--bridge", "--tenant")
 _PROGRAM = ("-c", "-m")
 
 
@@ -63,6 +63,8 @@ def whose(words: list[str]) -> tuple[str, str] | None:
         name, equals, value = word.partition("=")
         if name in _VALUED:
             if not equals and (value := next(left, "")).startswith("-"):
+                return None
+            if name == "--limit" and not value.startswith("time="):  # of its session, which is another one
                 return None
             found[name] = value
             continue

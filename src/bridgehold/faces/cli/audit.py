@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from bridgehold.audit import anchors as anchor_files
 from bridgehold.audit import rotations as rotation_files
 from bridgehold.audit.entries import Entry, printable, printable_json
 from bridgehold.audit.export import export_ocsf
-from bridgehold.audit.query import TIMES, Query, parse_kind, parse_time
+from bridgehold.audit.query import TIMES, Query, parse_kind, parse_span, sessions_named
 from bridgehold.audit.query import query as find
 from bridgehold.audit.read import follow, read_all
 from bridgehold.audit.read import tail as read_tail
@@ -26,6 +27,7 @@ from bridgehold.audit.reading.desk import Desk
 from bridgehold.audit.reading.language import narrowed, parse
 from bridgehold.audit.reading.shelf import cache_folder
 from bridgehold.audit.reading.syntax import Expression, both
+from bridgehold.audit.segments import found_in
 from bridgehold.audit.telling import tell
 from bridgehold.audit.verify import render_report, verify_audit
 from bridgehold.config.layout import default_layout
@@ -33,7 +35,7 @@ from bridgehold.errors import AuditError
 from bridgehold.faces.layout import dim
 from bridgehold.faces.render import print_json, print_json_line, print_traceback, short, table
 from bridgehold.faces.screen import err, out
-from bridgehold.ids import nearest
+from bridgehold.ids import is_name, nearest
 
 Folder = Annotated[
     Path | None,
@@ -43,6 +45,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _MOST_ROWS = 30
 _TOLD = 50_000
 """Events: an index that takes as many is told of."""
+_ID = re.compile(r"s-[0-9a-z]{16}")
 _DIGEST = re.compile(r"(sha256:[0-9a-f]{8})[0-9a-f]{56}")
 _ASKED = ("kind", "tenant", "session", "command", "since", "until", "text")
 
@@ -69,7 +72,7 @@ def query(
     kind: Annotated[str, typer.Option(help="A kind, or its first half: egress.refused, egress.")] = "",
     tenant: Annotated[str, typer.Option(help="Only this tenant.")] = "",
     framework: Annotated[str, typer.Option(help="Only this bridge, and its sessions.")] = "",
-    session: Annotated[str, typer.Option(help="Only this session's id.")] = "",
+    session: Annotated[str, typer.Option(help="Only this session: its id, or its name.")] = "",
     command: Annotated[str, typer.Option(help="Only this command's id.")] = "",
     since: Annotated[str, typer.Option(help=f"From this time on: {TIMES}. UTC.")] = "",
     until: Annotated[str, typer.Option(help="Up to this time.")] = "",
@@ -78,17 +81,32 @@ def query(
     json_output: Json = False,
 ) -> None:
     """Events that a question fits, the newest last. Options narrow it further."""
+    begin, end = parse_span(since, until)
     wanted = Query(
         kind=parse_kind(kind), tenant=tenant, session=session, command=command,
-        since=parse_time(since), until=parse_time(until), text=text, limit=limit,
+        since=begin, until=end, text=text, limit=limit,
     )  # fmt: skip
-    asked = both(parse(" ".join(question or ())), narrowed(wanted, framework))
-    folder, nothing = audit_folder(audit), True
-    for entry in _found(folder, wanted, asked, typed=bool(question or framework)):
+    typed, folder = parse(" ".join(question or ())), audit_folder(audit)
+    found = []
+    for one in sessions_named(folder, session) if _is_name(session) else [session]:
+        those = msgspec.structs.replace(wanted, session=one)
+        asked = both(typed, narrowed(those, framework))
+        found.append(_found(folder, those, asked, typed=bool(question or framework)))
+    nothing = True
+    for entry in found[0] if len(found) == 1 else _newest(found, limit):
         nothing = False
         print_entry(entry, as_json=json_output)
     if nothing:
-        err.say(_nothing(folder, wanted, " ".join(question or ())))
+        err.say(_nothing(folder, wanted, " ".join(question or ()), framework))
+
+
+def _is_name(session: str) -> bool:
+    return is_name(session) and _ID.fullmatch(session) is None
+
+
+def _newest(found: list[Iterator[Entry]], limit: int) -> list[Entry]:
+    """Of several sessions, in the order of their times."""
+    return sorted(itertools.chain(*found), key=lambda entry: entry.time)[-limit:]
 
 
 def _found(folder: Path, wanted: Query, asked: Expression, *, typed: bool) -> Iterator[Entry]:
@@ -102,11 +120,20 @@ def _found(folder: Path, wanted: Query, asked: Expression, *, typed: bool) -> It
             yield from find(folder, wanted)
 
 
-def _nothing(folder: Path, wanted: Query, question: str) -> str:
-    """That nothing fits, and what may be misspelt: a tenant that no event is of."""
+def _nothing(folder: Path, wanted: Query, question: str, framework: str) -> str:
+    """That nothing fits, and what may be misspelt: a tenant that no event is of, a session's name."""
     named = {entry.tenant for entry in find(folder, Query(limit=10_000))} - {""}
     near = "" if not wanted.tenant or wanted.tenant in named else nearest(wanted.tenant, named)
+    if _is_name(wanted.session):
+        opened = {entry.text("name") for entry in find(folder, Query(kind="session.opened", limit=10_000))}
+        near = near or nearest(wanted.session, opened - {wanted.session, ""})
+    elif (by := re.search(r"\bsession\s*=\s*\"?([\w-]+)", question)) and _is_name(by[1]):
+        near = near or f" (events have a session's id: --session {by[1]} finds it by its name)"
+    if framework:
+        bridges = {entry.text("bridge") for entry in find(folder, Query(kind="session.opened", limit=10_000))}
+        near = near or ("" if framework in bridges else nearest(framework, bridges - {""}))
     asked = [f"{name} {value}" for name in _ASKED if (value := getattr(wanted, name))]
+    asked += [f"framework {framework}"] if framework else []
     asked = [question, *asked] if question else asked
     return f"no event fits{': ' if asked else ''}{', '.join(asked)}{near}"
 
@@ -130,9 +157,10 @@ def verify(
     own_key = layout.anchors / "anchor.pub"
     for path in [*(keys or []), *([own_key] if audit is None and own_key.exists() else [])]:
         trusted |= anchor_files.read_key(path)
+    outside = [anchor for path in anchors or [] for anchor in anchor_files.load(path)]
     report = verify_audit(
         audit_folder(audit),
-        outside=[anchor for path in anchors or [] for anchor in anchor_files.load(path)],
+        outside=outside,
         rotations=rotation_files.load(*(anchors or ())),
         beside=layout.anchors if audit is None else None,
         keys=trusted,
@@ -194,13 +222,18 @@ def why(
 
 
 def audit_folder(given: Path | None) -> Path:
-    """The folder given, or that of the default layout. Raises `AuditError` where there is none."""
+    """The folder given, or that of the default layout. Raises `AuditError` where there is none.
+
+    One that is given holds an audit; this host's own may be about to.
+    """
     folder = given or default_layout().audit
     if not folder.is_dir():
         raise AuditError("there is no audit here", where=str(folder), hint="Name the audit's folder.")
     if not os.access(folder, os.R_OK | os.X_OK):
         hint = "Name the folder that holds the instances, and read it as a user who may."
         raise AuditError("can't read the audit's folder: Permission denied", where=str(folder), hint=hint)
+    if given is not None:
+        found_in(folder)
     return folder
 
 

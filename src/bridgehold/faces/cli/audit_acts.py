@@ -1,8 +1,9 @@
-"""`bridgehold audit rotate-key | seal`: what an operator does to the audit, with a host running or not."""
+"""`bridgehold audit rotate-key | seal | sinks`: what an operator does to the audit, host or no host."""
 
 from __future__ import annotations
 
 import os
+import time
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -10,15 +11,19 @@ import msgspec
 import typer
 
 from bridgehold.audit.anchors import PUBLIC_KEY, key_id, key_line, read_key
+from bridgehold.audit.entries import printable
 from bridgehold.audit.query import TIMES, parse_time
-from bridgehold.audit.rotations import NOWHERE, parse
+from bridgehold.audit.rotations import NOWHERE, parse, store
 from bridgehold.audit.scan import durable_head
 from bridgehold.audit.sealing import Wanted, seal_audit
 from bridgehold.audit.verify import verify_audit
 from bridgehold.config.layout import default_layout
+from bridgehold.config.load import load_config
+from bridgehold.config.pushed import standings
 from bridgehold.errors import AuditError, UsageError
 from bridgehold.faces.cli.audit import Json, audit_folder
-from bridgehold.faces.render import print_json
+from bridgehold.faces.layout import dim, number
+from bridgehold.faces.render import print_json, table
 from bridgehold.faces.screen import out
 
 
@@ -57,6 +62,8 @@ def rotate_key(
         datetime.now(UTC),
         lost=next(iter(read_key(published).values())) if lost else None,
     )
+    if layout.anchors.is_dir():  # a host does it, too, and tells of it: until then `verify` knows the key
+        store(layout.anchors, signed)
     old, new = signed.ids
     head = signed.rotation.head
     change = Change(
@@ -120,3 +127,20 @@ def seal(
         out.say(f"{one.place}: seq {one.seal.first} to {one.seal.last}{what}", under="  ")
     if not done:
         out.say("nothing to seal")
+
+
+def sinks(json_output: Json = False) -> None:
+    """Where the audit's events and anchors leave to, what waits, and why it does; exit 50 where one fails."""
+    layout = default_layout()
+    found = standings(layout, load_config(layout.config_file), time.time())
+    if json_output:
+        print_json(found)
+    else:
+        rows = [
+            (one.name, one.kind, one.to, str(one.state.sent), str(one.state.waiting), printable(one.fault))
+            for one in found
+        ]
+        head = (dim("sink"), "kind", "to", number("arrived"), number("waiting"), "what is wrong")
+        table(head, rows, empty="no [push.NAME] in config.toml: nothing leaves by itself")
+    if any(one.fault for one in found):
+        raise typer.Exit(AuditError.exit_status)

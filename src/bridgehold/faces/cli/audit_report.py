@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -14,9 +15,11 @@ import typer
 from bridgehold import writes
 from bridgehold.audit import anchors as anchor_files
 from bridgehold.audit import rotations as rotation_files
-from bridgehold.audit.query import TIMES, parse_time
+from bridgehold.audit.query import TIMES, parse_span
 from bridgehold.audit.reading.desk import Desk
+from bridgehold.audit.reading.fields import FRAMEWORK
 from bridgehold.audit.reading.shelf import cache_folder
+from bridgehold.audit.reading.syntax import equal
 from bridgehold.audit.verify import verify_audit
 from bridgehold.config.layout import default_layout
 from bridgehold.errors import AuditError
@@ -25,6 +28,10 @@ from bridgehold.faces.render import print_json
 from bridgehold.faces.report.gather import Gathering, Scope, wanted
 from bridgehold.faces.report.sections import Document, markdown, page
 from bridgehold.faces.screen import err
+from bridgehold.ids import nearest
+
+_NAMES = 10_000
+"""Sessions whose tenants and bridges a misspelt one is compared with."""
 
 
 def report(
@@ -45,7 +52,8 @@ def report(
     json_output: Json = False,
 ) -> None:
     """A review: granted, reached, refused, spent, changed, and whether the log holds; exit 50 where not."""
-    scope = Scope(tenant=tenant, framework=framework, since=parse_time(since), until=parse_time(until))
+    begin, end = parse_span(since, until)
+    scope = Scope(tenant=tenant, framework=framework, since=begin, until=end)
     folder, own = audit_folder(audit), default_layout().anchors / "anchor.pub"
     trusted: dict[str, bytes] = {}
     for path in [*(keys or []), *([own] if audit is None and own.exists() else [])]:
@@ -59,7 +67,10 @@ def report(
     )
     with Desk.open(folder, cache_folder(os.environ)) as desk:
         sections = Gathering(scope).gather(desk.every(wanted(scope)), verdict)
-    document = Document(title="Review of an audit", scope=_scope(scope, folder), sections=sections)
+        unknown = _unknown(desk, scope)
+    document = Document(title="Review of an audit", scope=_scope(scope, folder, unknown), sections=sections)
+    for what, said in unknown.items():
+        err.say(f"{what} {said}")
     if json_output:
         print_json({"ok": verdict.ok, **msgspec.to_builtins(document)})
     else:
@@ -74,13 +85,24 @@ def report(
         raise typer.Exit(AuditError.exit_status)
 
 
-def _scope(scope: Scope, folder: Path) -> tuple[tuple[str, str], ...]:
+def _unknown(desk: Desk, scope: Scope) -> dict[str, str]:
+    """By tenant and framework: that no event is of it, and what may be meant. Nothing was found of a slip."""
+    found = {}
+    for name, what, asked in (("tenant", "tenant", scope.tenant), (FRAMEWORK, "framework", scope.framework)):
+        if asked and not desk.select(equal(name, asked), limit=1):
+            newest = desk.select(equal("kind", "session.opened"), limit=_NAMES)
+            known = {hit.entry.tenant if what == "tenant" else hit.entry.text("bridge") for hit in newest}
+            found[what] = f"{asked}: no event is of it{nearest(asked, known - {''})}"
+    return found
+
+
+def _scope(scope: Scope, folder: Path, unknown: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     made = datetime.now(UTC).isoformat(timespec="seconds")
     between = f"{scope.since or 'the beginning'} to {scope.until or 'the end'}"
     return (
         ("audit", str(folder)),
         ("made", made),
         ("time", between),
-        ("tenant", scope.tenant or "all"),
-        ("framework", scope.framework or "all"),
+        ("tenant", unknown.get("tenant", scope.tenant or "all")),
+        ("framework", unknown.get("framework", scope.framework or "all")),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import Annotated
 
 import typer
@@ -11,6 +10,7 @@ import typer
 from bridgehold.errors import UsageError
 from bridgehold.faces.cli.policy import offline_registry
 from bridgehold.faces.cli.run import parse_deadline, read_arguments
+from bridgehold.faces.http.listening import refused
 from bridgehold.faces.layout import Column, number
 from bridgehold.faces.render import STATUS_STYLE, print_json, table
 from bridgehold.faces.screen import err
@@ -109,5 +109,11 @@ def provider(
         behaviour = msgspec.convert(given, type=Behaviour)
     except msgspec.ValidationError as fault_found:
         raise UsageError(f"no such behaviour: {fault_found}") from None
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         asyncio.run(serve(port, key_file, behaviour))
+    except KeyboardInterrupt:
+        return
+    except OSError as failed:
+        if failed.filename is not None:  # the key's file, not the port
+            raise
+        raise refused(f"127.0.0.1:{port}", port, failed, "--port") from failed

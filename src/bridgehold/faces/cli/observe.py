@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
 from bridgehold.audit.entries import printable
+from bridgehold.audit.pushing.standing import metrics as push_metrics
 from bridgehold.client.client import Client, connect
+from bridgehold.config.layout import default_layout
+from bridgehold.config.load import load_config
+from bridgehold.config.pushed import standings
 from bridgehold.faces import layout
 from bridgehold.faces.cli.known import check_bridge, check_tenant, typed_tenant
 from bridgehold.faces.layout import Column, Line, number
@@ -34,11 +39,13 @@ Session = Annotated[str, typer.Argument(help="Session name or id.")]
 def metrics() -> None:
     """Print the host's figures in Prometheus' text format."""
     typer.echo(str(asyncio.run(_request("metrics", {}))["text"]), nl=False)
+    home, now = default_layout(), time.time()
+    typer.echo(push_metrics(standings(home, load_config(home.config_file), now), now), nl=False)
 
 
 def profile(
     session: Session,
-    seconds: Annotated[float, typer.Option(help="How long to look, at most 60.")] = 5.0,
+    seconds: Annotated[float, typer.Option(min=0.1, max=60, help="How long to look, at most 60.")] = 5.0,
     collapsed: Annotated[
         bool, typer.Option("--collapsed", help="Print stacks for a flame graph: frames, then a count.")
     ] = False,
@@ -91,7 +98,7 @@ def resume(
 
 
 def top(
-    every: Annotated[float, typer.Option(help="Seconds between two looks.")] = 1.0,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
     looks: Annotated[int, typer.Option(help="Stop after so many; 0: at Ctrl-C.")] = 0,
     json_output: Annotated[bool, typer.Option("--json", help="One line of JSON for each look.")] = False,
 ) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import NoReturn
 
 import msgspec
@@ -16,10 +16,13 @@ import msgspec
 from bridgehold.bridges.catalogue import TENANTS_BRIDGES, Entry, passed_over, tenant_folders
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config, load_config
+from bridgehold.error_texts import placed
 from bridgehold.errors import BridgeholdError, PolicyError
 from bridgehold.host.front.registry import Registry
 from bridgehold.ids import LOCAL_TENANT, is_name, nearest
+from bridgehold.keeper.approver import FILE, Approver
 from bridgehold.policies import shipped
+from bridgehold.policies.approved import by_key
 from bridgehold.policies.explain import Known, unknown_names
 from bridgehold.policies.explain import check as check_policies
 from bridgehold.policies.files import Kind
@@ -35,7 +38,11 @@ def layout_registry(layout: Layout) -> Registry:
     machine = Machine(
         cgroup="v2", uids="range", memory_bytes=0, cpus=cores, devices=tuple(config.host.devices)
     )
-    return Registry(layout, config, machine, journal=None)
+    registry = Registry(layout, config, machine, journal=None)
+    with contextlib.suppress(BridgeholdError, OSError):  # a copy of it has no such key
+        if (layout.secrets / FILE).exists():
+            registry.verified = by_key(Approver(layout.secrets).public_key())
+    return registry
 
 
 def check_layout(layout: Layout) -> tuple[list[str], list[str]]:
@@ -71,7 +78,7 @@ def _answer_as(uid: int, layout: Layout, config: Config, write: int) -> NoReturn
         try:
             answer = _checked(layout)
         except BridgeholdError as error:
-            answer = ([], [f"{error.where}: {error.message}"])
+            answer = ([], [placed(error)])
         os.write(write, msgspec.json.encode(answer))
     finally:
         os._exit(0)
@@ -82,12 +89,14 @@ def _checked(layout: Layout) -> tuple[list[str], list[str]]:
     registry = layout_registry(layout)
     faults = [fault for kind in _KINDS for fault in registry.files.faults(kind)]
     faults += _own_policies(registry)
+    faults += _approved(registry)
     try:
         bridges = registry.entries()
     except BridgeholdError as error:
-        return [], [*dict.fromkeys(faults), f"{error.where}: {error.message}"]
+        return [], [*dict.fromkeys(faults), placed(error)]
     faults += [f"{entry.folder}: {entry.fault}" for entry in bridges if entry.fault]
-    faults += _grants(registry, [entry for entry in registry.visible(lambda _: True) if not entry.fault])
+    seen = [entry for entry in registry.visible(lambda _: True) if not entry.fault]
+    faults += [*_grants(registry, seen, set(faults))]
     faults += _names(registry, config, [entry.name for entry in bridges])
     faults += _of_tenants(registry, bridges)
     faults += _unknown(registry, known_names(registry, config), [entry.name for entry in bridges])
@@ -119,15 +128,31 @@ def _own_policies(registry: Registry) -> Iterator[str]:
         yield f"{fault.where}: {fault.message}"
 
 
-def _grants(registry: Registry, bridges: Iterable[Entry]) -> Iterator[str]:
-    """Composed, and resolved for every bridge and who sees it: extends, narrowing, weakenings, needs."""
+def _approved(registry: Registry) -> Iterator[str]:
+    """Approved rules that are not what was signed, or are for nobody."""
+    for name in _listed(registry, "approved"):
+        bridge, _, tenant = name.partition("@")
+        try:
+            registry.manifest(bridge, tenant)
+            registry.approved(bridge, tenant)
+        except BridgeholdError as error:
+            yield f"policies/{name}.approved.toml: {error.message}"
+
+
+def _grants(registry: Registry, bridges: Iterable[Entry], said: Container[str]) -> Iterator[str]:
+    """Composed, and resolved for every bridge and who sees it: extends, narrowing, weakenings, needs.
+
+    What was `said` of a file by itself isn't said again for each bridge that it grants.
+    """
     tenants = dict.fromkeys([LOCAL_TENANT, *_listed(registry, "tenant")])
     for bridge in bridges:
         for tenant in [bridge.tenant] if bridge.tenant else tenants:
             try:
                 registry.resolve_grant(tenant, registry.manifest(bridge.name, tenant))
             except BridgeholdError as error:
-                yield f"{bridge.name} for {tenant}: {error.where}: {error.message}"
+                left = [line for line in placed(error).splitlines() if line not in said]
+                if left:
+                    yield f"{bridge.name} for {tenant}: " + "\n".join(left)
 
 
 def known_names(registry: Registry, config: Config) -> Known:

@@ -16,12 +16,12 @@ from bridgehold.errors import BridgeholdError, PolicyError, UsageError
 from bridgehold.faces.cli.audit import audit_folder
 from bridgehold.faces.cli.known import typed_tenant
 from bridgehold.faces.cli.policy import offline_registry
-from bridgehold.faces.cli.policy_acts import acts_of, hosts_of
 from bridgehold.faces.cli.policy_check import known_names
 from bridgehold.faces.cli.sarif import sarif
 from bridgehold.faces.layout import dim
 from bridgehold.faces.render import print_json, short, table
 from bridgehold.faces.screen import err, out
+from bridgehold.host.acts import acts_of, hosts_of
 from bridgehold.host.front.registry import Registry
 from bridgehold.ids import LOCAL_TENANT, parse_name
 from bridgehold.policies.changes import Changes, compare

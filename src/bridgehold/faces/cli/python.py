@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import codecs
 import contextlib
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -16,9 +15,10 @@ import typer
 from bridgehold import reads
 from bridgehold.client.once import Once
 from bridgehold.errors import LimitError, UsageError
+from bridgehold.faces.cli import place
 from bridgehold.faces.cli.ahead import take
 from bridgehold.faces.cli.attached import Input, Written, is_null, read_word, running_host
-from bridgehold.faces.cli.run import Tenant, build_bars, parse_deadline
+from bridgehold.faces.cli.run import Tenant, build_bars
 from bridgehold.ids import LOCAL_TENANT, parse_name
 from bridgehold.protocol.frames import MAX_FRAME
 from bridgehold.protocol.values import FilePart
@@ -48,12 +48,9 @@ def python(
     read: Annotated[
         list[str] | None, typer.Option("--read", help="A file to take out afterwards: THERE or THERE:HERE.")
     ] = None,
-    env: Annotated[
-        list[str] | None, typer.Option("--env", help="A variable: NAME=VALUE, or NAME as it is here.")
-    ] = None,
-    limit: Annotated[
-        list[str] | None, typer.Option("--limit", help="Less than the policy's: time=5s.")
-    ] = None,
+    env: place.Env = None,
+    cwd: place.Cwd = "",
+    limit: place.Limit = None,
     bridge: Annotated[str, typer.Option(help="The bridge whose environment it runs in.")] = "python",
     tenant: Tenant = LOCAL_TENANT,
 ) -> None:
@@ -70,13 +67,15 @@ def python(
         return
     invocation = parse(arguments or ["-"])
     parse_name(tenant, "tenant")
+    deadline_ms, limits = place.limits(limit)
     asked = _Program(
         bridge=parse_name(bridge, "bridge"),
         tenant=tenant,
-        deadline_ms=_limits(limit or []),
+        deadline_ms=deadline_ms,
+        limits=limits,
         files=[_pair(one, inside_first=False) for one in file or []],
         wanted=[_pair(one, inside_first=True) for one in read or []],
-        arguments={"args": list(invocation.args), "env": _variables(env or [])},
+        arguments={"args": list(invocation.args), **place.placed(env, cwd)},
     )
     text, kind = invocation.text, str(invocation.kind)
     if kind == "stdin":
@@ -93,6 +92,8 @@ class _Program(NamedTuple):
     bridge: str
     tenant: str
     deadline_ms: int
+    limits: dict[str, str]
+    """Of its session."""
     files: list[tuple[str, str]]
     """Here, there."""
     wanted: list[tuple[str, str]]
@@ -110,27 +111,6 @@ def _pair(text: str, *, inside_first: bool) -> tuple[str, str]:
     return first, second
 
 
-def _variables(given: list[str]) -> dict[str, str]:
-    found = {}
-    for one in given:
-        name, equals, value = one.partition("=")
-        if not equals and name not in os.environ:
-            raise UsageError(f"there is no variable {name[:80]} here", where="--env")
-        found[name] = value if equals else os.environ[name]
-    return found
-
-
-def _limits(given: list[str]) -> int:
-    """The deadline, in milliseconds; 0: the policy's."""
-    deadline = 0
-    for one in given:
-        name, _, value = one.partition("=")
-        if name != "time" or not value:
-            raise UsageError(f"{one[:80]!r} is no limit", where="--limit", hint="There is time=5s.")
-        deadline = parse_deadline(value)
-    return deadline
-
-
 def _stdin_text() -> str:
     data = sys.stdin.buffer.read(MAX_FRAME + 1)
     if len(data) > MAX_FRAME:
@@ -144,6 +124,7 @@ def _run(asked: _Program, *, with_input: bool) -> int:
     with running_host() if begun is None else begun.host as host:
         with build_bars() as built:
             params = {"bridge": asked.bridge, "tenant": asked.tenant, "progress": True}
+            params |= {"limits": asked.limits} if asked.limits else {}
             session = host.hold(params, built) if begun is None else host.held(begun.request, built)
         for here, there in asked.files:
             _put(host, session, asked, Path(here), there)

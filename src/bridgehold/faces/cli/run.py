@@ -15,6 +15,7 @@ from bridgehold import reads, strict
 from bridgehold.client.once import Once
 from bridgehold.config.layout import default_layout
 from bridgehold.errors import BridgeholdError, DeniedError, HostLeavingError, HostUnavailableError, UsageError
+from bridgehold.faces.cli import place
 from bridgehold.faces.cli.known import typed_tenant
 from bridgehold.faces.render import print_cold, print_json, print_text
 from bridgehold.faces.screen import err, out
@@ -44,6 +45,10 @@ def run(
         str, typer.Option(help="Session name or id; commands of one session share state.")
     ] = ANONYMOUS_SESSION,
     timeout: Annotated[str, typer.Option(help="A shorter deadline, such as 5s.")] = "",
+    env: place.Env = None,
+    cwd: place.Cwd = "",
+    context: place.Context = "",
+    limit: place.Limit = None,
     stream: Annotated[bool, typer.Option("--stream", help="Show chunks and progress as they come.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the whole reply as JSON.")] = False,
     record: Annotated[
@@ -54,15 +59,16 @@ def run(
     parse_command(operation)  # before a host is started for nothing
     parse_name(tenant, "tenant")
     parse_name(session, "session")
-    arguments = read_arguments(args)
-    deadline = parse_deadline(timeout)
+    arguments = read_arguments(args) | place.placed(env, cwd, context)
+    time_ms, limits = place.limits(limit)
+    deadline = min(filter(None, (parse_deadline(timeout), time_ms)), default=0)
     shown = Live(frames=stream, output=not json_output) if stream or not (json_output or record) else None
     asked = _Request(operation, arguments, tenant, session, deadline)
-    reply = None if record else _of_running_host(asked, shown)
+    reply = None if record else _of_running_host(asked, shown, limits)
     if reply is None:
         import asyncio
 
-        reply = asyncio.run(_run(asked, shown, record))
+        reply = asyncio.run(_run(asked, shown, record, limits))
     if json_output:
         print_json(reply)
         return
@@ -126,7 +132,14 @@ class _Request(NamedTuple):
     deadline_ms: int
 
 
-def _of_running_host(asked: _Request, shown: Live | None) -> Reply | None:
+def _opening(asked: _Request, limits: dict[str, str]) -> dict[str, Any]:
+    """What opens the session that `asked` is to run in, of limits of its own."""
+    name = "" if asked.session == ANONYMOUS_SESSION else asked.session
+    bridge = asked.operation.partition(":")[0]
+    return {"bridge": bridge, "tenant": asked.tenant, "name": name, "limits": limits, "progress": True}
+
+
+def _of_running_host(asked: _Request, shown: Live | None, limits: dict[str, str]) -> Reply | None:
     """The reply of the host that runs; None where none does, or where it leaves and has not begun with it."""
     params = {**asked._asdict(), "stream": shown is not None, "progress": True}
     try:
@@ -142,6 +155,10 @@ def _of_running_host(asked: _Request, shown: Live | None) -> Reply | None:
                 shown(event)
 
         try:
+            if limits and asked.session == ANONYMOUS_SESSION:
+                params["session"] = host.hold(_opening(asked, limits), built)
+            elif limits:
+                params["session"] = host.request("session.open", _opening(asked, limits), built)["id"]
             return msgspec.convert(host.request("run", params, heard), type=Reply)
         except HostLeavingError:
             return None
@@ -154,7 +171,7 @@ def _of_running_host(asked: _Request, shown: Live | None) -> Reply | None:
             raise error from None
 
 
-async def _run(asked: _Request, shown: Live | None, record: str) -> Reply:
+async def _run(asked: _Request, shown: Live | None, record: str, limits: dict[str, str]) -> Reply:
     """The reply of a host that is started for it, or of any that is found, and recorded."""
     from bridgehold.client.client import Host
 
@@ -165,6 +182,9 @@ async def _run(asked: _Request, shown: Live | None, record: str) -> Reply:
         opener = recording(record)
     async with opener as host:
         with building(host), shown or contextlib.nullcontext():
+            if limits:
+                opened = await host.request("session.open", _opening(asked, limits))
+                asked = asked._replace(session=opened["id"])
             return await host.call(**asked._asdict(), on_event=shown)
 
 

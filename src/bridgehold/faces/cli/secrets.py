@@ -49,7 +49,7 @@ def tell_slips(tenant: str, name: str, provider: str) -> None:
     """Any name may be a key's, also of what is still to come: said, not refused."""
     layout = default_layout()
     providers = load_config(layout.config_file).providers
-    if provider and provider not in providers:
+    if provider and provider not in (*providers, "push"):
         near = nearest(provider, providers)
         err.say(
             f"there is no [providers.{provider}] in {layout.config_file}{near}: nobody is shown this key yet"

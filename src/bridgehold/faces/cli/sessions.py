@@ -8,7 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from bridgehold.client.client import connect
+from bridgehold.errors import UsageError
 from bridgehold.faces.cli.known import check_bridge, typed_tenant
+from bridgehold.faces.cli.place import limits
 from bridgehold.faces.layout import Column, dim, number
 from bridgehold.faces.render import print_json, table
 from bridgehold.faces.screen import out
@@ -44,12 +46,23 @@ _ZYGOTES = (
 def sessions(
     context: typer.Context,
     end: Annotated[str, typer.Option("--end", help="End this session (name or id).")] = "",
+    extend: Annotated[
+        str, typer.Option("--extend", help="Give this session (name or id) the times of --limit.")
+    ] = "",
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--limit", help="With --extend: session=10m from now on, idle=1m; at most the policy's."
+        ),
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the sessions you may see, or end one."""
+    """List the sessions you may see, end one, or give one more time."""
     if context.invoked_subcommand is not None:
         return
-    found = asyncio.run(_sessions(end))
+    if bool(limit) != bool(extend):
+        raise UsageError("--extend NAME and --limit session=10m belong together", where="sessions")
+    found = asyncio.run(_sessions(end, extend, limits(limit)[1]))
     if json_output:
         print_json(found)
         return
@@ -71,8 +84,10 @@ def sessions(
     table(_SESSIONS, rows, empty="no session is open")
 
 
-async def _sessions(end: str) -> list[SessionInfo]:
+async def _sessions(end: str, extend: str, more: dict[str, str]) -> list[SessionInfo]:
     async with connect() as client:
+        if extend:
+            await client.request("session.extend", {"session": extend, "limits": more})
         if end:
             await client.request("session.close", {"session": end})
         return await client.sessions()
@@ -120,7 +135,8 @@ def resources(
         print_json(found)
         return
     rows = [(one.id, one.kind, one.bridge, one.session_name, one.session) for one in found]
-    table(("id", "kind", "bridge", "session", dim("its id")), rows, empty=f"no session of {tenant} holds any")
+    empty = f"no session of {tenant} holds any{f' {kind}' if kind else ''}"
+    table(("id", "kind", "bridge", "session", dim("its id")), rows, empty=empty)
 
 
 async def _resources(tenant: str, bridge: str, kind: str) -> list[ResourceRef]:

@@ -21,6 +21,7 @@ from bridgehold import reads, writes
 from bridgehold.client.sync import SyncClient, SyncSession
 from bridgehold.config.layout import default_layout
 from bridgehold.errors import BridgeholdError, ConfigError, UsageError
+from bridgehold.faces.cli import place
 from bridgehold.faces.cli.run import Live, Tenant, building, print_value, read_arguments
 from bridgehold.faces.render import plain, print_cold, print_error
 from bridgehold.faces.screen import err, out
@@ -43,25 +44,31 @@ def shell(
         typer.Option("--terminal", help="A program of the sandbox's at this terminal."),
     ] = False,
     tenant: Tenant = LOCAL_TENANT,
+    env: place.Env = None,
+    cwd: place.Cwd = "",
+    limit: place.Limit = None,
 ) -> None:
     """Talk to one session: `OPERATION {JSON}` a line; with the python bridge, code as at Python's prompt.
 
     Ctrl-C interrupts the command that runs, Ctrl-D ends. Tab completes; there is a history.
     """
+    time_ms, limits = place.limits(limit)
+    where = place.placed(env, cwd)
     if terminal:
         from bridgehold.faces.cli.terminal import run_terminal
 
-        raise typer.Exit(run_terminal(bridge, tenant, program or ()))
+        raise typer.Exit(run_terminal(bridge, tenant, program or (), limits, where))
     if program:
         raise UsageError(f"{program[0][:80]!r} is a program for --terminal", where="shell")
     with SyncClient.open() as client, contextlib.ExitStack() as stack:
         with building(client):
-            session = stack.enter_context(client.session(bridge, tenant=tenant))
+            opening = client.session(bridge, tenant=tenant, limits=limits, **where)
+            session = stack.enter_context(opening)
         err.say((f"session {session.id}; end with Ctrl-D", "dim"))
         stack.enter_context(_line_editing(_completer(client, session, bridge, tenant)))
         while (text := _prompted(bridge)) is not None:
             if text.strip():
-                _run(client, session, bridge, tenant, text)
+                _run(client, session, bridge, tenant, text, time_ms)
 
 
 def _prompted(bridge: str) -> str | None:
@@ -73,7 +80,9 @@ def _prompted(bridge: str) -> str | None:
             err.say(("\nKeyboardInterrupt", "dim"))
 
 
-def _run(client: SyncClient, session: SyncSession, bridge: str, tenant: str, text: str) -> None:
+def _run(
+    client: SyncClient, session: SyncSession, bridge: str, tenant: str, text: str, deadline_ms: int
+) -> None:
     try:
         if bridge == "python" and not text.startswith(":"):
             operation, arguments = "python:execute", {"code": text}
@@ -82,7 +91,8 @@ def _run(client: SyncClient, session: SyncSession, bridge: str, tenant: str, tex
             operation = name if ":" in name else f"{bridge}:{name}"
             arguments = read_arguments(given or "{}")
         with Live(frames=True, apart=True) as shown:
-            reply = client.call(operation, arguments, session=session.id, tenant=tenant, on_event=shown)
+            asked: dict[str, Any] = {"session": session.id, "tenant": tenant, "deadline_ms": deadline_ms}
+            reply = client.call(operation, arguments, **asked, on_event=shown)
     except KeyboardInterrupt:
         err.say(("KeyboardInterrupt: the command was cancelled; the session lives", "dim"))
     except BridgeholdError as error:

@@ -161,8 +161,10 @@ def _raw() -> Iterator[None]:
         termios.tcsetattr(0, termios.TCSAFLUSH, before)
 
 
-def run_terminal(bridge: str, tenant: str, argv: Sequence[str]) -> int:
-    """Run `argv` in a sandbox at this terminal; its exit status."""
+def run_terminal(
+    bridge: str, tenant: str, argv: Sequence[str], limits: dict[str, str], where: dict[str, Any]
+) -> int:
+    """Run `argv` in a sandbox of these limits at this terminal; its exit status. `where`: `env`, `cwd`."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError(
             "standard input and output are no terminal",
@@ -171,14 +173,15 @@ def run_terminal(bridge: str, tenant: str, argv: Sequence[str]) -> int:
         )
     with running_host() as host:
         with build_bars() as built:
-            session = host.hold({"bridge": bridge, "tenant": tenant, "progress": True}, built)
+            params = {"bridge": bridge, "tenant": tenant, "progress": True}
+            session = host.hold(params | ({"limits": limits} if limits else {}), built)
         err.say((f"session {session}; it ends with the program", "dim"))
 
         def request(operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
             named = {"operation": f"{bridge}:{operation}", "arguments": arguments}
             return {**named, "session": session, "tenant": tenant}
 
-        what = {"argv": list(argv or DEFAULT), "terminal": _size()}
+        what = {"argv": list(argv or DEFAULT), "terminal": _size(), **where}
         fact = read_word(host.request("run", request("process_start", what))["value"], _Attached)
         with contextlib.ExitStack() as stack:
             stack.enter_context(_raw())

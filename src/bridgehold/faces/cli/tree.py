@@ -69,6 +69,15 @@ _POLICY = (
     Command("diff", "policy_review:diff", "Capabilities gained and lost from one grant to another."),
     Command("simulate", "policy_review:simulate", "What a policy would have refused of what was asked."),
     Command("test", "policy_review:expect", "Whether policies do what a file expects."),
+    Command("learn", "policy_learn:learn", "Draft a policy out of what was seen, for a person to sign."),
+    Command("review", "policy_sign:review", "What a policy changes since somebody signed it."),
+    Command("approve", "policy_sign:approve", "Sign it as it is now."),
+)
+_PROPOSALS = (
+    Command("list", "proposals:list_proposals", "Rules that were asked for."),
+    Command("show", "proposals:show", "The rule, what it gains, its risk."),
+    Command("approve", "proposals:approve", "Sign it: it holds until it expires."),
+    Command("reject", "proposals:reject", "Refuse it, or end one that was approved."),
 )
 _SECRETS = (
     Command("set", "secrets:set_secret", "Keep a key: typed at the prompt, or piped in."),
@@ -98,6 +107,7 @@ _AUDIT = (
     Command("report", "audit_report:report", "A review: reach, refusals, keys, spending, changes."),
     Command("export", "audit:export", "Every event as OCSF, one JSON line each."),
     Command("rotate-key", "audit_acts:rotate_key", "Another key signs anchors; both sign the change."),
+    Command("sinks", "audit_acts:sinks", "Where events and anchors leave to, and what waits."),
     Command("seal", "audit_acts:seal", "Close and sign old segments; drop their bodies, if asked to."),
 )
 _SESSIONS = (
@@ -146,6 +156,10 @@ TREE: Tree = {
     "Bridges and policies": (
         Group("bridge", "See bridges, build their environments, write and check your own.", _BRIDGE),
         Group("policy", "Check policies, and see what a bridge is granted and why.", _POLICY),
+        Command("propose", "proposals:propose", "Ask for the smallest rule that allows what was refused."),
+        Group(
+            "proposals", "Rules that were asked for: see, approve, reject.", _PROPOSALS, "proposals:proposals"
+        ),
         Command("chaos", "chaos:chaos", "Try a bridge while things go wrong."),
     ),
     "What happened": (

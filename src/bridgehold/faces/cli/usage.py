@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bridgehold.audit.query import TIMES, parse_time
+from bridgehold.audit.query import TIMES, parse_span
 from bridgehold.audit.read import read_all
 from bridgehold.audit.usage import Used, fold
 from bridgehold.faces.cli.audit import Folder, audit_folder
@@ -40,7 +40,7 @@ def usage(
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Who used what: sessions, commands, processor time, requests, tokens and bytes, as the audit has it."""
-    folder, begin, end = audit_folder(audit), parse_time(since), parse_time(until)
+    (begin, end), folder = parse_span(since, until), audit_folder(audit)
     found = fold(read_all(folder), tenant=tenant, since=begin, until=end)
     if json_output:
         print_json(found)

@@ -10,8 +10,9 @@ import msgspec
 from bridgehold.error_info import ErrorInfo
 from bridgehold.errors import UsageError
 from bridgehold.ids import ANONYMOUS_SESSION
-from bridgehold.protocol.frames import OfferedTool, misfit
+from bridgehold.protocol.frames import OfferedTool, SessionLimits, misfit
 from bridgehold.protocol.plain import loads
+from bridgehold.protocol.proposals import LONGEST, SHORTEST, WEEK
 from bridgehold.protocol.values import Answer
 
 _SMALL = 64 * 1024
@@ -28,11 +29,29 @@ class _Sent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class OpenSession(_Sent, frozen=True, kw_only=True):
-    """A session's bridge; without a name one is drawn, with it the open one of that name is given."""
+    """A session's bridge; without a name one is drawn, with it the open one of that name is given.
+
+    `limits`: its own (`memory`, `cpu`, `session`, `idle`), written as in a policy, at most what that gives.
+    """
 
     bridge: Name
     name: Name = ""
     tenant: Name = ""
+    limits: SessionLimits = {}
+
+
+class ExtendSession(_Sent, frozen=True, kw_only=True):
+    """`limits`: `session`, how long it may live from now on, and `idle`; at most what the policy gives."""
+
+    limits: SessionLimits
+
+
+class ExtendedSession(msgspec.Struct, frozen=True, kw_only=True):
+    """How long it may live from now on, and without a command."""
+
+    id: str
+    left_ms: int
+    idle_ms: int
 
 
 class _CommandFields(_Sent, frozen=True, kw_only=True):
@@ -160,6 +179,16 @@ class Rejection(_Sent, frozen=True, kw_only=True):
     """Why; whoever submitted it can read it."""
 
     reason: Name = ""
+
+
+class ProposalAsked(_Sent, frozen=True, kw_only=True):
+    """`event`: the refusal's, or the command's id. `weakenings`: those that the rule may bring, by name.
+    `seconds`: how long it holds once it is approved."""
+
+    event: Name
+    reason: Name = ""
+    weakenings: tuple[Name, ...] = ()
+    seconds: Annotated[int, msgspec.Meta(ge=SHORTEST, le=LONGEST)] = WEEK
 
 
 class CommandFacts(msgspec.Struct, frozen=True, kw_only=True):

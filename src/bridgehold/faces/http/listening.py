@@ -42,8 +42,13 @@ def listen(
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
-        raise ConfigError(_why(text, port, error), where=said, hint=_remedy(port, error)) from error
+        raise refused(text, port, error, said) from error
     return listener
+
+
+def refused(text: str, port: int, error: OSError, said: str) -> ConfigError:
+    """Why nobody can listen at `text`, which `said` says, and what to do."""
+    return ConfigError(_why(text, port, error), where=said, hint=_remedy(port, error))
 
 
 def _why(text: str, port: int, error: OSError) -> str:
@@ -82,7 +87,7 @@ def who_listens(port: int) -> str:
         except OSError:
             continue  # another user's, or gone
         if held:
-            shown = command.replace(b"\0", b" ").decode(errors="replace").strip()
+            shown = " ".join(command.replace(b"\0", b" ").decode(errors="replace").split())
             return f"pid {process.name} ({shown[:80] or 'unnamed'})"
     return ""
 

@@ -7,12 +7,14 @@ from bridgehold.faces.http import (
     bodies,
     commands,
     documents,
+    proposals,
     resources,
     sessions,
     submissions,
 )
 from bridgehold.faces.http.operator_routes import OPERATOR_ROUTES
 from bridgehold.faces.http.route import Route
+from bridgehold.protocol.proposals import Proposal, ShownProposal
 from bridgehold.protocol.submissions import Release, Shown, Submission
 from bridgehold.protocol.values import Answer, Artifact, OpenedSession, ResourceRef, SessionFacts
 
@@ -75,6 +77,14 @@ ROUTES: tuple[Route, ...] = (
         handler=sessions.close_session,
         summary="End a session",
         gives=bodies.ClosedSession,
+    ),
+    Route(
+        method="POST",
+        path="/v1/sessions/{session}/extend",
+        handler=sessions.extend_session,
+        summary="Give a session more time, up to what its policy gives",
+        body=bodies.ExtendSession,
+        gives=bodies.ExtendedSession,
     ),
     Route(
         method="GET",
@@ -259,6 +269,38 @@ ROUTES: tuple[Route, ...] = (
         summary="Refuse it; operators only",
         body=bodies.Rejection,
         gives=Submission,
+    ),
+    Route(
+        method="POST",
+        path="/v1/proposals",
+        handler=proposals.propose,
+        summary="Ask for the smallest rule that would have allowed what was refused",
+        body=bodies.ProposalAsked,
+        gives=Proposal,
+        status=201,
+    ),
+    Route(
+        method="GET",
+        path="/v1/proposals",
+        handler=proposals.listed,
+        summary="Rules that were asked for, the newest last",
+        gives=list[Proposal],
+        query=("tenant",),
+    ),
+    Route(
+        method="GET",
+        path="/v1/proposals/{proposal}",
+        handler=proposals.show,
+        summary="One of them: the rule, what it gains, its risk; it is approved at a terminal",
+        gives=ShownProposal,
+    ),
+    Route(
+        method="POST",
+        path="/v1/proposals/{proposal}/reject",
+        handler=proposals.reject,
+        summary="Refuse it, or end one that was approved; operators only",
+        body=bodies.Rejection,
+        gives=Proposal,
     ),
     Route(
         method="POST",

@@ -6,7 +6,7 @@ import msgspec
 from aiohttp import web
 
 from bridgehold.errors import SessionEndedError
-from bridgehold.faces.http.bodies import BridgeFacts, OpenSession
+from bridgehold.faces.http.bodies import BridgeFacts, ExtendedSession, ExtendSession, OpenSession
 from bridgehold.faces.http.calls import Call
 from bridgehold.faces.http.replies import answer
 from bridgehold.protocol.values import SessionFacts
@@ -27,6 +27,7 @@ async def open_session(call: Call) -> web.StreamResponse:
     asked = await call.body(OpenSession)
     tenant = call.caller.tenant(asked.tenant)
     wanted = {"bridge": asked.bridge, "name": asked.name, "tenant": tenant, "stays": True}
+    wanted |= {"limits": asked.limits} if asked.limits else {}
     made = await call.ask("session.open", wanted)
     call.face.places.note(call.caller.principal, made["id"], made["bridge"], made["tenant"])
     return answer(made, 201)
@@ -46,6 +47,13 @@ async def session(call: Call) -> web.StreamResponse:
     if facts is None:
         raise SessionEndedError(f"session {found['id']} has just ended", where=found["id"])
     return answer(msgspec.convert(facts, type=SessionFacts))
+
+
+async def extend_session(call: Call) -> web.StreamResponse:
+    """``POST``: more time for a session, up to what its policy gives."""
+    asked = await call.body(ExtendSession)
+    wanted = {"session": call.session_id(), "limits": asked.limits}
+    return answer(msgspec.convert(await call.ask("session.extend", wanted), type=ExtendedSession))
 
 
 async def close_session(call: Call) -> web.StreamResponse:

@@ -13,6 +13,8 @@ MOST_TEXT = 8 * 1024 * 1024
 """Characters of a cell's two streams; the first ones."""
 MOST_SHOWN = 1_000
 """Displays of a cell."""
+MOST_CHANGED = 10_000
+"""Of what it has shown: in its place, or taken away."""
 _MOST_NAME = 200
 _MOST_PROMPT = 4_096
 _RAISED = re.compile(r"([A-Za-z_][\w.]*)(?:: (.*))?", re.DOTALL)
@@ -27,7 +29,7 @@ class Cell:
         self._publish = publish
         self._trusted = trusted
         self._room = MOST_TEXT
-        self._shown = 0
+        self._shown = self._changed = 0
         self._end = ""
         self._prompt = ""
 
@@ -39,7 +41,11 @@ class Cell:
                 self._stream("stderr", f"\n[{event['cut']} bytes are left out here]\n")
             self._stream(event.get("stream"), visible(event.get("text")))
         elif kind == "chunk" and isinstance(data, dict) and "display" in data:
-            self._display(data["display"])
+            self._display(data["display"], data.get("id"), update=data.get("update") is True)
+        elif kind == "chunk" and isinstance(data, dict) and data.get("clear") is True:
+            self._changed += 1
+            if self._changed <= MOST_CHANGED:
+                self._publish("clear_output", {"wait": False})
 
     def _stream(self, name: object, text: str) -> None:
         if name == "stdout" and self._prompt and self._prompt in text:
@@ -53,13 +59,24 @@ class Cell:
         if self._room <= 0:
             self.note(f"[the rest of its output is left out: it has more than {MOST_TEXT} characters]")
 
-    def _display(self, forms: object) -> None:
+    def _display(self, forms: object, name: object, *, update: bool) -> None:
+        """`name`: of its place in the page; with `update` what stands there is replaced."""
+        known = isinstance(name, str) and 0 < len(name) <= _MOST_NAME
+        place = {"display_id": visible(name)} if known else {}
+        if update:
+            self._changed += 1
+            if known and self._changed <= MOST_CHANGED:
+                self._show("update_display_data", forms, place)
+            return
         self._shown += 1
         if self._shown == MOST_SHOWN + 1:
             self.note(f"[what else this cell shows is left out: it shows more than {MOST_SHOWN}]")
-        data = bundle(forms, trusted=self._trusted) if self._shown <= MOST_SHOWN else {}
-        if data:
-            self._publish("display_data", {"data": data, "metadata": {}, "transient": {}})
+        if self._shown <= MOST_SHOWN:
+            self._show("display_data", forms, place)
+
+    def _show(self, kind: str, forms: object, place: dict[str, str]) -> None:
+        if data := bundle(forms, trusted=self._trusted):
+            self._publish(kind, {"data": data, "metadata": {}, "transient": place})
 
     def asked(self, prompt: str) -> str:
         """The prompt to ask with. The code has printed it, too: it is shown once, whichever comes first."""

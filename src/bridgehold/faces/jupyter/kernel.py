@@ -16,10 +16,12 @@ from importlib.metadata import version
 from typing import Any
 
 import msgspec
+import psutil
 
 from bridgehold.client.session import ClientSession
 from bridgehold.client.tools import Tool
-from bridgehold.errors import BridgeholdError
+from bridgehold.error_texts import defect_of
+from bridgehold.errors import BridgeholdError, LimitError
 from bridgehold.faces.jupyter import requests
 from bridgehold.faces.jupyter.cell import INTERRUPTED, Cell, told
 from bridgehold.faces.jupyter.forms import visible
@@ -31,7 +33,10 @@ _LOOK_MS = 5_000
 _KEPT = 1_000
 """Inputs that a front end's history has."""
 _MOST_MATCHES = 1_000
+_MOST_ID = 200
 _PARENT_SECONDS = 1.0
+MOST_MEMORY, _MEMORY_SECONDS = 1 << 30, 0.1
+"""Of this process; how often that is looked at."""
 
 Handler = Callable[[Message], Awaitable[dict[str, Any]]]
 
@@ -64,7 +69,13 @@ class Kernel:
     async def serve(self) -> None:
         """Until `stop`, a shutdown, or the end of the process that started this one."""
         self._wire.publish("status", {"execution_state": "starting"}, None)
-        works = (self._serve("shell"), self._serve("control"), self._wire.beat(), self._orphaned())
+        works = (
+            self._serve("shell"),
+            self._serve("control"),
+            self._wire.beat(),
+            self._orphaned(),
+            self._modest(),
+        )
         tasks = [asyncio.create_task(work) for work in (*works, self._over.wait())]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -89,6 +100,14 @@ class Kernel:
         while os.getppid() == parent or not os.environ.get("JPY_PARENT_PID"):  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(_PARENT_SECONDS)
 
+    async def _modest(self) -> None:
+        """A stranger of this machine may begin a message of any number of parts, and what a front end leaves
+        unread waits: past its bound the kernel ends, and not the machine."""
+        mine = psutil.Process()
+        while mine.memory_info().rss <= MOST_MEMORY:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(_MEMORY_SECONDS)
+        raise LimitError(f"the kernel would hold more than {MOST_MEMORY >> 20} MiB", hint="Start it again.")
+
     async def _serve(self, channel: Channel) -> None:
         while True:
             await self._answer(await self._wire.receive(channel))
@@ -98,6 +117,8 @@ class Kernel:
     async def _answer(self, asked: Message) -> None:
         handler = self._handlers.get(asked.kind)
         self._wire.publish("status", {"execution_state": "busy"}, asked)
+        if asked.kind == "comm_open":
+            self._refuse_comm(asked)
         if handler is not None:
             try:
                 content = await handler(asked)
@@ -106,6 +127,8 @@ class Kernel:
                 content = {"status": "error", "ename": "UsageError", "evalue": said, "traceback": [said]}
             except BridgeholdError as error:
                 content = {"status": "error", **told(error)}
+            except Exception as error:  # noqa: BLE001 - who asked waits for a reply, and the kernel serves on
+                content = {"status": "error", **told(defect_of(error, asked.kind))}
             self._wire.reply(asked, content)
         self._wire.publish("status", {"execution_state": "idle"}, asked)
 
@@ -256,6 +279,12 @@ class Kernel:
 
     async def _comms(self, _: Message) -> dict[str, Any]:
         return {"status": "ok", "comms": {}}
+
+    def _refuse_comm(self, asked: Message) -> None:
+        """A widget's channel: no code of a cell's is at its other end, and a front end is told so."""
+        name = asked.content.get("comm_id") if isinstance(asked.content, dict) else None
+        if isinstance(name, str) and 0 < len(name) <= _MOST_ID:
+            self._wire.publish("comm_close", {"comm_id": name, "data": {}}, asked)
 
     async def _interrupt(self, _: Message) -> dict[str, Any]:
         self.interrupt()

@@ -40,7 +40,7 @@ _OF_ANY_SESSION = {"configure_lm", "list_programs", "get_program", "get_program_
 """Callers say which of their sessions it is for; one session here holds them all."""
 _UNREAD = {"use_dynamic_signature", "auto_bind_common"}
 _UNSET = {"variable_aware", "variable_bindings"}
-"""Asked for only where they hold something; then the bridge says that it has none."""
+"""LimitsRequest for only where they hold something; then the bridge says that it has none."""
 _FIELD = {"name", "type", "description", "choices"}
 _SPELLED = {"list[typing.Any]": "list", "dict[str, typing.Any]": "dict"}
 """A type as an answer spells it, and callers keep it, by the name that it was asked for with."""

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from bridgehold.audit.query import Query, parse_kind, parse_time
+from bridgehold.audit.query import Query, parse_kind, parse_span
 from bridgehold.audit.reading.language import narrowed, parse
 from bridgehold.audit.reading.syntax import Expression, both
 
@@ -54,9 +54,10 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 
     def expression(self, now: datetime | None = None) -> Expression:
         """What to look for. Raises `UsageError`, which names the column."""
+        begin, end = parse_span(self.since, self.until, now)
         wanted = Query(
             kind=parse_kind(""), tenant=self.tenant, session=self.session, command=self.command,
-            since=parse_time(self.since, now), until=parse_time(self.until, now),
+            since=begin, until=end,
         )  # fmt: skip
         return both(parse(self.q, now), parse(self.asked_view, now), narrowed(wanted, self.framework))
 

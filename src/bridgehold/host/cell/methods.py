@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 import msgspec
 
+from bridgehold.audit.client import JournalClient
 from bridgehold.bridges.frames import ChunkFrame, FaultFrame, ProgressFrame
 from bridgehold.errors import (
     BridgeholdError,
@@ -19,7 +20,7 @@ from bridgehold.errors import (
     UnsupportedError,
     UsageError,
 )
-from bridgehold.host.cell.commands.dispatch import Dispatch, OrderMaker
+from bridgehold.host.cell.commands.dispatch import Dispatch
 from bridgehold.host.cell.scripts.user_scripts import UserScripts
 from bridgehold.host.cell.sessions.bound import UnnamedSessions, bound_session
 from bridgehold.host.cell.sessions.session import Session, SessionKey
@@ -29,6 +30,7 @@ from bridgehold.host.cell.tools.offers import CallersOffer
 from bridgehold.host.cell.tools.values import ToolSpec
 from bridgehold.host.cell.workers.translate import fault_error
 from bridgehold.host.cell.workers.zygote import ZygoteInfo
+from bridgehold.host.front.boots import OrderMaker
 from bridgehold.host.front.environments import LISTENER
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit
@@ -38,9 +40,11 @@ from bridgehold.host.shares.callers import CALLER
 from bridgehold.host.shares.logs import OutputPiece
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.ids import parse_name, random_id
+from bridgehold.policies.limits_request import NOTHING, TIMES, LimitsRequest, read_asked
 from bridgehold.protocol.frames import (
     CommandRequest,
     DrainParams,
+    ExtendParams,
     FindParams,
     NoParams,
     OpenParams,
@@ -112,9 +116,11 @@ class Methods:
         pool_counts: Callable[[], dict[tuple[str, str], int]],
         scripts: UserScripts,
         redact: Callable[[str, str], Awaitable[str]],
+        journal: JournalClient,
     ) -> None:
         """`redact`: (tenant, text) without the values of the tenant's secrets."""
         self._redact = redact
+        self._journal = journal
         self._unnamed = UnnamedSessions()
         self._tools = CallerTools()
         self._metrics = metrics
@@ -139,6 +145,7 @@ class Methods:
             "tool.reply": Method(ToolReplyParams, self.tool_reply),
             "session.open": Method(OpenParams, self.session_open),
             "session.hold": Method(OpenParams, self.session_hold),
+            "session.extend": Method(ExtendParams, self.session_extend),
             "session.close": Method(SessionParams, self.session_close),
             "foreign.open": Method(OpenScriptParams, self.script_open),
             "foreign.send": Method(ScriptSendParams, self.script_send),
@@ -189,7 +196,7 @@ class Methods:
         key = self._key(params)
         if params.progress:
             _tell_builds(params.bridge, emit)
-        opening = self._open(key, principal)
+        opening = self._open(key, principal, read_asked(params.limits))
         if not params.name and not params.stays:
             opening = self._unnamed.opened(asyncio.ensure_future(opening))
         session = await opening
@@ -207,7 +214,8 @@ class Methods:
         key = self._key(params)
         if params.progress:
             _tell_builds(params.bridge, emit)
-        return await bound_session(asyncio.ensure_future(self._open(key, principal)), emit)
+        opening = self._open(key, principal, read_asked(params.limits))
+        return await bound_session(asyncio.ensure_future(opening), emit)
 
     async def script_open(self, principal: Principal, params: OpenScriptParams, emit: Emit) -> object:
         """Open a session whose worker is a user script; answered when it ends."""
@@ -236,12 +244,12 @@ class Methods:
             )
         return SessionKey(tenant, bridge, name)
 
-    async def _open(self, key: SessionKey, principal: Principal) -> Session:
+    async def _open(self, key: SessionKey, principal: Principal, asked: LimitsRequest) -> Session:
         try:
-            return await self._sessions.get_or_open(
+            session = await self._sessions.get_or_open(
                 key,
                 lambda session_id: self._make_order(
-                    key.tenant, key.bridge, session_id, key.name, principal.name
+                    key.tenant, key.bridge, session_id, key.name, principal.name, asked
                 ),
                 principal.name,
             )
@@ -249,6 +257,20 @@ class Methods:
             if error.traceback:
                 error.traceback = await self._redact(key.tenant, error.traceback)
             raise
+        if asked not in (NOTHING, session.order.asked):
+            raise UsageError(
+                f"session {session.id} of that name has begun with other limits",
+                where="limits",
+                hint="Give another name, end it first, or prolong its times: `session.extend`.",
+            )
+        return session
+
+    async def session_extend(self, principal: Principal, params: ExtendParams, _emit: Emit) -> object:
+        """Give a session more time, up to what its policy gives now from its beginning on."""
+        session = self._find(principal, params.session)
+        asked = read_asked(params.limits, TIMES)
+        grant = await self._registry.grant(session.key.tenant, session.key.bridge)
+        return await session.extend(grant, asked, principal.name, self._journal)
 
     async def session_close(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:
         """Close a session, and wait until its processes are gone."""

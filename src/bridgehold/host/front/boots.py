@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Awaitable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
 from bridgehold.bridges.frames import BootFrame, ProviderBinding
 from bridgehold.bridges.manifest import Manifest
+from bridgehold.policies.limits_request import NOTHING, LimitsRequest
 from bridgehold.policies.model import Grant
+from bridgehold.sandbox.spec import resources
 from bridgehold.sandbox.values import SandboxSpec, StartNote
 
 GATEWAY_PORT = 8080
@@ -63,6 +66,30 @@ class StartOrder(msgspec.Struct, frozen=True, kw_only=True):
     """Names of its starter's variables that stay outside."""
     env_secrets: tuple[tuple[str, str], ...] = ()
     """Weakening ``env_secret`` only: variables that travel in the boot frame, never in argv."""
+    asked: LimitsRequest = NOTHING
+    """Limits that its caller asked for: `grant` has them. `spec` is what the policy gives, which zygotes and
+    pools are made for."""
+
+    @property
+    def own_spec(self) -> SandboxSpec:
+        """The sandbox of this session, with its own limits."""
+        return msgspec.structs.replace(self.spec, resources=resources(self.grant))
+
+
+class OrderMaker(Protocol):
+    """Says what to start; see `Orders.make`."""
+
+    def __call__(
+        self,
+        tenant: str,
+        bridge: str,
+        session: str,
+        session_name: str,
+        principal: str,
+        asked: LimitsRequest = NOTHING,
+        /,
+    ) -> Awaitable[StartOrder]:
+        """An order for `tenant`'s session of `bridge`."""
 
 
 def new_placeholder() -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Protocol
 
 from bridgehold.host.front.environments import Environments
@@ -20,13 +22,30 @@ class AskStop(Protocol):
         """Begin to stop, for `reason`."""
 
 
+class Audited(Protocol):
+    """See `AdminLog.audited`."""
+
+    async def __call__(
+        self,
+        principal: Principal,
+        action: str,
+        subject: str,
+        details: Mapping[str, object],
+        act: Callable[[], Awaitable[None]],
+    ) -> None:
+        """`act`, between a durable intent and its outcome."""
+
+
 class BridgeMethods:
     """Handlers; each takes (principal, params, emit)."""
 
-    def __init__(self, registry: Registry, environments: Environments, stop: AskStop) -> None:
+    def __init__(
+        self, registry: Registry, environments: Environments, stop: AskStop, audited: Audited
+    ) -> None:
         self._registry = registry
         self._environments = environments
         self._stop = stop
+        self._audited = audited
 
     def table(self) -> dict[str, Method]:
         """The methods by name."""
@@ -69,8 +88,14 @@ class BridgeMethods:
         tenant = parse_name(params.tenant, "tenant")
         return await self._registry.grant(tenant, parse_name(params.bridge, "bridge"))
 
-    async def stop(self, _principal: Principal, params: StopParams, _emit: Emit) -> object:
-        """Once what runs has finished, or its time for that is over; `now`: at once."""
-        reason = "replaced by a new host" if params.again else "asked by an operator"
-        await self._stop(reason, now=params.now, again=params.again)
+    async def stop(self, principal: Principal, params: StopParams, _emit: Emit) -> object:
+        """Once what runs has finished, or its time for that is over; `now`: at once.
+
+        For another one only where that could begin its audit: it would end at once, and nobody be served.
+        """
+        if params.again:
+            stop = partial(self._stop, "replaced by a new host", now=params.now, again=True)
+            await self._audited(principal, "stop", "host", {"again": True}, stop)
+        else:
+            await self._stop("asked by an operator", now=params.now, again=False)
         return {"status": "stopping"}

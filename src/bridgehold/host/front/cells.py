@@ -104,7 +104,7 @@ class Cells:
             self.ends,
             allowances,
             zygote_bytes,
-            Lending(buffered_bytes),
+            Lending(buffered_bytes, self._recall),
             self._spawn,
         )
         self._stopping = ""
@@ -199,6 +199,10 @@ class Cells:
         for cell in self._cells.values():
             cell.tell("config", new)
             self._spawn(self.asks.withdraw(cell, cell.bridges))
+
+    def _recall(self) -> None:
+        for cell in self._cells.values():
+            cell.tell("recall", None)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -304,7 +308,14 @@ class Cells:
             self._demand_rest(tenant)
         cell, generation = Cell(tenant), self._generation
         link = Link(partial(self.asks.answer, cell), _OF_CELL, partial(self.asks.told, cell))
-        await self._starts.begin(cell, link, await self._make_config(tenant))
+        config = await self._make_config(tenant)
+        lending = self.asks.lending
+        try:
+            config = msgspec.structs.replace(config, lent=lending.begin(tenant, cell.name))
+            await self._starts.begin(cell, link, config)
+        except BaseException:
+            lending.end(tenant, cell.name)
+            raise
         self._cells[tenant] = cell
         if generation != self._generation:  # one that came meanwhile
             later = await self._make_config(tenant)

@@ -68,6 +68,7 @@ FORWARDED: dict[str, _Forward] = {
     "resource.delete": _Forward(),
     "resource.list": _Forward(reads=True),
     "describe": _Forward(reads=True),
+    "session.extend": _Forward(whose="session"),
     "session.close": _Forward(whose="session"),
     "session.kill": _Forward(whose="session"),
     "session.profile": _Forward(whose="session"),

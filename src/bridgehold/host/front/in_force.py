@@ -62,5 +62,6 @@ class InForce:
         )
         await self._journal.append(loaded, durable=False)
         facts = msgspec.to_builtins(grant)
+        del facts["then"]  # it is written when it comes
         facts["sources"] = {key: str(source) for key, source in grant.sources.items()}
         await self._journal.append(GrantResolved(tenant=grant.tenant, digest=grant.digest, grant=facts))

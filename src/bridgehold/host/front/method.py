@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from bridgehold.error_info import ErrorInfo
-from bridgehold.errors import BridgeholdError, InternalError, UsageError
+from bridgehold.errors import BridgeholdError, UsageError
 from bridgehold.host.front.callers import SMALL, Callers
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.shares.logs import LAST_OUTPUT
@@ -130,10 +128,3 @@ def visible_info(error: BridgeholdError, principal: Principal | None) -> ErrorIn
         return info
     hint = info.hint.partition(LAST_OUTPUT)[0].strip()
     return msgspec.structs.replace(info, traceback="", output=msgspec.UNSET, hint=hint)
-
-
-def defect_of(error: Exception, method: str) -> InternalError:
-    """What a caller is told of a defect; its traceback goes to the host's log."""
-    defect = InternalError(f"{type(error).__name__} in {method}")
-    sys.stderr.write(f"bridgehold: {defect.message}\n{''.join(traceback.format_tb(error.__traceback__))}")
-    return defect

@@ -22,11 +22,11 @@ from bridgehold.bridges.manifest_file import MAX_FILE_BYTES
 from bridgehold.config.layout import Layout
 from bridgehold.config.settings import Settings
 from bridgehold.error_info import ErrorInfo
+from bridgehold.error_texts import at_border
 from bridgehold.errors import (
     BridgeholdError,
     BusyError,
     DeniedError,
-    InternalError,
     ManifestError,
     NotFoundError,
     UsageError,
@@ -351,7 +351,7 @@ def _network(sock: socket.socket) -> bytes:
 
 
 def _defect(error: Exception) -> ErrorInfo:
-    return InternalError(f"a defect in Bridgehold: {type(error).__name__}").info()
+    return at_border(error, f"a defect in Bridgehold: {type(error).__name__}").info()
 
 
 def _shown(entry: Entry) -> openings.OwnBridge:

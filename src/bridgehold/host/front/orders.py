@@ -19,6 +19,7 @@ from bridgehold.host.front.boots import GATEWAY_PORT, StartOrder
 from bridgehold.host.front.environments import Environments
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.shares import cell_wire
+from bridgehold.policies.limits_request import NOTHING, LimitsRequest, narrowed
 from bridgehold.policies.model import Grant
 from bridgehold.sandbox.spec import worker_spec
 
@@ -73,16 +74,24 @@ class Orders:
         return await self._registry.grant(tenant, bridge)
 
     async def make(
-        self, tenant: str, bridge: str, session: str, session_name: str, principal: str
+        self,
+        tenant: str,
+        bridge: str,
+        session: str,
+        session_name: str,
+        principal: str,
+        asked: LimitsRequest = NOTHING,
     ) -> StartOrder:
         """`principal`: who opens the session; empty, as `session` is, where none is opened.
 
-        Raises `PolicyError`, `UnsupportedError`, `EnvironmentBuildError`, `DependencyError`."""
+        Raises `PolicyError`, `UnsupportedError`, `EnvironmentBuildError`, `DependencyError`; `DeniedError`
+        for what is `asked` beyond the policy."""
         for _ in range(_MOST_TRIES):
             manifest = self._registry.manifest(bridge, tenant)
             section = self._settings.bridge(bridge)
             await self._check_required(tenant, manifest, section)
             grant = self._startable(await self._registry.grant(tenant, bridge))
+            own = narrowed(grant, asked, manifest.needs.limits) if asked != NOTHING else grant
             environment = await self._environments.ensure(manifest, grant=grant)
             if await self._holds(tenant, manifest, grant):
                 break
@@ -101,7 +110,8 @@ class Orders:
             session=session,
             session_name=session_name,
             manifest=manifest,
-            grant=grant,
+            grant=own,
+            asked=asked,
             spec=worker_spec(
                 grant,
                 paths,

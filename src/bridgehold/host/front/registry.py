@@ -23,11 +23,13 @@ from bridgehold.host.front.in_force import InForce, Records
 from bridgehold.host.front.seen_bridges import SeenBridges
 from bridgehold.host.front.slips import demand_no_slip
 from bridgehold.ids import is_name
-from bridgehold.policies.compose import compose, compose_tenant
+from bridgehold.policies.approved import Approved, Verified, in_force, read_rules, until_each_ends, widened
+from bridgehold.policies.compose import Read, compose, compose_tenant
 from bridgehold.policies.files import Kind, PolicyFiles, Readings, of_tenant
 from bridgehold.policies.grant import resolve
 from bridgehold.policies.model import Ceilings, Decision, Grant, Machine, Policy
 from bridgehold.policies.narrow import narrow
+from bridgehold.policies.reviewed import ReviewedOnly
 from bridgehold.policies.tenants import parse as parse_tenant
 from bridgehold.sandbox.values import TenantShare
 
@@ -46,6 +48,8 @@ class Granted(msgspec.Struct, frozen=True):
     generation: int
     """Of configurations: which one it was resolved under."""
     readings: Readings
+    until: int
+    """When it is resolved anew in any case, in seconds of the epoch; 0: never."""
     decisions: dict[tuple[str, tuple[str, ...]], Decision]
     """What was decided under this grant, by operation and kinds of resources: of declared ones alone."""
 
@@ -80,6 +84,8 @@ class Registry:
         self._machine = machine
         self._journal = journal
         self.files = files or PolicyFiles(layout.policies, layout.tenants)
+        self.verified: Verified | None = None
+        """Tells sound signatures of approved rules; None: nobody here knows the key, nor runs anything."""
         self._in_force = InForce(journal, _MOST_KEPT) if journal is not None else None
         self._grants: dict[tuple[str, str], Granted] = {}
         self._generation = 0
@@ -242,7 +248,7 @@ class Registry:
         place = (tenant, bridge if begun is None else begun.release)
         for _ in range(_MOST_TRIES):
             known = self._grants.pop(place, None)
-            if known is not None and known.generation != self._generation:
+            if known is not None and (known.generation != self._generation or 0 < known.until <= time.time()):
                 known = None
             if known is not None and known.catalogue is not self._bridges.catalogue:
                 known = self._carried(known, tenant, begun)
@@ -283,45 +289,69 @@ class Registry:
         if self._in_force is not None:
             place = (tenant, bridge if begun is None else begun.release)
             await self._in_force.write_down(place, grant, readings)
-        return Granted(manifest, grant, catalogue, bridges, generation, readings, {})
+        end = min(filter(None, (grant.until, readings.until)), default=0)
+        return Granted(manifest, grant, catalogue, bridges, generation, readings, end, {})
 
     def demand_no_slip(self, tenant: str) -> None:
         """Raise `NotFoundError` for a slip of a tenant's name. A cell's tenant was looked at by the front."""
         if not self._of_tenants:
             demand_no_slip(self._layout, tenant, self._configured)
 
-    def resolve_grant(self, tenant: str, manifest: Manifest) -> Grant:
-        """The grant, resolved from the files as they are now; writes nothing."""
-        return self._resolve(tenant, manifest, Readings(self.files))
+    def resolve_grant(self, tenant: str, manifest: Manifest, more: Policy | None = None) -> Grant:
+        """The grant, resolved from the files as they are now; writes nothing. `more`: if that were added."""
+        return self._resolve(tenant, manifest, Readings(self.files), more)
 
-    def _resolve(self, tenant: str, manifest: Manifest, readings: Readings) -> Grant:
-        grant = resolve(
-            manifest.needs,
-            compose(self._policy_name(manifest.name, tenant, readings), readings.policy),
-            self._ceiling(tenant, manifest.name, readings),
-            self._machine,
-            tenant=tenant,
-            bridge=manifest.name,
-            version=manifest.version,
-            private_providers=[name for name, entry in self._config.providers.items() if entry.private],
-        )
+    def _resolve(
+        self, tenant: str, manifest: Manifest, readings: Readings, more: Policy | None = None
+    ) -> Grant:
+        policy = compose(self._policy_name(manifest.name, tenant, readings), self._reader(readings))
+        ceiling = self._ceiling(tenant, manifest.name, readings)
         own = readings.read("tenant", tenant)
         ceilings = parse_tenant(tenant, own.text, own.file).limits if own is not None else Ceilings()
-        return msgspec.structs.replace(grant, ceilings=ceilings)
+        rules = self.approved(manifest.name, tenant, readings)
+        extra = () if more is None else (more,)
+
+        def resolved(adds: Iterable[Policy]) -> Grant:
+            grant = resolve(
+                manifest.needs,
+                widened(policy, (*adds, *extra)),
+                ceiling,
+                self._machine,
+                tenant=tenant,
+                bridge=manifest.name,
+                version=manifest.version,
+                private_providers=[name for name, entry in self._config.providers.items() if entry.private],
+            )
+            return msgspec.structs.replace(grant, ceilings=ceilings)
+
+        return until_each_ends(rules, time.time(), resolved)
+
+    def approved(self, bridge: str, tenant: str, readings: Readings | None = None) -> tuple[Approved, ...]:
+        """Every approved rule of the tenant's bridge, those that have ended too. Raises `PolicyError`."""
+        found = (readings or Readings(self.files)).read("approved", of_tenant(bridge, tenant))
+        return read_rules(bridge, tenant, found.text, found.file, self.verified) if found else ()
 
     def policy(self, name: str) -> Policy:
         """The policy file `name`, with what it extends. Raises `PolicyError`."""
-        return compose(name, Readings(self.files).policy)
+        return compose(name, self._reader(Readings(self.files)))
+
+    def _reader(self, readings: Readings) -> Read:
+        """Policies by name; only what somebody has signed, where the configuration demands it."""
+        required = self._config.review.required
+        return ReviewedOnly(readings, self.verified, time.time()) if required else readings.policy
 
     def policy_for(self, name: str, tenant: str) -> tuple[Policy, Readings]:
         """The policy `name` within the tenant's ceiling, and what that rests on; a bridge's own table of the
-        ceiling too, where its name is the policy's and it runs under it. Raises as `policy`.
+        ceiling and its approved rules too, where it runs under it and its name is the policy's.
         """
         readings = Readings(self.files)
-        policy = compose(name, readings.policy)
+        policy = compose(name, self._reader(readings))
         bridge = name.partition("@")[0]
         runs = bridge in self._bridge_names(tenant) and self._policy_name(bridge, tenant, readings) == name
         ceiling = self._ceiling(tenant, bridge if runs else "", readings)
+        if runs:
+            rules = in_force(self.approved(bridge, tenant, readings), time.time())
+            policy = widened(policy, (one.adds for one in rules))
         return (policy if ceiling is None else narrow(policy, ceiling)), readings
 
     def policy_name(self, bridge: str, tenant: str) -> str:
@@ -346,7 +376,7 @@ class Registry:
             return None
         parse_tenant(tenant, found.text, found.file)
         known = self._bridge_names(tenant)
-        return compose_tenant(tenant, found.text, found.file, bridge, readings.policy, known=known)
+        return compose_tenant(tenant, found.text, found.file, bridge, self._reader(readings), known=known)
 
     def _bridge_names(self, tenant: str) -> tuple[str, ...]:
         """Every bridge that the tenant sees, switched off and broken ones too."""

@@ -1,6 +1,6 @@
 """What a front and a cell say to each other over their link, by method.
 
-front → cell: `call`, `left`, `config`, `retire`, `metrics`, `unpack`, `try`, `end`, `stop`.
+front → cell: `call`, `left`, `config`, `retire`, `recall`, `metrics`, `unpack`, `try`, `end`, `stop`.
 cell → front: `order`, `granted`, `opened`, `ended`, `over`, `used`, `relay`, `shut`, `lend`, `returned`.
 Connections come by a entrance of their own.
 """
@@ -14,6 +14,7 @@ import msgspec
 from bridgehold.host.shares.session_ends import SessionEnd
 from bridgehold.host.startup import HostConfig
 from bridgehold.keeper.spending import Period, Used
+from bridgehold.policies.limits_request import NOTHING, LimitsRequest
 from bridgehold.policies.model import Grant, Machine
 from bridgehold.protocol.values import Principal
 from bridgehold.sandbox.values import SandboxSpec
@@ -37,8 +38,12 @@ class CellConfig(msgspec.Struct, frozen=True, kw_only=True):
     config: str
     """The configuration that holds, as JSON."""
     spent: Spent
+    approvals: bytes = b""
+    """See `Ground.approvals`."""
     ended: tuple[SessionEnd, ...] = ()
     """Sessions of the tenant's cells before it."""
+    lent: int = 0
+    """Of the bytes that all cells may hold for their guests, beside what each has."""
     uid: int = -1
     """Its own, in the namespace that it is handed; -1: it stays the host's."""
 
@@ -122,6 +127,7 @@ class AskOrder(msgspec.Struct, frozen=True, kw_only=True):
     session: str
     session_name: str
     principal: str
+    asked: LimitsRequest = NOTHING
 
 
 class Ordered(msgspec.Struct, frozen=True, kw_only=True):

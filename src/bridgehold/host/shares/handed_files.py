@@ -54,7 +54,7 @@ class HandedFiles(PolicyFiles):
 
     def own(self, kind: Kind, names: Iterable[str], *, on_disk: bool = False) -> list[Text | None]:
         """See `PolicyFiles.own`."""
-        if kind == "policy":
+        if kind != "tenant":
             return super().own(kind, names, on_disk=on_disk)
         return [self._of(name) for name in names]
 

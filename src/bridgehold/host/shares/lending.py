@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import time
 from collections.abc import Awaitable, Callable
 
-from bridgehold.errors import BridgeholdError, BusyError
+from bridgehold.errors import BridgeholdError, BusyError, UsageError
 from bridgehold.host.shares.fair import Shares
 from bridgehold.host.startup import MOST_CELLS
 
@@ -15,6 +17,8 @@ _OWN = 128 * 1024
 _STEPS, _SMALLEST_STEP = 64, 16 * 1024
 """What is lent at once: one of so many parts of all, and so much at the least."""
 PATIENCE_SECONDS = 10.0
+_RECALL_SECONDS = 1.0
+"""Between two words to all cells that what they don't need is wanted."""
 
 
 def own_part(total: int) -> int:
@@ -22,21 +26,49 @@ def own_part(total: int) -> int:
     return min(_OWN, total // (2 * MOST_CELLS))
 
 
+def step(total: int) -> int:
+    """What is lent at once, and kept by a cell for as long as nobody else wants it (pure)."""
+    return max(_SMALLEST_STEP, total // _STEPS)
+
+
 class Lending:
     """The front's end: of what is free no tenant's cell has more than the others could."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, recall: Callable[[], None]) -> None:
+        """`recall`: have all cells give back what they don't need."""
         self._shares = Shares(total - MOST_CELLS * own_part(total))
+        self._first = step(total)
+        self._recall, self._recalled_at = recall, -math.inf
         self._lent: dict[str, int] = {}
+        self._asking: set[str] = set()
 
     def lent_to(self, cell: str) -> int:
         """Bytes that the cell has of others' now."""
         return self._lent.get(cell, 0)
 
+    def begin(self, tenant: str, cell: str) -> int:
+        """What a new cell has to begin with, so that it needs no word of ours for what is usual."""
+        if not self._shares.take(tenant, self._first):
+            return 0
+        self._lent[cell] = self._first
+        return self._first
+
     async def lend(self, tenant: str, cell: str, amount: int) -> None:
-        """Once there is room. Raises `BusyError` where there is none in time."""
-        if not await self._shares.wait(tenant, amount, PATIENCE_SECONDS):
-            raise BusyError("the host holds as many bytes for this tenant as it may")
+        """Once there is room. Raises `BusyError` where none comes in time, `UsageError` for a second ask."""
+        if cell in self._asking:
+            raise UsageError("a cell asks for bytes once at a time")
+        self._asking.add(cell)
+        try:
+            if (
+                not self._shares.fits(tenant, amount)
+                and time.monotonic() - self._recalled_at > _RECALL_SECONDS
+            ):
+                self._recalled_at = time.monotonic()
+                self._recall()
+            if not await self._shares.wait(tenant, amount, PATIENCE_SECONDS):
+                raise BusyError("the host holds as many bytes for this tenant as it may")
+        finally:
+            self._asking.discard(cell)
         self._lent[cell] = self._lent.get(cell, 0) + amount
 
     def take_back(self, tenant: str, cell: str, amount: int) -> None:
@@ -56,13 +88,20 @@ class Lent(Shares):
     """The cell's end: what it has, and asks for more of. Whoever finds no room comes again, or is woken."""
 
     def __init__(
-        self, total: int, ask: Callable[[int], Awaitable[object]], give_back: Callable[[int], None]
+        self,
+        total: int,
+        ask: Callable[[int], Awaitable[object]],
+        give_back: Callable[[int], None],
+        begun: int = 0,
     ) -> None:
-        """`total`: the bound over all cells. `ask`: over once that is lent, raises where it isn't."""
-        super().__init__(own_part(total), part=0)
-        self._step = max(_SMALLEST_STEP, total // _STEPS)
+        """`total`: the bound over all cells. `ask`: over once that is lent, raises where it isn't.
+
+        `begun`: as of `Lending.begin`.
+        """
+        super().__init__(own_part(total) + begun, part=0)
+        self._step = step(total)
         self._ask, self._give_back = ask, give_back
-        self._lent = self._peak = 0
+        self._lent, self._peak = begun, 0
         self._asking: asyncio.Task[None] | None = None
         self._wake: list[Callable[[], None]] = []
 
@@ -97,10 +136,17 @@ class Lent(Shares):
             wake()
 
     def tidy(self) -> None:
-        """Give back what nobody has needed since the last time."""
-        spare = min(self._lent, (self.total - self._peak) // self._step * self._step)
+        """Give back what nobody has needed since the last time, but for what a cell begins with."""
+        spare = min(self._lent - self._step, self.total - self._peak)
         self._peak = self.taken
-        if spare > 0:
-            self._lent -= spare
-            self.widen(-spare)
-            self._give_back(spare)
+        self._return(spare // self._step * self._step)
+
+    def recall(self) -> None:
+        """Give back all that isn't taken now: others want it."""
+        self._return(min(self._lent, self.total - self.taken))
+
+    def _return(self, amount: int) -> None:
+        if amount > 0:
+            self._lent -= amount
+            self.widen(-amount)
+            self._give_back(amount)

@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from bridgehold.error_info import ErrorInfo
+from bridgehold.error_texts import at_border
 from bridgehold.errors import (
     BridgeholdError,
     CancelledError,
@@ -292,7 +293,7 @@ class Link:
         except BridgeholdError as error:
             said = Frame(kind="error", id=frame.id, error=error.info())
         except Exception as error:  # noqa: BLE001 - a defect of ours ends one question
-            defect = InternalError(f"a defect in Bridgehold: {type(error).__name__}")
+            defect = at_border(error, f"a defect in Bridgehold: {type(error).__name__}")
             said = Frame(kind="error", id=frame.id, error=defect.info())
         self._send(said)
         with contextlib.suppress(CellEndedError):

@@ -106,7 +106,9 @@ def _run(argv: list[str], asked: str, environment: Mapping[str, str], where: str
         text=True,
     ) as process:
         try:
-            resource.prlimit(process.pid, resource.RLIMIT_DATA, (_MEMORY, _MEMORY))
+            _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+            most = _MEMORY if hard == resource.RLIM_INFINITY else min(hard, _MEMORY)
+            resource.prlimit(process.pid, resource.RLIMIT_DATA, (most, most))
             os.setpriority(os.PRIO_PROCESS, process.pid, _NICE)
             lock, said = process.communicate(asked, _SECONDS)
             return process.returncode, lock, said

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import importlib.machinery
 import io
-import linecache
 import os
 import runpy
 import sys
 from typing import Any, Dict, List
 
-from bridgehold_sdk.streams import exit_status, finish
+from bridgehold_sdk.streams import exit_status, finish, remember_source
 from bridgehold_sdk.wire import let_go
 
 from . import interpreter, sources, worker
@@ -166,7 +165,6 @@ def run(kind: str, text: str, args: List[str], path: List[str]) -> None:
         main.__dict__.update(__file__=text, __cached__=None)
         main.__loader__ = importlib.machinery.SourceFileLoader("__main__", text)
     else:
-        lines = source.decode("utf-8", "replace").splitlines(keepends=True)
-        linecache.cache[name] = (len(source), None, lines, name)  # for tracebacks: there is no file
+        remember_source(name, source.decode("utf-8", "replace"))
     code = compile(source, name, "exec", dont_inherit=True)
     exec(code, main.__dict__)  # noqa: S102 - what it is for

@@ -72,43 +72,47 @@ def _sockets() -> tuple[Rule, ...]:
         answer=errno.EAFNOSUPPORT,
         when=(Argument(0, "gt", 10),),
     )
-    types = [  # of the families that there are: another's answer is its own, at which libraries fall back
+    # Of the families that there are: another's answer is its own, at which libraries fall back. For a type
+    # that no protocol has the kernel looks for a module, as for a protocol.
+    named = (("raw", 3), ("rdm", 4), ("dccp", 6), ("packet, the old way to AF_PACKET", 10))
+    types = [
         Rule(
             calls=("socket", "socketpair"),
             why=f"socket type {name} (family {family})",
             when=(Argument(0, "eq", family), Argument(1, "masked_eq", number, _SOCK_TYPE_MASK)),
         )
         for family in _FAMILIES
-        for name, number in (("raw", 3), ("rdm", 4), ("dccp", 6), ("packet, the old way to AF_PACKET", 10))
+        for name, number in (*named, *((f"{number}, which none has", number) for number in (0, 7, 8, 9)))
     ]
     return (*rules, above, *types, *_protocols())
 
 
 def _protocols() -> tuple[Rule, ...]:
-    """Every protocol but TCP (6) and UDP (17): for what it lacks, the kernel starts root's modprobe."""
+    """Every protocol but TCP (6) and UDP (17): for what it lacks, the kernel starts root's modprobe.
+
+    Not of types that are refused whatever the protocol: a raw socket's answer is the kernel's own, at which
+    libraries take another.
+    """
     why = "protocols other than TCP and UDP: the kernel starts modprobe for what it lacks"
-    refused: list[tuple[str, tuple[Argument, ...]]] = [
-        (f"{why} (family {family})", (Argument(0, "eq", family), Argument(2, "eq", number)))
-        for family in _FAMILIES
-        for number in (*range(2, 6), *range(7, 17))
-    ]
     above = "protocols above UDP: SCTP, DCCP, UDP-Lite, MPTCP, ICMPv6, …"
-    refused += [
-        (f"{above} (family {family})", (Argument(0, "eq", family), Argument(2, "gt", 17)))
-        for family in _FAMILIES
-    ]
     stream, datagram, packets = (Argument(1, "masked_eq", kind, _SOCK_TYPE_MASK) for kind in (1, 2, 5))
+    unix = Argument(0, "eq", 1)
+    refused: list[tuple[str, tuple[Argument, ...]]] = [
+        *(
+            (f"{why} (family 1)", (unix, Argument(2, "eq", number)))
+            for number in (*range(2, 6), *range(7, 17))
+        ),
+        (f"{above} (family 1)", (unix, Argument(2, "gt", 17))),
+    ]
     for family in (2, 10):
         inet = Argument(0, "eq", family)
-        refused += [
-            (f"{why} (family {family})", (inet, *rest))
-            for rest in (
-                (packets,),
-                (stream, Argument(2, "eq", 17)),
-                (datagram, Argument(2, "eq", 6)),
-                (Argument(2, "eq", 1),),
-            )
-        ]
+        refused.append((f"{why} (family {family})", (inet, packets)))
+        for kind, own in ((stream, 6), (datagram, 17)):
+            others = [number for number in range(1, 18) if number != own]
+            refused += [
+                (f"{why} (family {family})", (inet, kind, Argument(2, "eq", number))) for number in others
+            ]
+            refused.append((f"{above} (family {family})", (inet, kind, Argument(2, "gt", 17))))
     return tuple(
         Rule(calls=("socket", "socketpair"), why=why, answer=errno.EPROTONOSUPPORT, when=when)
         for why, when in refused

@@ -51,7 +51,7 @@ class Cells:
                 cell = self._cells.get(request.cell)
                 if cell is None:
                     raise NotFoundError(f"no cell {request.cell[:40]}")
-                cell.allow(request.bridge, request.digests, request.share)
+                cell.allow(request.bridge, request.ways, request.share)
             case requests.AdoptRequest():
                 cell = self._cells.get(request.cell)
                 if cell is None:

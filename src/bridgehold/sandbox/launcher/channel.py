@@ -17,7 +17,6 @@ from bridgehold.errors import DeniedError, UsageError
 from bridgehold.sandbox.cgroups import SessionCgroup
 from bridgehold.sandbox.launcher import requests
 from bridgehold.sandbox.limits.shortage import shortage
-from bridgehold.sandbox.spec import spec_digest
 from bridgehold.sandbox.values import SandboxSpec, TenantShare
 
 _PAUSE_SECONDS = 0.001
@@ -42,8 +41,8 @@ class Channel:
         self.tenant = tenant
         self.share: TenantShare | None = None
         """Of a cell's tenant, as the host said it last."""
-        self._allowed: dict[str, tuple[str, ...]] = {}
-        """By bridge: digests of specs."""
+        self._allowed: dict[str, tuple[requests.Way, ...]] = {}
+        """By bridge."""
         self._given: list[int] = []
         self.sender = 0
         """The process that a cell's last request came from."""
@@ -76,12 +75,12 @@ class Channel:
         """Whether it is the host's own, which may ask for everything."""
         return not self.tenant
 
-    def allow(self, bridge: str, digests: tuple[str, ...], share: TenantShare | None) -> None:
-        """Of what has these digests, this cell may start sandboxes for `bridge`, and of nothing else."""
+    def allow(self, bridge: str, ways: tuple[requests.Way, ...], share: TenantShare | None) -> None:
+        """This cell may start these sandboxes for `bridge`, and nothing else."""
         self.share = share if share is not None else self.share
         self._allowed.pop(bridge, None)
-        if digests:
-            self._allowed[bridge] = digests
+        if ways:
+            self._allowed[bridge] = ways
 
     def demand(self, spec: SandboxSpec) -> None:
         """Raise `DeniedError` where `spec` is not what the host has allowed here."""
@@ -89,8 +88,13 @@ class Channel:
             return
         allowed = self._allowed.get(spec.bridge, ())
         # At which port of its own loopback its worker calls back is its worker's matter.
-        order = msgspec.structs.replace(spec, callback_port=0)
-        if spec.tenant != self.tenant or spec_digest(order) not in allowed:
+        order = requests.way_of(msgspec.structs.replace(spec, callback_port=0))
+        if spec.tenant != self.tenant or not any(
+            order.digest == way.digest
+            and 0 < order.memory_bytes <= way.memory_bytes
+            and 0 < order.cpu_millis <= way.cpu_millis
+            for way in allowed
+        ):
             raise DeniedError(
                 f"the launcher has no order of the host's for this sandbox of a cell of {self.tenant[:64]!r}",
                 hint="A cell that asks for what was not granted to it is not sound; end it.",

@@ -17,7 +17,6 @@ from bridgehold.errors import HostUnavailableError, InternalError, NotFoundError
 from bridgehold.policies.model import Machine
 from bridgehold.sandbox.launcher import requests
 from bridgehold.sandbox.limits.shortage import short_of, shortage, typed
-from bridgehold.sandbox.spec import spec_digest
 from bridgehold.sandbox.values import (
     Attestation,
     ExitReport,
@@ -173,9 +172,9 @@ class LauncherClient:
 
     async def allow(self, cell: str, bridge: str, tenant: str, specs: Iterable[SandboxSpec]) -> None:
         """From now on the cell may start `specs` for `bridge`, and nothing else. Raises `NotFoundError`."""
-        digests = tuple(dict.fromkeys(map(spec_digest, specs)))
+        ways = tuple(dict.fromkeys(map(requests.way_of, specs)))
         share = self.share_of(tenant)
-        await self._ask(requests.AllowRequest(self._id(), cell, bridge, digests, share))
+        await self._ask(requests.AllowRequest(self._id(), cell, bridge, ways, share))
 
     def close(self) -> None:
         """End the channel; the launcher ends every worker with it."""

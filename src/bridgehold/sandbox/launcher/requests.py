@@ -10,6 +10,7 @@ import msgspec
 
 from bridgehold.error_info import ErrorInfo
 from bridgehold.policies.model import Machine
+from bridgehold.sandbox.spec import spec_digest
 from bridgehold.sandbox.values import (
     Attestation,
     ExitReport,
@@ -106,13 +107,30 @@ class OpenRequest(msgspec.Struct, frozen=True, tag="open"):
     """As `LaunchRequest`'s."""
 
 
+class Way(msgspec.Struct, frozen=True):
+    """A sandbox that a cell may start, with so much memory and processor, or less."""
+
+    digest: str
+    """Of its spec without those two."""
+    memory_bytes: int
+    cpu_millis: int
+
+
+def way_of(spec: SandboxSpec) -> Way:
+    """What lets a cell start `spec`."""
+    own = spec.resources
+    unsized = msgspec.structs.replace(own, memory_bytes=0, cpu_millis=0)
+    digest = spec_digest(msgspec.structs.replace(spec, resources=unsized))
+    return Way(digest, own.memory_bytes, own.cpu_millis)
+
+
 class AllowRequest(msgspec.Struct, frozen=True, tag="allow"):
-    """The cell may start sandboxes of specs with these digests for `bridge`, and of no others any more."""
+    """The cell may start these sandboxes for `bridge`, and no others any more."""
 
     id: int
     cell: str
     bridge: str
-    digests: tuple[str, ...]
+    ways: tuple[Way, ...]
     share: TenantShare | None = None
     """As `LaunchRequest`'s: what a cell says of it counts for nothing."""
 

@@ -15,30 +15,27 @@ import platform
 import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.machinery import BuiltinImporter
 from typing import Any, NoReturn
 
+from python_displays import Displays
 from python_names import Names
-from python_shown import Shown, fitted, shortened, size_of
+from python_place import MAIN, Place
+from python_shown import Shown, fitted, shortened
 
 from bridgehold_sdk import Bridge, InvalidInput, Session, operation
 from bridgehold_sdk.faults import class_name
 from bridgehold_sdk.files import Files
 from bridgehold_sdk.plain import to_plain
 from bridgehold_sdk.processes import Processes
-from bridgehold_sdk.streams import note_last
+from bridgehold_sdk.streams import note_last, remember_source
 
 SOURCES_KEPT = 100
 RESULTS_KEPT = 100
 """Of the latest commands, in `Out`."""
 INPUTS_KEPT = 1_000
 """Of the latest commands, in `In`."""
-MOST_DISPLAYS = 1_000
-"""Of one command; those that come after are counted."""
 EOF = "EOF when reading a line"
 """What `input` says of an end."""
-PLAIN = (str, int, float, bool, list, dict, tuple, set, bytes)
-"""What has no form but text."""
 NOT_NAMES = ("artifact_put", "artifact_get", "artifact_list")
 """Tools that the code has as `artifacts`."""
 CO_COROUTINE = 0x80
@@ -56,7 +53,7 @@ class Exit(_sitebuiltins.Quitter):
         raise SystemExit(code)
 
 
-class PythonBridge(Names, Files, Processes, Bridge):
+class PythonBridge(Place, Displays, Names, Files, Processes, Bridge):
     """Python code in a namespace that lasts the session; each operation is described in bridge.toml."""
 
     name = "python"
@@ -64,16 +61,13 @@ class PythonBridge(Names, Files, Processes, Bridge):
 
     def open(self, session: Session) -> None:
         """The session begins: its namespace is empty."""
-        self._count = 0
-        self._displays: list[dict[str, Any]] = []
-        self._left_out = 0
-        self._loop: Any = None
+        self._begin_displays()
         sys.path.insert(0, "")  # as at a prompt: the working folder
         for name in ("exit", "quit"):
             setattr(builtins, name, Exit(name, "Ctrl-D (i.e. EOF)"))
-        setattr(builtins, "display", self._display)  # noqa: B010 - names for the code, which no type has
-        setattr(builtins, "final", final)  # noqa: B010
-        self._fresh()
+        setattr(builtins, "final", final)  # noqa: B010 - a name for the code, which no type has
+        self._offer()
+        self._begin()
 
     def framework(self) -> dict[str, Any]:
         """The name and version of what it wraps, and what it can do."""
@@ -86,14 +80,18 @@ class PythonBridge(Names, Files, Processes, Bridge):
         variables: Mapping[str, Any] | None = None,
         returns: Sequence[str] = (),
         stdin: str | None = None,
+        env: Mapping[str, str] | None = None,
+        args: Sequence[str] | None = None,
+        cwd: str = "",
+        context: str = MAIN,
     ) -> dict[str, Any]:
         """The host adds what was written. An exception becomes the fault, with the code's own traceback."""
         __tracebackhide__ = True
-        self._displays = []
-        self._left_out = 0
+        self._go_to(context)
+        self._begin_displays()
         if variables or self.tools:
             self._bind(variables or {})
-        with self._input(stdin), self.callers_code():
+        with self._placed(env, args, cwd), self._input(stdin), self.callers_code():
             present, value = self._run(code)
             shown = self._shown(value) if present else Shown()
             forms = self._forms(value, shown.text or "") if present else {}
@@ -103,11 +101,11 @@ class PythonBridge(Names, Files, Processes, Bridge):
             "repr": shown.text,
             "type": shown.kind,
             "truncated": shown.cut,
-            "count": self._count,
+            "count": self._at.count,
         }
         if present:
-            self._results[self._count] = value
-            self._results.pop(self._count - RESULTS_KEPT, None)
+            self._at.results[self._at.count] = value
+            self._at.results.pop(self._at.count - RESULTS_KEPT, None)
         if len(forms) > 1:
             said["forms"] = forms
         if self._displays:
@@ -161,61 +159,14 @@ class PythonBridge(Names, Files, Processes, Bridge):
         with asked_input(tool) if tool else text_input(text or ""):
             yield
 
-    def _display(self, *values: Any, raw: bool = False, **_: Any) -> None:
-        """``display(…)`` of the code's: shown at once, and kept for the result."""
-        from bridgehold_sdk.forms import bundle_of
-
-        for value in values:
-            if len(self._displays) >= MOST_DISPLAYS or self._room <= 0:
-                self._left_out += 1
-                continue
-            if raw:
-                forms = bundle_of(value, self._room, self._guard)
-            else:
-                forms = self._forms(value, self._shown(value).text or "")
-            self._room -= size_of(forms)
-            self._displays.append(forms)
-            with contextlib.suppress(Exception):
-                sys.stdout.flush()
-            self.emit({"display": forms})
-
-    def _forms(self, value: Any, text: str) -> dict[str, Any]:
-        if type(value) in PLAIN:
-            return {"text/plain": text}
-        from bridgehold_sdk.forms import forms_of
-
-        return forms_of(value, text, max(1, self.result_bytes // 8), self._guard)
-
-    def _guard(self, error: BaseException) -> None:
-        if self.interrupted:
-            raise error
-
-    def _show_figures(self) -> None:
-        """matplotlib's open figures, as a notebook shows them at a cell's end."""
-        pyplot = sys.modules.get("matplotlib.pyplot")
-        if pyplot is None:
-            return
-        for number in pyplot.get_fignums():
-            self._display(pyplot.figure(number))
-        pyplot.close("all")
-
     @operation(effect="configure", resource="namespace")
-    def reset(self) -> dict[str, Any]:
-        """Forget every name of the session."""
-        names = [name for name in self._namespace if not name.startswith("__")]
-        self._fresh()
-        return {"status": "reset", "names": len(names)}
-
-    def _fresh(self) -> None:
-        module = types.ModuleType("__main__")
-        sys.modules["__main__"] = module
-        self._namespace = module.__dict__
-        self._namespace.update(__builtins__=builtins, __loader__=BuiltinImporter, __annotations__={})
-        self._futures = 0
-        self._inputs = [""]
-        self._results: dict[int, Any] = {}
-        builtins.__dict__.pop("_", None)
-        builtins.__dict__.update(In=self._inputs, Out=self._results)
+    def reset(self, context: str = MAIN) -> dict[str, Any]:
+        """Forget every name of one namespace."""
+        self._go_to(context)
+        names = self._at.told()["names"]
+        self._at.fresh()
+        self._at.enter()
+        return {"status": "reset", "names": names}
 
     def _run(self, code: str) -> tuple[bool, Any]:
         """Whether the last statement was an expression, and its value. ``exit(0)`` is a normal end."""
@@ -239,14 +190,14 @@ class PythonBridge(Names, Files, Processes, Bridge):
 
     def _statements(self, code: str) -> tuple[bool, Any]:
         __tracebackhide__ = True
-        self._count += 1
-        self._room = self.result_bytes // 2
-        name = f"<execute {self._count}>"
-        self._inputs.append(code)
+        at = self._at
+        at.count += 1
+        name = at.source
+        at.inputs.append(code)
         code, tree = self._parsed(code, name)
-        self._inputs[: -INPUTS_KEPT or None] = [""] * len(self._inputs[:-INPUTS_KEPT])
-        linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
-        linecache.cache.pop(f"<execute {self._count - SOURCES_KEPT}>", None)
+        at.inputs[: -INPUTS_KEPT or None] = [""] * len(at.inputs[:-INPUTS_KEPT])
+        remember_source(name, code)
+        linecache.cache.pop(name.replace(f"{at.count}>", f"{at.count - SOURCES_KEPT}>"), None)
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
         codes = [self._compiled(tree, name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)]
         if last is not None:
@@ -264,7 +215,7 @@ class PythonBridge(Names, Files, Processes, Bridge):
     def _parsed(self, code: str, name: str) -> tuple[str, Any]:
         """The code, and its tree. A block that is indented as a whole is taken as it was meant."""
         __tracebackhide__ = True
-        linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
+        remember_source(name, code)
         flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
         try:
             return code, self._compiled(code, name, "exec", flags)
@@ -286,15 +237,16 @@ class PythonBridge(Names, Files, Processes, Bridge):
             return value
         import asyncio
 
-        if self._loop is None or self._loop.is_closed():
-            self._loop = asyncio.new_event_loop()
-        task = self._loop.create_task(self._awaited(codes))
+        loop = self._at.loop
+        if loop is None or loop.is_closed():
+            loop = self._at.loop = asyncio.new_event_loop()
+        task = loop.create_task(self._awaited(codes))
         try:
-            return self._loop.run_until_complete(task)
+            return loop.run_until_complete(task)
         except BaseException as error:  # noqa: BLE001 - raised anew, without the loop's frames
             if not task.done():
                 task.cancel()
-                self._loop.run_until_complete(asyncio.wait([task], timeout=1.0))
+                loop.run_until_complete(asyncio.wait([task], timeout=1.0))
             raise error.with_traceback(_from_awaited(error.__traceback__))  # noqa: B904 - the same error
 
     async def _awaited(self, codes: Sequence[types.CodeType]) -> Any:
@@ -309,8 +261,8 @@ class PythonBridge(Names, Files, Processes, Bridge):
     def _compiled(self, source: Any, name: str, mode: str, flags: int = 0) -> Any:
         """With the futures of earlier commands, as at a prompt, and none of this module's own."""
         __tracebackhide__ = True
-        code = compile(source, name, mode, flags | self._futures, dont_inherit=True)
-        self._futures |= getattr(code, "co_flags", 0) & FUTURES
+        code = compile(source, name, mode, flags | self._at.futures, dont_inherit=True)
+        self._at.futures |= getattr(code, "co_flags", 0) & FUTURES
         return code
 
     def _shown(self, value: Any) -> Shown:

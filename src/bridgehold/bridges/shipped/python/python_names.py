@@ -6,6 +6,7 @@ import builtins
 import contextlib
 from typing import Any
 
+from python_place import MAIN
 from python_shown import REPR_CHARACTERS
 
 from bridgehold_sdk import operation
@@ -19,13 +20,15 @@ class Names:
 
     callers_code: Any
     _shown: Any
-    _namespace: dict[str, Any]
+    _namespace: Any
+    _go_to: Any
 
     @operation(effect="read", resource="namespace")
-    def complete(self, code: str, cursor: int = -1) -> dict[str, Any]:
+    def complete(self, code: str, cursor: int = -1, context: str = MAIN) -> dict[str, Any]:
         """What the name before the cursor may become."""
         import rlcompleter
 
+        self._go_to(context)
         end = len(code) if cursor < 0 else min(cursor, len(code))
         start = end
         while start and (code[start - 1].isalnum() or code[start - 1] in "_."):
@@ -40,11 +43,12 @@ class Names:
         return {"matches": sorted(set(found)), "start": start, "end": end}
 
     @operation(effect="read", resource="namespace")
-    def inspect(self, code: str, cursor: int = -1) -> dict[str, Any]:
+    def inspect(self, code: str, cursor: int = -1, context: str = MAIN) -> dict[str, Any]:
         """What the name at the cursor is: its kind, signature, documentation and text."""
         import inspect
         import re
 
+        self._go_to(context)
         at = len(code) if cursor < 0 else min(cursor, len(code))
         name = next((one[0] for one in re.finditer(r"[\w.]+", code) if one.start() <= at <= one.end()), "")
         first, *rest = name.strip(".").split(".")

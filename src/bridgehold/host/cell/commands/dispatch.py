@@ -65,7 +65,7 @@ from bridgehold.host.cell.tools.offers import CallersOffer, Offers
 from bridgehold.host.cell.tools.records import ToolRecords
 from bridgehold.host.cell.tools.values import Offered, ToolContext
 from bridgehold.host.cell.workers.calls import Watcher, unbroken
-from bridgehold.host.front.boots import StartOrder
+from bridgehold.host.front.boots import OrderMaker
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.refusals import Refusals
@@ -78,9 +78,6 @@ from bridgehold.protocol.values import CommandUsage, Principal, Reply
 _COMMON = "common"
 _BESIDE = ("common:ping", "common:health")
 """Answered while a command runs."""
-
-OrderMaker = Callable[[str, str, str, str, str], Awaitable[StartOrder]]
-"""(tenant, bridge, session id, session name, principal) → what to start."""
 
 
 class Dispatch:

@@ -12,6 +12,7 @@ from bridgehold.audit.arguments import (
     without_contents,
 )
 from bridgehold.audit.events import CommandRefused
+from bridgehold.error_texts import placed
 from bridgehold.errors import (
     BridgeholdError,
     DeniedError,
@@ -132,9 +133,7 @@ def unknown(bridge: str, operation: str) -> Decision:
 
 def no_policy(error: BridgeholdError) -> Decision:
     """The rules can't be read, or can't be: nothing is allowed until they can."""
-    known = error.message.startswith(error.where)
-    reason = error.message if known else f"{error.where}: {error.message}"
-    return Decision(allowed=False, rule="policy", reason=reason, source=error.where)
+    return Decision(allowed=False, rule="policy", reason=placed(error), source=error.where)
 
 
 def ungranted(

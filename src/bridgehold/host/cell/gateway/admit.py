@@ -12,6 +12,7 @@ from bridgehold.host.cell.gateway.replies import Refusal
 from bridgehold.host.cell.gateway.values import ProviderFacts, SessionFacts
 from bridgehold.keeper.shapes import each_answer, most_tokens, names_bound
 from bridgehold.keeper.slots import AUTH_QUERY, forwarded_headers
+from bridgehold.policies import fields
 from bridgehold.policies.content import UNREADABLE, BodyFacts, ParsedRequest, body_facts, head_facts
 from bridgehold.policies.decide import decide_egress, secret_of
 from bridgehold.policies.model import Grant
@@ -140,7 +141,8 @@ def judge_head(
         host=known.host if known else "",
     )
     granted = () if endpoint is None else ("*",) if endpoint.remote_content else endpoint.fields
-    _decide(grant, name, target.method, path, head_facts(known.shape if known else "openai", asked, granted))
+    facts = head_facts(known.shape if known else "openai", asked, granted)
+    _decide(grant, name, target.method, path, facts, known.version if known else "")
     if known is None:
         raise _refused("providers", f"the host has no provider {name[:63]!r}", "Grant one that it has.")
     secret = secret_of(grant, name)
@@ -172,7 +174,7 @@ def admit(grant: Grant, head: Head, body: bytes, parts: int) -> Admitted:
         host=known.host,
     )
     facts = unreadable or body_facts(known.shape, asked, head.granted)
-    rule = _decide(grant, known.name, head.method, head.path, facts)
+    rule = _decide(grant, known.name, head.method, head.path, facts, known.version)
     if value is not None:
         value |= dict(facts.forced)
     sent = body if value is None else msgspec.json.encode(value)
@@ -202,12 +204,15 @@ def _path(target: Target) -> str:
         raise _refused("names.path", error.message) from None
 
 
-def _decide(grant: Grant, name: str, method: str, path: str, facts: BodyFacts) -> str:
+def _decide(grant: Grant, name: str, method: str, path: str, facts: BodyFacts, version: str) -> str:
     """The rule of an allowed request. Raises `Refused`."""
     decision = decide_egress(grant, name, method, path, facts)
-    if not decision.allowed:
-        raise Refused(Refusal(status=403, rule=decision.rule, reason=decision.reason, source=decision.source))
-    return decision.rule
+    if decision.allowed:
+        return decision.rule
+    asked, reason = fields.version_of(path), decision.reason
+    if version and asked not in ("", version):  # some clients ask for a version of their own choice
+        reason += f"; the provider's address ends in /{version}: have the client ask for that, not {asked}"
+    raise Refused(Refusal(status=403, rule=decision.rule, reason=reason, source=decision.source))
 
 
 def check_credential(grant: Grant, session: SessionFacts, name: str, headers: Pairs, query: Pairs) -> str:

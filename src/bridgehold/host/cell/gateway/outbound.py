@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from bridgehold.host.cell.gateway.served import Served, Slow
     from bridgehold.host.cell.gateway.values import ProviderFacts
+    from bridgehold.policies.model import Grant
 
 _CHUNK = 64 * 1024
 _HELLO_SECONDS = 10.0
@@ -240,10 +241,18 @@ class Outbound:
         loop = asyncio.get_running_loop()
         first = bytes(self._wire.buffer)
         self._wire.buffer.clear()
-        await loop.sock_sendall(upstream, first)
-        self._sent += len(first)
-        await self._pump(self._wire.sock, upstream)
+        end = self._served.grant.end_of(self._is_granted)
+        try:
+            async with asyncio.timeout(max(0.0, end - time.time()) if end else None):
+                await loop.sock_sendall(upstream, first)
+                self._sent += len(first)
+                await self._pump(self._wire.sock, upstream)
+        except TimeoutError:
+            return "grant.until"
         return ""
+
+    def _is_granted(self, grant: Grant) -> bool:
+        return decide_connect(grant, self._target.host, self._target.port, self._places.hosts).allowed
 
     async def _check_hello(self) -> str:
         """Why the tunnel is closed, or empty once the ClientHello named the granted host."""

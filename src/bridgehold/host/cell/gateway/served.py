@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -39,11 +40,16 @@ class Keeper(Protocol):
 class Served:
     """Of every request, wherever it goes."""
 
-    grant: Grant
+    granted: Grant
     facts: SessionFacts
     records: Records
     buffers: Buffers
     limits: GatewayLimits
+
+    @property
+    def grant(self) -> Grant:
+        """What of the session's grant holds now: what was approved for a while ends in open sessions."""
+        return self.granted.at(time.time())
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ from bridgehold.bridges.legacy.rpc_start import bounded, passing
 from bridgehold.config.machine import real_folders
 from bridgehold.config.settings import Settings
 from bridgehold.errors import UsageError
-from bridgehold.host.cell.commands.dispatch import OrderMaker
 from bridgehold.host.cell.commands.inline_keys import KeyKeeper
 from bridgehold.host.cell.scripts.ledger import Ledger
 from bridgehold.host.cell.scripts.relay import Relay
@@ -21,7 +20,7 @@ from bridgehold.host.cell.scripts.rules import formats_of, script_inside
 from bridgehold.host.cell.sessions.bound import bound_session
 from bridgehold.host.cell.sessions.session import Session, SessionKey
 from bridgehold.host.cell.sessions.sessions import Sessions
-from bridgehold.host.front.boots import GATEWAY_PORT, Script, StartOrder
+from bridgehold.host.front.boots import GATEWAY_PORT, OrderMaker, Script, StartOrder
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.shares.dialling import Connect

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 
+import msgspec
+
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import SessionClosed, SessionOpened
 from bridgehold.errors import (
@@ -47,6 +49,7 @@ class Opening:
             name=self._key.name,
             recovers=self._recovers,
             kept_back=order.kept_back,
+            asked=msgspec.to_builtins(order.asked),
         )
         self._order, self._written = order, asyncio.create_task(self._journal.append(opened))
         durable = asyncio.shield(self._written)

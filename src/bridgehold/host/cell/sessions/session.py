@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Coroutine
 
 import msgspec
 
-from bridgehold.audit.events import SessionClosed
+from bridgehold.audit.events import SessionClosed, SessionExtended
 from bridgehold.bridges.frames import FaultFrame, ResultFrame
 from bridgehold.error_info import ErrorInfo
 from bridgehold.errors import (
@@ -29,9 +29,11 @@ from bridgehold.host.cell.workers.live import LiveWorker
 from bridgehold.host.cell.workers.translate import fault_error
 from bridgehold.host.front.boots import StartOrder
 from bridgehold.host.shares.callers import LEAVING
-from bridgehold.host.shares.closings import Closings
+from bridgehold.host.shares.closings import Closings, Journal
 from bridgehold.host.shares.logs import CommandOutput
 from bridgehold.ids import ANONYMOUS_SESSION
+from bridgehold.policies.limits_request import LimitsRequest, beyond
+from bridgehold.policies.model import Grant
 from bridgehold.policies.units import format_ms
 from bridgehold.protocol.values import QUEUE_BOUND, SessionInfo
 from bridgehold.sandbox.values import ExitReport
@@ -69,6 +71,9 @@ class Session:
         """Processor time up to the end of the last command (or of the start)."""
         self.opened_at = time.monotonic()
         self.used_at = self.opened_at
+        self.life_ms = order.grant.limits.session_ms
+        """From its beginning on; `extend` prolongs it, and `idle_ms`."""
+        self.idle_ms = order.grant.limits.idle_ms
         self.opened_by = principal
         self.current_command = ""
         self.current_principal = principal
@@ -247,6 +252,29 @@ class Session:
         """`anew`, to be told once."""
         told, self.anew = self.anew, ""
         return told
+
+    async def extend(
+        self, grant: Grant, asked: LimitsRequest, principal: str, journal: Journal
+    ) -> dict[str, object]:
+        """Give it more time, within what `grant` gives: recorded before it holds. What it has, it keeps.
+
+        `asked.session_ms`: from now on. Raises `DeniedError` with the key of what is too much.
+        """
+        lived = int((time.monotonic() - self.opened_at) * 1000)
+        life = lived + asked.session_ms if asked.session_ms else 0
+        for key, value, most in (
+            ("session", life, grant.limits.session_ms),
+            ("idle", asked.idle_ms, grant.limits.idle_ms),
+        ):
+            if value > most:
+                raise beyond(grant, key, value)
+        life, idle = max(life, self.life_ms), max(asked.idle_ms, self.idle_ms)
+        event = SessionExtended(
+            tenant=self.key.tenant, principal=principal, session=self.id, session_ms=life, idle_ms=idle
+        )
+        await journal.append(event)
+        self.life_ms, self.idle_ms = max(life, self.life_ms), max(idle, self.idle_ms)
+        return {"id": self.id, "left_ms": max(0, self.life_ms - lived), "idle_ms": self.idle_ms}
 
     def serve(self, command: str) -> None:
         """A foreign script has `command` now, from who opened the session; empty: none."""

@@ -196,13 +196,12 @@ class Sessions:
 
     async def _watch(self, session: Session, ordered: str) -> None:
         """End `session` at its idle or session time, and forget it when its worker ends."""
-        limits = session.order.grant.limits
         while not session.worker.ended.is_set():
             now = time.monotonic()
-            idle_left = limits.idle_ms / 1000 - (now - session.used_at)
-            life_left = limits.session_ms / 1000 - (now - session.opened_at)
+            idle_left = session.idle_ms / 1000 - (now - session.used_at)
+            life_left = session.life_ms / 1000 - (now - session.opened_at)
             if life_left <= 0:
-                error = CommandTimeoutError(f"the session reached its time of {format_ms(limits.session_ms)}")
+                error = CommandTimeoutError(f"the session reached its time of {format_ms(session.life_ms)}")
                 await session.end("session time", error)
             elif idle_left <= 0 and not session.busy:
                 await session.close("idle time")

@@ -14,13 +14,13 @@ import msgspec
 
 from bridgehold.bridges.frames import ToolCallFrame, ToolFact, ToolFault, ToolReplyFrame
 from bridgehold.bridges.schema import problems_in_turns
+from bridgehold.error_texts import at_border
 from bridgehold.errors import (
     ApplicationError,
     BridgeholdError,
     BusyError,
     CommandTimeoutError,
     DeniedError,
-    InternalError,
     LimitError,
     UsageError,
 )
@@ -122,7 +122,7 @@ class ToolCalls(msgspec.Struct, kw_only=True):
             failure = CommandTimeoutError("its command ended first")
             raise
         except Exception as error:  # whatever a tool's kind does, the caller gets its error
-            failure = InternalError(f"{type(error).__name__} in the call of the tool {tool.name}")
+            failure = at_border(error, f"{type(error).__name__} in the call of the tool {tool.name}")
             raise failure from error
         finally:
             ms = int((time.monotonic() - started) * 1000)
@@ -132,7 +132,9 @@ class ToolCalls(msgspec.Struct, kw_only=True):
 
     async def _decided(self, frame: ToolCallFrame) -> tuple[ToolSpec, ToolSource, Decision]:
         found = self.offered.get(frame.tool)
-        decision = _decide(self.grant, frame.tool, found[0] if found else None, takes_input=self.takes_input)
+        decision = _decide(
+            self.grant.at(time.time()), frame.tool, found[0] if found else None, takes_input=self.takes_input
+        )
         if found is None or not decision.allowed:
             if decision.allowed:
                 reason = f"the tool {frame.tool[:80]!r} is not offered to this command"

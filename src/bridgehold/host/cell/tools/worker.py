@@ -2,13 +2,15 @@
 
 A request is a line of JSON, an answer its number and JSON. What the host supplies is the function's
 positional-only parameter, which no argument of a guest can name: arguments come by keyword. What the
-function prints goes to standard error, the host's log, and what it reads is empty. However a function
+function prints goes to standard error, the host's log, and what it reads is empty. Where the folder's
+code is not what was loaded, no call is run: another process is begun for it. However a function
 ends, its call has one answer; where there can be none, the process ends, and a process that a function
 forks gives none in its name. It ends with the host, however that ends, and whatever a function is doing then.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import json
@@ -19,6 +21,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -49,12 +52,14 @@ def main() -> None:
     os.register_at_fork(after_in_child=lambda: os.closerange(answers, answers + 1))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the one who waits at a terminal, and not for this
     sys.path.insert(0, folder)
-    lock = threading.Lock()
+    lock, files = threading.Lock(), _files(folder)
     function, failure = _load(entry)
 
     def serve(request: dict[str, Any]) -> None:
         try:
-            answer = {"error": failure} if function is None else _run(function, request)
+            answer: dict[str, Any] = {"changed": True}
+            if _files(folder) == files:
+                answer = {"error": failure} if function is None else _run(function, request)
             line = b"%d %b\n" % (request["call"], msgspec.json.encode(answer))
             with lock:
                 _write(answers, line)
@@ -75,6 +80,16 @@ def _write(descriptor: int, data: bytes) -> None:
     left = memoryview(data)
     while left:
         left = left[os.write(descriptor, left) :]
+
+
+def _files(folder: str) -> set[tuple[str, int, int]]:
+    """What the folder's code is like now: a call of another than was loaded is not run."""
+    found = set()
+    for path in Path(folder).rglob("*.py"):
+        with contextlib.suppress(OSError):  # gone meanwhile
+            facts = path.stat()
+            found.add((str(path), facts.st_mtime_ns, facts.st_size))
+    return found
 
 
 def _load(entry: str) -> tuple[Callable[..., Any] | None, str]:

@@ -67,7 +67,7 @@ class ForkStart:
 
     async def _fork_one(self, order: StartOrder) -> tuple[LiveWorker, list[int]]:
         async with self._zygotes.borrow(order) as zygote:
-            spec = msgspec.structs.replace(order.spec, start="fork")
+            spec = msgspec.structs.replace(order.own_spec, start="fork")
             try:
                 launched, descriptors = await self._zygotes.making_room(
                     spec.tenant, lambda: self._services.launcher.fork(zygote.name, spec, note_of(order))
@@ -84,7 +84,7 @@ class ForkStart:
 
     async def _cold(self, order: StartOrder) -> LiveWorker:
         """A sandbox of its own, tried again while the machine is short of something and nothing has run."""
-        spec = msgspec.structs.replace(order.spec, start="cold")
+        spec = msgspec.structs.replace(order.own_spec, start="cold")
         delays = iter(SHORTAGE_DELAYS_S)
         while True:
             worker: LiveWorker | None = None

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import select
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from bridgehold.bridges.frames import (
     GuestFrame,
@@ -22,12 +23,18 @@ from bridgehold.bridges.frames import (
 )
 from bridgehold.bridges.wire import FrameReader, encode
 from bridgehold.errors import BridgeholdError, CrashError, ProtocolError
+from bridgehold.host.cell.workers.raw import RawReader
 from bridgehold.host.shares.fair import Shares
 from bridgehold.host.shares.logs import SessionLog, Stream
 from bridgehold.policies.buckets import TokenBucket
 from bridgehold.policies.model import MIB, Limits, Rate
 
+_Reading = tuple[bytes, bool, Generator[None, None, Sequence[object]]]
+"""What was read, whether it goes on with a part, and the frames that are made of it."""
 _READ_BYTES = 65_536
+"""As much as a pipe holds."""
+_WIDE_BYTES = 4 * _READ_BYTES
+"""What one holds, and is read at once, that has carried more than that: of a file, most often."""
 _BYTES_PER_SECOND, _BYTES_AT_ONCE = 4 * MIB, 32 * MIB
 """Of frames, per session: the worst text of 8 MiB takes 0.2 s to judge, and all sessions share the loop."""
 _PART_COST = 16
@@ -36,6 +43,8 @@ _OUTPUT_PER_SECOND, _OUTPUT_AT_ONCE = 32 * MIB, 64 * MIB
 """Of stdout and stderr together, per session: what is read, whatever of it is kept. Frames wait, too."""
 _OUTPUT_COST = 16 * 1024
 """What a read counts at the least: who writes byte by byte is read in larger pieces, later."""
+_TOGETHER_SECONDS = 0.001
+"""Between two reads of one stream of output: many small prints are read together, a lone one at once."""
 _DRAIN_READS = 32
 _HALF_FRAME_SECONDS = 10.0
 _PAUSE_SECONDS = 0.05
@@ -61,32 +70,6 @@ class FrameBudget:
         return not self._room.fits("", 1)
 
 
-class RawReader(Protocol):
-    """What reads a foreign script's bytes: into frames of its own wire, or as they come."""
-
-    frames: int
-
-    @property
-    def buffered(self) -> int:
-        """Bytes that are read and belong to no whole frame yet."""
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """The whole frames that `data` completes. Raises `ProtocolError`."""
-
-
-class PlainBytes:
-    """A `RawReader` of output that has no frames."""
-
-    def __init__(self) -> None:
-        self.frames = 0
-        self.buffered = 0
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """`data` itself, as one piece."""
-        self.frames += 1
-        return [data]
-
-
 class GuestPipes:
     """The pipes of a worker, non-blocking, driven by the host's loop; owns the descriptors."""
 
@@ -108,6 +91,8 @@ class GuestPipes:
         self._to_guest, self._from_guest, *outputs = descriptors
         self._outputs: dict[int, Stream] = dict(zip(outputs, ("stderr", "stdout"), strict=False))
         """By descriptor; standard output has none of its own in a zygote."""
+        self._together = dict.fromkeys(outputs, 0.0)
+        """By descriptor of output: when it is read again."""
         for descriptor in descriptors:
             os.set_blocking(descriptor, False)
         self._loop = asyncio.get_running_loop()
@@ -126,6 +111,8 @@ class GuestPipes:
         self._full: Callable[[], bool] | None = None
         self._due = self._output_due = 0.0
         """When frames, and output, are within their rates again: not read before."""
+        self._width = _READ_BYTES
+        """Bytes that a pipe of frames holds."""
         self._charged = 0
         """Bytes that the host's budget counts."""
         self._last_input = False
@@ -137,6 +124,8 @@ class GuestPipes:
         self._closed = False
         self._broken = False
         """The guest broke the wire: it is not read any more."""
+        self._turning = False
+        """A long frame is being read."""
         self._loop.add_reader(self._from_guest, self._read_frames)
         self._written = select.poll()
         for descriptor in self._outputs:
@@ -190,6 +179,8 @@ class GuestPipes:
         )
         if self._closed or self._last_input:
             raise CrashError("the worker is gone")
+        if len(data) > _READ_BYTES:
+            self._widen()
         self._pending.append(memoryview(data))
         self._unsent += len(data)
         self._drained.clear()
@@ -197,6 +188,14 @@ class GuestPipes:
         await self._drained.wait()
         if self._closed:
             raise CrashError("the worker ended while a frame was being sent")
+
+    def _widen(self) -> None:
+        """Have the pipes of frames hold more, where the machine lets it: the loop has fewer turns then."""
+        if self._width < _WIDE_BYTES:
+            self._width = _WIDE_BYTES
+            for descriptor in (self._to_guest, self._from_guest):
+                with contextlib.suppress(OSError):
+                    fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _WIDE_BYTES)
 
     def close(self) -> None:
         """Close both pipes; what waits on them fails."""
@@ -223,7 +222,7 @@ class GuestPipes:
         try:
             while self._pending:
                 data = self._pending[0]
-                sent = os.write(self._to_guest, data[:_READ_BYTES])
+                sent = os.write(self._to_guest, data[: self._width])
                 self._unsent -= sent
                 if sent == len(data):
                     self._pending.popleft()
@@ -240,27 +239,50 @@ class GuestPipes:
         if self._last_input:
             self._end_input()
 
-    def _read_frames(self) -> None:
+    def _read_frames(  # noqa: PLR0912, PLR0915 - each further call is one more in every command
+        self, under_way: _Reading | None = None
+    ) -> None:
+        """Read once, or go on with a long frame: it takes turns with all other work, and nothing more of its
+        guest's is read meanwhile."""
         now = time.monotonic()
-        wait = self._due - now
-        if (self._full is not None and self._full()) or (self._source.buffered and self._budget.spent):
-            wait = max(wait, _PAUSE_SECONDS)
-        if wait > 0:  # not reading is the whole enforcement: the pipe fills, the guest blocks
-            self._pause(self._from_guest, self._read_frames, wait)
-            return
-        try:
-            data = os.read(self._from_guest, _READ_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self._loop.remove_reader(self._from_guest)
-            self._on_end(None)
-            return
-        try:
+        if under_way is None:
+            wait = self._due - now
+            if (self._full is not None and self._full()) or (self._source.buffered and self._budget.spent):
+                wait = max(wait, _PAUSE_SECONDS)
+            if wait > 0:  # not reading is the whole enforcement: the pipe fills, the guest blocks
+                self._pause(self._from_guest, self._read_frames, wait)
+                return
             part = self.reader.within_part
-            found = self._source.feed(data)
+            if part:
+                self._widen()
+            try:
+                data = os.read(self._from_guest, self._width if part else _READ_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._loop.remove_reader(self._from_guest)
+                self._on_end(None)
+                return
+            under_way = data, part, self.reader.steps(data)
+        elif self._closed:
+            return
+        data, part, steps = under_way
+        try:
+            if self._source is not self.reader:
+                found: Sequence[object] = self._source.feed(data)
+            else:
+                try:
+                    next(steps)
+                except StopIteration as end:
+                    found = end.value
+                else:
+                    self._turn(under_way)
+                    return
+            if self._turning:
+                self._turning, self._charged = False, -1
+                self._loop.add_reader(self._from_guest, self._read_frames)
             owed = self._frames.take(max(1, len(found)), now)
             cost = len(data) // _PART_COST if part and not found else len(data)
             self._due = now + max(owed, self._bytes.take(cost, now))
@@ -280,6 +302,15 @@ class GuestPipes:
             self._give_up(error)
         except Exception as error:  # noqa: BLE001 - a defect that a frame meets ends its sender: nobody waits for it
             self._give_up(ProtocolError(f"{type(error).__name__} in the host, over a frame"))
+
+    def _turn(self, under_way: _Reading) -> None:
+        if not self._turning:
+            self._turning = True
+            self._loop.remove_reader(self._from_guest)
+            if self._half_frame is not None:
+                self._half_frame.cancel()
+                self._half_frame = None
+        self._loop.call_soon(self._read_frames, under_way)
 
     def _give_up(self, error: ProtocolError) -> None:
         self._broken = True
@@ -328,7 +359,8 @@ class GuestPipes:
 
         A flood does wait, past a rate at which reading it costs the host some hundredths of a processor.
         """
-        wait = self._output_rate.wait(1, time.monotonic())
+        now = time.monotonic()
+        wait = max(self._output_rate.wait(1, now), self._together[descriptor] - now)
         if self._full is not None and self._full():
             wait = max(wait, _PAUSE_SECONDS)
         if wait > 0:
@@ -348,6 +380,7 @@ class GuestPipes:
             self._log.write(data, self._outputs[descriptor])
             now = time.monotonic()
             self._output_due = now + self._output_rate.take(max(len(data), _OUTPUT_COST), now)
+            self._together[descriptor] = now + _TOGETHER_SECONDS
         return not data
 
     def drain_output(self) -> None:

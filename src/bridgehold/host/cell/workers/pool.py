@@ -20,7 +20,7 @@ from bridgehold.config.settings import PoolLimits
 from bridgehold.errors import BridgeholdError, BusyError, NotFoundError, ReplacedError
 from bridgehold.host.cell.workers.live import LiveWorker, Services
 from bridgehold.host.cell.workers.starts import Record, guarded, open_session
-from bridgehold.host.front.boots import StartOrder
+from bridgehold.host.front.boots import OrderMaker, StartOrder
 from bridgehold.ids import new_session_id
 from bridgehold.sandbox.spec import spec_digest
 
@@ -32,8 +32,6 @@ class Preparer(Protocol):
         """Start and attest a worker; raises what kept it from starting."""
 
 
-OrderMaker = Callable[[str, str, str, str, str], Awaitable[StartOrder]]
-"""(tenant, bridge, session's id, session's name, principal) → order."""
 _LOOK_SECONDS = 2.0
 _PAUSE_SECONDS = 0.02
 """Before another is started: the session that took the last one should not share the processor with it."""
@@ -100,7 +98,11 @@ class WarmPool:
         worker = pool.ready.popleft() if pool.ready else None
         if worker is not None:
             worker.order = msgspec.structs.replace(
-                worker.order, session_name=order.session_name, script=order.script
+                worker.order,
+                session_name=order.session_name,
+                script=order.script,
+                grant=order.grant,
+                asked=order.asked,
             )
         self._fill(pool, order)
         return worker
@@ -134,7 +136,12 @@ class WarmPool:
             pool.overflow.release()
 
     def _pool(self, order: StartOrder) -> _Pool | None:
-        """The pool of `order`'s tenant and bridge; one of another key is drained first."""
+        """The pool of `order`'s tenant and bridge; one of another key is drained first.
+
+        None for limits that no pooled sandbox has.
+        """
+        if order.asked.sized:
+            return None
         limits = self._limits(order.grant.tenant, order.manifest.name)
         place = (order.grant.tenant, order.manifest.name)
         if not limits.size or order.env_secrets or self._stopping:

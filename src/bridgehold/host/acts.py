@@ -28,12 +28,13 @@ def acts_of(entries: Iterable[Entry], providers: Mapping[str, str], since: str =
             bridges[entry.tenant, entry.session] = entry.text("bridge")
         bridge = entry.text("bridge") or bridges.get((entry.tenant, entry.session), "")
         told = bridge and entry.time >= since and not entry.text("dropped")  # by a seal, with what was asked
-        found = _act(entry, providers) if told else None
+        found = act_of(entry, providers) if told else None
         if found is not None:
             yield msgspec.structs.replace(found, event=entry.ref, tenant=entry.tenant, bridge=bridge)
 
 
-def _act(entry: Entry, providers: Mapping[str, str]) -> Act | None:
+def act_of(entry: Entry, providers: Mapping[str, str]) -> Act | None:
+    """What one event says, but for whose it is; None: nothing of the kind, or nothing that names decide."""
     family, _, how = entry.kind.partition(".")
     if how not in ("intent", "refused"):
         return None
@@ -42,7 +43,9 @@ def _act(entry: Entry, providers: Mapping[str, str]) -> Act | None:
         return None
     match family:
         case "command":
-            return Act(what="operation", name=entry.text("operation"), allowed=allowed)
+            kind = entry.text("resource")
+            kinds = (kind,) if kind else ()
+            return Act(what="operation", name=entry.text("operation"), allowed=allowed, kinds=kinds)
         case "tool" if entry.text("rule") != "input":  # which needs no grant
             return Act(what="tool", name=entry.text("tool"), allowed=allowed)
         case "egress":

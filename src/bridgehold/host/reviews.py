@@ -1,0 +1,220 @@
+"""``policy.review`` and ``policy.approve``: a policy is looked at by what it changes, and signed.
+
+The host signs nothing: who owns the configuration does, and the supervisor looks at that before it writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+
+import msgspec
+
+from bridgehold.config.layout import Layout
+from bridgehold.config.sections import ReviewSection
+from bridgehold.config.settings import Settings
+from bridgehold.errors import BridgeholdError, DeniedError, NotFoundError, PolicyError, UsageError
+from bridgehold.host.admin_log import AdminLog
+from bridgehold.host.front.method import Method
+from bridgehold.host.front.outgoing import Emit
+from bridgehold.host.front.registry import Registry
+from bridgehold.host.startup import FileChange
+from bridgehold.ids import LOCAL_TENANT, digest_bytes
+from bridgehold.policies import shipped
+from bridgehold.policies.approved import Verified
+from bridgehold.policies.changes import Capability, compare
+from bridgehold.policies.files import Text, is_file_of
+from bridgehold.policies.model import Grant, Machine
+from bridgehold.policies.reviewed import SUFFIX, Review, read_review, render
+from bridgehold.policies.tables import parse_time
+from bridgehold.protocol.reviews import (
+    ApprovePolicyParams,
+    GrantChange,
+    PolicyReview,
+    ReviewParams,
+    ReviewState,
+)
+from bridgehold.protocol.values import Principal
+
+_SKEW = 300.0
+"""Seconds that the time of an approval may differ from the host's."""
+_MOST = 200
+"""Grants that are looked at for one review."""
+Write = Callable[[FileChange], Awaitable[None]]
+
+
+class Reviews:
+    """The handlers. One per host."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        settings: Settings,
+        machine: Machine,
+        registry: Registry,
+        log: AdminLog,
+        write: Write,
+        verified: Verified,
+    ) -> None:
+        """`write`: has the supervisor write a file."""
+        self._layout = layout
+        self._settings = settings
+        self._machine = machine
+        self._registry = registry
+        self._log = log
+        self._write = write
+        self._verified = verified
+        self._turn = asyncio.Lock()
+
+    def table(self) -> dict[str, Method]:
+        """The methods by name."""
+        return {
+            "policy.review": Method(ReviewParams, self.review, operator=True, reads=True),
+            "policy.approve": Method(ApprovePolicyParams, self.approve, operator=True),
+        }
+
+    async def review(self, principal: Principal, params: ReviewParams, _emit: Emit) -> PolicyReview:
+        """The policy beside what was reviewed of it. Raises `NotFoundError`, `PolicyError`."""
+        return (await asyncio.to_thread(self._look, params.policy, principal))[0]
+
+    async def approve(self, principal: Principal, params: ApprovePolicyParams, _emit: Emit) -> PolicyReview:
+        """What was seen is what holds from the next command on.
+
+        Raises `UsageError` where `seen` is not what stands, and `DeniedError` for an unsound signature.
+        """
+        async with self._turn:
+            shown, found, before = await asyncio.to_thread(self._look, params.policy, principal)
+            if shown.seen != params.seen:
+                raise UsageError(
+                    f"the policy {params.policy} is not as it was seen",
+                    hint=f"`bridgehold policy review {params.policy}` shows it as it is now.",
+                )
+            made = Review(
+                digest=found.digest,
+                by=principal.name,
+                at=params.at,
+                expires=params.expires,
+                signature=params.signature,
+                text=found.text,
+            )
+            _check_times(made)
+            if not made.is_sound(params.policy, self._verified):
+                raise DeniedError(
+                    f"the review of {params.policy} is not signed by this host's key for approvals",
+                    hint="`bridgehold policy approve` signs it, as who owns the configuration (or root).",
+                )
+
+            async def act() -> PolicyReview:
+                was = before.digest if before is not None else ""
+                change = FileChange(kind="review", name=params.policy, text=render(made), was=was)
+                await self._write(change)
+                return msgspec.structs.replace(
+                    shown, state="reviewed", by=made.by, at=made.at, expires=made.expires
+                )
+
+            details = {
+                "digest": made.digest,
+                "expires": made.expires,
+                "seen": shown.seen,
+                "gained": [f"{where} {one.key} {one.value}" for where, one in _each(shown, "gained")],
+                "lost": [f"{where} {one.key} {one.value}" for where, one in _each(shown, "lost")],
+                "signature": made.signature,
+            }
+            return await self._log.audited(principal, "policy.approve", params.policy, details, act)
+
+    def _look(self, name: str, principal: Principal) -> tuple[PolicyReview, Text, Text | None]:
+        """As it is shown; the policy's own file, and the review's."""
+        found = self._own("policy", name)
+        if found is None:
+            hint = "A policy that comes with the package is reviewed with it: `bridgehold policy show`."
+            raise NotFoundError(f"policies/{name[:80]}.toml is not there", hint=hint)
+        text = self._own("review", name)
+        known, state = self._known(name, found, text)
+        shown = PolicyReview(
+            policy=name,
+            file=found.file,
+            digest=found.digest,
+            state=state,
+            required=self._settings.now.review.required,
+            by=known.by if known is not None else "",
+            at=known.at if known is not None else "",
+            expires=known.expires if known is not None else "",
+            changes=tuple(self._changes(name, known)),
+        )
+        seen = digest_bytes(msgspec.json.encode(shown, order="deterministic"))
+        return msgspec.structs.replace(shown, seen=seen, you=principal.name), found, text
+
+    def _own(self, kind: str, name: str) -> Text | None:
+        which = f"{name}{SUFFIX}" if kind == "review" else name
+        return self._registry.files.own("policy", [which])[0] if is_file_of("policy", name) else None
+
+    def _known(self, name: str, found: Text, text: Text | None) -> tuple[Review | None, ReviewState]:
+        if text is None:
+            return None, "never"
+        try:
+            known = read_review(name, text.text, text.file, self._verified)
+        except PolicyError:
+            return None, "unsound"
+        if known.digest != found.digest:
+            return known, "edited"
+        return known, "ended" if known.over(time.time()) else "reviewed"
+
+    def _changes(self, name: str, known: Review | None) -> Iterator[GrantChange]:
+        """Of each grant that differs: against what was reviewed, what comes with the package, or nothing."""
+        before, after = self._unbound(), self._unbound()
+        text = known.text if known is not None else f'extends = "{name}"\n' if name in shipped.names() else ""
+        if text:
+            before.files.put_instead("policy", name, text)
+        tenants = dict.fromkeys((LOCAL_TENANT, *after.files.names("tenant"), *name.split("@")[1:]))
+        pairs = [
+            (tenant, entry.name)
+            for entry in after.entries()
+            if entry.manifest is not None
+            for tenant in ([entry.tenant] if entry.tenant else tenants)
+        ]
+        for tenant, bridge in pairs[:_MOST]:
+            if not self._rests_on(after, name, bridge, tenant):
+                continue
+            try:
+                new = after.resolve_grant(tenant, after.manifest(bridge, tenant))
+            except BridgeholdError as error:
+                yield GrantChange(tenant=tenant, bridge=bridge, fault=error.message[:300])
+                continue
+            changes = compare(self._grant(before, tenant, bridge) if text else None, new)
+            if changes.gained or changes.lost:
+                yield GrantChange(tenant=tenant, bridge=bridge, gained=changes.gained, lost=changes.lost)
+
+    def _grant(self, registry: Registry, tenant: str, bridge: str) -> Grant | None:
+        try:
+            return registry.resolve_grant(tenant, registry.manifest(bridge, tenant))
+        except BridgeholdError:
+            return None
+
+    def _rests_on(self, registry: Registry, name: str, bridge: str, tenant: str) -> bool:
+        """Whether the bridge runs under the policy, or under one that extends it."""
+        try:
+            readings = registry.policy_for(registry.policy_name(bridge, tenant), tenant)[1]
+        except BridgeholdError:
+            return registry.policy_name(bridge, tenant) == name
+        return readings.found.get(("policy", name)) is not None
+
+    def _unbound(self) -> Registry:
+        """A registry that demands no review, and writes nothing."""
+        config = self._settings.now.model_copy(update={"review": ReviewSection()})
+        return Registry(self._layout, config, self._machine, journal=None)
+
+
+def _each(shown: PolicyReview, which: str) -> Iterator[tuple[str, Capability]]:
+    for change in shown.changes:
+        for one in getattr(change, which):
+            yield f"{change.tenant}/{change.bridge}", one
+
+
+def _check_times(made: Review) -> None:
+    try:
+        begin, end = parse_time(made.at), parse_time(made.expires) if made.expires else 0.0
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if abs(begin - time.time()) > _SKEW or (end and end <= begin):
+        raise UsageError("the review is not of now, or ends before it begins", hint="Are the clocks right?")

@@ -1,0 +1,16 @@
+import os, subprocess, sys
+for number in range(1000):
+    print(number, "x" * 20)
+sys.stdout.flush()
+sys.stdout.buffer.write(bytes(range(32, 127)) * 100 + b"\n")
+sys.stdout.buffer.flush()
+os.write(1, b"by its descriptor\n")
+subprocess.run(["echo", "by a child"])
+subprocess.run("echo to standard error >&2", shell=True)
+print("ünïcödé €😀", ascii("é"))
+sys.stdout.write("no newline at the end")
+print("", end="", flush=True)
+sys.stdout.writelines(["\r", "carriage", "\t", "tab", "\n"])
+print("\x1b[31mred\x1b[0m \0 nul")
+print(sys.stdout.fileno(), sys.stderr.fileno(), sys.stdout.name, sys.stderr.name, sys.stdout.mode)
+print("last", file=sys.stderr)

@@ -1,0 +1,238 @@
+"""A refusal that becomes a rule: asked for, approved by another, signed, ended by itself; and all who would cheat."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from bridgehold import BridgeholdError, SyncClient
+from bridgehold.errors import DeniedError, PolicyError
+from bridgehold.host.proposals import rule_of
+from bridgehold.host.startup import FileChange
+from bridgehold.ids import digest_bytes
+from bridgehold.keeper.approver import Approver
+from bridgehold.keeper.signer import Signer
+from bridgehold.policies.tables import format_time
+from bridgehold.protocol.proposals import ShownProposal
+from bridgehold.supervisor import files
+from hostile.stage import KINDS_OF_HOSTS, POLICY, Stage, stage
+from waiting import until
+
+pytestmark = pytest.mark.hostile
+BOSS = "another-operators-own-token"
+CONFIG = f"""
+[principals.boss]
+tokens = ["sha256:{hashlib.sha256(BOSS.encode()).hexdigest()}"]
+tenants = ["*"]
+operator = true
+"""
+
+
+@pytest.fixture(scope="module", params=KINDS_OF_HOSTS)
+def host(request: pytest.FixtureRequest) -> Iterator[Stage]:
+    cells = str(request.param != "root").lower()  # each tenant has one of its own at the ordinary user's host
+    with stage(request.param, config=CONFIG, host=f"cells = {cells}\n") as ready:
+        yield ready
+        assert "Traceback" not in ready.layout.config.parent.joinpath("host.log").read_text()
+
+
+def bridge(host: Stage, *, more: str = "", allow: str = "report") -> str:
+    """A bridge whose policy allows one operation of two."""
+    name = host.bridge()
+    text = POLICY.replace('allow = ["*"]', f'allow = ["{name}:{allow}"]')
+    (host.layout.policies / f"{name}.toml").write_text(text + more)
+    return name
+
+
+def tenant(host: Stage, name: str) -> str:
+    with contextlib.suppress(BridgeholdError):
+        host.client.request("tenant.create", {"name": name, "limits": {}})
+    return str(
+        host.client.request("token.create", {"name": f"{name}-{time.time_ns()}", "tenants": [name]})["token"]
+    )
+
+
+@contextlib.contextmanager
+def client(host: Stage, secret: str) -> Iterator[SyncClient]:
+    with contextlib.closing(SyncClient.connect(host.layout.socket, token=secret, reconnect_s=0)) as found:
+        yield found
+
+
+def refused(act: Callable[[], object]) -> BridgeholdError:
+    with pytest.raises(BridgeholdError) as caught:
+        act()
+    return caught.value
+
+
+def signed(
+    host: Stage, asker: SyncClient, proposal: str, *, lasts: float = 0, key: Any = None
+) -> dict[str, Any]:
+    """What `asker` sends to approve it, signed as who owns the configuration would, or by another `key`."""
+    shown = msgspec.convert(asker.request("proposal.show", {"proposal": proposal}), type=ShownProposal)
+    now = time.time()
+    rule = rule_of(shown, format_time(now), format_time(int(now) + (lasts or shown.seconds)))
+    sign = key or Approver(host.layout.secrets)
+    signature = base64.b64encode(sign.sign(rule.text(shown.bridge, shown.tenant))).decode()
+    return {
+        "proposal": proposal,
+        "seen": shown.seen,
+        "approved": rule.approved,
+        "expires": rule.expires,
+        "signature": signature,
+    }
+
+
+def test_a_refusal_becomes_a_rule_that_ends_by_itself_in_an_open_session(host: Stage) -> None:
+    name = bridge(host)
+    with client(host, tenant(host, "acme")) as own, own.session(name, tenant="acme") as session:
+        assert session.run("report") == {}
+        act = {"code": "result['x'] = 1"}
+        error = refused(lambda: session.run("act", act))
+        assert (error.code, bool(error.event)) == ("denied", True)
+        made = own.request("proposal.make", {"event": error.event, "reason": "it is my work"})
+        assert made["grants"] == {"operations.allow": [f"{name}:act"]}
+        assert refused(lambda: session.run("act", act)).code == "denied", "asking opens nothing"
+        assert (
+            refused(lambda: own.request("proposal.approve", signed(host, own, made["id"]))).code == "denied"
+        )
+        assert refused(lambda: session.run("act", act)).code == "denied"
+        done = host.client.request("proposal.approve", signed(host, host.client, made["id"], lasts=4))
+        assert done["state"] == "approved"
+        assert session.run("act", act) == {"x": 1}
+        until(lambda: refused_code(lambda: session.run("act", act)) == "denied", 30)
+        assert session.run("report") == {}, "the session goes on"
+        assert own.request("proposal.show", {"proposal": made["id"]})["state"] == "expired"
+    event = [one for one in host.events("admin.intent") if one["action"] == "proposal.approve"][-1]
+    details = event["details"]
+    assert isinstance(details, dict)
+    assert event["principal"] != details["asked_by"]
+    assert (details["proposal"], details["gained"]) == (made["id"], f"operations {name}:act")
+    assert details["signature"]
+    loaded = [one for one in host.events("policy.loaded") if one["bridge"] == name]
+    assert [(one["gained"], one["lost"]) for one in loaded[-2:]] == [
+        ([f"operations {name}:act"], []),
+        ([], [f"operations {name}:act"]),
+    ]
+
+
+def refused_code(act: Callable[[], object]) -> str:
+    try:
+        act()
+    except BridgeholdError as error:
+        return error.code
+    return ""
+
+
+def test_who_asked_never_approves_and_nobody_sees_anothers(host: Stage) -> None:
+    name = bridge(host)
+    with (
+        client(host, BOSS) as boss,
+        client(host, tenant(host, "acme")) as own,
+        client(host, tenant(host, "evil")) as evil,
+    ):
+        error = refused(lambda: own.run(f"{name}:act", {"code": ""}, tenant="acme"))
+        assert refused(lambda: evil.request("proposal.make", {"event": error.event})).code == "not_found"
+        made = boss.request("proposal.make", {"event": error.event})
+        assert made["by"] == "boss"
+        fault = refused(lambda: boss.request("proposal.approve", signed(host, boss, made["id"])))
+        assert (fault.code, "asked for" in fault.message) == ("denied", True)
+        assert evil.request("proposal.list", {}) == []
+        assert refused(lambda: evil.request("proposal.show", {"proposal": made["id"]})).code == "not_found"
+        assert [one["id"] for one in own.request("proposal.list", {})][-1] == made["id"]
+        for method in ("proposal.approve", "proposal.reject"):
+            asked = signed(host, own, made["id"]) if method.endswith("approve") else {"proposal": made["id"]}
+            assert refused(lambda method=method, asked=asked: own.request(method, asked)).code == "denied"
+        host.client.request("proposal.reject", {"proposal": made["id"], "reason": "no"})
+        again = refused(
+            lambda: host.client.request("proposal.approve", signed(host, host.client, made["id"]))
+        )
+        assert again.code == "usage"
+
+
+def test_an_approved_rule_can_be_ended(host: Stage) -> None:
+    name = bridge(host)
+    with client(host, tenant(host, "acme")) as own, own.session(name, tenant="acme") as session:
+        act = {"code": ""}
+        error = refused(lambda: session.run("act", act))
+        made = own.request("proposal.make", {"event": error.event})
+        host.client.request("proposal.approve", signed(host, host.client, made["id"]))
+        assert session.run("act", act) == {}
+        host.client.request("proposal.reject", {"proposal": made["id"]})
+        assert refused(lambda: session.run("act", act)).code == "denied"
+
+
+def test_what_is_not_soundly_signed_is_refused_by_the_host_the_supervisor_and_the_resolver(
+    host: Stage,
+) -> None:
+    name = bridge(host)
+    other = Ed25519PrivateKey.generate()
+    file = host.layout.policies / f"{name}@acme.approved.toml"
+    with client(host, tenant(host, "acme")) as own:
+        act = lambda: own.run(f"{name}:act", {"code": ""}, tenant="acme")  # noqa: E731 - asked again and again
+        error = refused(act)
+        made = own.request("proposal.make", {"event": error.event})
+        forged = signed(host, host.client, made["id"], key=other)
+        assert refused(lambda: host.client.request("proposal.approve", forged)).code == "denied"
+        longer = signed(host, host.client, made["id"], lasts=10**7)
+        assert refused(lambda: host.client.request("proposal.approve", longer)).code == "usage"
+        unseen = {**signed(host, host.client, made["id"]), "seen": "sha256:" + "0" * 64}
+        assert refused(lambda: host.client.request("proposal.approve", unseen)).code == "usage"
+        assert not file.exists()
+        host.client.request("proposal.approve", signed(host, host.client, made["id"]))
+        act()
+        sound = file.read_text()
+        # A host that was taken over asks the supervisor for more than was signed.
+        for text in (sound.replace(":act", ":*"), sound.replace(f"{name}:act", f"{name}:delete")):
+            change = FileChange(
+                kind="approved", name=f"{name}@acme", text=text, was=digest_bytes(sound.encode())
+            )
+            with pytest.raises(PolicyError):
+                files.change(host.layout, msgspec.json.encode(change))
+        moved = FileChange(kind="approved", name=f"{name}@evil", text=sound, was="")
+        with pytest.raises(PolicyError, match="signature"):
+            files.change(host.layout, msgspec.json.encode(moved))
+        for place in ("../config", f"{name}", f"{name}@acme/../x"):
+            change = FileChange(kind="approved", name=place, text=sound, was="")
+            with pytest.raises(BridgeholdError):
+                files.change(host.layout, msgspec.json.encode(change))
+        file.write_text(sound.replace(f"{name}:act", f"{name}:report"))  # by hand
+        until(lambda: refused_code(act) == "policy", 10)
+        file.write_text(sound)
+        until(lambda: refused_code(act) == "", 10)
+        file.unlink()
+        until(lambda: refused_code(act) == "policy", 10)  # that it is gone on purpose an operator says
+        host.client.request("reload", {})
+        assert refused(act).code == "denied"
+
+
+def test_the_keeper_signs_no_approval_for_anybody(host: Stage) -> None:
+    signer = Approver(host.layout.secrets)
+    with pytest.raises(DeniedError):
+        signer.sign(b"bridgehold-audit-anchor-v1\nx")
+    with pytest.raises(DeniedError):
+        Signer(host.layout.secrets).sign(b"bridgehold-approval-v1\n{}")
+
+
+def test_a_ceiling_and_a_deny_bind_whoever_asks(host: Stage) -> None:
+    name = bridge(host)
+    denied = bridge(host)
+    text = (host.layout.policies / f"{denied}.toml").read_text()
+    (host.layout.policies / f"{denied}.toml").write_text(
+        text.replace("[rate]", f'deny = ["{denied}:act"]\n[rate]')
+    )
+    with client(host, tenant(host, "bound")) as own:
+        bound = host.layout.tenants / "bound.toml"
+        bound.write_text(bound.read_text() + f'[operations]\nallow = ["{name}:report", "{denied}:*"]\n')
+        for which in (name, denied):
+            error = refused(lambda which=which: own.run(f"{which}:act", {"code": ""}, tenant="bound"))
+            fault = refused(lambda error=error: own.request("proposal.make", {"event": error.event}))
+            assert fault.code == "denied", fault.message
+            assert ("denied by" in fault.message) == (which == denied)
