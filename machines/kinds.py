@@ -54,8 +54,8 @@ class Machine:
     """Where the remedy is a package: what was hidden shows again. Shell, as root."""
     again: tuple[str, ...] = ()
     """Each is in what was said: a container is started once more, with these."""
-    configured: str = ""
-    """What was said names this setting, for a machine on which nothing else helps."""
+    configured: tuple[tuple[str, str, str], ...] = ()
+    """Words of what was said, and the file and text that they lead to, one after the other."""
 
 
 def left_out(option: str) -> tuple[str, ...]:
@@ -101,7 +101,14 @@ MACHINES = (
         root=True,
         prepare=READ_ONLY_CGROUPS,
         says="no cgroup here",
-        configured='[host]\ncgroup = "none"\n',
+        configured=(
+            ('[host] cgroup = "none"', "config.toml", '[host]\ncgroup = "none"\n'),
+            (
+                'weakenings = ["no_cgroup"]` at the top of the policy, and `enforcement = "weakened"',
+                "policies/python.toml",
+                'weakenings = ["no_cgroup"]\nextends = "python"\n[sandbox]\nenforcement = "weakened"\n',
+            ),
+        ),
     ),
     Machine(
         "proc-sys-read-only",

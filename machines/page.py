@@ -82,4 +82,5 @@ def line(machine: Machine, outcome: Outcome) -> str:
 
 def cell(text: str) -> str:
     """One line that a table takes."""
-    return " ".join(text.split()).replace("|", "\\|")
+    words = re.sub(r"(?<=for d in )\S.*(?=; do )", "…", " ".join(text.split()))
+    return re.sub(r"(?<=for-bridgehold-)\d+|(?<=chown -R )\d+", "UID", words).replace("|", "\\|").replace("`", "")

@@ -100,7 +100,7 @@ class Bench:
         pip = ["runuser", "-u", USER, "--", "/usr/bin/python3", "-m", "pip", "install", "-q", *options]
         pip += ["--no-warn-script-location", "--no-deps"]
         run([*pip, "--require-hashes", "-r", self.carried(ROOT / "locks/run.txt")], cwd=Path("/"))
-        run([*pip, self.wheel()], cwd=Path("/"))
+        run([*pip, "--upgrade", self.wheel()], cwd=Path("/"))
 
     def package(self, suite: str) -> Path:
         """dist/ with the tarball and the Debian package for `suite`'s Python."""
@@ -179,17 +179,23 @@ def here(machine: Machine, bench: Bench) -> Iterator[dict[str, Any]]:
     environ = {**os.environ, "NAME": USER, "CACHE": str(bench.cache)}
     if machine.prepare == OTHER_BWRAP:
         bench.bubblewrap()
+    take_cgroups(pwd.getpwnam(USER).pw_uid)
     with namespace() as inside:
         if machine.prepare:
             run([*inside, "sh", "-ec", machine.prepare], env=environ)
         steps = [*inside, *stranger(machine), "/usr/bin/python3", bench.carried(STEPS), program]
         first = met(steps)
         yield first
-        if machine.configured:
-            if machine.configured.split('"')[1] not in first["said"]:
+        typed: list[str] = []
+        last = first
+        for words, name, text in machine.configured:
+            if words not in last["said"]:
                 return
-            yield met([*steps, machine.configured])
-        yield from remedied(machine, first["said"], inside, steps)
+            typed.append(words)
+            steps += [name, text]
+            last = met(steps) | {"typed": "; then ".join(typed)}
+            yield last
+        yield from remedied(machine, last["said"], inside, steps)
 
 
 def remedied(machine: Machine, said: str, inside: list[str], steps: list[Any]) -> Iterator[dict[str, Any]]:
@@ -287,7 +293,7 @@ def tried(machine: Machine, bench: Bench) -> Outcome:
         works=first["works"],
         said=said if not first["works"] else "",
         said_then=last["said"] if len(met_there) > 1 else "",
-        typed=last.get("typed", machine.configured),
+        typed=last.get("typed", ""),
         works_then=len(met_there) > 1 and last["works"],
         not_passed=tuple(row["name"] for row in last["not_passed"] if row["status"] == "FAIL"),
         right=right,
@@ -355,14 +361,17 @@ def user() -> Iterator[None]:
     try:
         yield
     finally:
+        take_cgroups(uid)
         run(["userdel", "--remove", USER])
-        for one in ("memory", "pids", "cpu", "cpuacct"):
-            for path in sorted(
-                Path("/sys/fs/cgroup", one, f"for-bridgehold-{uid}").rglob("*/"), reverse=True
-            ):
-                path.rmdir()
+
+
+def take_cgroups(uid: int) -> None:
+    """What a remedy gave the user."""
+    for one in ("memory", "pids", "cpu", "cpuacct"):
+        top = Path("/sys/fs/cgroup", one, f"for-bridgehold-{uid}")
+        for path in (*sorted(top.rglob("*/"), reverse=True), top):
             with contextlib.suppress(FileNotFoundError):
-                Path("/sys/fs/cgroup", one, f"for-bridgehold-{uid}").rmdir()
+                path.rmdir()
 
 
 def main() -> int:

@@ -1,9 +1,9 @@
 """What a stranger does on a machine: look at it, ask the doctor, run one command. Prints one line of JSON.
 
-    python3 steps.py PROGRAM [CONFIGURATION]
+    python3 steps.py PROGRAM [FILE TEXT ...]
 
-PROGRAM: `bridgehold`, as installed there. CONFIGURATION: the text of config.toml. Standard library alone,
-Python 3.9 and up: it is carried to each machine as it is.
+PROGRAM: `bridgehold`, as installed there. FILE: below the folder of configuration, with TEXT. Standard
+library alone, Python 3.9 and up: it is carried to each machine as it is.
 """
 
 import json
@@ -18,13 +18,15 @@ MARK = "MACHINE "
 SECONDS = 300
 
 
-def main(program, configuration=""):
+def main(program, *files):
     """Everything, in the order in which a person would see it."""
     with tempfile.TemporaryDirectory(prefix="stranger-") as home:
         environ = dict(os.environ, BRIDGEHOLD_HOME=home)
-        if configuration:
-            with open(os.path.join(home, "config.toml"), "w", encoding="utf-8") as file:
-                file.write(configuration)
+        for number in range(0, len(files), 2):
+            path = os.path.join(home, "config", files[number])
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(files[number + 1])
         checks = asked([program, "doctor", "--json"], environ)
         told = asked([program, "run", "python:execute", "--args", '{"code": "6 * 7"}'], environ)
     try:
@@ -66,6 +68,8 @@ def facts(program):
         interpreter = file.readline(400).decode("utf-8", "replace").strip().lstrip("#!")
     if not interpreter.startswith("/") or interpreter.startswith("/bin/sh"):
         interpreter = os.path.join(os.path.dirname(os.path.realpath(program)), "python3")
+    if not os.path.exists(interpreter):
+        interpreter = "python3"
     shown = asked([interpreter, "-c", "import platform; print(platform.python_version())"], dict(os.environ))
     bubblewrap = asked(["bwrap", "--version"], dict(os.environ))
     mounts = [line.split() for line in read("/proc/mounts").splitlines()]
