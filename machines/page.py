@@ -83,4 +83,5 @@ def line(machine: Machine, outcome: Outcome) -> str:
 def cell(text: str) -> str:
     """One line that a table takes."""
     words = re.sub(r"(?<=for d in )\S.*(?=; do )", "…", " ".join(text.split()))
-    return re.sub(r"(?<=for-bridgehold-)\d+|(?<=chown -R )\d+", "UID", words).replace("|", "\\|").replace("`", "")
+    words = re.sub(r"(?<=chown -R )\d+", "UID", words)
+    return words.replace("|", "\\|").replace("`", "")
