@@ -41,7 +41,7 @@ WITHOUT = HERE / "without.py"
 VENV = ROOT / os.environ.get("VENV", ".venv")
 USER = "bh-machines"
 SECONDS = 1800
-BASE = "python3,python3-venv,ca-certificates"
+BASE = "python3,python3-venv,ca-certificates,git,make"
 TOOL = Path(os.environ.get("BRIDGEHOLD_VM", ROOT.parent / "shared/vm/vm"))
 MARK = re.compile(r"MACHINE (\{.*\})")
 
@@ -107,10 +107,37 @@ class Bench:
         name = f"dist-{suite}"
         if name not in self._made:
             place = self.folder / name
-            python = {"bookworm": "/usr/bin/python3", "trixie": found_python("3.13")}[suite]
-            run([VENV / "bin/python", ROOT / "scripts/package", "--python", python, "--out", place])
+            if suite == "bookworm":
+                run([VENV / "bin/python", ROOT / "scripts/package", "--out", place])
+            else:
+                self._package_there(suite, place)
             self._made[name] = place
         return self._made[name]
+
+    def _package_there(self, suite: str, place: Path) -> None:
+        """Built in a base system of that suite: a package is for the Python that it was built with."""
+        root = self.folder / f"root-{suite}"
+        root.mkdir()
+        run(["tar", "-xf", self.base(suite), "-C", root])
+        run(["git", "clone", "--quiet", ROOT, root / "src"])
+        for path in ("etc/pip.conf", "etc/resolv.conf", "etc/ssl/certs/ca-certificates.crt"):
+            if Path("/", path).exists():
+                shutil.copy(Path("/", path), root / path)
+        mounts = "".join(f"mount --rbind /{name} {root}/{name}; " for name in ("proc", "dev", "sys"))
+        inside = "cd /src && make setup && .venv/bin/python scripts/package --out /made"
+        run(
+            [
+                "unshare",
+                "-m",
+                "--propagation",
+                "private",
+                "sh",
+                "-ec",
+                f"{mounts} chroot {root} sh -ec '{inside}'",
+            ]
+        )
+        shutil.move(root / "made", place)
+        shutil.rmtree(root)
 
     def tree(self, suite: str) -> Path:
         """The package for `suite`, unpacked."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,21 @@ def test_the_installed_unit_is_the_pages_unit() -> None:
     assert len(shown) > 20
     assert {name for name, _ in shown - installed} <= SET_BY_THE_MACHINE
     assert {name for name, _ in installed - shown} <= SET_BY_THE_MACHINE | ONLY_INSTALLED
+
+
+@pytest.mark.parametrize(
+    ("shell", "first"),
+    [
+        ("bash", "_bridgehold_completion() {"),
+        ("zsh", "#compdef bridgehold"),
+        ("fish", "complete --command bridgehold"),
+    ],
+)
+def test_each_shell_gets_its_own_completion(shell: str, first: str) -> None:
+    package = SourceFileLoader("package_script", str(ROOT / "scripts/package")).load_module()
+    text = package.completion(Path(sys.executable).parent / "bridgehold", shell)
+    assert text.startswith(first)
+    assert f"complete_{shell}" in text
 
 
 def test_as_a_user_nothing_is_on_that_implies_no_new_privileges() -> None:
