@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -45,7 +46,11 @@ def test_the_installed_unit_is_the_pages_unit() -> None:
     ],
 )
 def test_each_shell_gets_its_own_completion(shell: str, first: str) -> None:
-    package = SourceFileLoader("package_script", str(ROOT / "scripts/package")).load_module()
+    loader = SourceFileLoader("package_script", str(ROOT / "scripts/package"))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    assert spec is not None
+    package = importlib.util.module_from_spec(spec)
+    loader.exec_module(package)
     text = package.completion(Path(sys.executable).parent / "bridgehold", shell)
     assert text.startswith(first)
     assert f"complete_{shell}" in text
