@@ -131,6 +131,7 @@ def looks(text: str, width: int, *, data: bool = False) -> None:
 SHOWN: list[tuple[tuple[str, ...], list[str]]] = [
     (("sessions",), ["{session}", "a-session-with-a-long-name", "python"]),
     (("zygotes",), []),
+    (("attack", "--list"), ["new-namespaces", "way-round"]),
     (("resources",), []),
     (("artifacts", "list"), ["{artifact}"]),
     (("bridge", "list"), ["transformers", "langchain", "python"]),
