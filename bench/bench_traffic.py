@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import tempfile
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from common import Row, median, row, show, times
 
-from bridgehold import SyncClient
+from bridgehold import SyncClient, strict, strict_turns
 from bridgehold.config.layout import Layout, find_layout
 
 MANIFEST = """
@@ -129,12 +130,48 @@ def measure(client: SyncClient) -> list[Row]:
     ]
 
 
+def long_frames() -> list[Row]:
+    """A frame of many values, of the processor: the longest that reading it keeps its loop; all of it."""
+    texts = {
+        "numbers": b"[" + b",".join([b"1"] * 999_000) + b"]",
+        "empty arrays": b"[" + b",".join([b"[]"] * 499_000) + b"]",
+        "objects of one key": b"[" + b",".join([b'{"a":1}'] * 499_000) + b"]",
+        "names of one object": b"{" + b",".join(b'"%d":{}' % name for name in range(499_000)) + b"}",
+    }
+    rows = []
+    for name, text in texts.items():
+        gc.collect()
+        gc.freeze()  # as a host does at its start
+        started = time.process_time()
+        value = strict.loads(text)
+        whole = (time.process_time() - started) * 1000
+        del value
+        longest, total, done = 0.0, 0.0, False
+        steps = strict_turns.steps(text)
+        while not done:
+            started = time.process_time()
+            done = next(steps, steps) is steps
+            spent = (time.process_time() - started) * 1000
+            longest, total = max(longest, spent), total + spent
+        rows += [
+            row(
+                f"a frame of {name}: the longest turn, beside one decode",
+                longest,
+                "ms",
+                baseline=whole,
+                most=50,
+            ),
+            row(f"a frame of {name}: all turns, beside one decode", total, "ms", baseline=whole),
+        ]
+    return rows
+
+
 def main() -> None:
     with (
         tempfile.TemporaryDirectory(prefix="bh-bench-") as home,
         SyncClient.open(prepare(Path(home))) as client,
     ):
-        show(measure(client))
+        show(measure(client) + long_frames())
 
 
 if __name__ == "__main__":

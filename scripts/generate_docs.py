@@ -24,6 +24,7 @@ from bridgehold.faces.cli import reference as cli
 from bridgehold.faces.http import reference as http
 from bridgehold.policies import fields
 from bridgehold.policies.limits_table import LIMITS
+from bridgehold.sandbox.attest import kept
 from bridgehold.sandbox.launch import seccomp
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -339,6 +340,7 @@ DOCUMENTS: tuple[Document, ...] = (
     Document("docs/reference/cli.md", "the commands' own help", cli.reference),
     Document("docs/reference/http.md", "src/bridgehold/faces/http", http.reference),
     Document("docs/reference/gateway-fields.md", "src/bridgehold/policies/inference", make_inference),
+    Document("docs/reference/attestation.md", "src/bridgehold/sandbox/attest/kept.py", kept.reference),
     Document("docs/reference/seccomp.md", "src/bridgehold/sandbox/launch/seccomp.py", seccomp.reference),
 )
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import sys
+import traceback
 from collections.abc import Callable
 
 from bridgehold.errors import BridgeholdError, ConfigError, InternalError, ShortageError, UsageError
@@ -50,7 +53,7 @@ def from_os(error: OSError) -> BridgeholdError:
     return UsageError(f"reading or writing failed: {why}", hint="Look where the streams lead.")
 
 
-def at_border(error: Exception, what: str) -> BridgeholdError:
+def at_border(error: BaseException, what: str) -> BridgeholdError:
     """What nobody has typed, as its caller is told: files that the machine refuses the host, or a defect.
 
     A caller may be anybody: it is told no path of the host's.
@@ -95,3 +98,16 @@ _HARMLESS = Escapes(lambda character: repr(character)[1:-1], keep="\n\t")
 def harmless(text: str) -> str:
     """A guest's `text` with what a terminal could act on spelled out; lines and tabs stay."""
     return text.translate(_HARMLESS)
+
+
+def defect_of(error: BaseException, where: str) -> BridgeholdError:
+    """What whoever waits is told of an error that is none of ours; its place goes to our log, with a file's.
+
+    Without its text, which may quote what it met.
+    """
+    what = f"{type(error).__name__} in {where}"
+    more = f": {error}" if isinstance(error, OSError) else ""
+    trace = "".join(traceback.format_tb(error.__traceback__))
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"bridgehold: {what}{more}\n{trace}")
+    return at_border(error, what)

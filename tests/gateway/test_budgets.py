@@ -23,11 +23,12 @@ from bridgehold.host.shares import cell_wire
 from bridgehold.keeper import spending as periods
 from bridgehold.keeper.budgets import Budgets, Reservation
 from bridgehold.keeper.shapes import most_tokens
-from bridgehold.keeper.spending import Used
+from bridgehold.keeper.spending import Prices, Used
 from bridgehold.keeper.usage import NOTHING, UsageTap, charge
 from bridgehold.policies.model import Ceilings, Rate
 from bridgehold.policies.tables import parse_time
 from bridgehold.policies.tenants import Tenant
+from bridgehold.policies.uses import Use
 
 OWNER, BUDGET, SLOTS, LARGEST = ("acme", "dspy"), 3_000, 3, 400
 GUESS, TOKEN = 8, "w"
@@ -129,8 +130,29 @@ SAYS = {
 }
 
 
+FEE = 0.01
+SEARCH = {
+    "openai": "tools[].type=web_search",
+    "anthropic": "tools[].type=web_search_20250305",
+    "gemini": "tools[].googleSearch",
+}
+
+
+def searched(shape: str, count: int) -> bytes:
+    """An event that counts searches of the provider's own."""
+    if shape == "openai":
+        said = '"response":{{"output":[{}]}}'.format(",".join(['{"type":"web_search_call"}'] * count))
+    elif shape == "anthropic":
+        said = f'"usage":{{"server_tool_use":{{"web_search_requests":{count}}}}}'
+    else:
+        queries = ",".join(['"q"'] * count)
+        said = f'"candidates":[{{"groundingMetadata":{{"webSearchQueries":[{queries}]}}}}]'
+    return f"data: {{{said}}}\n\n".encode()
+
+
 class Running(msgspec.Struct):
-    """A request under way. The provider bills `given` and `made` tokens for it, whatever becomes of it."""
+    """A request under way. The provider bills `given` and `made` tokens for it, whatever becomes of it, and
+    so many `searches`: of more than it was to make it says how many they were."""
 
     ref: str
     held: Reservation
@@ -138,6 +160,8 @@ class Running(msgspec.Struct):
     given: int
     made: int
     bounded: bool = True
+    searches: int = 0
+    allowed: int = 0
 
 
 LEFT = {  # what a guest may leave, with its text
@@ -150,12 +174,27 @@ LEFT = {  # what a guest may leave, with its text
 }  # fmt: skip
 
 
+def fee(searches: int) -> int:
+    return round(searches * FEE * 1_000_000)
+
+
+def fresh_budgets() -> Budgets:
+    return Budgets(periods.Spending(prices=Prices(fees={"openai": {"tools": FEE}})))
+
+
+def fees_of(budgets: Budgets) -> int:
+    """Millionths, of this month."""
+    return max((period.fees for period in budgets.spending.of("acme").values()), default=0)
+
+
 class Spending(RuleBasedStateMachine):
     """A hostile guest with some slots, an honest provider, and a host that is killed at any time."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.budgets = Budgets()
+        self.budgets = fresh_budgets()
+        self.fees = 0
+        """Millionths that were billed."""
         self.lines: list[Entry] = []
         self.running: list[Running] = []
         self.billed = 0
@@ -169,8 +208,20 @@ class Spending(RuleBasedStateMachine):
         share=st.floats(0, 1),
         shape=st.sampled_from(sorted(SAYS)),
         bounded=st.booleans(),
+        searches=st.integers(0, 6),
+        allowed=st.integers(0, 3),
     )
-    def send(self, size: int, most: int, answers: int, share: float, shape: str, bounded: bool) -> None:
+    def send(
+        self,
+        size: int,
+        most: int,
+        answers: int,
+        share: float,
+        shape: str,
+        bounded: bool,
+        searches: int,
+        allowed: int,
+    ) -> None:
         self.now += 1
         names = ("maxOutputTokens", "candidateCount") if shape == "gemini" else ("max_tokens", "n")
         asked: dict[str, object] = dict(zip(names, (most, answers), strict=True))
@@ -179,13 +230,15 @@ class Spending(RuleBasedStateMachine):
             bound, share = size + GUESS, 0
         rate = Rate(provider_tokens_total=BUDGET, provider_requests_per_minute=60)
         try:
-            held = self.budgets.reserve(OWNER, "openai", rate, bound, self.now)
+            uses = (Use((SEARCH[shape], "tools"), allowed),) if allowed else ()
+            held = self.budgets.reserve(OWNER, "openai", rate, bound, self.now, uses=uses)
         except BudgetError:
             assert spent(self.budgets)[1] >= BUDGET
             return
         ref = f"i.{len(self.lines)}"
-        self.lines.append(intent(ref, bound))
-        running = Running(ref, held, shape, size, int(most * answers * share), bounded)
+        self.lines.append(intent(ref, bound, fees=held.fees))
+        running = Running(ref, held, shape, size, int(most * answers * share), bounded, searches, allowed)
+        self.fees += fee(min(searches, allowed))
         self.billed += running.given + running.made
         self.running.append(running)
 
@@ -225,21 +278,25 @@ class Spending(RuleBasedStateMachine):
                 )
             elif end in ("negative", "said"):
                 said = (one.given, one.made) if end == "said" else (-one.given - 1, -1)
+                if end == "said" and one.searches:
+                    tap.feed(searched(one.shape, one.searches))
+                    self.fees += fee(max(0, one.searches - one.allowed))
                 tap.feed(SAYS[one.shape] % said)
             if end != "early":
                 tap.end()
             counted = tap.counted
         open_ended = 0 if one.bounded else max(1, one.given)
         charged = charge(one.held.tokens, counted, 0 if end == "head" else 200, open_ended=open_ended)
-        one.held.settle(charged)
-        facts = {"provider": "openai", "intent": one.ref, "charged": charged}
+        fees = one.held.fees_due(200, counted.used)
+        one.held.settle(charged, fees)
+        facts = {"provider": "openai", "intent": one.ref, "charged": charged, "fees": fees}
         self.lines.append(entry("egress.outcome", f"i.{len(self.lines)}", **facts))
 
     @rule()
     def restart(self) -> None:
         """The host is killed: what runs is lost, and the next host knows the audit alone."""
         self.running.clear()
-        self.budgets = Budgets()
+        self.budgets = fresh_budgets()
         self.budgets.fold(self.lines)
 
     @invariant()
@@ -249,12 +306,14 @@ class Spending(RuleBasedStateMachine):
     @invariant()
     def nobody_is_charged_less_than_billed(self) -> None:
         assert spent(self.budgets)[1] >= self.billed
+        assert fees_of(self.budgets) >= self.fees
 
     @invariant()
     def a_restart_changes_nothing(self) -> None:
-        folded = Budgets()
+        folded = fresh_budgets()
         folded.fold(self.lines)
         assert spent(folded) == spent(self.budgets)
+        assert fees_of(folded) == fees_of(self.budgets)
 
 
 def test_no_order_of_requests_ends_and_restarts_overdraws() -> None:

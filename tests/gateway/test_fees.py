@@ -21,7 +21,7 @@ from bridgehold.host.shares.session_events import SessionEvents
 from bridgehold.keeper.budgets import Budgets
 from bridgehold.keeper.shapes import each_answer
 from bridgehold.keeper.spending import Prices, Spending, prices_of
-from bridgehold.keeper.usage import fees_due
+from bridgehold.keeper.usage import UsageTap
 from bridgehold.keeper.values import keeper_config, parse_config, prices_told
 from bridgehold.policies.content import UNREADABLE, ParsedRequest, body_facts, head_facts
 from bridgehold.policies.model import Ceilings, Endpoint, Rate, Rules, SecretGrant
@@ -144,10 +144,11 @@ def test_a_fee_is_charged_first_settled_once_and_a_fold_of_the_audit(tmp_path: P
     assert spending.used("acme").money_per_day == 160_000
     with pytest.raises(BudgetError, match="money per day"):
         budgets.reserve(OWNER, "openai", Rate(), 0, 0.0)
-    held.settle(10, fees_due(held.fees, 200))
+    held.settle(10, held.fees_due(200))
     held.settle(0, 0)
     assert spending.used("acme").money_per_day == 100_010, "its tokens are settled, its uses stay"
-    budgets.reserve(OWNER, "openai", Rate(), 0, 0.0, uses=(search,)).settle(0, fees_due(100_000, 429))
+    refused = budgets.reserve(OWNER, "openai", Rate(), 0, 0.0, uses=(search,))
+    refused.settle(0, refused.fees_due(429, (("web_search", 99),)))
     budgets.reserve(OWNER, "openai", Rate(), 0, 0.0, uses=(search,), fees=1).give_back()
     assert spending.used("acme").money_per_day == 100_010
     assert budgets.reserve(OWNER, "openai", Rate(), 0, 0.0, fees=70).fees == 70, "a cell's own word, if more"
@@ -180,6 +181,61 @@ def test_a_fee_is_charged_first_settled_once_and_a_fold_of_the_audit(tmp_path: P
         ]
     )  # fmt: skip
     assert restarted.used("acme").money_per_day == 340, "one whose end nobody saw keeps its fee"
+
+
+ANSWERS: list[tuple[str, str, str, dict[str, int]]] = [
+    ("openai", "application/json", ('{"output":[{"type":"web_search_call"},{"type":"message"},{"type":"web_search_call"},'
+     '{"type":"function_call"},{"type":"code_interpreter_call"}]}'), {"web_search": 2, "code_interpreter": 1}),
+    ("openai", "text/event-stream",
+     'data: {"type":"response.output_item.done","item":{"type":"file_search_call"}}\n\n' * 3
+     + 'data: {"type":"response.completed","response":{"output":[{"type":"file_search_call"}]}}\n\n', {"file_search": 3}),
+    ("openai", "application/json", '{"created":1,"data":[{"b64_json":"x"},{"url":"x"},{"embedding":[1]}]}',
+     {"/images/generations": 2}),
+    ("openai", "text/event-stream", 'data: {"type":"image_generation.completed","b64_json":"x"}\n\n' * 2,
+     {"/images/generations": 2}),
+    ("anthropic", "application/json",
+     '{"usage":{"output_tokens":1,"server_tool_use":{"web_search_requests":12,"web_fetch_requests":0,"x":3}}}',
+     {"web_search": 12}),
+    ("anthropic", "text/event-stream",
+     ('data: {"type":"message_start","message":{"usage":{"server_tool_use":{"web_search_requests":1}}}}\n\n'
+     'data: {"type":"message_delta","usage":{"server_tool_use":{"web_search_requests":4}}}\n\n'), {"web_search": 4}),
+    ("gemini", "application/json", '[{"candidates":[{"groundingMetadata":{"webSearchQueries":["a","b"]}},{}]}]',
+     {"googleSearch": 2}),
+    ("openai", "application/json", ('{"usage":{"server_tool_use":{"web_search_requests":-3,"y_requests":true}},'
+     '"output":[7,{"type":[]}],"data":"x","candidates":[{"groundingMetadata":{"webSearchQueries":9}}]}'), {}),
+    ("anthropic", "application/json", '{"usage":{"server_tool_use":{"web_search_requests":99999999999999999}}}',
+     {"web_search": 1_000}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shape", "kind", "answer", "expected"), ANSWERS)
+def test_an_answer_that_counts_more_uses_than_were_charged_is_charged_with_them(
+    shape: str, kind: str, answer: str, expected: dict[str, int]
+) -> None:
+    tap = UsageTap(shape, kind)
+    for at in range(0, len(answer), 11):
+        tap.feed(answer[at : at + 11].encode())
+    tap.end()
+    used = tap.counted.used
+    assert dict(used) == expected
+    budgets = Budgets(Spending(prices=Prices({}, fees={"p": {"*": 0.01}})))
+    for charged in (0, 1, 2, 2_000):
+        names = {
+            "/images/generations": ("/images/generations",),
+            "googleSearch": ("tools[].googleSearch", "tools"),
+        }
+        uses = tuple(
+            Use(names.get(one, (f"tools[].type={one}_20991231", "tools[].type")), charged)
+            for one in expected
+            if charged
+        )
+        held = budgets.reserve(OWNER, "p", Rate(), 0, 0.0, uses=uses)
+        due = sum(max(charged, count) for count in expected.values()) * 10_000
+        assert held.fees == charged * len(expected) * 10_000
+        assert held.fees_due(200, used) == due
+        assert held.fees_due(429, used) == 0
+        held.settle(0, held.fees_due(200, used))
+        held.settle(0, 0)
 
 
 def test_a_guest_and_a_tool_are_told_which_fee_is_missing_and_charged_with_the_one_that_stands(

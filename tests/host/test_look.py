@@ -131,6 +131,7 @@ def looks(text: str, width: int, *, data: bool = False) -> None:
 SHOWN: list[tuple[tuple[str, ...], list[str]]] = [
     (("sessions",), ["{session}", "a-session-with-a-long-name", "python"]),
     (("zygotes",), []),
+    (("attack", "--list"), ["new-namespaces", "way-round"]),
     (("resources",), []),
     (("artifacts", "list"), ["{artifact}"]),
     (("bridge", "list"), ["transformers", "langchain", "python"]),
@@ -151,7 +152,6 @@ SHOWN: list[tuple[tuple[str, ...], list[str]]] = [
     (("policy", "lint"), ["key-reach", "rate.provider_tokens_total"]),
     (("policy", "diff", "python", "dspy"), ["network.endpoints.openai", "dspy:generate"]),
     (("policy", "simulate", "python"), []),
-    (("policy", "learn", "python"), ["operations"]),
     (("policy", "review", "python"), []),
     (("policy", "approve", "nothing"), []),
     (("proposals",), []),
@@ -241,6 +241,7 @@ CHANGES: list[tuple[tuple[str, ...], list[str]]] = [
     (("artifacts", "get", "{artifact}", "{file}.{look}"), []),
     (("artifacts", "rm", "sha256:0"), ["list`"]),
     (("secrets", "rm", "nothing"), ["list`"]),
+    (("policy", "learn", "python", "--output", "{file}.{look}.toml"), []),
     (("proposals", "approve", "p-0123456789ab"), ["list`"]),
     (("proposals", "reject", "p-0123456789ab"), ["list`"]),
     (("bridge", "new", "poet{look}"), ["poet{look}"]),

@@ -201,7 +201,8 @@ def store(folder: Path, signed: SignedRotation) -> Path:
     """Write the record durably beside the anchors; the same one twice is one file. Raises `AuditError`."""
     target = folder / f"{'.'.join(signed.ids)}{SUFFIX}"
     try:
-        writes.replace(target, render(signed))
+        with writes.replacing(target, for_owner=True) as file:
+            file.write(render(signed).encode("ascii"))
     except OSError as error:
         raise AuditError(f"can't write the record: {error.strerror}", where=str(target)) from error
     return target

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Generator
 from datetime import UTC, datetime
 from typing import Literal, TypeVar, get_args
 
 import msgspec
 
-from bridgehold import strict
+from bridgehold import strict, strict_turns
 from bridgehold.bridges.frames import (
     CallFrame,
     CancelFrame,
@@ -31,6 +32,7 @@ from bridgehold.bridges.frames import (
     WarmFrame,
 )
 from bridgehold.errors import LimitError, ProtocolError, UsageError
+from bridgehold.steps import finished
 
 HEADER_BYTES = 4
 ENVELOPE_BYTES = 1024
@@ -179,6 +181,10 @@ class FrameReader:
 
     def feed(self, data: bytes) -> list[GuestFrame | StrayFrame]:
         """The frames that `data` completes, in order. Raises `WireError`, and nothing else."""
+        return finished(self.steps(data))
+
+    def steps(self, data: bytes) -> Generator[None, None, list[GuestFrame | StrayFrame]]:
+        """As `feed`, in turns; nothing else is fed meanwhile."""
         if self._broken:
             raise WireError("order", "the stream is broken already")
         self._buffer += data
@@ -205,7 +211,7 @@ class FrameReader:
                     else:
                         body, part = bytes(view[place:end]), None
                 start, self.within_part = end, False
-                frames.append(self._frame(body, part))
+                frames.append((yield from self._frame(body, part)))
         except WireError:
             self._broken, self.buffered = True, 0
             self._buffer.clear()
@@ -233,9 +239,14 @@ class FrameReader:
         self.within_part = held >= 2 * HEADER_BYTES + first
         return place + HEADER_BYTES + first
 
-    def _frame(self, body: bytes, part: bytes | None = None) -> GuestFrame | StrayFrame:
+    def _frame(
+        self, body: bytes, part: bytes | None = None
+    ) -> Generator[None, None, GuestFrame | StrayFrame]:
         try:
-            value = strict.loads(body, max_depth=self._max_depth)
+            if len(body) <= strict_turns.AT_ONCE:
+                value = strict.loads(body, max_depth=self._max_depth)
+            else:
+                value = yield from strict_turns.steps(body, max_depth=self._max_depth)
         except strict.StrictError as error:
             raise WireError(error.reason, str(error)) from None
         if not isinstance(value, dict):

@@ -339,17 +339,24 @@ class PushSection(Strict):
     @model_validator(mode="after")
     def _a_place(self) -> Self:
         try:
-            parts = urlsplit(self.to)
-            port = parts.port if self.kind in ("http", "otlp") else None
+            parts = urlsplit(f"//{self.to}" if self.kind == "syslog" else self.to)
+            port = None if self.kind == "folder" else parts.port
+            (parts.hostname or "").encode("idna")
         except ValueError:
             raise ValueError("`to` is no address") from None
         match self.kind:
             case "folder" if not self.to.startswith("/"):
                 raise ValueError("`to` is a folder, from the root on")
-            case "syslog" if not re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?", self.to):
+            case "syslog" if not re.fullmatch(
+                r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?", self.to
+            ) or (port == 0):
                 raise ValueError("`to` is HOST:PORT")
             case "http" | "otlp" if (
-                parts.scheme != "https" or not parts.hostname or parts.username or port == 0
+                parts.scheme != "https"
+                or not parts.hostname
+                or parts.username
+                or port == 0
+                or not re.fullmatch(r"[!-~]+", self.to)
             ):
                 raise ValueError("`to` is a URL that begins with https:// and holds no key")
         if self.secret and self.kind not in ("http", "otlp"):

@@ -16,6 +16,7 @@ from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
 from bridgehold.hardening import open_descriptors
 from bridgehold.host.admin_log import AdminLog
+from bridgehold.host.attacks import Attacks
 from bridgehold.host.cell.artifact_methods import Artifacts
 from bridgehold.host.cell.store.artifacts import ArtifactStore
 from bridgehold.host.cell.store.quarantine import Quarantine
@@ -257,6 +258,7 @@ def _serve(given: Foundation, parts: HostParts) -> None:
         parts.submissions,
         parts.proposals,
         parts.reviews,
+        Attacks(tenancy.log),
     )
     table = {name: method for part in tables for name, method in part.table().items()}
     make = functools.partial(

@@ -296,7 +296,7 @@ class CellProcess:
         method = self._table.get(call.method)
         if method is None:
             raise UsageError(f"no method {call.method[:80]!r}")
-        params = read_params(call.method, call.params, method.params)
+        params = await read_params(call.method, call.params, method.params)
         tenant = getattr(params, "tenant", None)
         if tenant not in (None, "", self._given.tenant):
             raise DeniedError(f"this is the cell of {self._given.tenant}")

@@ -39,7 +39,16 @@ class Spent(msgspec.Struct, frozen=True):
 class Reservation:
     """The charge of a running request; `settle` it once with what it did use."""
 
-    def __init__(self, budgets: Budgets, key: Key, tokens: int, price: float, day: str, fees: int) -> None:
+    def __init__(
+        self,
+        budgets: Budgets,
+        key: Key,
+        tokens: int,
+        price: float,
+        day: str,
+        fees: int,
+        uses: tuple[Use, ...],
+    ) -> None:
         self._budgets = budgets
         self._price = price
         self._day = day
@@ -49,7 +58,17 @@ class Reservation:
         """What it is charged with until it is settled."""
         self.fees = fees
         """Millionths, beside them: of what the provider bills by use."""
+        self._uses = uses
+        self._prices = budgets.spending.prices
         self._open = True
+
+    def fees_due(self, status: int, used: tuple[tuple[str, int], ...] = ()) -> int:
+        """What the uses have cost: what was charged, or more where the answer counts more of them. Nothing,
+        where the provider refused."""
+        if status >= 300:
+            return 0
+        more = (self._prices.beyond(self._key[1], self._uses, kind, times) for kind, times in used)
+        return self.fees + sum(more)
 
     def settle(self, tokens: int, fees: int | None = None) -> None:
         """The request has ended and cost `tokens`, and `fees` (None: all that was charged); a second call
@@ -170,7 +189,7 @@ class Budgets:
             )
         price = self.spending.prices.of(provider, model)
         self.add(key, 1, tokens, price, fees=fees)
-        return Reservation(self, key, tokens, price, self.spending.today(), fees)
+        return Reservation(self, key, tokens, price, self.spending.today(), fees, uses)
 
     def add(self, key: Key, requests: int, tokens: int, price: float, day: str = "", fees: int = 0) -> None:
         """Count more, or less where a charge is settled below it (`Spending.add`)."""

@@ -17,7 +17,7 @@ from bridgehold.keeper.budgets import Reservation
 from bridgehold.keeper.channel import Stream
 from bridgehold.keeper.protocol import UpstreamRequest
 from bridgehold.keeper.upstream import SMALL, receive_body
-from bridgehold.keeper.usage import NOTHING, Counted, UsageTap, charge, fees_due
+from bridgehold.keeper.usage import NOTHING, Counted, UsageTap, charge
 from bridgehold.policies.buckets import TokenBucket
 from bridgehold.records.sendings import EgressEnded, EgressSent, EgressStopped
 from bridgehold.records.workers import Event
@@ -205,7 +205,7 @@ class Sending:
         if sent and self._entry.shape != "hub":
             open_ended = self._judged.open_ended
             charged = charge(self._reservation.tokens, counted, self._status, open_ended=open_ended)
-        fees = fees_due(self._reservation.fees, self._status) if sent else 0
+        fees = self._reservation.fees_due(self._status, counted.used) if sent else 0
         if sent:
             self._reservation.settle(charged, fees)
         else:

@@ -83,6 +83,13 @@ class Prices(msgspec.Struct, frozen=True):
         found = next((said[name] for name in (*use.names, "*") if name in said), None)
         return None if found is None else math.ceil(round(found * use.times * MILLION, 6))
 
+    def beyond(self, provider: str, charged: tuple[Use, ...], kind: str, times: int) -> int:
+        """What an answer that counts `times` of a `kind` costs beyond what was charged for it."""
+        known = [use for use in charged if use.is_of(kind)]
+        left = times - sum(use.times for use in known)
+        names = {use.names for use in known} or {(f"tools[].type={kind}", "tools[].type", "tools[]", "tools")}
+        return max(self.fee(provider, Use(one, left)) or 0 for one in names) if left > 0 else 0
+
     def of(self, provider: str, model: str | None) -> float:
         """0 where none is known. `model`: as a guest names it; None: the provider's own price."""
         own = self.providers.get(provider, 0)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 import msgspec
 
 from bridgehold.keeper.shapes import Usage, rules_of
+from bridgehold.keeper.used import came_in, said_of
 
 _DOCUMENT = 2 * 1024 * 1024
 """Of a longer JSON answer its end alone is looked at for usage, where all providers say it."""
+_MOST_PARTS = 100_000
+"""Objects, lists and keys of an answer that is read whole, on a loop that all tenants share; beyond them the
+same, and an event of a stream isn't read."""
 _TAIL = 64 * 1024
 _LINE = 256 * 1024
 _FRAME_EVENTS = 4
@@ -49,6 +54,8 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens that came out at least, counted from what flowed by."""
     text: int = 0
     """Bytes of what a model wrote that flowed by: so many tokens at most."""
+    used: tuple[tuple[str, int], ...] = ()
+    """What of it is billed by use, and how often, as far as it was read."""
     whole: bool = False
     """Whether the provider's last word on it has come."""
 
@@ -71,11 +78,6 @@ def charge(reserved: int, counted: Counted, status: int, *, open_ended: int = 0)
     if counted.whole and counted.said is not None:
         return known
     return max(reserved, known, open_ended and max(open_ended, said.input_tokens) + counted.text)
-
-
-def fees_due(reserved: int, status: int) -> int:
-    """Of the fees that a request was charged with, those that stay: what was refused has used nothing."""
-    return 0 if status >= 300 else reserved
 
 
 class Unasked:
@@ -138,6 +140,10 @@ class UsageTap:
         self._skipping = False
         self._said: Usage | None = None
         self._whole = False
+        self._used: Counter[str] = Counter()
+        """As the answer counts them, by kind."""
+        self._came: Counter[str] = Counter()
+        """As they came one by one."""
         self._text = 0
         """Characters in what was read whole."""
         self._written = 0
@@ -163,10 +169,8 @@ class UsageTap:
             self._line(bytes(self._buffer))
         elif self._stream:
             pass
-        elif self._skipping:
+        elif self._skipping or not self._take(bytes(self._buffer)):
             self._said = self._said_last()
-        else:
-            self._take(bytes(self._buffer))
         self._buffer = bytearray()
 
     @property
@@ -181,7 +185,8 @@ class UsageTap:
             seen, said, text = self._text // _TOKEN_BYTES, self._said, max(self._written, unread)
         else:
             seen, said, text = unread // _TOKEN_BYTES, self._said_last(), unread
-        return Counted(said=said, seen=seen, text=text, whole=self._whole)
+        used = tuple((self._used | self._came).items())
+        return Counted(said=said, seen=seen, text=text, used=used, whole=self._whole)
 
     def _said_last(self) -> Usage | None:
         """The last usage in a document that isn't read whole. No text looks so: its quotes are escaped."""
@@ -230,6 +235,8 @@ class UsageTap:
 
     def _take(self, document: bytes) -> bool:
         """Whether it could be read."""
+        if sum(map(document.count, (b"{", b"[", b":"))) > _MOST_PARTS:
+            return False
         try:
             value = msgspec.json.decode(document)
         except (msgspec.DecodeError, RecursionError, ValueError):
@@ -249,6 +256,8 @@ class UsageTap:
             for text in _texts(value):
                 self._text += len(text)
                 self._written += len(text.encode("utf-8", "replace"))
+        self._used |= said_of(value)
+        self._came += came_in(value)
         found = self._rules.usage(value)
         if found is not None:
             self._said = found.most(self._said or found)

@@ -23,6 +23,10 @@ class Use(msgspec.Struct, frozen=True):
     times: int = 1
     """That it may be billed at most."""
 
+    def is_of(self, kind: str) -> bool:
+        """Whether an answer's `kind` is this: ``web_search`` is ``tools[].type=web_search_20250305``, too."""
+        return self.names[0].removeprefix("tools[].").removeprefix("type=").startswith(kind)
+
 
 UNJUDGED = Use(("(body)",))
 """A body that a grant lets go unread: it may hold anything."""

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 import msgspec
 from msgspec.structs import fields
 
-from bridgehold import strict
+from bridgehold import strict, strict_turns
 from bridgehold.error_info import ErrorInfo
 from bridgehold.errors import HostUnavailableError, ProtocolError, UsageError
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT, nearest
+from bridgehold.steps import in_turns
 
 if TYPE_CHECKING:
     import asyncio
@@ -71,21 +72,27 @@ class AnswerFrame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """Which member of the event or the result came beside the JSON; empty: none."""
 
 
-def read_params(method: str, params: msgspec.Raw, kind: type[T], part: tuple[str, bytes] | None = None) -> T:
-    """What `method` was sent, as `kind`. Raises `UsageError`, also for what can't arrive as it was sent.
+async def read_params(
+    method: str, params: msgspec.Raw, kind: type[T], part: tuple[str, bytes] | None = None
+) -> T:
+    """What `method` was sent, as `kind`, read in turns. Raises `UsageError`, also for what can't arrive as it
+    was sent.
 
     `part`: what came beside it, and where it belongs.
     """
-    raw = bytes(params)
+    raw, depth = bytes(params), strict.CALLERS_DEPTH + 1
     try:
-        value = strict.loads(raw, max_depth=strict.CALLERS_DEPTH + 1)
+        if len(raw) <= strict_turns.AT_ONCE:
+            value = strict.loads(raw, max_depth=depth)
+        else:
+            value = await in_turns(strict_turns.steps(raw, max_depth=depth))
         if part is not None:
             put(value, *part)
         return msgspec.convert(value, type=kind)
     except strict.StrictError:
-        from bridgehold.protocol.plain import loads  # of no use to a client that sends
+        from bridgehold.protocol.plain import loads_steps  # of no use to a client that sends
 
-        loads(raw, above=1)  # raises what its caller is told
+        await in_turns(loads_steps(raw, above=1))  # raises what its caller is told
         raise
     except msgspec.ValidationError as error:
         raise UsageError(f"parameters of {method[:80]}: {misfit(error, kind)}") from error

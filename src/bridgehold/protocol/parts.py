@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from bridgehold import strict
+from bridgehold import strict, strict_turns
 from bridgehold.errors import LimitError, ProtocolError, UsageError
 from bridgehold.protocol.frames import HEADER, MAX_FRAME, PARTED, AnswerFrame, RequestFrame, put
 from bridgehold.protocol.values import Reply
+from bridgehold.steps import in_turns
 
 MOST_JSON = 1024 * 1024
 """Of the JSON beside a caller's part: whoever passes it on reads all of it, on a loop that tenants share."""
@@ -61,7 +62,7 @@ def too_much(size: int) -> UsageError:
     )
 
 
-def merged(raw: msgspec.Raw, place: str, data: bytes) -> msgspec.Raw:
+async def merged(raw: msgspec.Raw, place: str, data: bytes) -> msgspec.Raw:
     """The parameters as JSON, with the part as base64: for what goes on to another process.
 
     Raises `LimitError` where that is more than a frame holds.
@@ -69,7 +70,7 @@ def merged(raw: msgspec.Raw, place: str, data: bytes) -> msgspec.Raw:
     if len(memoryview(raw)) + len(data) * 4 // 3 > MAX_FRAME:
         raise LimitError(f"{len(data)} bytes are more than a frame holds as base64", where="parameters")
     try:
-        value = strict.loads(bytes(raw), max_depth=strict.CALLERS_DEPTH + 1)
+        value = await in_turns(strict_turns.steps(bytes(raw), max_depth=strict.CALLERS_DEPTH + 1))
         put(value, place, data)
     except (strict.StrictError, ProtocolError) as error:
         raise UsageError(f"parameters with a part: {error}") from None

@@ -6,6 +6,7 @@ that a request of any size is told its place, within five times of what reading 
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import operator
@@ -59,6 +60,12 @@ class Wrong:
     value: object
 
 
+def twice(keys: list[str]) -> str | None:
+    """The first that was there before (linear)."""
+    seen: set[str] = set()
+    return next((key for key in keys if key in seen or seen.add(key)), None)  # type: ignore[func-returns-value]  # `add` gives None
+
+
 class Skeleton:
     """JSON that keeps the bounds of `strict.measured`, with every string as one quotation mark."""
 
@@ -82,24 +89,15 @@ class Skeleton:
         token = number[0][:_LONGEST_DIGITS] if _INTEGER.fullmatch(number[0]) else number[0]
         return None if place is None else Wrong(place, json.loads(token))
 
-    def repeated(self) -> tuple[Place, str] | None:
-        """The first object that ends with a key twice in it, and the key."""
-        ended = 0
-        found: list[tuple[int, str]] = []
+    def end_of_object(self, number: int) -> Place | None:
+        """Of the object that ends after so many others, where it isn't empty."""
+        end = next(itertools.islice(re.finditer(b"}", self._bare), number, None)).start()
+        place = self._place(self._bare[:end])
+        return None if place is None else Place(place.steps[:-1])
 
-        def pairs(made: list[tuple[str, object]]) -> None:
-            nonlocal ended
-            keys = [key for key, _ in made]
-            if not found and len(set(keys)) < len(keys):
-                found.append((ended, next(key for index, key in enumerate(keys) if key in keys[:index])))
-            ended += 1
-
-        json.loads(self._data, object_pairs_hook=pairs, parse_int=len, parse_float=len)
-        if not found:
-            return None
-        ends = [match.start() for match in re.finditer(b"}", self._bare)]
-        place = self._place(self._bare[: ends[found[0][0]]])
-        return None if place is None else (Place(place.steps[:-1]), found[0][1])
+    def at_end(self) -> Place | None:
+        """Of the last item of what is open at the end."""
+        return self._place(self._bare)
 
     def deeper(self, depth: int) -> Place | None:
         """Of the first container inside more than `depth`."""

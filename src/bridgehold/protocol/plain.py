@@ -12,7 +12,7 @@ import dataclasses
 import datetime
 import math
 import uuid
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Generator, Iterable, Mapping, Set
 from decimal import Decimal
 from enum import Enum
 from pathlib import PurePath
@@ -20,10 +20,11 @@ from typing import Any
 
 import msgspec
 
-from bridgehold import strict
+from bridgehold import strict, strict_turns
 from bridgehold.errors import BridgeholdError, UsageError
-from bridgehold.protocol import places
+from bridgehold.protocol import places, places_turns
 from bridgehold.protocol.places import MAX_INTEGER, MIN_INTEGER
+from bridgehold.steps import finished
 
 MAX_DEPTH = strict.CALLERS_DEPTH
 _AS_IT_IS = (bool, type(None))
@@ -86,41 +87,48 @@ def loads(data: bytes, *, above: int = 0, below: str = "", name: str = "") -> ob
     `above`: containers around those that `MAX_DEPTH` counts. Where a fault lies is told from the member
     `below` on, or else as a part of `name`.
     """
+    return finished(loads_steps(data, above=above, below=below, name=name))
+
+
+def loads_steps(
+    data: bytes, *, above: int = 0, below: str = "", name: str = ""
+) -> Generator[None, None, object]:
+    """As `loads`, in turns."""
+    depth = MAX_DEPTH + above
     try:
-        return strict.loads(data, max_depth=MAX_DEPTH + above)
+        return (yield from strict_turns.steps(data, max_depth=depth))
     except strict.StrictError as error:
-        raise _explained(data, error, below, name, MAX_DEPTH + above) from None
-
-
-def _explained(data: bytes, error: strict.StrictError, below: str, name: str, depth: int) -> UsageError:
+        refused = error
     try:
-        place, said, hint = _found(data, error, depth)
+        place, said, hint = yield from _found(data, refused, depth)
     except (ValueError, RecursionError):  # no JSON, whoever reads it
-        place, said, hint = None, str(error), _HINTS.get(error.reason, _BOUNDS)
+        place, said, hint = None, str(refused), _HINTS.get(refused.reason, _BOUNDS)
     if place is None:
-        where = name if error.reason not in ("json", "utf8") else ""
+        where = name if refused.reason not in ("json", "utf8") else ""
     elif below and place.steps[:1] != (below,):
         where = place.below("the request")
     else:
         where = (places.Place(place.steps[1:], of_key=place.of_key) if below else place).below(name)
-    return UsageError((f"{where[:200]}: {said}" if where else said)[:500], where=where[:200], hint=hint)
+    raise UsageError((f"{where[:200]}: {said}" if where else said)[:500], where=where[:200], hint=hint)
 
 
-def _found(data: bytes, error: strict.StrictError, depth: int) -> tuple[places.Place | None, str, str]:
+def _found(
+    data: bytes, error: strict.StrictError, depth: int
+) -> Generator[None, None, tuple[places.Place | None, str, str]]:
     """(place, what is wrong there, what to do)."""
     place, said = None, str(error)
     if error.reason == "utf8":
-        place = places.Skeleton(data).before(error.at)
+        place = yield from places_turns.before(data, error.at)
     elif error.reason == "depth":
-        place, said = places.Skeleton(data).deeper(depth), f"nested deeper than {MAX_DEPTH}"
+        place, said = (yield from places_turns.deeper(data, depth)), f"nested deeper than {MAX_DEPTH}"
     elif error.reason == "duplicate_key":
-        if (twice := places.Skeleton(data).repeated()) is not None:
-            return twice[0], f"two keys are both spelled {twice[1][:80]!r}", _OWN_KEYS
-    elif error.reason in ("json", "integer") and (wrong := places.Skeleton(data).wrong()) is not None:
+        if (again := (yield from places_turns.repeated(data))) is not None:
+            return again[0], f"two keys are both spelled {again[1][:80]!r}", _OWN_KEYS
+    elif error.reason in ("json", "integer") and (wrong := (yield from places_turns.wrong(data))) is not None:
         try:
             to_plain(wrong.value, "")
-        except UsageError as refused:
-            return wrong.place, refused.message.removeprefix(": "), refused.hint
+        except UsageError as refusal:
+            return wrong.place, refusal.message.removeprefix(": "), refusal.hint
     return place, said, _HINTS.get(error.reason, _BOUNDS)
 
 

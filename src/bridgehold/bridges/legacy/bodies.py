@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from bridgehold import strict
+from bridgehold import strict, strict_turns
 from bridgehold.errors import ProtocolError
 from bridgehold.steps import finished
 
@@ -85,20 +85,36 @@ def decode_whole(body: bytes) -> dict[str, object]:
 
 
 def whole_steps(body: bytes) -> Generator[None, None, dict[str, object]]:
-    """As `decode_whole`, with a stop after each `TURN` values of msgpack."""
+    """As `decode_whole`, in turns: of msgpack each `TURN` values, of JSON a piece."""
     written_in = format_of(body)
     value: object
     if written_in == "msgpack":
         value = yield from _Packed(len(body)).value(body, 0)
     else:
         try:
-            value = strict.loads(body, max_depth=MAX_DEPTH)
-        except strict.StrictError:
-            yield
-            value = decode_values(_repaired(body) if is_odd(body) else body, written_in)
+            value = yield from strict_turns.steps(body, max_depth=MAX_DEPTH)
+        except strict.StrictError as error:
+            value = yield from _odd_steps(body, error)
     if not isinstance(value, dict):
         raise ProtocolError(f"not a {written_in} frame: no object")
     return value
+
+
+def _odd_steps(body: bytes, error: strict.StrictError) -> Generator[None, None, object]:
+    """The value of a text that was refused, if it is one that Python writes."""
+    if sum(map(body.count, _REPAIRS)) > MAX_REPAIRS:
+        raise _too_odd()
+    plain: list[bytes] = []
+    for piece in (yield from strict_turns.pieces(body)):
+        plain.append(plain_json(body[piece.start : piece.end]))
+        yield
+    repaired = b"".join(plain)
+    try:
+        if repaired != body:
+            return (yield from strict_turns.steps(repaired, max_depth=MAX_DEPTH))
+    except strict.StrictError as other:
+        error = other
+    raise _not_taken(error)
 
 
 def decode_values(raw: bytes, written_in: Format) -> object:
@@ -111,7 +127,7 @@ def decode_values(raw: bytes, written_in: Format) -> object:
     try:
         return strict.loads(raw, max_depth=MAX_DEPTH)
     except strict.StrictError as error:
-        raise ProtocolError(f"not json that is taken: {_reason(error)}") from None
+        raise _not_taken(error) from None
 
 
 def decode_text(raw: bytes, written_in: Format) -> str:
@@ -136,8 +152,16 @@ def is_odd(body: bytes) -> bool:
 
 def _repaired(body: bytes) -> bytes:
     if sum(map(body.count, _REPAIRS)) > MAX_REPAIRS:
-        raise ProtocolError(f"more than {MAX_REPAIRS} places of what only Python reads")
+        raise _too_odd()
     return plain_json(body)
+
+
+def _too_odd() -> ProtocolError:
+    return ProtocolError(f"more than {MAX_REPAIRS} places of what only Python reads")
+
+
+def _not_taken(error: strict.StrictError) -> ProtocolError:
+    return ProtocolError(f"not json that is taken: {_reason(error)}")
 
 
 def plain_json(body: bytes) -> bytes:

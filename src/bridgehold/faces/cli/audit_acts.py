@@ -13,7 +13,7 @@ import typer
 from bridgehold.audit.anchors import PUBLIC_KEY, key_id, key_line, read_key
 from bridgehold.audit.entries import printable
 from bridgehold.audit.query import TIMES, parse_time
-from bridgehold.audit.rotations import NOWHERE, parse
+from bridgehold.audit.rotations import NOWHERE, parse, store
 from bridgehold.audit.scan import durable_head
 from bridgehold.audit.sealing import Wanted, seal_audit
 from bridgehold.audit.verify import verify_audit
@@ -62,6 +62,8 @@ def rotate_key(
         datetime.now(UTC),
         lost=next(iter(read_key(published).values())) if lost else None,
     )
+    if layout.anchors.is_dir():  # a host does it, too, and tells of it: until then `verify` knows the key
+        store(layout.anchors, signed)
     old, new = signed.ids
     head = signed.rotation.head
     change = Change(

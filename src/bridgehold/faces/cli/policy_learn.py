@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from bridgehold.faces.cli.audit import audit_folder
 from bridgehold.faces.cli.known import typed_tenant
 from bridgehold.faces.cli.policy import offline_registry
 from bridgehold.faces.render import print_json
-from bridgehold.faces.screen import err, out
+from bridgehold.faces.screen import err
 from bridgehold.host.acts import acts_of, hosts_of
 from bridgehold.ids import LOCAL_TENANT, parse_name
 from bridgehold.policies.learn import learn as draft
@@ -47,7 +48,7 @@ def learn(
         print_json(found)
         return
     if output is None:
-        out.say(found.text.rstrip("\n"))
+        sys.stdout.write(found.text)  # as it is: a line that is broken is another file
     elif output.exists():
         raise UsageError("there is such a file already", where=str(output), hint="Name a new one.")
     else:

@@ -130,6 +130,7 @@ _JUPYTER = (
 TREE: Tree = {
     "Begin": (
         Command("doctor", "doctor:doctor", "Prove every barrier of this machine."),
+        Command("attack", "attack:attack", "Hostile acts in sandboxes here, and a signed report."),
         Command("demo", "demo:demo", "A theft that fails, and work with a key that isn't there."),
         Command("init", "serve:init", "Write a first config.toml."),
     ),

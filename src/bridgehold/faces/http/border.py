@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-import traceback
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestPayloadError
 
+from bridgehold.error_texts import defect_of
 from bridgehold.errors import (
     BridgeholdError,
     BusyError,
@@ -90,9 +89,7 @@ class Border:
             raise
         except Exception as error:  # noqa: BLE001 - the last border: a defect must not end the face
             status = 500
-            trace = "".join(traceback.format_tb(error.__traceback__))
-            sys.stderr.write(f"bridgehold http: {type(error).__name__} in {_label(request)}\n{trace}")
-            response = _respond(request, InternalError(f"{type(error).__name__} in {_label(request)}"))
+            response = _respond(request, defect_of(error, _label(request)))
         finally:
             self._face.metrics.requests.labels(_label(request), _method(request), str(status)).inc()
         return response

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from bridgehold.error_texts import defect_of
 from bridgehold.errors import BridgeholdError, BusyError, CancelledError, NotFoundError, UsageError
 from bridgehold.faces.http import sse
 from bridgehold.faces.http.bodies import Command, Run, RunOperation, Taken, ToolAnswer
@@ -144,7 +145,7 @@ async def _begun(call: Call, running: Running, params: dict[str, Any]) -> web.St
         try:
             async with face.links.of(token) as link:
                 if running.cancelled:  # before there was anything to cancel at the host
-                    raise CancelledError("the command was cancelled by its caller")
+                    raise CancelledError("the command was cancelled by its caller")  # noqa: TRY301 - said below
                 handle_event = _listener(running, log.add)
                 running.work = asyncio.ensure_future(link.pass_on("run", params, handle_event))
                 try:
@@ -155,6 +156,9 @@ async def _begun(call: Call, running: Running, params: dict[str, Any]) -> web.St
             log.add("error", {**msgspec.to_builtins(error.info()), "status": status_of(error.code)})
         except Refused as error:
             log.add("error", {**msgspec.to_builtins(error.error.info()), "status": error.status})
+        except Exception as error:  # noqa: BLE001 - whoever follows it hears of a defect
+            defect = defect_of(error, "a resumable command")
+            log.add("error", {**msgspec.to_builtins(defect.info()), "status": status_of(defect.code)})
         finally:
             log.close()
             place.give_back()
@@ -238,7 +242,8 @@ async def _streamed(call: Call, running: Running, params: dict[str, Any]) -> web
 async def _last(running: Running, work: asyncio.Future[Any], outbox: sse.Outbox) -> bytes:
     try:
         if outbox.full:
-            raise outbox.failure
+            raise outbox.failure  # noqa: TRY301 - said below
         return sse.event("result", await running.result(work))
-    except BridgeholdError as error:
+    except Exception as fault:  # noqa: BLE001 - the status was sent: a defect can be told here alone
+        error = fault if isinstance(fault, BridgeholdError) else defect_of(fault, "a stream")
         return sse.event("error", {**msgspec.to_builtins(error.info()), "status": status_of(error.code)})

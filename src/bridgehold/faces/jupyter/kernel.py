@@ -20,6 +20,7 @@ import psutil
 
 from bridgehold.client.session import ClientSession
 from bridgehold.client.tools import Tool
+from bridgehold.error_texts import defect_of
 from bridgehold.errors import BridgeholdError, LimitError
 from bridgehold.faces.jupyter import requests
 from bridgehold.faces.jupyter.cell import INTERRUPTED, Cell, told
@@ -126,6 +127,8 @@ class Kernel:
                 content = {"status": "error", "ename": "UsageError", "evalue": said, "traceback": [said]}
             except BridgeholdError as error:
                 content = {"status": "error", **told(error)}
+            except Exception as error:  # noqa: BLE001 - who asked waits for a reply, and the kernel serves on
+                content = {"status": "error", **told(defect_of(error, asked.kind))}
             self._wire.reply(asked, content)
         self._wire.publish("status", {"execution_state": "idle"}, asked)
 

@@ -10,6 +10,7 @@ import msgspec
 
 from bridgehold.client.client import Client
 from bridgehold.client.connection import Progress
+from bridgehold.error_texts import defect_of
 from bridgehold.errors import BridgeholdError
 from bridgehold.protocol.parts import Moved
 
@@ -63,7 +64,10 @@ class BoundSession:
         try:
             said = await client.request(method, params, self._on_event, Moved())  # its events are bytes
             end = msgspec.convert(said, End)
-        except BridgeholdError as error:
+        except Exception as defect:  # noqa: BLE001 - whoever waits for its opening or its end hears of a defect
+            error = (
+                defect if isinstance(defect, BridgeholdError) else defect_of(defect, "the session's request")
+            )
             end = End(code=error.code, reason=error.message, status=error.exit_status)
             if not self._opened.done():
                 self._opened.set_exception(error)

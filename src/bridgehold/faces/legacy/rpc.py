@@ -20,6 +20,7 @@ from typing import Any
 from bridgehold import reads, writes
 from bridgehold.bridges.legacy.rpc_start import READY_FILE, callback_port, kept_back, passing
 from bridgehold.client.client import Client
+from bridgehold.error_texts import defect_of
 from bridgehold.errors import BridgeholdError, UsageError
 from bridgehold.faces.legacy import loopback
 from bridgehold.faces.legacy.bound import BoundSession, End
@@ -190,7 +191,8 @@ class RpcShim:
                 await self._client.request("foreign.wire", told, moved=Moved("data", data))
         except (BridgeholdError, OSError):
             pass
-        await self._say_end(conn)
+        finally:  # also of a defect: the other end waits
+            await self._say_end(conn)
 
     async def _say_end(self, conn: _Conn) -> None:
         if self._conns.pop(conn.number, None) is not None:
@@ -207,7 +209,12 @@ class RpcShim:
     def _spawn(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Future[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            defect_of(error, "a connection of the worker's")
 
 
 class _Conn:

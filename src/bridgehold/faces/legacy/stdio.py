@@ -17,6 +17,7 @@ from bridgehold.bridges.legacy import messages
 from bridgehold.bridges.legacy.bodies import FORMATS, Format, format_of
 from bridgehold.bridges.legacy.frames import pack
 from bridgehold.client.client import Client
+from bridgehold.error_texts import defect_of
 from bridgehold.errors import BridgeholdError, BusyError, CancelledError, SessionEndedError, UsageError
 from bridgehold.faces.legacy.bound import BoundSession
 from bridgehold.faces.legacy.callbacks import Callbacks
@@ -131,9 +132,9 @@ class Worker:
         self._room.release()
 
     async def _answer(self, body: bytes) -> None:
-        written_in = format_of(body)
-        request_id = messages.read_id(body)
+        written_in, request_id = format_of(body), None
         try:
+            request_id = messages.read_id(body)
             request = self._read(body)
             if isinstance(request, messages.Negotiation):
                 answer = messages.selected(request.choose(self._formats))
@@ -147,6 +148,11 @@ class Worker:
         except asyncio.CancelledError:
             ending = CancelledError("the worker is ending, and the command was cancelled")
             answer = messages.failure(request_id, error_text(ending), written_in)
+        except Exception as error:  # noqa: BLE001 - whoever asked waits for an answer, a defect's too
+            self._errors += 1
+            answer = messages.failure(
+                request_id, error_text(defect_of(error, "an answer of the worker's")), written_in
+            )
         self._pipe.put(pack(answer))
 
     def _read(self, body: bytes) -> messages.Request | messages.Negotiation:

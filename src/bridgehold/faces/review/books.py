@@ -16,6 +16,7 @@ import psutil
 
 from bridgehold.audit.reading.desk import Desk
 from bridgehold.audit.verdicts import Report
+from bridgehold.error_texts import defect_of
 from bridgehold.errors import AuditError, BridgeholdError
 from bridgehold.faces.review.ledger import Ledger, Snapshot
 
@@ -161,6 +162,13 @@ class Books:
     async def _judge(self) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._looked.wait(), _UNSEEN_S)
+        try:
+            self.verdict = await self._judged()
+        except Exception as error:  # noqa: BLE001 - who waits for a verdict hears that there is none
+            failed = error if isinstance(error, BridgeholdError) else defect_of(error, "the verification")
+            self.verdict = Verdict(failed=failed.message, under_way=False)
+
+    async def _judged(self) -> Verdict:
         argv = [sys.executable, "-P", "-m", "bridgehold.audit.verify", "--json", *self.sources.verify]
         process = await asyncio.create_subprocess_exec(
             *argv, "--", str(self.sources.audit),
@@ -176,9 +184,9 @@ class Books:
             await process.wait()
             raise
         try:
-            self.verdict = Verdict(report=msgspec.json.decode(told, type=Report), under_way=False)
+            return Verdict(report=msgspec.json.decode(told, type=Report), under_way=False)
         except (msgspec.DecodeError, msgspec.ValidationError):
-            self.verdict = Verdict(failed=complaint.decode("utf-8", "replace")[:1_000], under_way=False)
+            return Verdict(failed=complaint.decode("utf-8", "replace")[:1_000], under_way=False)
 
 
 def _begun(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

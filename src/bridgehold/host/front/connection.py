@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
+from bridgehold.error_texts import defect_of
 from bridgehold.errors import (
     BridgeholdError,
     BusyError,
@@ -27,7 +28,7 @@ from bridgehold.host.front.cell import Cell
 from bridgehold.host.front.entrances import Entrances, Proven, let_go, shown
 from bridgehold.host.front.faulty import Request, faulty
 from bridgehold.host.front.identity import SAY_WHO, Identity
-from bridgehold.host.front.method import Method, Scope, ServerContext, defect_of, forwarded, visible_info
+from bridgehold.host.front.method import Method, Scope, ServerContext, forwarded, visible_info
 from bridgehold.host.front.outgoing import Emit, Events
 from bridgehold.host.shares.callers import CALLER, LEAVING
 from bridgehold.protocol import parts
@@ -198,7 +199,7 @@ class Connection:
             self._identity.bytes.give_back()
         if request.method == "cancel":
             self._room.release()
-            target = self._tasks.get(_decode(request, CancelParams).id)
+            target = self._tasks.get((await _decode(request, CancelParams)).id)
             if target is not None:
                 target.cancel()
             return None
@@ -278,7 +279,7 @@ class Connection:
         if failure is not None:
             raise failure
         if request.method == "hello":
-            said = _decode(request, HelloParams)
+            said = await _decode(request, HelloParams)
             found = await self._become(request, said.token, said.tenant)
             return {"principal": found.name, "tenants": found.tenants}
         who = self._identity
@@ -294,11 +295,11 @@ class Connection:
         if issubclass(method.params, Scope):
             raw = request.params
             if request.part:
-                raw = parts.merged(raw, request.part, request.data)
+                raw = await parts.merged(raw, request.part, request.data)
             params = forwarded(request.method, raw, method.params)
         else:
             part = (request.part, request.data) if request.part else None
-            params = read_params(request.method, request.params, method.params, part)
+            params = await read_params(request.method, request.params, method.params, part)
         try:
             _check(principal, request.method, method, params)
             if not (method.decides or principal.operator):
@@ -381,7 +382,7 @@ def _request(body: bytes) -> Request:
     )
 
 
-def _decode(request: Request, kind: type[T]) -> T:
+async def _decode(request: Request, kind: type[T]) -> T:
     if request.fault is not None:
         raise request.fault
-    return read_params(request.method, request.params, kind)
+    return await read_params(request.method, request.params, kind)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from bridgehold.error_info import ErrorInfo
-from bridgehold.error_texts import at_border
 from bridgehold.errors import BridgeholdError, UsageError
 from bridgehold.host.front.callers import SMALL, Callers
 from bridgehold.host.front.outgoing import Emit
@@ -131,11 +128,3 @@ def visible_info(error: BridgeholdError, principal: Principal | None) -> ErrorIn
         return info
     hint = info.hint.partition(LAST_OUTPUT)[0].strip()
     return msgspec.structs.replace(info, traceback="", output=msgspec.UNSET, hint=hint)
-
-
-def defect_of(error: Exception, method: str) -> BridgeholdError:
-    """What a caller is told of a defect; its traceback goes to the host's log, with a file's place."""
-    what = f"{type(error).__name__} in {method}"
-    more = f": {error}" if isinstance(error, OSError) else ""
-    sys.stderr.write(f"bridgehold: {what}{more}\n{''.join(traceback.format_tb(error.__traceback__))}")
-    return at_border(error, what)

@@ -23,7 +23,7 @@ from bridgehold.host.cell.gateway.replies import Refusal, Replies
 from bridgehold.host.cell.gateway.wire import GuestGone, Wire
 from bridgehold.keeper.protocol import REDIRECT, UNREACHED, UpstreamRequest
 from bridgehold.keeper.shapes import Usage
-from bridgehold.keeper.usage import NOTHING, Unasked, UsageTap, charge, fees_due, is_stream
+from bridgehold.keeper.usage import NOTHING, Unasked, UsageTap, charge, is_stream
 
 T = TypeVar("T")
 _NOT_BEGUN = (BusyError, BudgetError, SuspendedError, AuditError)
@@ -214,7 +214,7 @@ class Exchange:
         answered = 0 < self._answered < 300
         open_ended = len(admitted.body) if admitted.open_ended else 0
         charged = charge(self._reservation.tokens, counted, self._answered, open_ended=open_ended)
-        fees = fees_due(self._reservation.fees, self._answered) if self._sent else 0
+        fees = self._reservation.fees_due(self._answered, counted.used) if self._sent else 0
         if self._sent:
             self._reservation.settle(charged, fees)
         else:

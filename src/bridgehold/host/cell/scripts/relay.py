@@ -35,7 +35,7 @@ from bridgehold.host.cell.commands.inline_keys import KeyKeeper
 from bridgehold.host.cell.scripts.ledger import Ledger, Pending
 from bridgehold.host.cell.scripts.rules import PLAIN, DecidedCommand, decide_frame, decide_plain, key_refused
 from bridgehold.host.cell.sessions.session import Session
-from bridgehold.host.cell.workers.pipes import PlainBytes
+from bridgehold.host.cell.workers.raw import PlainBytes
 from bridgehold.host.front.boots import SCRIPT_PLACEHOLDER, Script
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.shares.logs import Stream

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from bridgehold import strict
+from bridgehold import strict, strict_turns
 from bridgehold.errors import (
     ApplicationError,
     BridgeholdError,
@@ -30,9 +30,10 @@ from bridgehold.keeper.budgets import Budgets, Reservation
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.keeper.protocol import UpstreamRequest
 from bridgehold.keeper.shapes import each_answer, most_tokens, names_bound
-from bridgehold.keeper.usage import NOTHING, UsageTap, charge, fees_due
+from bridgehold.keeper.usage import NOTHING, UsageTap, charge
 from bridgehold.policies.content import ParsedRequest, body_facts
 from bridgehold.policies.decide import decide_tool, tool_secret_of
+from bridgehold.steps import in_turns
 
 _MOST_BYTES = 4 * 1024 * 1024
 _LONGEST_MODEL = 100
@@ -177,7 +178,7 @@ class _EndpointCall:
         if not 200 <= self._status < 300:
             raise ApplicationError(f"the tool {tool} answered with status {self._status}")
         try:
-            return strict.loads(bytes(self._found)) if self._found else None
+            return await in_turns(strict_turns.steps(bytes(self._found))) if self._found else None
         except strict.StrictError as error:
             raise ApplicationError(f"the tool {tool} answered with what can't be sent: {error}") from None
 
@@ -196,7 +197,7 @@ class _EndpointCall:
     async def _record(self, started: float, code: str, sent: int) -> None:
         counted = self._tap.counted if self._tap is not None else NOTHING
         charged = charge(self._reservation.tokens, counted, self._status, open_ended=self._open_ended)
-        fees = fees_due(self._reservation.fees, self._status) if self._sent else 0
+        fees = self._reservation.fees_due(self._status, counted.used) if self._sent else 0
         if self._sent:
             self._reservation.settle(charged, fees)
         else:

@@ -15,11 +15,12 @@ from collections.abc import Mapping
 
 import msgspec
 
-from bridgehold import strict
+from bridgehold import strict, strict_turns
 from bridgehold.errors import ApplicationError, CrashError, LimitError, NotFoundError
 from bridgehold.host.cell.tools.values import ToolContext, ToolSpec
 from bridgehold.host.cell.tools.worker import MOST_BYTES
 from bridgehold.host.shares.tool_starts import Running, Start
+from bridgehold.steps import in_turns
 
 _HEAD = 64
 _IDLE_SECONDS = 60.0
@@ -128,29 +129,31 @@ class _Process:
         try:
             while line := await reader.readline():
                 number, _, body = line.partition(b" ")
-                self._deliver(int(number), body)
+                await self._deliver(int(number), body)
         except (ValueError, OSError):
             self._why = self._why or "the tool's process wrote what is no answer"
         finally:
             transport.close()
 
-    def _deliver(self, number: int, body: bytes) -> None:
+    async def _deliver(self, number: int, body: bytes) -> None:
         future = self._waiting.get(number)
         if future is None or future.done():
             return
         try:
-            answer = msgspec.convert(strict.loads(body), type=_Answer)
-        except strict.StrictError as error:
-            future.set_exception(ApplicationError(f"the tool's result: {error}"))
+            answer = msgspec.convert(await in_turns(strict_turns.steps(body)), type=_Answer)
+            error = answer.error[:2_000]
+        except strict.StrictError as fault:
+            answer, error = _Answer(), f"the tool's result: {fault}"
         except msgspec.ValidationError:
-            future.set_exception(ApplicationError("the tool's process wrote what is no answer"))
+            answer, error = _Answer(), "the tool's process wrote what is no answer"
+        if future.done():  # whoever waited has gone meanwhile
+            return
+        if answer.changed:
+            future.set_exception(_ChangedError())
+        elif error:
+            future.set_exception(ApplicationError(error))
         else:
-            if answer.changed:
-                future.set_exception(_ChangedError())
-            elif answer.error:
-                future.set_exception(ApplicationError(answer.error[:2_000]))
-            else:
-                future.set_result(answer.result)
+            future.set_result(answer.result)
 
 
 def _ended(status: int) -> str:

@@ -27,7 +27,8 @@ from bridgehold.errors import (
 )
 from bridgehold.host.cell.gateway.values import Attribution
 from bridgehold.host.cell.workers.calls import GuestCalls, Stream, ToolHandler
-from bridgehold.host.cell.workers.pipes import FrameBudget, GuestPipes, RawReader
+from bridgehold.host.cell.workers.pipes import FrameBudget, GuestPipes
+from bridgehold.host.cell.workers.raw import RawReader
 from bridgehold.host.cell.workers.translate import exit_error
 from bridgehold.host.front.boots import (
     StartOrder,

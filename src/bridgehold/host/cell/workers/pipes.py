@@ -12,9 +12,9 @@ import os
 import select
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from bridgehold.bridges.frames import (
     GuestFrame,
@@ -23,11 +23,14 @@ from bridgehold.bridges.frames import (
 )
 from bridgehold.bridges.wire import FrameReader, encode
 from bridgehold.errors import BridgeholdError, CrashError, ProtocolError
+from bridgehold.host.cell.workers.raw import RawReader
 from bridgehold.host.shares.fair import Shares
 from bridgehold.host.shares.logs import SessionLog, Stream
 from bridgehold.policies.buckets import TokenBucket
 from bridgehold.policies.model import MIB, Limits, Rate
 
+_Reading = tuple[bytes, bool, Generator[None, None, Sequence[object]]]
+"""What was read, whether it goes on with a part, and the frames that are made of it."""
 _READ_BYTES = 65_536
 """As much as a pipe holds."""
 _WIDE_BYTES = 4 * _READ_BYTES
@@ -65,32 +68,6 @@ class FrameBudget:
     def spent(self) -> bool:
         """Whether no more frames are taken in this second."""
         return not self._room.fits("", 1)
-
-
-class RawReader(Protocol):
-    """What reads a foreign script's bytes: into frames of its own wire, or as they come."""
-
-    frames: int
-
-    @property
-    def buffered(self) -> int:
-        """Bytes that are read and belong to no whole frame yet."""
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """The whole frames that `data` completes. Raises `ProtocolError`."""
-
-
-class PlainBytes:
-    """A `RawReader` of output that has no frames."""
-
-    def __init__(self) -> None:
-        self.frames = 0
-        self.buffered = 0
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """`data` itself, as one piece."""
-        self.frames += 1
-        return [data]
 
 
 class GuestPipes:
@@ -147,6 +124,8 @@ class GuestPipes:
         self._closed = False
         self._broken = False
         """The guest broke the wire: it is not read any more."""
+        self._turning = False
+        """A long frame is being read."""
         self._loop.add_reader(self._from_guest, self._read_frames)
         self._written = select.poll()
         for descriptor in self._outputs:
@@ -260,29 +239,50 @@ class GuestPipes:
         if self._last_input:
             self._end_input()
 
-    def _read_frames(self) -> None:
+    def _read_frames(  # noqa: PLR0912, PLR0915 - each further call is one more in every command
+        self, under_way: _Reading | None = None
+    ) -> None:
+        """Read once, or go on with a long frame: it takes turns with all other work, and nothing more of its
+        guest's is read meanwhile."""
         now = time.monotonic()
-        wait = self._due - now
-        if (self._full is not None and self._full()) or (self._source.buffered and self._budget.spent):
-            wait = max(wait, _PAUSE_SECONDS)
-        if wait > 0:  # not reading is the whole enforcement: the pipe fills, the guest blocks
-            self._pause(self._from_guest, self._read_frames, wait)
+        if under_way is None:
+            wait = self._due - now
+            if (self._full is not None and self._full()) or (self._source.buffered and self._budget.spent):
+                wait = max(wait, _PAUSE_SECONDS)
+            if wait > 0:  # not reading is the whole enforcement: the pipe fills, the guest blocks
+                self._pause(self._from_guest, self._read_frames, wait)
+                return
+            part = self.reader.within_part
+            if part:
+                self._widen()
+            try:
+                data = os.read(self._from_guest, self._width if part else _READ_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._loop.remove_reader(self._from_guest)
+                self._on_end(None)
+                return
+            under_way = data, part, self.reader.steps(data)
+        elif self._closed:
             return
-        part = self.reader.within_part
-        if part:
-            self._widen()
+        data, part, steps = under_way
         try:
-            data = os.read(self._from_guest, self._width if part else _READ_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self._loop.remove_reader(self._from_guest)
-            self._on_end(None)
-            return
-        try:
-            found = self._source.feed(data)
+            if self._source is not self.reader:
+                found: Sequence[object] = self._source.feed(data)
+            else:
+                try:
+                    next(steps)
+                except StopIteration as end:
+                    found = end.value
+                else:
+                    self._turn(under_way)
+                    return
+            if self._turning:
+                self._turning, self._charged = False, -1
+                self._loop.add_reader(self._from_guest, self._read_frames)
             owed = self._frames.take(max(1, len(found)), now)
             cost = len(data) // _PART_COST if part and not found else len(data)
             self._due = now + max(owed, self._bytes.take(cost, now))
@@ -302,6 +302,15 @@ class GuestPipes:
             self._give_up(error)
         except Exception as error:  # noqa: BLE001 - a defect that a frame meets ends its sender: nobody waits for it
             self._give_up(ProtocolError(f"{type(error).__name__} in the host, over a frame"))
+
+    def _turn(self, under_way: _Reading) -> None:
+        if not self._turning:
+            self._turning = True
+            self._loop.remove_reader(self._from_guest)
+            if self._half_frame is not None:
+                self._half_frame.cancel()
+                self._half_frame = None
+        self._loop.call_soon(self._read_frames, under_way)
 
     def _give_up(self, error: ProtocolError) -> None:
         self._broken = True
