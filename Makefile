@@ -2,7 +2,7 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check compat bench setup environments upgrade docs vm wheel package image clean
+.PHONY: demo test check compat machines bench setup environments upgrade docs vm wheel package image clean
 
 demo: setup
 	@$(BIN)/bridgehold demo
@@ -18,6 +18,10 @@ check: setup
 # CPython's own tests and packages', inside and outside: an hour or two; writes docs/reference/differences.md.
 compat: setup
 	@$(BIN)/python compat/run.py --write
+
+# Each kind of machine that can be made here, tried as a stranger would; writes docs/reference/machines.md.
+machines: setup
+	@$(BIN)/python machines/run.py --write
 
 bench: setup
 	@$(BIN)/python bench/run.py

@@ -11,6 +11,7 @@ import pytest
 
 from bridgehold.host.cell.workers import zygote_rules as rules
 from bridgehold.host.cell.workers.pipes import FrameBudget
+from bridgehold.host.cell.workers.starts import bubblewrap_refusal
 from bridgehold.host.cell.workers.zygote import Zygote, ZygoteKey
 from bridgehold.host.cell.workers.zygotes import NoZygoteError, Zygotes
 from bridgehold.host.shares.fair import Shares
@@ -185,3 +186,22 @@ def test_a_full_budget_is_held_against_nobody_who_meets_it(monkeypatch: pytest.M
         assert not zygotes._failures
 
     asyncio.run(act())
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        (b"bwrap: Can't set hostname to sandbox: Operation not permitted\n", "unsupported"),
+        (b"bwrap: prctl(PR_SET_SECCOMP): Unknown error 524\n", "shortage"),
+        (b"bwrap: two\nlines\n", None),
+        (b"my own words: Operation not permitted\n", None),
+    ],
+)
+def test_what_bubblewrap_wrote_is_why_a_guest_did_not_start(said: bytes, code: str | None) -> None:
+    log = SessionLog(1 << 16, 1 << 16)
+    log.write(said)
+    refusal = bubblewrap_refusal(log)
+    assert (refusal and refusal.code) == code
+    if code == "unsupported":
+        assert refusal is not None
+        assert "bridgehold doctor" in refusal.hint

@@ -13,6 +13,7 @@ import pytest
 from bridgehold.errors import UnsupportedError
 from bridgehold.sandbox import containers
 from bridgehold.sandbox.cgroups import scope
+from bridgehold.sandbox.doctor import service
 from bridgehold.sandbox.limits import shortage
 
 
@@ -41,6 +42,12 @@ def test_a_refusal_names_the_option_in_a_container_and_nothing_outside(
         assert bool(named) == (inside and option is not None), hint
         if named:
             assert all(runtime in hint for runtime in ("Docker", "Podman", "Kubernetes")), hint
+
+
+def test_whatever_a_runtime_took_is_named_by_an_option_and_never_by_none() -> None:
+    for trial in service.TRIALS:
+        assert str(trial.option) in service._options([trial])
+        assert "Kubernetes " in str(trial.option)
 
 
 def test_what_each_runtime_leaves_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,3 +115,22 @@ def test_what_is_asked_for_is_this_process_alone_to_divide() -> None:
     assert dict(properties)["PIDs"] == ("au", [4711])
     assert dict(properties)["Delegate"] == ("b", True)
     assert message.serialise(1)
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        ("bwrap: Can't mount proc on /newroot/proc: Operation not permitted", containers.PROC),
+        ("bwrap: Can't set hostname to sandbox: Operation not permitted", containers.HOSTNAME),
+        ("bwrap: No permissions to create new namespace", containers.NAMESPACES),
+        ("bwrap: loopback: Failed RTM_NEWADDR: Operation not permitted", containers.CALLS),
+        ("bwrap: anything else", None),
+    ],
+)
+def test_what_bubblewrap_says_names_the_option_in_a_container(
+    words: str, option: containers.Option | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for inside in (True, False):
+        monkeypatch.setattr(containers, "contained", lambda _, inside=inside: inside)
+        said = containers.complained(words)
+        assert said == (f"Start the container with it allowed: {option}." if inside and option else None)

@@ -32,7 +32,7 @@ from bridgehold.sandbox.doctor import (
 )
 from bridgehold.sandbox.doctor.kernel import version_of
 from bridgehold.sandbox.doctor.model import passed
-from bridgehold.sandbox.doctor.service import judge_unit, mapped_uids, mounts_below, unit_name
+from bridgehold.sandbox.doctor.service import judge_unit, mapped_uids, refused_below, unit_name
 from bridgehold.sandbox.launch.seccomp import RULES, Rule, compile_filter
 from waiting import until
 
@@ -279,9 +279,10 @@ def test_kernel_versions_units_and_settings_are_read_as_values() -> None:
     assert mapped_uids("0 0 1\n1 200000 65536\n") == 65537
     assert mapped_uids("") == 0
     info = (
-        "1 0 0:1 / / rw - x\n2 1 0:1 / /usr rw - x\n3 2 0:1 / /usr/lib/modules ro - x\n4 1 0:1 / /usrx/y rw\n"
+        "1 0 0:1 / / rw - ext4 x rw\n2 1 0:1 / /usr rw - ext4 x rw\n3 2 0:1 / /usr/lib/modules ro - tmpfs x rw\n"
+        "4 2 0:1 / /usr/share/proc ro - proc x rw\n5 1 0:1 / /usrx/y rw - proc x rw\n"
     )
-    assert mounts_below(info, "/usr") == ["/usr/lib/modules"]
+    assert refused_below(info, "/usr") == ["/usr/share/proc"]
 
 
 def test_a_mount_below_usr_and_a_narrow_uid_map_are_found() -> None:
@@ -291,11 +292,11 @@ def test_a_mount_below_usr_and_a_narrow_uid_map_are_found() -> None:
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"{own} {own} 1")
         Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
-        syscalls.mount("none", "/usr/local", "tmpfs", 0)
+        syscalls.mount("/proc", "/usr/local", None, syscalls.MS_BIND | syscalls.MS_REC)
 
     row = with_loss("systemd", lose)
     assert row.status == "FAIL"
-    assert "ProtectKernelModules" in row.detail
+    assert "below /usr" in row.detail
     assert "PrivateUsers" in row.detail
     assert "RestrictNamespaces" not in row.detail
 

@@ -18,7 +18,7 @@ from bridgehold.errors import AttestationError, BusyError, HostUnavailableError
 from bridgehold.sandbox import procfs
 from bridgehold.sandbox.launch.staging import choose_place, inodes
 from bridgehold.sandbox.launch.uids import UidPool, UidRange, uid_map
-from bridgehold.sandbox.launch.userns import subordinate_range
+from bridgehold.sandbox.launch.userns import command, subordinate_range
 from bridgehold.sandbox.launcher import requests
 from bridgehold.sandbox.launcher.channel import Channel, ChannelClosedError
 from bridgehold.sandbox.launcher.control import LauncherClient
@@ -89,6 +89,15 @@ def test_a_link_as_lock_file_is_not_followed(tmp_path: Path) -> None:
         pool.take()
     assert not victim.exists()
     pool.close()
+
+
+def test_the_range_that_is_advised_is_nobodys() -> None:
+    assert (
+        command(["", "nonsense\na:b:c\n"], "bob")
+        == "usermod --add-subuids 200000-265535 --add-subgids 200000-265535 bob"
+    )
+    taken = command(["ann:100000:65536\n", "eve:500000:65536\nann:100000:65536\n"], "bob")
+    assert taken == "usermod --add-subuids 565536-631071 --add-subgids 565536-631071 bob"
 
 
 def test_subordinate_ranges_are_read_by_name_or_number() -> None:

@@ -126,7 +126,8 @@ def _check_barriers(policy: Policy, machine: Machine) -> None:
         f"the policy {policy.name!r} demands barriers that this machine can't give: {what}",
         where=str(source),
         hint=f"{'; '.join(_REMEDIES[name][1] for name in refused)}. Weaker and audited as such: "
-        f'`[sandbox] enforcement = "weakened"` with {flags} among `weakenings`.',
+        f'`weakenings = [{flags}]` at the top of the policy, and `enforcement = "weakened"` below '
+        "`[sandbox]`.",
     )
 
 

@@ -39,7 +39,8 @@ PROC = Option(
 )
 CGROUP = Option(
     docker="--cgroupns=private -v /sys/fs/cgroup:/sys/fs/cgroup:rw",
-    podman="--cgroupns=private --security-opt unmask=/sys/fs/cgroup",
+    podman="--cgroupns=private --security-opt unmask=/sys/fs/cgroup (on cgroup v1: "
+    "-v /sys/fs/cgroup:/sys/fs/cgroup:rw)",
     kubernetes="a runtime class with writable cgroups (containerd 2.1: cgroup_writable = true)",
 )
 PRIVILEGES = Option(
@@ -47,9 +48,18 @@ PRIVILEGES = Option(
     kubernetes="securityContext.allowPrivilegeEscalation: true",
 )
 CALLS = Option(
-    docker="--security-opt seccomp=unconfined, where --cap-add=SYS_ADMIN alone is not enough",
-    kubernetes="securityContext.seccompProfile.type: Unconfined, where SYS_ADMIN alone is not enough",
+    docker="--security-opt seccomp=FILE, a profile that allows what was refused",
+    kubernetes="securityContext.seccompProfile.type: Localhost, a profile that allows what was refused",
 )
+HOSTNAME = Option(
+    docker="--security-opt seccomp=FILE, a profile that allows sethostname",
+    kubernetes="securityContext.seccompProfile.type: Localhost, a profile that allows sethostname",
+)
+MOUNTS = Option(
+    docker="no volume or device below /usr that holds no files",
+    kubernetes="no volumeMounts below /usr that hold no files",
+)
+VISIBLE = Option(docker="a /proc without hidepid", kubernetes="a runtime class whose /proc has no hidepid")
 UIDS = Option(
     docker="no --userns with a small map", podman="--userns=auto:size=65536", kubernetes="hostUsers: true"
 )
@@ -78,7 +88,35 @@ def lack(error: BaseException | None) -> Option | None:
     return None
 
 
+def namespaces(environ: Mapping[str, str]) -> str:
+    """The remedy where no user namespace can be made."""
+    if contained(environ):
+        return _with(NAMESPACES)
+    return (
+        "Let this process make them: sysctl -w user.max_user_namespaces=65536, and no RestrictNamespaces= in "
+        "its unit."
+    )
+
+
+_WORDS = (
+    ("mount proc", PROC),
+    ("set hostname", HOSTNAME),
+    ("namespace", NAMESPACES),
+    ("loopback", CALLS),
+)
+
+
+def complained(text: str) -> str | None:
+    """The remedy for what bubblewrap wrote, in the container that this is in; None: nothing is known."""
+    option = next((option for words, option in _WORDS if words in text), None)
+    return None if option is None or not contained(os.environ) else _with(option)
+
+
+def _with(option: Option) -> str:
+    return f"Start the container with it allowed: {option}."
+
+
 def hint(error: BaseException) -> str | None:
     """The remedy for `error` in the container that this is in; None: it is in none, or nothing is known."""
     option = lack(error) if contained(os.environ) else None
-    return None if option is None else f"Start the container with it allowed: {option}."
+    return None if option is None else _with(option)

@@ -21,6 +21,7 @@ from bridgehold.sandbox import containers, syscalls
 from bridgehold.sandbox.cgroups.places import own_cgroups
 from bridgehold.sandbox.doctor.acts import in_child, read, syscall
 from bridgehold.sandbox.doctor.model import Check, Context, Probe, Status, passed
+from bridgehold.sandbox.launch.mounts import SHOWN_BELOW, parse_mounts
 
 _AF_NETLINK = 16
 _OPENAT2, _AT_FDCWD = 437, -100
@@ -35,7 +36,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     directives: str
     breaks: str
     works: Callable[[], bool]
-    option: containers.Option | None = None
+    option: containers.Option
     """What a container's runtime calls it."""
     status: Status = "FAIL"
 
@@ -96,13 +97,17 @@ def mapped_uids(uid_map: str) -> int:
 
 
 def _whole_usr() -> bool:
-    return not mounts_below(read("/proc/self/mountinfo"), "/usr")
+    return not refused_below(read("/proc/self/mountinfo"), "/usr")
 
 
-def mounts_below(mountinfo: str, folder: str) -> list[str]:
-    """The mount points strictly below `folder` (pure)."""
-    points = [line.split()[4] for line in mountinfo.splitlines() if len(line.split()) > 4]
-    return [point for point in points if point.startswith(folder + "/")]
+def refused_below(mountinfo: str, folder: str) -> list[str]:
+    """The mount points strictly below `folder` that no sandbox may show, since they hold no files (pure)."""
+    shown = parse_mounts(mountinfo).items()
+    return [
+        point
+        for point, seen in shown
+        if point.startswith(folder + "/") and seen.kind.partition(".")[0] not in SHOWN_BELOW
+    ]
 
 
 def _attaching() -> bool:
@@ -131,21 +136,25 @@ TRIALS = (
     ),
     Trial(
         directives="RestrictAddressFamilies= without AF_NETLINK",
+        option=containers.CALLS,
         breaks="bwrap can't bring up a sandbox's loopback",
         works=_netlink,
     ),
     Trial(
         directives="ProtectHostname=yes",
+        option=containers.HOSTNAME,
         breaks="a sandbox can't get a host name of its own",
         works=_naming,
     ),
     Trial(
         directives="ProcSubset=pid",
+        option=containers.PROC,
         breaks="/proc lacks what bwrap reads in /proc/sys",
         works=lambda: bool(read("/proc/sys/kernel/overflowuid")),
     ),
     Trial(
         directives="ProtectProc=invisible, or a /proc mounted with hidepid",
+        option=containers.VISIBLE,
         breaks="a session's process can't be seen, so it can't be attested",
         works=lambda: bool(read("/proc/1/status")),
     ),
@@ -156,12 +165,14 @@ TRIALS = (
         works=lambda: _writable("/proc/sys"),
     ),
     Trial(
-        directives="ProtectKernelModules=yes, or other mounts below /usr",
-        breaks="a mount below /usr shows in every sandbox, and attestation refuses what its spec lacks",
+        directives="a mount below /usr that holds no files",
+        option=containers.MOUNTS,
+        breaks="what is mounted below /usr shows in every sandbox, and this holds no files",
         works=_whole_usr,
     ),
     Trial(
         directives="RestrictSUIDSGID=yes",
+        option=containers.CALLS,
         breaks="it forbids openat2, with which the launcher opens what it mounts",
         works=_open_beneath,
     ),
@@ -191,6 +202,7 @@ TRIALS = (
     ),
     Trial(
         directives="MemoryDenyWriteExecute=yes",
+        option=containers.CALLS,
         breaks="compilers at run time (numba, V8, torch.compile) fail inside",
         works=_executable_memory,
         status="CAUTION",
@@ -223,7 +235,7 @@ def service(_: Context) -> Check:
 
 def _options(bad: list[Trial]) -> str:
     """What to start the container with, each option once (pure)."""
-    needed = dict.fromkeys(str(one.option) for one in bad if one.option is not None)
+    needed = dict.fromkeys(str(one.option) for one in bad)
     return f"Start the container with: {' — '.join(needed)} (docs/how-to/container.md)."
 
 

@@ -18,15 +18,15 @@ from pathlib import Path
 
 import msgspec
 
-from bridgehold.errors import UnsupportedError
-from bridgehold.sandbox import procfs, syscalls
+from bridgehold.errors import BridgeholdError, UnsupportedError
+from bridgehold.sandbox import containers, procfs, syscalls
 from bridgehold.sandbox.cgroups import SessionCgroup
 from bridgehold.sandbox.guest_files import hidden
-from bridgehold.sandbox.launch import mounts, network
+from bridgehold.sandbox.launch import network
 from bridgehold.sandbox.launch.argv import bwrap_arguments
 from bridgehold.sandbox.launch.bwrap import Bubblewrap
 from bridgehold.sandbox.launch.running import Descriptors, Running
-from bridgehold.sandbox.launch.staging import Staged
+from bridgehold.sandbox.launch.staging import Staged, look_through
 from bridgehold.sandbox.limits import shortage
 from bridgehold.sandbox.limits.rlimits import apply_rlimits, lift_shared_rlimits
 from bridgehold.sandbox.values import SandboxSpec
@@ -37,8 +37,6 @@ _MAX_INFO = 4096
 _MAX_COMPLAINT = 300
 _MAX_REPORT = 4096
 _NOT_ENTERED = "the sandbox's process could not enter its cgroup, limits or uid"
-_MOST_FILES = 500_000
-"""In folders that are looked through before they are bound."""
 
 
 class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,11 +150,7 @@ class Start:
             said = _read_now(self._pipes.entered, _MAX_REPORT)
             if said:  # it did not even become bubblewrap
                 raise shortage.decode_failure(said, _NOT_ENTERED)
-            complaint = self._complaint()
-            number = shortage.named(complaint)
-            if number:
-                raise shortage.short_of(number, complaint)
-            raise UnsupportedError(f"bubblewrap did not start the sandbox{complaint and f': {complaint}'}")
+            raise self._given_up()
         if b"}" not in self._info:
             return False
         self._mark("bwrap")
@@ -193,7 +187,7 @@ class Start:
         try:
             running.init_fd = procfs.open_process(init, lambda: self._cgroup.holds(init))
         except ProcessLookupError as error:
-            raise UnsupportedError("the sandbox's init is outside its cgroup, or gone") from error
+            raise self._given_up("the sandbox's init is outside its cgroup, or gone") from error
         running.init = init
         running.init_start = procfs.start_time(init)
         running.net = Path(f"/proc/{init}/ns/net").stat().st_ino
@@ -205,7 +199,8 @@ class Start:
             for listener in network.enter(init, self._plan.spec):
                 self._listeners.append(self._fds.add(listener))
         except OSError as error:
-            raise network.no_listener(error) from error
+            unlistening = network.no_listener(error)
+            raise self._given_up(unlistening.message, hint=unlistening.hint) from error
         self._mark("listener")
         self._met = True
 
@@ -221,6 +216,17 @@ class Start:
         now = time.perf_counter_ns()
         self.running.phases_us[phase] = (now - self._clock) // 1000
         self._clock = now
+
+    def _given_up(self, otherwise: str = "", *, hint: str | None = None) -> BridgeholdError:
+        """What bubblewrap wrote before it ended, as an error; `otherwise` where it wrote nothing."""
+        complaint = self._complaint()
+        number = shortage.named(complaint)
+        if number:
+            return shortage.short_of(number, complaint)
+        if otherwise and not complaint:
+            return UnsupportedError(otherwise, hint=hint)
+        said = f"bubblewrap did not start the sandbox{complaint and f': {complaint}'}"
+        return UnsupportedError(said, hint=containers.complained(complaint) or hint)
 
     def _complaint(self) -> str:
         """What bubblewrap wrote before it gave up (no guest has run yet): bounded and printable."""
@@ -348,7 +354,7 @@ def _child(plan: LaunchPlan, cgroup: SessionCgroup, ends: _Ends) -> None:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         os.umask(0o022)
-        _look_through(plan.staged)
+        look_through(plan.staged)
         os.write(ends.entered, _RELEASE)
         if os.read(ends.gate, 2) != _RELEASE:
             os._exit(125)
@@ -360,24 +366,6 @@ def _child(plan: LaunchPlan, cgroup: SessionCgroup, ends: _Ends) -> None:
         with contextlib.suppress(OSError):
             os.write(ends.entered, shortage.encode_failure(error, _NOT_ENTERED))
         os._exit(126)
-
-
-def _look_through(staged: Staged) -> None:
-    """By the session's uid: refuse what it could write to through a read-only mount."""
-    for path, source in staged.unsealed:
-        try:
-            found = mounts.find_writable_special(path, most=_MOST_FILES)
-        except OSError as error:
-            raise UnsupportedError(
-                f"{source} can't be looked through: {error.strerror}", where=source
-            ) from error
-        if found:
-            raise UnsupportedError(
-                f"{source + found[len(path) :]} is a FIFO or a socket that every uid may write to",
-                where=source,
-                hint="Grant a folder without it, or close it to others: chmod o-w. (Where root started the "
-                "host, the kernel refuses the write.)",
-            )
 
 
 def _die_with(launcher: int) -> None:

@@ -128,7 +128,7 @@ def own_mounts(*, made: bool) -> None:
 
 
 def sealing_namespace() -> int:
-    """A descriptor of a user namespace in which no file has an owner, for `bind`. Raises `OSError`.
+    """A descriptor of a user namespace in which no file has an owner, for `bind`. Raises `UnsupportedError`.
 
     -1 where this process is in a user namespace itself, and so no file system is its to map.
     """
@@ -147,7 +147,9 @@ def sealing_namespace() -> int:
     os.close(go)
     try:
         if not os.read(ready, 1):
-            raise OSError(errno.ENOSPC, "no user namespace for sealed mounts")
+            raise UnsupportedError(
+                "no user namespace can be made here", hint=containers.namespaces(os.environ)
+            )
         for name in ("uid_map", "gid_map"):
             table = os.open(f"/proc/{child}/{name}", os.O_WRONLY | os.O_CLOEXEC)
             try:

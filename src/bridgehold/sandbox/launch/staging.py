@@ -30,6 +30,8 @@ from bridgehold.sandbox.limits.bounds import SYSTEM_FILES
 from bridgehold.sandbox.values import Mount, SandboxSpec
 
 BYTES_PER_INODE = 4096
+_MOST_FILES = 500_000
+"""In folders that are looked through before they are bound."""
 _LEAST_INODES = 1024
 _PLACES = ("/mnt", "/media", "/srv", "/var/empty", "/opt", "/home")
 _TMPFS_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV
@@ -89,9 +91,9 @@ class Stage:
             flags = _TMPFS_FLAGS | syscalls.MS_NOEXEC
             roots.cover(self._folder)
             syscalls.mount("bridgehold-stage", self._folder, "tmpfs", flags, "mode=0711,size=4m")
-            self._seal = mounts.sealing_namespace() if seals else -1
         except OSError as error:
             raise UnsupportedError(f"the launcher can't make its stage: {error}") from error
+        self._seal = mounts.sealing_namespace() if seals else -1
 
     def prepare(self, name: str, spec: SandboxSpec, uid: int) -> Staged:
         """Put `spec`'s binds and tmpfs into the stage. Nothing stays behind where it raises (`NotAtHandError`
@@ -203,6 +205,24 @@ def _identities(sources: Mapping[str, str], shown: Mapping[str, mounts.MountSeen
             )
         found[target] = seen.identity
     return found
+
+
+def look_through(staged: Staged) -> None:
+    """By the session's uid: refuse what it could write to through a read-only mount."""
+    for path, source in staged.unsealed:
+        try:
+            found = mounts.find_writable_special(path, most=_MOST_FILES)
+        except OSError as error:
+            raise UnsupportedError(
+                f"{source} can't be looked through: {error.strerror}", where=source
+            ) from error
+        if found:
+            raise UnsupportedError(
+                f"{source + found[len(path) :]} is a FIFO or a socket that every uid may write to",
+                where=source,
+                hint="Grant a folder without it, or close it to others: chmod o-w. (Where root started the "
+                "host, the kernel refuses the write.)",
+            )
 
 
 def is_device(path: str) -> bool:

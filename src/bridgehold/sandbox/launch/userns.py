@@ -10,6 +10,7 @@ import os
 import pwd
 import shutil
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 from bridgehold.errors import UnsupportedError
@@ -27,25 +28,52 @@ def subordinate_range(table: str, user: str, uid: int) -> tuple[int, int] | None
     return None
 
 
-def own_ranges() -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """This user's subuid and subgid ranges, or None where one is missing or the tools are."""
+_TABLES = (Path("/etc/subuid"), Path("/etc/subgid"))
+_FIRST, _MANY = 200_000, 65_536
+"""Where ranges that we advise begin, and how many uids they have."""
+
+
+def own_ranges() -> tuple[tuple[int, int], tuple[int, int]]:
+    """This user's subuid and subgid ranges. Raises `UnsupportedError`, with what root types for them."""
     uid = os.getuid()
     try:
         user = pwd.getpwuid(uid).pw_name
     except KeyError:  # a uid without a name may still have a line by number
         user = str(uid)
-    found = []
-    for path in (Path("/etc/subuid"), Path("/etc/subgid")):
-        try:
-            entry = subordinate_range(path.read_text(encoding="utf-8"), user, uid)
-        except OSError:
-            return None
-        if entry is None:
-            return None
-        found.append(entry)
+    tables = [_read(path) for path in _TABLES]
+    uids, gids = (subordinate_range(table, user, uid) for table in tables)
+    if uids is None or gids is None:
+        raise UnsupportedError(
+            f"no uids for sessions: {user} has no subordinate range",
+            hint=f"Let root give one: sudo sh -c '{command(tables, user)}' {_WEAKER}",
+        )
     if shutil.which("newuidmap") is None or shutil.which("newgidmap") is None:
-        return None
-    return found[0], found[1]
+        raise UnsupportedError(
+            "no uids for sessions: newuidmap is missing",
+            hint=f"Install it: apt-get install uidmap (Fedora: shadow-utils). {_WEAKER}",
+        )
+    return uids, gids
+
+
+_WEAKER = "(Weaker, for one tenant, and named so in the audit: `[host] shared_uid = true`.)"
+
+
+def command(tables: Iterable[str], user: str) -> str:
+    """What gives `user` a range that nobody has (pure)."""
+    fields = [line.split(":") for table in tables for line in procfs.lines(table)]
+    ends = [
+        int(one[1]) + int(one[2]) for one in fields if len(one) == 3 and (one[1] + one[2]).strip().isdigit()
+    ]
+    first = max(_FIRST, *ends, _FIRST)
+    span = f"{first}-{first + _MANY - 1}"
+    return f"usermod --add-subuids {span} --add-subgids {span} {user}"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def enter(ranges: tuple[tuple[int, int], tuple[int, int]]) -> int:
@@ -74,9 +102,11 @@ def enter(ranges: tuple[tuple[int, int], tuple[int, int]]) -> int:
         said = file.read(_MAX_SAID).decode(errors="replace").strip()
     _, status = os.waitpid(helper, 0)
     if status != 0:
+        said = said or f"newuidmap ended with {os.waitstatus_to_exitcode(status)}"
         raise UnsupportedError(
-            f"the subordinate uids could not be mapped: {said or f'status {status}'}",
-            hint="Check /etc/subuid and /etc/subgid, and that newuidmap is setuid (apt-get install uidmap). "
+            f"the subordinate uids could not be mapped: {said}",
+            hint="Check /etc/subuid and /etc/subgid, and that newuidmap is setuid (apt-get install "
+            "--reinstall uidmap). "
             "A container needs it with file capabilities instead, and no no-new-privileges: "
             "docs/how-to/container.md.",
         )

@@ -150,13 +150,7 @@ def _uid_range(config: LauncherConfig, entered: int) -> UidRange:
         return UidRange(mode="subuid", first=1, count=entered)
     if os.getuid() == 0:
         return UidRange(mode="range", first=config.uid_first, count=config.uid_count)
-    if config.shared_uid:
-        return UidRange(mode="shared", first=os.getuid(), count=1)
-    raise UnsupportedError(
-        "no uids for sessions: not root, and no subordinate range",
-        hint="Add a line for this user to /etc/subuid and /etc/subgid (usermod --add-subuids), install "
-        "uidmap, or name the weakening `shared_uid`.",
-    )
+    return UidRange(mode="shared", first=os.getuid(), count=1)
 
 
 def _hold_standard() -> None:

@@ -22,6 +22,7 @@ from bridgehold.errors import (
     CrashError,
     NotFoundError,
     ShortageError,
+    UnsupportedError,
 )
 from bridgehold.host.cell.workers.calls import unbroken
 from bridgehold.host.cell.workers.live import LiveWorker, Services
@@ -93,19 +94,27 @@ async def guarded(worker: LiveWorker, step: Awaitable[None]) -> None:
         raise
 
 
-def bubblewrap_shortage(log: SessionLog) -> ShortageError | None:
-    """The shortage that kept bubblewrap from starting the guest, as it says itself: its only line of log.
+def bubblewrap_refusal(log: SessionLog) -> BridgeholdError | None:
+    """What kept bubblewrap from starting the guest, as it says itself: its only line of log.
 
-    A guest could write that line too, and be started again some times: that is all it would gain.
+    A guest could write that line too, and be started again some times, or be told to ask the doctor: that is
+    all it would gain.
     """
     said = log.text().strip() if len(log) <= _LINE else ""
-    number = named(said) if said.startswith(_BUBBLEWRAP) and "\n" not in said else 0
-    return short_of(number, said) if number else None
+    if not said.startswith(_BUBBLEWRAP) or "\n" in said:
+        return None
+    number = named(said)
+    if number:
+        return short_of(number, said)
+    return UnsupportedError(
+        f"bubblewrap did not start the sandbox: {said}",
+        hint="`bridgehold doctor` says what this machine lacks, and what gives it.",
+    )
 
 
 def _unstarted(worker: LiveWorker) -> BridgeholdError | None:
-    """`bubblewrap_shortage`, where that is what a worker's start failed of."""
-    failure = bubblewrap_shortage(worker.log)
+    """`bubblewrap_refusal`, where that is what a worker's start failed of."""
+    failure = bubblewrap_refusal(worker.log)
     if failure is None or worker.launched.zygote:  # bubblewrap has no part in a fork
         return None
     ready = worker.calls.ready

@@ -31,7 +31,7 @@ from bridgehold.host.cell.workers import zygote_rules as rules
 from bridgehold.host.cell.workers.calls import unbroken
 from bridgehold.host.cell.workers.live import Services, until_gone
 from bridgehold.host.cell.workers.pipes import GuestPipes
-from bridgehold.host.cell.workers.starts import bubblewrap_shortage
+from bridgehold.host.cell.workers.starts import bubblewrap_refusal
 from bridgehold.host.cell.workers.warm_gateway import WarmGateway
 from bridgehold.host.cell.workers.zygote import Zygote, ZygoteInfo, ZygoteKey
 from bridgehold.host.front.boots import GATEWAY_PORT, StartOrder
@@ -232,8 +232,8 @@ class Zygotes:
             await unbroken(self._end(zygote, reason[:300]))
             if zygote.pipes is not None:
                 zygote.pipes.close()  # its end may have been reported before they were there
-            failure = bubblewrap_shortage(zygote.log) if isinstance(error, CrashError) else None
-            if failure is not None:  # no memory for a filter: no fault of the framework's
+            failure = bubblewrap_refusal(zygote.log) if isinstance(error, CrashError) else None
+            if isinstance(failure, ShortageError):  # no memory for a filter: no fault of the framework's
                 raise failure from error
             if isinstance(error, TimeoutError):
                 raise CrashError(f"a zygote was not warm within {self._limits.warm_s:g} s") from error
