@@ -43,6 +43,8 @@ NAMEABLE: tuple[Weakening, ...] = ("connect", "private_network")
 """Weakenings that may come with an approved rule, where whoever asks names them."""
 MOST_RULES = 50
 """Of one tenant's bridge at once."""
+SKEW_S = 300.0
+"""What is signed is used at once: so far its time may be from now."""
 SUFFIX = ".approved"
 PREFIX = b"bridgehold-approval-v1\n"
 """Of every text that is signed here, and of none elsewhere."""
