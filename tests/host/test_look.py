@@ -137,6 +137,7 @@ SHOWN: list[tuple[tuple[str, ...], list[str]]] = [
     (("bridge", "list"), ["transformers", "langchain", "python"]),
     (("bridge", "show", "dspy"), ["dspy:configure_lm", "dspy:update_session_data"]),
     (("bridge", "verify"), []),
+    (("bridge", "scan"), []),
     (
         ("policy", "explain", "python"),
         ["provider_requests_per_minute", "memory", "filesystem", "policies/python.toml:3"],

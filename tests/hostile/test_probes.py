@@ -86,6 +86,7 @@ def probes(bridge: str, session: str) -> dict[str, dict[str, Any]]:
         "figures": {},
         "bridge.build": {"bridge": bridge},
         "bridge.verify": {"bridge": bridge},
+        "bridge.scan": {"bridge": bridge},
         "bridge.gc": {},
         "bridge.submit": {"tenant": "local", "archive": FOREIGN},
         "bridge.submissions": {"tenant": "local"},
