@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.server
 import json
 import re
@@ -25,7 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridgehold.audit import anchors, chain, seals
-from bridgehold.audit.pushing import texts
+from bridgehold.audit.pushing import sinks, texts
 from bridgehold.audit.pushing.cursor import Cursor, next_batch, sizes, waiting
 from bridgehold.audit.pushing.pusher import Pusher, read_state
 from bridgehold.audit.pushing.sinks import FolderSink, Parcel, Sink, SinkConfig, SinkError, open_sink
@@ -403,6 +404,40 @@ def test_an_answer_without_end_is_read_to_its_bound(
     clock, config = Clock(), of_receiver(receiver, certificate)
     run(pusher(home, lambda: open_sink(config, "", "host"), clock), clock, seconds=5)
     assert read_state(home.state / "one.json").sent == len(home.lines)
+
+
+@pytest.mark.parametrize("kind", ["http", "syslog"])
+def test_a_sink_that_never_comes_to_its_answer_is_left(
+    home: Home, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Each answer of 100 says that another one comes; a syslog that reads nothing has taken nothing."""
+    monkeypatch.setattr(sinks, "MOST_S", 1.0)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    server, over = socket.create_server(("localhost", 0)), threading.Event()
+
+    def serve() -> None:
+        with (
+            contextlib.suppress(OSError),
+            context.wrap_socket(server.accept()[0], server_side=True) as secure,
+        ):
+            while not over.wait(0.01):
+                if kind == "http":
+                    secure.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    threading.Thread(target=serve, daemon=True).start()
+    port = server.getsockname()[1]
+    to = f"https://localhost:{port}/" if kind == "http" else f"localhost:{port}"
+    config = SinkConfig(name="one", kind=kind, to=to, ca=str(certificate[0]))  # type: ignore[arg-type]  # of the two
+    of = pusher(home, lambda: open_sink(config, "", "host"), Clock())
+    stepped = threading.Thread(target=of.step, daemon=True)
+    stepped.start()
+    stepped.join(60)
+    assert not stepped.is_alive()
+    assert of.state.problem
+    assert of.state.sent == 0
+    over.set()
+    server.close()
 
 
 def test_a_sink_that_takes_less_at_once_is_sent_less(

@@ -18,12 +18,13 @@ import msgspec
 import pytest
 
 from bridgehold.errors import BridgeholdError
-from bridgehold.faces.attack.acts import ACTS, BY_NAME, Act, program
-from bridgehold.faces.attack.judging import Ended, Seen, judge
+from bridgehold.faces.attack.acts import ACTS, ALL, BY_NAME, DOMAIN, Act, program
+from bridgehold.faces.attack.judging import Ended, Seen, judge, judge_check
 from bridgehold.faces.attack.outside import CANARY_VARIABLE, Outside
 from bridgehold.faces.attack.running import Looks, facts_for
 from bridgehold.faces.attack.ways import tables_of
 from bridgehold.policies.model import MIB, Grant
+from bridgehold.sandbox.doctor.model import Check
 from hostile.stage import KINDS_OF_HOSTS, POLICY, USER, Stage, stage
 
 pytestmark = pytest.mark.hostile
@@ -49,10 +50,13 @@ def command(host: Stage, *arguments: str) -> tuple[int, dict[str, Any], str]:
         pytest.fail(done.stdout[-1000:] + done.stderr[-3000:])
 
 
-@pytest.fixture(scope="module", params=KINDS_OF_HOSTS)
+@pytest.fixture(
+    scope="module", params=list(zip(KINDS_OF_HOSTS, ("fork", "cold"), strict=False)), ids="-".join
+)
 def host(request: pytest.FixtureRequest) -> Iterator[Stage]:
-    with stage(request.param, "fork") as ready:
-        (ready.layout.policies / "python.toml").write_text(PYTHON)
+    kind, start = request.param
+    with stage(kind, start) as ready:
+        (ready.layout.policies / "python.toml").write_text(f'{PYTHON}[sandbox]\nstart = "{start}"\n')
         yield ready
 
 
@@ -61,9 +65,11 @@ def test_every_barrier_holds_and_the_report_is_signed(host: Stage) -> None:
     out = host.layout.state / "attack" if host.kind == "user" else host.layout.config.parent / "attack"
     status, report, said = command(host, "python", "--out", str(out))
     came = {one["name"]: (one["came"], one["inside"], one["outside"]) for one in report["acts"]}
-    assert list(came) == [act.name for act in ACTS]
+    assert list(came) == [act.name for act in ALL]
     assert {name for name, (what, *_) in came.items() if what != "held"} <= TOO_BUSY, came
     assert status == 0, said
+    starts = {one["start"] for one in host.events("session.opened")}
+    assert starts <= ({"fork", "parked"} if host.start == "fork" else {"cold", "parked"})
     assert report["machine"]["cgroups"] in ("v1", "v2")
     assert report["grant"].startswith("sha256:")
     assert "python:execute" in report["way"]
@@ -92,7 +98,12 @@ def test_a_bridge_that_runs_no_code_is_attacked_by_a_probe_under_its_policy(host
     status, report, said = command(host, host.plain, *only)
     assert status == 0, (report, said)
     assert {one["came"] for one in report["acts"]} == {"held"}
-    assert f"a probe under the policy of {host.plain}" in report["way"]
+    assert f"a probe under {host.plain}, with what {host.plain} needs" in report["way"]
+    # and another policy than its own, before it is in force
+    (host.layout.policies / "narrow.toml").write_text(PYTHON.replace("open_files = 512", "open_files = 128"))
+    status, report, said = command(host, "python", "--policy", "narrow", "--only", "descriptors")
+    assert (status, report["policy"]) == (0, "narrow"), (report, said)
+    assert "of 128" in report["acts"][0]["inside"]
 
 
 @pytest.mark.timeout(300)
@@ -222,6 +233,14 @@ def test_what_can_not_be_told_is_not_held_to_be_held() -> None:
         (Ended(value=["False", "some"]), (fine,), "not tried"),
     ):
         assert judge(act, ended, seen).came == came
+
+
+def test_the_doctors_word_is_taken_as_it_is() -> None:
+    came = {
+        status: judge_check(DOMAIN, Check(name="landlock", status=status, detail="x")).came
+        for status in ("PASS", "FAIL", "CAUTION")
+    }
+    assert came == {"PASS": "held", "FAIL": "NOT HELD", "CAUTION": "not tried"}
 
 
 def test_tables_are_taken_out_of_a_file_as_they_are_or_not_at_all() -> None:

@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 Barrier = Literal[
+    "landlock",
     "seccomp",
     "namespaces",
     "mounts",
@@ -41,6 +42,8 @@ class Act(msgspec.Struct, frozen=True, kw_only=True):
     ends: tuple[str, ...] = ()
     """Codes of errors that are the barrier's own answer."""
     deadline_s: int = 40
+    doctor: str = ""
+    """The doctor's probe that tries it, where it is no guest's to reach."""
 
     @property
     def function(self) -> str:
@@ -169,7 +172,16 @@ ACTS: tuple[Act, ...] = (
     _act("daemon", "namespaces", (10,), "leave daemons behind", "they live on", "left"),
     _act("forge-audit", "audit", (40,), "write lines like the audit's", "a file is opened", "forged"),
 )
-BY_NAME = {act.name: act for act in ACTS}
+DOMAIN = Act(
+    name="landlock-domain",
+    barrier="landlock",
+    rows=(65,),
+    tries="open a file that a domain of Landlock's leaves out, as zygotes and cells enter one",
+    success="it is opened",
+    doctor="landlock",
+)
+ALL = (DOMAIN, *ACTS)
+BY_NAME = {act.name: act for act in ALL}
 
 
 def program(act: Act, facts: bytes) -> str:

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from bridgehold.faces.attack.acts import Act
+from bridgehold.sandbox.doctor.model import Check
 
 Came = Literal["held", "NOT HELD", "not tried"]
 _LONGEST = 300
@@ -60,6 +61,13 @@ def judge(act: Act, ended: Ended, seen: tuple[Seen, ...]) -> Outcome:
         outside=tuple(one.what[:_LONGEST] for one in seen),
         event=ended.event,
     )
+
+
+def judge_check(act: Act, check: Check) -> Outcome:
+    """Of an act that the doctor tries: a caution says that the machine lacks what could be tried."""
+    broken = {"PASS": False, "FAIL": True, "CAUTION": None}[check.status]
+    outcome = judge(act, Ended(value=[False, "no guest's to try"]), (Seen(what=check.detail, broken=broken),))
+    return msgspec.structs.replace(outcome, inside=f"bridgehold doctor: {check.status}")
 
 
 def _inside(act: Act, ended: Ended) -> tuple[bool | None, str]:

@@ -48,8 +48,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         return not self.counts.get("NOT HELD") and bool(self.counts.get("held"))
 
 
-def make(grant: Grant, way: str, outcomes: tuple[Outcome, ...]) -> Report:
-    """The report of now and of this machine."""
+def make(grant: Grant, bridge: str, policy: str, way: str, outcomes: tuple[Outcome, ...]) -> Report:
+    """The report of now and of this machine. `grant`: under which the acts ran; `policy`: of that name."""
     machine = grant.machine
     return Report(
         version=version_of("bridgehold"),
@@ -63,9 +63,9 @@ def make(grant: Grant, way: str, outcomes: tuple[Outcome, ...]) -> Report:
             "processors": str(machine.cpus),
             "user": f"uid {os.getuid()}",
         },
-        bridge=grant.bridge,
+        bridge=bridge,
         tenant=grant.tenant,
-        policy=grant.policy,
+        policy=policy,
         grant=grant.digest,
         weakenings=tuple(grant.weakenings),
         way=way,

@@ -70,15 +70,15 @@ _LIMITS = (
 
 
 def run_acts(
-    way: Way, grant: Grant, acts: Iterable[Act], outside: Outside, say: Callable[[str], None]
+    way: Way, acts: Iterable[Act], outside: Outside, say: Callable[[str], None]
 ) -> Iterator[Outcome]:
     """One outcome for each act, in turn; `say` hears each name before it runs."""
     for act in acts:
         say(act.name)
-        if why := _idle(act, grant):
+        if why := _idle(act, way.grant):
             yield judge(act, Ended(code="skipped", message=why), ())
             continue
-        yield _one(way, grant, act, outside)
+        yield _one(way, act, outside)
 
 
 def _idle(act: Act, grant: Grant) -> str:
@@ -89,7 +89,8 @@ def _idle(act: Act, grant: Grant) -> str:
     return ""
 
 
-def _one(way: Way, grant: Grant, act: Act, outside: Outside) -> Outcome:
+def _one(way: Way, act: Act, outside: Outside) -> Outcome:
+    grant = way.grant
     outside.most, arrived = 0, outside.arrived
     code = program(act, msgspec.json.encode(facts_for(act, grant, outside, way.layout)))
     session, output, peak = "", 0, 0

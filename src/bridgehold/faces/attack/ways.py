@@ -66,6 +66,10 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
     client: SyncClient
     layout: Layout
     bridge: str
+    grant: Grant
+    """Under which its sessions are made."""
+    policy: str
+    """Its name, as the operator knows it."""
     text: str
     lasting: bool
     """Whether its audit outlives the run."""
@@ -76,23 +80,41 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @contextlib.contextmanager
-def open_way(client: SyncClient, layout: Layout, grant: Grant) -> Iterator[Way]:
-    """The way into `grant.bridge`, by the host that `client` reaches or by a private one."""
+def open_way(client: SyncClient, layout: Layout, grant: Grant, policy: str = "") -> Iterator[Way]:
+    """The way into `grant.bridge`, by the host that `client` reaches or by a private one.
+
+    `policy`: another than its own, to try.
+    """
     described = client.describe(grant.bridge, tenant=grant.tenant)
     operations = {one["name"].rpartition(":")[2]: one for one in described["operations"]}
     own = operations.get("execute", {})
-    if own.get("granted") and "code" in str(own.get("arguments", "")):
+    if not policy and own.get("granted") and "code" in str(own.get("arguments", "")):
         text = f"{grant.bridge}:execute, in sessions of its own"
-        yield Way(client=client, layout=layout, bridge=grant.bridge, text=text, lasting=True)
+        yield Way(
+            client=client,
+            layout=layout,
+            bridge=grant.bridge,
+            grant=grant,
+            policy=grant.policy,
+            text=text,
+            lasting=True,
+        )
         return
     with tempfile.TemporaryDirectory(prefix="bh-attack-home-") as folder:
-        stage = _stage(Path(folder), layout, grant)
+        named = policy or grant.policy
+        stage = _stage(Path(folder), layout, grant, named)
         with SyncClient.open(stage) as private:
-            text = f"a probe under the policy of {grant.bridge}, on a private host, without its packages"
-            yield Way(client=private, layout=stage, bridge=PROBE, text=text, lasting=False)
+            asked = {"bridge": PROBE, "tenant": grant.tenant}
+            made = msgspec.convert(private.request("grant", asked), type=Grant)
+            text = (
+                f"a probe under {named}, with what {grant.bridge} needs, on a private host, without packages"
+            )
+            yield Way(
+                client=private, layout=stage, bridge=PROBE, grant=made, policy=named, text=text, lasting=False
+            )
 
 
-def _stage(home: Path, layout: Layout, grant: Grant) -> Layout:
+def _stage(home: Path, layout: Layout, grant: Grant, policy: str) -> Layout:
     home.chmod(0o755)
     stage = find_layout({"BRIDGEHOLD_HOME": str(home)}, os.getuid())
     writes.make_folder(stage.bridges / PROBE)
@@ -103,8 +125,8 @@ def _stage(home: Path, layout: Layout, grant: Grant) -> Layout:
     if layout.config_file.exists():
         config = reads.read_text(layout.config_file, ConfigError)
         writes.replace(stage.config_file, tables_of(config, _COPIED))
-    policy = f'extends = "{grant.policy}"\n\n[operations]\nallow = ["{PROBE}:*"]\n'
-    writes.replace(stage.policies / f"{PROBE}.toml", policy)
+    text = f'extends = "{policy}"\n\n[operations]\nallow = ["{PROBE}:*"]\n'
+    writes.replace(stage.policies / f"{PROBE}.toml", text)
     writes.replace(
         stage.bridges / PROBE / "bridge.toml", _MANIFEST + tables_of(_manifest(layout, grant), ("needs",))
     )

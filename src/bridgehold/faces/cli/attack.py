@@ -21,6 +21,7 @@ _STYLES = {"held": "green", "NOT HELD": "bold red", "not tried": "yellow"}
 def attack(
     bridge: Annotated[str, typer.Argument(help="The bridge in whose sessions they run.")] = "python",
     tenant: Annotated[str, typer.Option(help="For this tenant.", callback=typed_tenant)] = LOCAL_TENANT,
+    policy: Annotated[str, typer.Option(help="Try this policy instead of its own, by a probe.")] = "",
     only: Annotated[list[str] | None, typer.Option("--only", help="Only this act; may be repeated.")] = None,
     listed: Annotated[bool, typer.Option("--list", help="List the acts, and run none.")] = False,
     output: Annotated[
@@ -41,7 +42,7 @@ def attack(
 
     Each has a session of its own, is bounded, and reaches for nothing but what this command put there itself.
     """
-    from bridgehold.faces.attack.acts import ACTS, BY_NAME
+    from bridgehold.faces.attack.acts import ALL, BY_NAME
 
     if verify is not None:
         _verify(verify, keys or [], json_output=json_output)
@@ -50,7 +51,7 @@ def attack(
     if unknown:
         hint = "`bridgehold attack --list` names them."
         raise UsageError(f"there is no act {unknown[0][:60]!r}{nearest(unknown[0], BY_NAME)}", hint=hint)
-    acts = tuple(act for act in ACTS if not only or act.name in only)
+    acts = tuple(act for act in ALL if not only or act.name in only)
     if listed:
         if json_output:
             print_json(acts)
@@ -61,9 +62,8 @@ def attack(
     from bridgehold.faces.attack.whole import run_all
 
     layout = default_layout()
-    made = run_all(
-        layout, parse_name(bridge, "bridge"), tenant, acts, lambda text: err.say((f"… {text}", "dim"))
-    )
+    named = parse_name(policy, "policy") if policy else ""
+    made = run_all(layout, parse_name(bridge, "bridge"), tenant, acts, _say, named)
     if output is not None:
         for path in reports.write(made, output, layout):
             err.say(f"wrote {path}")
@@ -89,3 +89,7 @@ def _verify(path: Path, keys: list[Path], *, json_output: bool) -> None:
     out.say(
         f"signed at {made.time} by {made.key}, for {made.by}: {', '.join(name for name, _ in made.files)}"
     )
+
+
+def _say(act: str) -> None:
+    err.say((f"… {act}", "dim"))
