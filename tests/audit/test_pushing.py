@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.server
 import json
 import re
@@ -25,13 +26,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridgehold.audit import anchors, chain, seals
-from bridgehold.audit.pushing import texts
+from bridgehold.audit.pushing import sinks, texts
 from bridgehold.audit.pushing.cursor import Cursor, next_batch, sizes, waiting
 from bridgehold.audit.pushing.pusher import Pusher, read_state
 from bridgehold.audit.pushing.sinks import FolderSink, Parcel, Sink, SinkConfig, SinkError, open_sink
 from bridgehold.audit.sealing import Wanted, seal_audit
 from bridgehold.audit.verify import verify_audit
 from bridgehold.audit.writer import Limits
+from bridgehold.config.sections import PushSection
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x07" * 32)
 
@@ -274,6 +276,21 @@ def test_bodies_that_are_dropped_while_a_sink_is_away_cost_the_copy_no_line(
     assert clock.now
 
 
+@pytest.mark.parametrize(
+    ("kind", "to"),
+    [
+        ("syslog", "a..b:6514"), ("syslog", "a:99999"), ("syslog", "a:0"), ("syslog", f"{'a' * 64}:1"),
+        ("http", "https://a..b/"), ("http", "https://a:99999/"), ("http", "https://a/\u00e9"),
+        ("otlp", "https://a/x y"), ("otlp", "https://a/x\r\nHost: b"),
+    ],
+)  # fmt: skip
+def test_an_address_that_no_connection_can_be_made_to_is_refused_where_it_is_written(
+    kind: str, to: str
+) -> None:
+    with pytest.raises(ValueError, match="`to` is"):
+        PushSection.model_validate({"kind": kind, "to": to})
+
+
 @pytest.mark.parametrize("fault", [UnicodeError("label empty"), OverflowError("port"), ValueError("sk-0123")])
 def test_whatever_a_sink_ends_with_is_said_and_tried_again(home: Home, fault: Exception) -> None:
     clock, sink, faults = Clock(), Counted(), [fault]
@@ -403,6 +420,40 @@ def test_an_answer_without_end_is_read_to_its_bound(
     clock, config = Clock(), of_receiver(receiver, certificate)
     run(pusher(home, lambda: open_sink(config, "", "host"), clock), clock, seconds=5)
     assert read_state(home.state / "one.json").sent == len(home.lines)
+
+
+@pytest.mark.parametrize("kind", ["http", "syslog"])
+def test_a_sink_that_never_comes_to_its_answer_is_left(
+    home: Home, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Each answer of 100 says that another one comes; a syslog that reads nothing has taken nothing."""
+    monkeypatch.setattr(sinks, "MOST_S", 1.0)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    server, over = socket.create_server(("localhost", 0)), threading.Event()
+
+    def serve() -> None:
+        with (
+            contextlib.suppress(OSError),
+            context.wrap_socket(server.accept()[0], server_side=True) as secure,
+        ):
+            while not over.wait(0.01):
+                if kind == "http":
+                    secure.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    threading.Thread(target=serve, daemon=True).start()
+    port = server.getsockname()[1]
+    to = f"https://localhost:{port}/" if kind == "http" else f"localhost:{port}"
+    config = SinkConfig(name="one", kind=kind, to=to, ca=str(certificate[0]))  # type: ignore[arg-type]  # of the two
+    of = pusher(home, lambda: open_sink(config, "", "host"), Clock())
+    stepped = threading.Thread(target=of.step, daemon=True)
+    stepped.start()
+    stepped.join(60)
+    assert not stepped.is_alive()
+    assert of.state.problem
+    assert of.state.sent == 0
+    over.set()
+    server.close()
 
 
 def test_a_sink_that_takes_less_at_once_is_sent_less(

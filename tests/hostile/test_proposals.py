@@ -22,7 +22,7 @@ from bridgehold.host.startup import FileChange
 from bridgehold.ids import digest_bytes
 from bridgehold.keeper.approver import Approver
 from bridgehold.keeper.signer import Signer
-from bridgehold.policies.approved import render
+from bridgehold.policies.approved import Approved, render
 from bridgehold.policies.tables import format_time
 from bridgehold.protocol.proposals import Proposal, ShownProposal
 from bridgehold.supervisor import files
@@ -266,6 +266,24 @@ def test_what_was_ended_comes_back_by_no_host(host: Stage) -> None:
     if host.kind == "root":  # who writes is who owns the folder
         files.change(host.layout, msgspec.json.encode(change))
         assert file.read_text() == render([rule, new])
+
+
+def test_no_file_of_rules_grows_beyond_what_can_be_ended(host: Stage) -> None:
+    name = bridge(host)
+    sign = Approver(host.layout.secrets).sign
+    rules = []
+    for number in range(40):
+        rule = Approved(
+            id=f"p-{number:012d}", event="e", asked_by="acme", approved_by="boss", approved=format_time(time.time()),
+            expires=format_time(time.time() + 999), seen="x",
+            grants={"network.endpoints.openai.paths": (f"/{number}{'x' * 1_800}",)},
+        )  # fmt: skip
+        signature = base64.b64encode(sign(rule.text(name, "acme"))).decode()
+        rules.append(msgspec.structs.replace(rule, signature=signature))
+    change = FileChange(kind="approved", name=f"{name}@acme", text=render(rules), was="")
+    with pytest.raises(PolicyError, match="65536 bytes"):
+        files.change(host.layout, msgspec.json.encode(change))
+    assert not (host.layout.policies / f"{name}@acme.approved.toml").exists()
 
 
 def test_a_rule_is_ended_whatever_its_record_says(host: Stage) -> None:

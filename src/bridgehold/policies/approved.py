@@ -180,10 +180,10 @@ class _Reader:
 
 def checked(grants: Grants) -> tuple[dict[str, tuple[str, ...]], Policy]:
     """`grants` in the form that is signed, and what they add. Raises `DeniedError` for what no rule says."""
-    text = written(_NO_ID, {}, grants)
     try:
+        text = written(_NO_ID, {}, grants)
         draft = parse(text, "the rule", below=f"rules.{_NO_ID}.grants")
-    except Faulty as faulty:
+    except (Faulty, ValueError) as faulty:  # a host without a port, too: whoever was refused wrote it
         raise DeniedError(f"no rule can say this: {faulty}", where="proposal", hint="") from None
     for key, _, why in _improper(draft):
         raise DeniedError(f"{key}: {why}", where="proposal", hint=_BY_HAND)

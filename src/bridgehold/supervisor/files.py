@@ -61,6 +61,8 @@ def change(layout: Layout, said: bytes) -> None:
     if wanted.text is None:
         _remove(path, wanted, before)
         return
+    if len(wanted.text.encode()) > LONGEST_FILE:  # what is longer could be changed, or ended, no more
+        raise PolicyError(f"more than {LONGEST_FILE} bytes", where=str(path))
     if wanted.kind in _SIGNED:
         _check_signed(layout, path, wanted, wanted.text, before)
     else:
@@ -106,8 +108,6 @@ def _check_signed(layout: Layout, path: Path, wanted: FileChange, text: str, bef
 
 
 def _check(path: Path, name: str, before: str, text: str, *, token: bool) -> None:
-    if len(text.encode()) > LONGEST_FILE:
-        raise PolicyError(f"more than {LONGEST_FILE} bytes", where=str(path))
     if token:
         tokens.parse(name, text, str(path))
         return

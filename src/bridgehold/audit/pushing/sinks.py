@@ -6,11 +6,14 @@ TLS is verified always, no redirect is followed, and no answer is read beyond it
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import os
 import socket
 import ssl
+import threading
 import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -24,6 +27,9 @@ from bridgehold.audit.segments import read_lines
 from bridgehold.errors import AuditError
 
 TIMEOUT_S = 10.0
+"""Without a byte."""
+MOST_S = 60.0
+"""For one batch, with its answer."""
 _MOST_ANSWER = 64 * 1024
 _TOO_LARGE = 413
 
@@ -149,10 +155,7 @@ class SyslogSink:
         messages += [texts.syslog_of_anchor(text, self._name) for text in parcel.anchors.values()]
         data = b"".join(b"%d %b" % (len(message), message) for message in messages)
         try:
-            with (
-                socket.create_connection((self._host, self._port), TIMEOUT_S) as plain,
-                self._context.wrap_socket(plain, server_hostname=self._host) as secure,
-            ):
+            with _connected(self._host, self._port, self._context) as secure:
                 secure.sendall(data)
                 _end_in_order(secure)
         except (OSError, ssl.SSLError) as error:
@@ -200,13 +203,12 @@ class HttpSink:
         headers = {"Content-Type": kind, "User-Agent": "bridgehold", "Connection": "close"}
         if self._secret:
             headers["Authorization"] = f"Bearer {self._secret}"
-        connection = http.client.HTTPSConnection(
-            self._host, self._port, timeout=TIMEOUT_S, context=self._context
-        )
+        connection = http.client.HTTPSConnection(self._host, self._port, context=self._context)
         try:
-            connection.request("POST", self._path, body, headers)
-            answer = connection.getresponse()
-            said = answer.read(_MOST_ANSWER)
+            with _connected(self._host, self._port, self._context) as connection.sock:
+                connection.request("POST", self._path, body, headers)
+                answer = connection.getresponse()
+                said = answer.read(_MOST_ANSWER)
         except (OSError, ssl.SSLError, http.client.HTTPException) as error:
             raise SinkError(_reason(error)) from None
         finally:
@@ -216,6 +218,32 @@ class HttpSink:
             raise SinkError(f"it answered {answer.status}", again_s, too_large=answer.status == _TOO_LARGE)
         if self._otlp and (rejected := texts.rejected(said)):
             raise SinkError(f"it rejected {rejected} records")
+
+
+@contextlib.contextmanager
+def _connected(host: str, port: int, context: ssl.SSLContext) -> Iterator[ssl.SSLSocket]:
+    """A connection over TLS that ends after `MOST_S`, whatever the sink says a byte at a time meanwhile.
+
+    Raises `TimeoutError` then, also where it looks as if the sink had ended it.
+    """
+    over = threading.Event()
+    with socket.create_connection((host, port), TIMEOUT_S) as plain, plain.dup() as held:
+
+        def end() -> None:
+            over.set()
+            with contextlib.suppress(OSError):
+                held.shutdown(socket.SHUT_RDWR)
+
+        timer = threading.Timer(MOST_S, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            with context.wrap_socket(plain, server_hostname=host) as secure:
+                yield secure
+            if over.is_set():
+                raise TimeoutError(errno.ETIMEDOUT, f"not done within {MOST_S:g} seconds")
+        finally:
+            timer.cancel()
 
 
 def _context(config: SinkConfig) -> ssl.SSLContext:
