@@ -33,6 +33,7 @@ from bridgehold.audit.pushing.sinks import FolderSink, Parcel, Sink, SinkConfig,
 from bridgehold.audit.sealing import Wanted, seal_audit
 from bridgehold.audit.verify import verify_audit
 from bridgehold.audit.writer import Limits
+from bridgehold.config.sections import PushSection
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x07" * 32)
 
@@ -273,6 +274,21 @@ def test_bodies_that_are_dropped_while_a_sink_is_away_cost_the_copy_no_line(
         found = [facts.seq for line in lines if (facts := chain.read_line(line)) is not None]
         assert found == list(range(1, len(lines) + 1))
     assert clock.now
+
+
+@pytest.mark.parametrize(
+    ("kind", "to"),
+    [
+        ("syslog", "a..b:6514"), ("syslog", "a:99999"), ("syslog", "a:0"), ("syslog", f"{'a' * 64}:1"),
+        ("http", "https://a..b/"), ("http", "https://a:99999/"), ("http", "https://a/\u00e9"),
+        ("otlp", "https://a/x y"), ("otlp", "https://a/x\r\nHost: b"),
+    ],
+)  # fmt: skip
+def test_an_address_that_no_connection_can_be_made_to_is_refused_where_it_is_written(
+    kind: str, to: str
+) -> None:
+    with pytest.raises(ValueError, match="`to` is"):
+        PushSection.model_validate({"kind": kind, "to": to})
 
 
 @pytest.mark.parametrize("fault", [UnicodeError("label empty"), OverflowError("port"), ValueError("sk-0123")])

@@ -23,6 +23,7 @@ from bridgehold.faces.attack.judging import Ended, Seen, judge, judge_check
 from bridgehold.faces.attack.outside import CANARY_VARIABLE, Outside
 from bridgehold.faces.attack.running import Looks, facts_for
 from bridgehold.faces.attack.ways import tables_of
+from bridgehold.host.front.boots import new_placeholder
 from bridgehold.policies.model import MIB, Grant
 from bridgehold.sandbox.doctor.model import Check
 from hostile.stage import KINDS_OF_HOSTS, POLICY, USER, Stage, stage
@@ -173,7 +174,8 @@ def unguarded(act: Act, grant: Grant, outside: Outside, host: Stage) -> tuple[En
     drained.start()
     try:
         done = subprocess.run(
-            [*argv, sys.executable, "-P", "-c", f"{source}\nprint('\\nANSWER', json.dumps({last}))"],
+            [*argv, sys.executable, "-P", "-"],
+            input=f"{source}\nprint('\\nANSWER', json.dumps({last}))".encode(),  # argv is looked at, too
             pass_fds=(write,), stdout=subprocess.PIPE, timeout=90, check=False,
         )  # fmt: skip
     finally:
@@ -182,6 +184,23 @@ def unguarded(act: Act, grant: Grant, outside: Outside, host: Stage) -> tuple[En
         os.close(read)
     answer = done.stdout.decode("utf-8", "replace").rpartition("\nANSWER ")[2]
     return Ended(value=json.loads(answer)), len(done.stdout)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="as above")
+def test_a_key_in_the_environment_is_found_and_a_placeholder_is_none(grant: Grant, host: Stage) -> None:
+    for value, found in (("sk-real", True), (new_placeholder(), False)):
+        with Outside() as outside:
+            facts = facts_for(BY_NAME["environment"], grant, outside, host.layout)
+            source, _, last = program(BY_NAME["environment"], msgspec.json.encode(facts)).rpartition("\n")
+            argv = ["bwrap", "--unshare-pid", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--"]
+            done = subprocess.run(
+                [*argv, sys.executable, "-P", "-"],
+                    input=f"{source}\nprint(json.dumps({last}))".encode(),
+                env={"PATH": os.environ["PATH"], "OPENAI_API_KEY": value},
+                capture_output=True, timeout=60, check=True,
+            )  # fmt: skip
+        broke, said = json.loads(done.stdout)
+        assert (broke, "OPENAI_API_KEY in environ" in said) == (found, found), said
 
 
 @pytest.mark.timeout(200)

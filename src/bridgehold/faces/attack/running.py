@@ -18,6 +18,7 @@ from bridgehold.faces.attack.acts import Act, Look, program
 from bridgehold.faces.attack.judging import Ended, Outcome, Seen, judge
 from bridgehold.faces.attack.outside import Outside
 from bridgehold.faces.attack.ways import Way
+from bridgehold.host.cell.gateway.credentials import PREFIX
 from bridgehold.host.front.boots import GATEWAY_PORT
 from bridgehold.policies.model import MIB, Grant, Limits
 
@@ -55,6 +56,7 @@ def facts_for(act: Act, grant: Grant, outside: Outside, layout: Layout) -> dict[
         "deadline_s": act.deadline_s,
         "flood_bytes": _FLOOD,
         "forged": FORGED,
+        "placeholder": PREFIX,
     }
 
 

@@ -70,7 +70,7 @@ def read_advisories(folder: Path, names: Collection[str], now: datetime) -> Advi
         if size > MAX_BYTES:
             raise _too_much(folder, f"{MAX_BYTES} bytes")
         try:
-            advisory = None if fault else parse_advisory(data, str(path))
+            advisory = None if fault else parse_advisory(data, str(path), by_name)
         except NoAdvisoryError as error:
             fault = str(error)
         if fault:

@@ -7,7 +7,7 @@ advisory that names no version means all, one without severity is as grave as an
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import msgspec
@@ -106,8 +106,10 @@ class NoAdvisoryError(ValueError):
     """The bytes are no advisory that can be read; the text says why, in one line."""
 
 
-def parse_advisory(data: bytes, file: str = "") -> Advisory | None:
+def parse_advisory(data: bytes, file: str = "", names: Container[str] | None = None) -> Advisory | None:
     """The advisory in `data`; None where it was withdrawn, or is about no package of Python.
+
+    `names`: canonical; what is said of any other package is left out, unless it is None.
 
     Raises `NoAdvisoryError`. Who calls it bounds `data`.
     """
@@ -134,7 +136,7 @@ def parse_advisory(data: bytes, file: str = "") -> Advisory | None:
         severity=word if word != "unknown" else gravest(map(_of_vector, vectors)),
         summary=" ".join((said.summary or "").split())[:_MAX_SUMMARY],
         modified=said.modified[:40],
-        affected=tuple(_affected(one) for one in mine),
+        affected=tuple(_affected(one) for one in mine if names is None or _name(one) in names),
         file=file,
     )
 
@@ -194,13 +196,17 @@ def _affected(said: _Affected) -> Affected:
         _bounds(span.events or ()) for span in said.ranges or () if span.type in _RANGES and span.events
     )
     versions = frozenset(map(_canonical, said.versions or ()))
-    name = said.package.name if said.package is not None else ""
     return Affected(
-        name=canonicalize_name(name[:_MAX_SUMMARY]),
+        name=_name(said),
         versions=versions,
         ranges=ranges,
         untold=not (versions or ranges),
     )
+
+
+def _name(said: _Affected) -> str:
+    """Canonical."""
+    return canonicalize_name(said.package.name[:_MAX_SUMMARY]) if said.package is not None else ""
 
 
 def _bounds(events: Sequence[_Event]) -> tuple[Bound, ...]:

@@ -331,8 +331,8 @@ def environment(facts):
             found.append(f"the host's own in {place}")
         for entry in text.split("\0"):
             name, _, value = entry.partition("=")
-            if name.endswith(("_API_KEY", "_TOKEN", "_SECRET", "_PASSWORD")) and value and value not in facts["placeholders"]:
-                if not value.startswith("bridgehold-"):
+            if name.endswith(("_API_KEY", "_TOKEN", "_SECRET", "_PASSWORD")) and value:
+                if not value.startswith(facts["placeholder"]):
                     found.append(f"{name} in {place}")
     return bool(found), ", ".join(found) or "none"
 
