@@ -43,7 +43,7 @@ HERE = (
 )
 """The others, in the order in which one home and its host serve them all."""
 LANGUAGES = {*TYPED, "toml", "ini", "json", "text", "nginx"}
-NOT_RUN = 23
+NOT_RUN = 24
 """How many say so."""
 
 

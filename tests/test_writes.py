@@ -43,6 +43,9 @@ ELSEWHERE = {
     "sandbox/doctor/": "below a folder of mkdtemp's",
     "sandbox/inner/": "inside a sandbox",
     "bridges/shipped/": "inside a sandbox",
+    "faces/attack/assets/": "inside a sandbox",
+    "faces/attack/outside.py": "below a folder of mkdtemp's",
+    "faces/attack/ways.py": "below a folder of mkdtemp's",
     "faces/demo/story.py": "below a folder of mkdtemp's",
     "faces/testing/playground.py": "in a folder that was made a moment ago",
 }

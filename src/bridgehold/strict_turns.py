@@ -26,6 +26,9 @@ AT_ONCE = 16_000
 """Brackets and commas of a text that is read in one go: some milliseconds."""
 LARGE = 1 << 20
 """Bytes that are, however few of them there are."""
+DEEPEST = 2 * MAX_DEPTH
+"""What lies deeper is taken apart no further: none that reads a text allows it. So what a piece says of what
+is open around it is short, and what a piece itself holds is looked through so often at the most."""
 _MARKS = (b",", b"[", b"{")
 _ESCAPES = re.compile(rb"\\*+.?", re.DOTALL)
 _PAST_NUMBER = re.compile(rb"[^\d.eE+-]")
@@ -53,7 +56,7 @@ class Piece(NamedTuple):
     text: bytes
     """What of it is outside strings."""
     broken: bool = False
-    """It is no part of any JSON."""
+    """It is no part of any JSON that is `DEEPEST` deep or less."""
 
     @property
     def closed(self) -> bytes:
@@ -133,14 +136,18 @@ def _piece(data: bytes, start: int, end: int, opened: bytes) -> Piece:
     text = outside_strings(data[start:end])
     rest = text.translate(None, strict.NOT_BRACKETS)
     broken = len(rest) > 2 * PIECE  # between two commas JSON has few, and `PIECE` bytes at most have commas
-    size = 0
-    while not broken and len(rest) != size:
+    size = -1
+    for _ in range(0 if broken else DEEPEST + 1):
+        if len(rest) == size:
+            break
         size = len(rest)
         rest = rest.replace(b"[]", b"").replace(b"{}", b"")
+    broken = broken or b"[]" in rest or b"{}" in rest
     more = b"" if broken else rest.lstrip(b"]}")
     ends = rest[: len(rest) - len(more)]
     kept = len(opened) - len(ends)
-    if broken or kept < 0 or more.strip(b"[{") or opened[kept:].translate(_CLOSED)[::-1] != ends:
+    broken = broken or kept < 0 or kept + len(more) > DEEPEST
+    if broken or more.strip(b"[{") or opened[kept:].translate(_CLOSED)[::-1] != ends:
         return Piece(start, end, opened, b"", 0, text, broken=True)
     if end == len(data):
         return Piece(start, end, opened, b"", kept, text)

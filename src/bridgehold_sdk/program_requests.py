@@ -9,7 +9,11 @@ from typing import Any, NamedTuple
 
 from bridgehold_sdk.errors import InvalidInput
 
-_KEY = re.compile(r"(?i)(?:^|_)(?:api_?)?(?:key|token|secret|password|passwd|credentials?|auth)s?(?:$|_)")
+_KEY = re.compile(
+    r"(?i)(?:^|_)(?:(?:api|access|private|secret)_?)?(?:key|token|secret|pat|auth|credential)s?\d*(?:$|_)"
+    r"|passw(?:or)?d|_pwd(?:$|_)|(?:api|access|secret)_?key"
+)
+"""As they are written: `PGPASSWORD`, `MYSQL_PWD`, `GH_PAT`, `KEY_2`; not `PWD`, `TOKENIZERS_PARALLELISM`."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MOST_VARIABLES = 256
 _MOST_CHARACTERS = 1000

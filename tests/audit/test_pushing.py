@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.server
 import json
 import re
@@ -25,13 +26,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridgehold.audit import anchors, chain, seals
-from bridgehold.audit.pushing import texts
+from bridgehold.audit.pushing import sinks, texts
 from bridgehold.audit.pushing.cursor import Cursor, next_batch, sizes, waiting
 from bridgehold.audit.pushing.pusher import Pusher, read_state
 from bridgehold.audit.pushing.sinks import FolderSink, Parcel, Sink, SinkConfig, SinkError, open_sink
 from bridgehold.audit.sealing import Wanted, seal_audit
 from bridgehold.audit.verify import verify_audit
 from bridgehold.audit.writer import Limits
+from bridgehold.config.sections import PushSection
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x07" * 32)
 
@@ -219,6 +221,93 @@ def test_a_folder_is_a_copy_that_verifies_with_its_anchors(home: Home, tmp_path:
     assert report.anchoring.status == "anchored"
 
 
+def test_what_has_arrived_in_a_folder_is_rewritten_by_nobody(home: Home, tmp_path: Path) -> None:
+    """Whoever holds the journal writes its files anew, so that its lines would fall upon those in the copy."""
+    clock, copy = Clock(), tmp_path / "copy"
+    of = pusher(home, lambda: FolderSink(copy), clock)
+    run(of, clock, seconds=3)
+    own = segment_files(home.audit)[-1]
+    arrived = copy / "audit" / own.relative_to(home.audit)
+    before = arrived.read_bytes()
+    (anchor,) = (copy / "anchors").iterdir()
+    signed = anchor.read_bytes()
+    last = own.read_bytes().splitlines()[-1]
+    told = next(line for line in own.read_bytes().splitlines() if b'"kind":"anchor.signed"' in line)
+    seq = chain.read_line(last).seq  # type: ignore[union-attr]  # it is one of ours
+    (home.beside / anchor.name).write_text("forged")
+    for number, lines in enumerate(
+        (b"forged\n", re.sub(rb'"seq":\d+', b'"seq":%d' % (seq + 1), told) + b"\n")
+    ):
+        own.chmod(0o600)
+        own.write_bytes(lines)
+        run(of if number else pusher(home, lambda: FolderSink(copy), clock), clock, seconds=4)
+        assert arrived.read_bytes().startswith(before)
+        assert arrived.read_bytes().endswith(lines), "what is forged has arrived as well, behind"
+    assert anchor.read_bytes() == signed
+
+
+def test_bodies_that_are_dropped_while_a_sink_is_away_cost_the_copy_no_line(
+    home: Home, tmp_path: Path
+) -> None:
+    clock, copy = Clock(), tmp_path / "copy"
+    sink = FolderSink(copy)
+    batch = next_batch(home.audit, Cursor(), {}, 3)
+    assert batch is not None
+    assert len(batch.lines) == 3
+    sink.send(Parcel(batch=batch, lines=batch.lines, anchors={}))
+    arrived = copy / "audit" / batch.file
+    before = arrived.read_bytes()
+    list(
+        seal_audit(
+            home.audit, Wanted(drop=True), lambda made: seals.sign(made, KEY.sign), by="uid 0", time="x"
+        )
+    )
+    for again in (
+        sink,
+        FolderSink(copy),
+    ):  # the second: its process died before it had written down where it was
+        after = next_batch(home.audit, batch.after, {})
+        assert after is not None
+        again.send(Parcel(batch=after, lines=after.lines, anchors={}))
+        lines = arrived.read_bytes().splitlines()
+        assert arrived.read_bytes().startswith(before)
+        found = [facts.seq for line in lines if (facts := chain.read_line(line)) is not None]
+        assert found == list(range(1, len(lines) + 1))
+    assert clock.now
+
+
+@pytest.mark.parametrize(
+    ("kind", "to"),
+    [
+        ("syslog", "a..b:6514"), ("syslog", "a:99999"), ("syslog", "a:0"), ("syslog", f"{'a' * 64}:1"),
+        ("http", "https://a..b/"), ("http", "https://a:99999/"), ("http", "https://a/\u00e9"),
+        ("otlp", "https://a/x y"), ("otlp", "https://a/x\r\nHost: b"),
+    ],
+)  # fmt: skip
+def test_an_address_that_no_connection_can_be_made_to_is_refused_where_it_is_written(
+    kind: str, to: str
+) -> None:
+    with pytest.raises(ValueError, match="`to` is"):
+        PushSection.model_validate({"kind": kind, "to": to})
+
+
+@pytest.mark.parametrize("fault", [UnicodeError("label empty"), OverflowError("port"), ValueError("sk-0123")])
+def test_whatever_a_sink_ends_with_is_said_and_tried_again(home: Home, fault: Exception) -> None:
+    clock, sink, faults = Clock(), Counted(), [fault]
+
+    def opened() -> Sink:
+        if faults:
+            raise faults.pop()
+        return sink
+
+    of = pusher(home, opened, clock)
+    of.step()
+    assert type(fault).__name__ in of.state.problem
+    assert "sk-" not in of.state.problem
+    run(of, clock, seconds=5)
+    assert sink.taken == home.lines
+
+
 def test_a_sink_of_anchors_alone_is_sent_nothing_else(home: Home) -> None:
     sink, clock = Counted(), Clock()
     run(pusher(home, lambda: sink, clock, only_anchors=True), clock, seconds=3)
@@ -264,7 +353,8 @@ class Receiver(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         server: Any = self.server
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        status, headers, said = server.answers.pop(0) if server.answers else (200, {}, b"{}")
+        fine = (200, {}, b"{}") if len(body) <= server.most else (413, {}, b"")
+        status, headers, said = server.answers.pop(0) if server.answers else fine
         server.requests.append((self.path, dict(self.headers), body, status))
         self.send_response(status)
         for name, value in headers.items():
@@ -282,7 +372,7 @@ def receiver(certificate: tuple[Path, Path]) -> Iterator[Any]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    server.answers, server.requests = [], []
+    server.answers, server.requests, server.most = [], [], 10_000_000
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -330,6 +420,53 @@ def test_an_answer_without_end_is_read_to_its_bound(
     clock, config = Clock(), of_receiver(receiver, certificate)
     run(pusher(home, lambda: open_sink(config, "", "host"), clock), clock, seconds=5)
     assert read_state(home.state / "one.json").sent == len(home.lines)
+
+
+@pytest.mark.parametrize("kind", ["http", "syslog"])
+def test_a_sink_that_never_comes_to_its_answer_is_left(
+    home: Home, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Each answer of 100 says that another one comes; a syslog that reads nothing has taken nothing."""
+    monkeypatch.setattr(sinks, "MOST_S", 1.0)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    server, over = socket.create_server(("localhost", 0)), threading.Event()
+
+    def serve() -> None:
+        with (
+            contextlib.suppress(OSError),
+            context.wrap_socket(server.accept()[0], server_side=True) as secure,
+        ):
+            while not over.wait(0.01):
+                if kind == "http":
+                    secure.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    threading.Thread(target=serve, daemon=True).start()
+    port = server.getsockname()[1]
+    to = f"https://localhost:{port}/" if kind == "http" else f"localhost:{port}"
+    config = SinkConfig(name="one", kind=kind, to=to, ca=str(certificate[0]))  # type: ignore[arg-type]  # of the two
+    of = pusher(home, lambda: open_sink(config, "", "host"), Clock())
+    stepped = threading.Thread(target=of.step, daemon=True)
+    stepped.start()
+    stepped.join(60)
+    assert not stepped.is_alive()
+    assert of.state.problem
+    assert of.state.sent == 0
+    over.set()
+    server.close()
+
+
+def test_a_sink_that_takes_less_at_once_is_sent_less(
+    home: Home, receiver: Any, certificate: tuple[Path, Path]
+) -> None:
+    """A proxy's bound is no more than what busy tenants write while it is away."""
+    receiver.most = 2_000
+    clock, config = Clock(), of_receiver(receiver, certificate)
+    of = pusher(home, lambda: open_sink(config, "", "host"), clock)
+    run(of, clock, seconds=30)
+    arrived = b"".join(body for _, _, body, status in receiver.requests if status == 200).split(b"\n")[:-1]
+    assert [line for line in arrived if b'"kind":"anchor"' not in line] == home.lines
+    assert of.state.problem == ""
 
 
 def test_otlp_has_a_record_for_each_event_and_what_is_rejected_is_sent_again(

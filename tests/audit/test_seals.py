@@ -148,6 +148,27 @@ def test_query_why_and_the_index_say_that_a_seal_dropped_it(
     assert first.ref in {hit.entry.ref for hit in hits}
 
 
+def test_who_seals_writes_through_no_link_that_the_journal_laid_meanwhile(
+    home: tuple[Path, Filler], tmp_path: Path
+) -> None:
+    """Root seals, and the folders are the journal's."""
+    audit, _ = home
+    first = next(path for path in sorted(audit.iterdir()) if path.is_dir())
+    elsewhere = tmp_path / "elsewhere"
+
+    def sign(made: seals.Seal) -> seals.Seal:
+        if not elsewhere.exists():
+            shutil.copytree(first, elsewhere)
+            first.rename(tmp_path / "aside")
+            first.symlink_to(elsewhere)
+        return signing(KEY)(made)
+
+    before = {path.name: path.read_bytes() for path in first.iterdir()}
+    with pytest.raises(AuditError, match="can't be written"):
+        list(seal_audit(audit, Wanted(drop=True), sign, by="uid 0", time=TIME))
+    assert {path.name: path.read_bytes() for path in elsewhere.iterdir()} == before
+
+
 def test_the_newest_segment_is_never_sealed_and_an_unsound_one_neither(home: tuple[Path, Filler]) -> None:
     audit, _ = home
     newest = segment_files(audit)[-1]

@@ -131,11 +131,13 @@ def looks(text: str, width: int, *, data: bool = False) -> None:
 SHOWN: list[tuple[tuple[str, ...], list[str]]] = [
     (("sessions",), ["{session}", "a-session-with-a-long-name", "python"]),
     (("zygotes",), []),
+    (("attack", "--list"), ["new-namespaces", "way-round"]),
     (("resources",), []),
     (("artifacts", "list"), ["{artifact}"]),
     (("bridge", "list"), ["transformers", "langchain", "python"]),
     (("bridge", "show", "dspy"), ["dspy:configure_lm", "dspy:update_session_data"]),
     (("bridge", "verify"), []),
+    (("bridge", "scan"), []),
     (
         ("policy", "explain", "python"),
         ["provider_requests_per_minute", "memory", "filesystem", "policies/python.toml:3"],

@@ -43,7 +43,21 @@ WRONG = (
     "@/dev/zero", "/dev/null/x", "a=b", "a:b", "/dev/full", "/",
 )  # fmt: skip
 STARTS = {
-    *((name,) for name in ("demo", "bench", "chaos", "doctor", "serve", "shell", "stdio", "init", "review")),
+    *(
+        (name,)
+        for name in (
+            "attack",
+            "demo",
+            "bench",
+            "chaos",
+            "doctor",
+            "serve",
+            "shell",
+            "stdio",
+            "init",
+            "review",
+        )
+    ),
     ("bridge", "provider"),
 }
 """Where nothing is wrong with their arguments they start something, or take the streams."""

@@ -204,3 +204,42 @@ def test_asides_that_a_guest_leaves_unanswered_are_bounded_and_unsent_ones_are_n
         pipes.close()
 
     asyncio.run(act())
+
+
+def test_the_values_of_frames_that_are_read_side_by_side_are_counted() -> None:
+    """Ten guests' frames of 4 MiB were a gibibyte of values at once; now who has no room waits with its frame."""
+    body = b"[%b]" % b",".join([b"{}"] * 200_000)
+    frame = len(body).to_bytes(4, "big") + body
+    all_ends = [Ends() for _ in range(4)]
+    ended: list[str] = []
+
+    async def act() -> int:
+        budget = FrameBudget(Shares(32 * MIB, part=0))
+        all_pipes = [
+            GuestPipes(
+                ends.host,
+                limits=Limits(),
+                rate=Rate(),
+                log=SessionLog(1024),
+                on_frame=lambda _: None,
+                on_end=lambda error: ended.append(str(error)),
+                budget=budget,
+            )
+            for ends in all_ends
+        ]
+        for ends in all_ends:
+            threading.Thread(target=os.write, args=(ends.frames, frame)).start()
+        most = 0
+        while len(ended) < len(all_pipes):
+            await asyncio.sleep(0)
+            most = max(most, sum(pipes._turning and not pipes._broken for pipes in all_pipes))
+        for pipes in all_pipes:
+            pipes.close()
+        assert not budget.spent
+        return most
+
+    most = asyncio.run(asyncio.wait_for(act(), 100))
+    for ends in all_ends:
+        ends.close()
+    assert most == 1, "the first one's values are all that there is room for"
+    assert all("a frame is an object" in why for why in ended)

@@ -233,6 +233,7 @@ def live(stage: Stage) -> None:
     (stage.layout.bridges / broken / "lock.txt").write_text("demo-pkg==1.0\n")
     refused(lambda: client.run(f"{broken}:act", {}))
     client.request("reload")
+    client.request("bridge.scan")
     client.request("tenant.create", {"name": "umbra"})
     (stage.layout.environments / f".build-{'0' * 64}-{'1' * 16}").mkdir()  # as a crash leaves one
     assert client.request("bridge.gc")["removed"]
@@ -338,6 +339,7 @@ CASES: dict[str, dict[str, Any]] = {
     "grant.resolved": LOCAL,
     "environment.built": OWN,
     "environment.refused": {"code": "dependency"},
+    "environment.scanned": {"principal": "tester", "ok": True},
     "environment.removed": OWN,
     "config.reloaded": {"principal": "tester"},
     "session.opened": BY,

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,13 +16,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bridgehold import BridgeholdError, SyncClient
 from bridgehold.errors import DeniedError, PolicyError
+from bridgehold.host.proposal_store import MOST_RECORDS, ProposalStore
 from bridgehold.host.proposals import rule_of
 from bridgehold.host.startup import FileChange
 from bridgehold.ids import digest_bytes
 from bridgehold.keeper.approver import Approver
 from bridgehold.keeper.signer import Signer
+from bridgehold.policies.approved import Approved, render
 from bridgehold.policies.tables import format_time
-from bridgehold.protocol.proposals import ShownProposal
+from bridgehold.protocol.proposals import Proposal, ShownProposal
 from bridgehold.supervisor import files
 from hostile.stage import KINDS_OF_HOSTS, POLICY, Stage, stage
 from waiting import until
@@ -236,3 +239,82 @@ def test_a_ceiling_and_a_deny_bind_whoever_asks(host: Stage) -> None:
             fault = refused(lambda error=error: own.request("proposal.make", {"event": error.event}))
             assert fault.code == "denied", fault.message
             assert ("denied by" in fault.message) == (which == denied)
+
+
+def test_what_was_ended_comes_back_by_no_host(host: Stage) -> None:
+    """A host that was taken over hands the supervisor a rule that was soundly signed once, and rejected since."""
+    name = bridge(host)
+    shown = ShownProposal(
+        id="p-000000000001", tenant="acme", bridge=name, event="i-000000000000.1", what=f"operation {name}:act",
+        refused="x", grants={"operations.allow": (f"{name}:act",)}, gained=(), risk=(), weakenings=(), seconds=99,
+        by="acme", at="", until="", seen="sha256:0", you="boss",
+    )  # fmt: skip
+    begin = time.time() - 3600
+    sign = Approver(host.layout.secrets).sign
+    rule = rule_of(shown, format_time(begin), format_time(begin + 10**6))
+    rule = msgspec.structs.replace(rule, signature=base64.b64encode(sign(rule.text(name, "acme"))).decode())
+    file = host.layout.policies / f"{name}@acme.approved.toml"
+    change = FileChange(kind="approved", name=f"{name}@acme", text=render([rule]), was="")
+    with pytest.raises(PolicyError, match="not new"):
+        files.change(host.layout, msgspec.json.encode(change))
+    assert not file.exists()
+    file.write_text(render([rule]))  # by who owns the configuration: it stays, when another one joins it
+    new = msgspec.structs.replace(rule, id="p-000000000002", approved=format_time(time.time()), signature="")
+    new = msgspec.structs.replace(new, signature=base64.b64encode(sign(new.text(name, "acme"))).decode())
+    was = digest_bytes(render([rule]).encode())
+    change = FileChange(kind="approved", name=f"{name}@acme", text=render([rule, new]), was=was)
+    if host.kind == "root":  # who writes is who owns the folder
+        files.change(host.layout, msgspec.json.encode(change))
+        assert file.read_text() == render([rule, new])
+
+
+def test_no_file_of_rules_grows_beyond_what_can_be_ended(host: Stage) -> None:
+    name = bridge(host)
+    sign = Approver(host.layout.secrets).sign
+    rules = []
+    for number in range(40):
+        rule = Approved(
+            id=f"p-{number:012d}", event="e", asked_by="acme", approved_by="boss", approved=format_time(time.time()),
+            expires=format_time(time.time() + 999), seen="x",
+            grants={"network.endpoints.openai.paths": (f"/{number}{'x' * 1_800}",)},
+        )  # fmt: skip
+        signature = base64.b64encode(sign(rule.text(name, "acme"))).decode()
+        rules.append(msgspec.structs.replace(rule, signature=signature))
+    change = FileChange(kind="approved", name=f"{name}@acme", text=render(rules), was="")
+    with pytest.raises(PolicyError, match="65536 bytes"):
+        files.change(host.layout, msgspec.json.encode(change))
+    assert not (host.layout.policies / f"{name}@acme.approved.toml").exists()
+
+
+def test_a_rule_is_ended_whatever_its_record_says(host: Stage) -> None:
+    """Where the disk took the file of rules and not the record, the record says that it waits."""
+    name = bridge(host)
+    with client(host, tenant(host, "acme")) as own, own.session(name, tenant="acme") as session:
+        act = {"code": ""}
+        error = refused(lambda: session.run("act", act))
+        made = own.request("proposal.make", {"event": error.event})
+        (record,) = host.layout.proposals.glob(f"acme/{made['id']}.json")
+        before = record.read_bytes()
+        host.client.request("proposal.approve", signed(host, host.client, made["id"]))
+        assert session.run("act", act) == {}
+        record.write_bytes(before)
+        assert own.request("proposal.show", {"proposal": made["id"]})["state"] == "waiting"
+        host.client.request("proposal.reject", {"proposal": made["id"]})
+        assert refused(lambda: session.run("act", act)).code == "denied"
+
+
+def test_a_tenant_that_asks_and_asks_has_no_rule_forgotten_that_holds(tmp_path: Path) -> None:
+    store = ProposalStore(tmp_path)
+    one = Proposal(
+        id="p-000000000000", tenant="acme", bridge="demo", event="e", what="operation demo:act", refused="x",
+        grants={}, gained=(), risk=(), weakenings=(), seconds=60, by="acme",
+        at="2026-01-01T00:00:00Z", until="2999-01-01T00:00:00Z", expires="2999-01-01T00:00:00Z", state="approved",
+    )  # fmt: skip
+    store.write(one)
+    for number in range(1, MOST_RECORDS + 20):
+        asked = msgspec.structs.replace(
+            one, id=f"p-{number:012d}", at="2026-02-01T00:00:00Z", state="rejected", expires=""
+        )
+        store.add(asked)
+    assert len(store.of("acme")) == MOST_RECORDS
+    assert store.find(one.id).state == "approved"

@@ -120,6 +120,26 @@ def test_a_review_that_ends_or_is_forged_counts_for_nothing(host: Stage) -> None
     until(lambda: code(host, name)[0] == "", 10)
 
 
+def test_a_reviewed_policy_that_is_gone_gives_way_to_no_wider_one(host: Stage) -> None:
+    """Who may write the folder, and has no key, removes a tenant's own: no start and no reload takes another."""
+    name = host.bridge()
+    host.client.request("policy.approve", sign(host, name))
+    own = host.layout.policies / f"{name}@local.toml"
+    own.write_text(
+        (host.layout.policies / f"{name}.toml").read_text().replace('allow = ["*"]', "allow = []", 1)
+    )
+    host.client.request("policy.approve", sign(host, f"{name}@local"))
+    until(lambda: code(host, name)[0] == "denied", 10)
+    own.unlink()
+    until(lambda: code(host, name)[0] == "policy", 10)
+    host.client.request("reload", {})
+    found = code(host, name)
+    assert (found[0], "is gone" in found[1]) == ("policy", True)
+    own.with_name(f"{name}@local.review.toml").unlink()  # who has the key, or nobody, says so
+    host.client.request("reload", {})
+    assert code(host, name)[0] == ""
+
+
 def test_what_comes_with_the_package_needs_no_review(host: Stage) -> None:
     with pytest.raises(BridgeholdError) as caught:
         host.client.request("policy.review", {"policy": "python"})

@@ -47,6 +47,7 @@ OPERATOR = {
     "bridge.reject": {"submission": "sub-0123456789abcdef"},
     "bridge.rollback": {"bridge": "plans", "tenant": "NAME"},
     "policy.review": {"policy": "plans"},
+    "attack.told": {"phase": "begins", "bridge": "plans", "tenant": "NAME", "grant": "x", "counts": {}},
     "policy.approve": {"policy": "plans", "seen": "x", "at": "x", "signature": "x"},
     "proposal.approve": {
         "proposal": "p-0123456789ab",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 
+import msgspec
 import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -319,3 +320,26 @@ def test_rules_end_by_themselves() -> None:
     assert [one.id[-1] for one in in_force(rules, 99.0)] == ["1", "2"]
     assert [one.id[-1] for one in in_force(rules, 100.0)] == ["2"]
     assert (next_end(rules, 0.0), next_end(rules, 150.0), next_end(rules, 200.0)) == (100.0, 200.0, 0.0)
+
+
+ODD = (
+    'x]\n[rules.p-000000000000.grants.operations]\nallow=["b:delete"]\n#',
+    "10.0.0.7:22 private", "\x1b[2Jx", "a\u202eb", "a\0b", "\u00e9", "a" * 5_000, "p]\n[evil", "", ":", "a:b:c", "a:99999999",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("weakenings", [(), NAMEABLE])
+def test_what_a_guest_wrote_for_a_name_is_no_text_of_a_rule(odd: str, weakenings: tuple[str, ...]) -> None:
+    """It ends in a refusal of ours: neither in another rule than was asked for, nor in an error of Python's."""
+    named = (
+        ("operation", odd), ("operation", f"b:{odd}"), ("tool", odd), ("egress", f"{odd} GET /v1"),
+        ("egress", f"openai {odd} /v1"), ("egress", f"openai GET /v1/{odd}"), ("connect", odd), ("connect", f"{odd}:443"),
+    )  # fmt: skip
+    for what, name in named:
+        act = msgspec.convert({"what": what, "name": name, "allowed": False}, type=Act)
+        try:
+            found = proposed("", act, weakenings=weakenings)
+        except BridgeholdError:
+            continue
+        assert all(item.isprintable() and item in name for items in found.grants.values() for item in items)

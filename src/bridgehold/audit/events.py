@@ -125,6 +125,29 @@ class EnvironmentRefused(Event, frozen=True, kw_only=True, tag="environment.refu
     where: str
 
 
+class EnvironmentScanned(Event, frozen=True, kw_only=True, tag="environment.scanned"):
+    """An operator had a built environment looked at; not `ok`: something of it is as grave as was asked."""
+
+    bridge: str
+    """Those that it was built for."""
+    digest: str
+    ok: bool
+    fail_on: str
+    """What was asked: `critical`, `high`, `medium`, `low` or `never`."""
+    blocked: str
+    """Why the configuration has it not be used; empty where it may be."""
+    packages: int
+    findings: int
+    """Of wheels that were read again."""
+    advisories: tuple[str, ...]
+    """``PACKAGE VERSION ID SEVERITY`` of those that hit, the gravest 64 of `count`."""
+    count: int
+    newest: str
+    """When the newest advisory that was read was last changed, as it says."""
+    unread: int
+    """Files of advisories that could not be read."""
+
+
 class EnvironmentsRemoved(Event, frozen=True, kw_only=True, tag="environment.removed"):
     """`names`: of folders below the environments' and wheels' folders, the first 64 of `count`.
 

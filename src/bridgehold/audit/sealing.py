@@ -88,7 +88,7 @@ def seal_audit(
                 if segment.number > max(numbers):
                     break
                 drop = wanted.drop and segment.number in numbers
-                before, first = _existing(segment.path), check.count + 1
+                before, first = _existing(audit, segment.path), check.count + 1
                 read, now, then = _read(folder, segment, check, before, drop=drop)
                 same = before is not None and then == (before.seal.now if drop else now)
                 if segment.number not in numbers or (same and now == then):
@@ -110,19 +110,22 @@ def seal_audit(
                         key="",
                     )
                     seal = sign(made)
-                    _write(seal_path(segment.path), seals.render(seal).encode("ascii") + read.marks)
+                    _write(audit, seal_path(segment.path), seals.render(seal).encode("ascii") + read.marks)
                 if now != then:
-                    _drop(segment.path, then)
-                _write(audit / SEALED, seals.render(seal).encode("ascii"))
+                    _drop(audit, segment.path, then)
+                _write(audit, audit / SEALED, seals.render(seal).encode("ascii"))
                 place = f"{folder.path.name}/{segment.path.name}"
                 yield Done(place=place, seal=seal, freed_bytes=read.size - read.after)
 
 
-def _existing(path: Path) -> SealFile | None:
-    with contextlib.suppress(OSError):
-        for name in os.listdir(path.parent):  # noqa: PTH208 - names: what a crash left of a replaced file
+def _existing(audit: Path, path: Path) -> SealFile | None:
+    with (
+        contextlib.suppress(OSError),
+        writes.our_folder(path.parent, beneath=audit, of_anybody=True) as folder,
+    ):
+        for name in os.listdir(folder):  # noqa: PTH208 - of an open folder: what a crash left of a replaced file
             if name.startswith(f".{path.name}."):
-                (path.parent / name).unlink()
+                os.unlink(name, dir_fd=folder)
     return SealFile.beside(path)
 
 
@@ -158,10 +161,10 @@ def _read(
     return found, f"sha256:{now.hexdigest()}", f"sha256:{then.hexdigest()}"
 
 
-def _drop(path: Path, digest: str) -> None:
+def _drop(audit: Path, path: Path, digest: str) -> None:
     """The segment again, without bodies; nothing has changed unless all of it is as the seal says."""
     found = hashlib.sha256()
-    with _replacing(path) as write:
+    with _replacing(audit, path) as write:
         for _, lines, _ in read_lines(path):
             for line in lines:
                 shown = seals.without_body(line) + b"\n"
@@ -171,16 +174,16 @@ def _drop(path: Path, digest: str) -> None:
             raise AuditError("the segment changes while it is sealed", where=str(path), hint=_HINT)
 
 
-def _write(path: Path, data: bytes) -> None:
-    with _replacing(path) as write:
+def _write(audit: Path, path: Path, data: bytes) -> None:
+    with _replacing(audit, path) as write:
         write(data)
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Callable[[bytes], object]]:
-    """As the journal's user and group, read-only."""
+def _replacing(audit: Path, path: Path) -> Iterator[Callable[[bytes], object]]:
+    """As the journal's user and group, read-only; through no link that the journal laid: root seals."""
     try:
-        with writes.replacing(path, mode=0o440, for_owner=True) as file:
+        with writes.replacing(path, mode=0o440, beneath=audit, for_owner=True) as file:
             yield file.write
     except OSError as error:
         hint = "Seal as the user whose host it is; for a service, as root."

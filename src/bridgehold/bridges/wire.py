@@ -43,6 +43,8 @@ PARTED = 1 << 31
 PART_JSON_BYTES = 64 * 1024
 """The most JSON beside a guest's part: judging it costs far more than passing bytes on."""
 PART_OF_CALL, PART_OF_RESULT = "args.base64", "result.base64"
+_VALUE_BYTES = 128
+"""Of memory, for each bracket and comma: an object with one key has two, and takes some 230."""
 _LEAST_PARTED = HEADER_BYTES + 2
 BOOT_ID = 0
 """A fault with this id before `ready` says why the bridge could not be imported."""
@@ -169,6 +171,8 @@ class FrameReader:
         """Frames read so far, strays included, for the session's rate."""
         self.within_part = False
         """Whether what is held is the beginning of a frame with a part, its JSON complete."""
+        self.values_bytes = 0
+        """What a frame that is read in turns may take as values, at the most; more than it is long."""
 
     def expect(self, call_id: int) -> None:
         """A call with this id has been sent."""
@@ -246,6 +250,7 @@ class FrameReader:
             if len(body) <= strict_turns.AT_ONCE:
                 value = strict.loads(body, max_depth=self._max_depth)
             else:
+                self.values_bytes = _VALUE_BYTES * sum(map(body.count, (b"[", b"{", b",")))
                 value = yield from strict_turns.steps(body, max_depth=self._max_depth)
         except strict.StrictError as error:
             raise WireError(error.reason, str(error)) from None

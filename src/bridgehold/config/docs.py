@@ -14,6 +14,7 @@ _SECTIONS = (
     ("[host]", config.HostSection),
     ("[secrets]", config.SecretsSection),
     ("[review]", config.ReviewSection),
+    ("[supply]", config.SupplySection),
     ("[providers.NAME]", config.ProviderSection),
     ("[principals.NAME]", config.PrincipalSection),
     ("[bridges.NAME]", config.BridgeSection),

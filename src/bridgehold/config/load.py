@@ -31,6 +31,7 @@ from bridgehold.config.sections import (
     ReviewSection,
     SecretsSection,
     Strict,
+    SupplySection,
     ToolSection,
     ZygotesSection,
 )
@@ -54,6 +55,7 @@ class Config(Strict):
     zygotes: ZygotesSection = ZygotesSection()
     tools: dict[str, ToolSection] = Field(default_factory=dict)
     http: HttpSection = HttpSection()
+    supply: SupplySection = SupplySection()
     push: dict[Name, PushSection] = Field(default_factory=dict)
     features: FeaturesSection = FeaturesSection()
     default_bridge: str = "dspy"

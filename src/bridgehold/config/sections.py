@@ -302,6 +302,26 @@ class ReviewSection(Strict):
     """A policy of yours counts as it was signed (``bridgehold policy approve``), not once it is edited."""
 
 
+class SupplySection(Strict):
+    """``[supply]``: what is known of packages, and what of it keeps an environment from being used."""
+
+    advisories: Annotated[str, Field(pattern=r"^(/.*)?$")] = ""
+    """A folder of OSV files (``*.json``) about PyPI, as you bring it; nothing is fetched. Empty: none."""
+    block: Literal["", "critical", "high", "medium", "low"] = ""
+    """An environment that an advisory this grave hits, or a graver one, is not built and starts no session;
+    nor is any where an advisory can't be read, or all are older than `max_age_days`. Empty: none is."""
+    accepted: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$")], ...] = ()
+    """Ids, or aliases, of advisories that you have looked at: they are shown, and block nothing."""
+    max_age_days: Annotated[int, Field(ge=0, le=3_650)] = 30
+    """How old the newest advisory may be before a scan warns, and `block` blocks; 0: as old as may be."""
+
+    @model_validator(mode="after")
+    def _knows_something(self) -> Self:
+        if self.block and not self.advisories:
+            raise ValueError("`block` needs `advisories`: without them nothing is known")
+        return self
+
+
 class PushSection(Strict):
     """``[push.NAME]``: where the audit's events and anchors leave to by themselves; one for each place."""
 
@@ -319,17 +339,24 @@ class PushSection(Strict):
     @model_validator(mode="after")
     def _a_place(self) -> Self:
         try:
-            parts = urlsplit(self.to)
-            port = parts.port if self.kind in ("http", "otlp") else None
+            parts = urlsplit(f"//{self.to}" if self.kind == "syslog" else self.to)
+            port = None if self.kind == "folder" else parts.port
+            (parts.hostname or "").encode("idna")
         except ValueError:
             raise ValueError("`to` is no address") from None
         match self.kind:
             case "folder" if not self.to.startswith("/"):
                 raise ValueError("`to` is a folder, from the root on")
-            case "syslog" if not re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?", self.to):
+            case "syslog" if not re.fullmatch(
+                r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?", self.to
+            ) or (port == 0):
                 raise ValueError("`to` is HOST:PORT")
             case "http" | "otlp" if (
-                parts.scheme != "https" or not parts.hostname or parts.username or port == 0
+                parts.scheme != "https"
+                or not parts.hostname
+                or parts.username
+                or port == 0
+                or not re.fullmatch(r"[!-~]+", self.to)
             ):
                 raise ValueError("`to` is a URL that begins with https:// and holds no key")
         if self.secret and self.kind not in ("http", "otlp"):

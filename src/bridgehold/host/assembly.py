@@ -16,6 +16,7 @@ from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
 from bridgehold.hardening import open_descriptors
 from bridgehold.host.admin_log import AdminLog
+from bridgehold.host.attacks import Attacks
 from bridgehold.host.cell.artifact_methods import Artifacts
 from bridgehold.host.cell.store.artifacts import ArtifactStore
 from bridgehold.host.cell.store.quarantine import Quarantine
@@ -34,6 +35,7 @@ from bridgehold.host.front.opens import House
 from bridgehold.host.front.orders import Orders
 from bridgehold.host.front.principals import Principals
 from bridgehold.host.front.server import SocketServer
+from bridgehold.host.front.supply import Supply
 from bridgehold.host.front.tenants import TokenFiles
 from bridgehold.host.front.trials import Trials
 from bridgehold.host.parts import Foundation, HostParts, look_up_again
@@ -67,7 +69,14 @@ def assemble(given: Foundation) -> HostParts:
     shared = share(ground, given.supervisor.write, peers.journal)
     peers.launcher.share_of = shared.registry.share_of
     peers.launcher.on_unrecorded = given.lifetime.degraded
-    environments = Environments(layout, config, peers.launcher, peers.journal, shared.tenants.environments)
+    environments = Environments(
+        layout,
+        config,
+        peers.launcher,
+        peers.journal,
+        shared.tenants.environments,
+        Supply(lambda: shared.settings.now.supply),
+    )
     orders = Orders(shared.registry, environments, peers.keeper, shared.settings, peers.journal)
     budgets = spent_before(layout, Spending(shared.tenants.of, prices_of(config)))
     kept, log = Quarantine(layout.quarantine), AdminLog(peers.journal)
@@ -249,6 +258,7 @@ def _serve(given: Foundation, parts: HostParts) -> None:
         parts.submissions,
         parts.proposals,
         parts.reviews,
+        Attacks(tenancy.log),
     )
     table = {name: method for part in tables for name, method in part.table().items()}
     make = functools.partial(

@@ -20,7 +20,7 @@ KEPT_SECONDS = 14 * 86_400
 MOST_WAITING = 50
 """Of one tenant."""
 MOST_RECORDS = 200
-"""Of one tenant: of those that were decided the oldest are forgotten first."""
+"""Of one tenant: of those that are over the oldest are forgotten first; one whose rule holds never is."""
 _ID = re.compile(r"p-[0-9a-z]{12}")
 _SUFFIX = ".json"
 _LONGEST = 64 * 1024
@@ -40,7 +40,7 @@ class ProposalStore:
                 f"{MOST_WAITING} proposals of {one.tenant} wait already",
                 hint="`bridgehold proposals list` shows them: an operator approves or rejects them.",
             )
-        decided = [other for other in known if other.state != "waiting"]
+        decided = [other for other in known if other.state in ("rejected", "expired")]
         for other in decided[: max(0, len(known) - MOST_RECORDS + 1)]:
             self._path(other).unlink(missing_ok=True)
         self.write(one)

@@ -17,7 +17,7 @@ import msgspec
 
 from bridgehold.audit.entries import Entry
 from bridgehold.audit.why import story
-from bridgehold.errors import BridgeholdError, DeniedError, NotFoundError, UsageError
+from bridgehold.errors import BridgeholdError, DeniedError, NotFoundError, PolicyError, UsageError
 from bridgehold.host.acts import act_of, hosts_of
 from bridgehold.host.admin_log import AdminLog
 from bridgehold.host.cell.store.artifacts import SerialChanges
@@ -28,7 +28,7 @@ from bridgehold.host.front.tenants import TenantFiles
 from bridgehold.host.proposal_store import KEPT_SECONDS, ProposalStore, nothing
 from bridgehold.host.startup import FileChange
 from bridgehold.ids import digest_bytes, random_id
-from bridgehold.policies.approved import SUFFIX, Approved, Verified, in_force, render
+from bridgehold.policies.approved import SKEW_S, SUFFIX, Approved, Verified, in_force, render
 from bridgehold.policies.files import of_tenant
 from bridgehold.policies.model import Grant, Policy
 from bridgehold.policies.proposals import Smallest, smallest
@@ -46,8 +46,6 @@ from bridgehold.protocol.proposals import (
 )
 from bridgehold.protocol.values import Principal
 
-_SKEW = 300.0
-"""Seconds that the time of an approval may differ from the host's."""
 Write = Callable[[FileChange], Awaitable[None]]
 
 
@@ -73,6 +71,8 @@ class Proposals:
         self._write = write
         self._verified = verified
         self._turns = SerialChanges()
+        self._looks = SerialChanges()
+        self._audit_free = asyncio.Lock()
 
     def table(self) -> dict[str, Method]:
         """The methods by name."""
@@ -91,7 +91,7 @@ class Proposals:
         refusal or is allowed by now, and `DeniedError` where there is no such rule.
         """
         _one_line(params.reason)
-        act, refusal = await asyncio.to_thread(self._refused, principal, params.event)
+        act, refusal = await self._looks.take(principal.name, lambda: self._look_up(principal, params.event))
         self._tenants.demand(act.tenant)
         found = self._smallest(act, params.weakenings)
         now = time.time()
@@ -100,7 +100,7 @@ class Proposals:
             tenant=act.tenant,
             bridge=act.bridge,
             event=refusal.ref,
-            what=f"{act.what} {act.name}"[:LONGEST_TEXT],
+            what=f"{act.what} {act.name}",
             refused=f"{refusal.text('rule')}: {refusal.text('reason')}"[:LONGEST_TEXT],
             grants=found.grants,
             gained=found.gained,
@@ -162,11 +162,12 @@ class Proposals:
 
         async def reject() -> Proposal:
             now = await asyncio.to_thread(self._kept.find, one.id)
-            if now.state not in ("waiting", "approved"):
+            holds = await asyncio.to_thread(self._holds, now)
+            if not holds and now.state != "waiting":
                 raise UsageError(f"{one.id} is {now.state} already")
 
             async def act() -> Proposal:
-                if now.state == "approved":
+                if holds:
                     await self._rewrite(now, None)
                 return await self._decided(now, principal, state="rejected", decided_reason=params.reason)
 
@@ -222,6 +223,13 @@ class Proposals:
         was = text.digest if text is not None else ""
         await self._write(FileChange(kind="approved", name=name, text=after, was=was))
 
+    def _holds(self, one: Proposal) -> bool:
+        """Whether the file has its rule, whatever its record says: one of the two may have failed."""
+        try:
+            return any(rule.id == one.id for rule in self._registry.approved(one.bridge, one.tenant))
+        except PolicyError:
+            return one.state == "approved"
+
     async def _decided(self, one: Proposal, principal: Principal, **changes: str) -> Proposal:
         fields = {"decided_by": principal.name, "decided_at": format_time(time.time()), **changes}
         done: Proposal = msgspec.structs.replace(one, **fields)
@@ -259,6 +267,11 @@ class Proposals:
     def _resolved(self, act: Act) -> Callable[[Policy | None], Grant]:
         manifest = self._registry.manifest(act.bridge, act.tenant)
         return lambda more: self._registry.resolve_grant(act.tenant, manifest, more)
+
+    async def _look_up(self, principal: Principal, name: str) -> tuple[Act, Entry]:
+        """As `_refused`. One look at the audit at a time, by whoever: it may read all of it."""
+        async with self._audit_free:
+            return await asyncio.to_thread(self._refused, principal, name)
 
     def _refused(self, principal: Principal, name: str) -> tuple[Act, Entry]:
         """What was refused, to whom. Blocks."""
@@ -301,7 +314,7 @@ def _check_times(one: Proposal, rule: Approved) -> None:
         begin, end = parse_time(rule.approved), parse_time(rule.expires)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    if abs(begin - time.time()) > _SKEW or not begin < end <= begin + one.seconds + 1:
+    if abs(begin - time.time()) > SKEW_S or not begin < end <= begin + one.seconds + 1:
         raise UsageError(
             f"{one.id} was asked for {one.seconds} s from its approval on, and that is now",
             hint="Are the clocks right? `bridgehold proposals approve` says both times itself.",

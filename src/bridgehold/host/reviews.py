@@ -22,7 +22,7 @@ from bridgehold.host.front.registry import Registry
 from bridgehold.host.startup import FileChange
 from bridgehold.ids import LOCAL_TENANT, digest_bytes
 from bridgehold.policies import shipped
-from bridgehold.policies.approved import Verified
+from bridgehold.policies.approved import SKEW_S, Verified
 from bridgehold.policies.changes import Capability, compare
 from bridgehold.policies.files import Text, is_file_of
 from bridgehold.policies.model import Grant, Machine
@@ -37,8 +37,6 @@ from bridgehold.protocol.reviews import (
 )
 from bridgehold.protocol.values import Principal
 
-_SKEW = 300.0
-"""Seconds that the time of an approval may differ from the host's."""
 _MOST = 200
 """Grants that are looked at for one review."""
 Write = Callable[[FileChange], Awaitable[None]]
@@ -173,9 +171,15 @@ class Reviews:
             if entry.manifest is not None
             for tenant in ([entry.tenant] if entry.tenant else tenants)
         ]
-        for tenant, bridge in pairs[:_MOST]:
+        looked = 0
+        for tenant, bridge in pairs:
             if not self._rests_on(after, name, bridge, tenant):
                 continue
+            looked += 1
+            if looked > _MOST:  # who signs knows what was not shown
+                fault = f"more than {_MOST} bridges of tenants rest on it: from here on nothing is shown"
+                yield GrantChange(tenant=tenant, bridge=bridge, fault=fault)
+                return
             try:
                 new = after.resolve_grant(tenant, after.manifest(bridge, tenant))
             except BridgeholdError as error:
@@ -216,5 +220,5 @@ def _check_times(made: Review) -> None:
         begin, end = parse_time(made.at), parse_time(made.expires) if made.expires else 0.0
     except ValueError as error:
         raise UsageError(str(error)) from None
-    if abs(begin - time.time()) > _SKEW or (end and end <= begin):
+    if abs(begin - time.time()) > SKEW_S or (end and end <= begin):
         raise UsageError("the review is not of now, or ends before it begins", hint="Are the clocks right?")

@@ -15,7 +15,7 @@ import msgspec
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from bridgehold.audit import seals
+from bridgehold.audit import seals, vouched
 from bridgehold.audit.anchors import key_id
 from bridgehold.audit.chain import Head
 from bridgehold.audit.rotations import (
@@ -28,6 +28,7 @@ from bridgehold.audit.rotations import (
     render,
 )
 from bridgehold.audit.seals import Seal
+from bridgehold.audit.vouched import Vouched
 from bridgehold.errors import AuditError, DeniedError, SecretError
 from bridgehold.keeper.files import locked, read_private, write_private
 
@@ -90,6 +91,12 @@ class Signer:
             held = self._load()
             named = msgspec.structs.replace(made, key=key_id(held.public))
             return seals.sign(named, held.key.sign)
+
+    def vouch(self, made: Vouched) -> Vouched:
+        """For a report, with key and signature. For an operator's process: no host may ask for it."""
+        with locked(self._folder, _LOCK):
+            held = self._load()
+            return vouched.sign(msgspec.structs.replace(made, key=key_id(held.public)), held.key.sign)
 
     def rotate(
         self, head: Callable[[], Head], by: str, now: datetime, *, lost: bytes | None = None

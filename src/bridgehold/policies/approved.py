@@ -43,6 +43,8 @@ NAMEABLE: tuple[Weakening, ...] = ("connect", "private_network")
 """Weakenings that may come with an approved rule, where whoever asks names them."""
 MOST_RULES = 50
 """Of one tenant's bridge at once."""
+SKEW_S = 300.0
+"""What is signed is used at once: so far its time may be from now."""
 SUFFIX = ".approved"
 PREFIX = b"bridgehold-approval-v1\n"
 """Of every text that is signed here, and of none elsewhere."""
@@ -178,10 +180,10 @@ class _Reader:
 
 def checked(grants: Grants) -> tuple[dict[str, tuple[str, ...]], Policy]:
     """`grants` in the form that is signed, and what they add. Raises `DeniedError` for what no rule says."""
-    text = written(_NO_ID, {}, grants)
     try:
+        text = written(_NO_ID, {}, grants)
         draft = parse(text, "the rule", below=f"rules.{_NO_ID}.grants")
-    except Faulty as faulty:
+    except (Faulty, ValueError) as faulty:  # a host without a port, too: whoever was refused wrote it
         raise DeniedError(f"no rule can say this: {faulty}", where="proposal", hint="") from None
     for key, _, why in _improper(draft):
         raise DeniedError(f"{key}: {why}", where="proposal", hint=_BY_HAND)

@@ -77,6 +77,13 @@ def render(review: Review) -> str:
     return head + rendered("review", msgspec.structs.asdict(review))
 
 
+def is_policy(name: str, readings: Readings, *, or_reviewed: bool) -> bool:
+    """Whether there is one. `or_reviewed`: or was, when somebody reviewed it: nothing takes its place."""
+    return readings.read("policy", name) is not None or (
+        or_reviewed and is_file_of("policy", name) and readings.read("review", name) is not None
+    )
+
+
 class ReviewedOnly:
     """Policies as `compose` reads them: none that differs from what was looked at."""
 

@@ -371,5 +371,12 @@ class NamedBridgeParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     """Whose own bridge it may be; one of everybody's, if left out."""
 
 
+class ScanParams(NamedBridgeParams, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of a scan: as `NamedBridgeParams`, and what fails it."""
+
+    fail_on: Literal["critical", "high", "medium", "low", "never"] = "high"
+    """An advisory that is as grave; ``never``: none is."""
+
+
 class NoParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A method without parameters."""

@@ -42,6 +42,7 @@ def run_all(layout: Layout, config: Config, *, on_check: Callable[[str], None] |
         _anchors_probe(layout, config),
         pythons_probe(config),
         environments_probe(layout),
+        supply_probe(layout, config),
         bridges_probe(layout),
         cold_starts_probe(layout),
         http_probe(layout, config),
@@ -142,6 +143,31 @@ def environments_probe(layout: Layout) -> Probe:
         return passed("environments", f"{len(store.list())} built, each as it was sealed")
 
     return Probe(name="environments", proves="What is built is still what was sealed", run=act, seconds=120)
+
+
+def supply_probe(layout: Layout, config: Config) -> Probe:
+    """A doctor's row: what advisories say of the environments that are built."""
+
+    def act(_: Context) -> Check:
+        from bridgehold.host.front.supply import read_now, tell, why_blocked
+        from bridgehold.sandbox.supply.judge import judge
+
+        section, built = config.supply, EnvironmentStore(layout.environments).list()
+        if not section.advisories:
+            return passed("supply", "no advisories are looked at: `[supply] advisories` is empty")
+        packages = {(part.name, part.version) for one in built for part in one.packages}
+        advisories, old = read_now(section, {name for name, _ in packages})
+        if why := why_blocked(packages, advisories, section):
+            return failed("supply", f"is blocked: {why}", "`bridgehold bridge scan` shows all.")
+        hits = [one for one in judge(packages, advisories, section.accepted) if not one.accepted]
+        faults = [f"{advisories.unread_count} advisories can't be read"] if advisories.unread else []
+        faults += ["the advisories are too old"] if old else []
+        faults += [tell(hit) for hit in hits]
+        if faults:
+            return caution("supply", "; ".join(faults)[:800], "`bridgehold bridge scan` shows all.")
+        return passed("supply", f"none of {advisories.files} advisories hits what is built")
+
+    return Probe(name="supply", proves="What is known against built environments", run=act, seconds=120)
 
 
 def bridges_probe(layout: Layout) -> Probe:

@@ -9,8 +9,10 @@ only where it is signed by a key that lies beside the keeper's: no host has it, 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import time
 from pathlib import Path
 
 import msgspec
@@ -23,9 +25,10 @@ from bridgehold.host.startup import GO, LONGEST_FILE, FileChange
 from bridgehold.ids import digest_bytes, parse_name
 from bridgehold.keeper.approver import Approver
 from bridgehold.policies import approved, reviewed, tenants, tokens
-from bridgehold.policies.approved import by_key, read_rules
+from bridgehold.policies.approved import SKEW_S, by_key, read_rules
 from bridgehold.policies.files import Kind, is_file_of
 from bridgehold.policies.reviewed import read_review
+from bridgehold.policies.tables import parse_time
 
 _SIGNED: dict[str, tuple[Kind, str]] = {
     "approved": ("approved", approved.SUFFIX),
@@ -58,8 +61,10 @@ def change(layout: Layout, said: bytes) -> None:
     if wanted.text is None:
         _remove(path, wanted, before)
         return
+    if len(wanted.text.encode()) > LONGEST_FILE:  # what is longer could be changed, or ended, no more
+        raise PolicyError(f"more than {LONGEST_FILE} bytes", where=str(path))
     if wanted.kind in _SIGNED:
-        _check_signed(layout, path, wanted, wanted.text)
+        _check_signed(layout, path, wanted, wanted.text, before)
     else:
         _check(path, wanted.name, before, wanted.text, token=wanted.kind == "tokens")
     writes.make_folder(folder)
@@ -77,19 +82,32 @@ def _place(layout: Layout, wanted: FileChange) -> tuple[Path, Path]:
     return folder, folder / f"{parse_name(wanted.name)}.toml"
 
 
-def _check_signed(layout: Layout, path: Path, wanted: FileChange, text: str) -> None:
-    """All of it was signed by who owns the configuration: with a key that no host has."""
+def _check_signed(layout: Layout, path: Path, wanted: FileChange, text: str, before: str) -> None:
+    """All of it was signed by who owns the configuration, with a key that no host has; and what is new just
+    now: a host that was taken over would bring back what was ended since.
+    """
     verified = by_key(Approver(layout.secrets).public_key())
     if wanted.kind == "review":
-        read_review(wanted.name, text, str(path), verified)
-        return
-    bridge, _, tenant = wanted.name.partition("@")
-    read_rules(bridge, tenant, text, str(path), verified)
+        signed = [read_review(wanted.name, text, str(path), verified).at]
+    else:
+        bridge, _, tenant = wanted.name.partition("@")
+        known: set[tuple[str, str]] = set()
+        with contextlib.suppress(PolicyError):
+            known = {
+                (one.id, one.signature) for one in read_rules(bridge, tenant, before, str(path), verified)
+            }
+        rules = read_rules(bridge, tenant, text, str(path), verified)
+        signed = [one.approved for one in rules if (one.id, one.signature) not in known]
+    for at in signed:
+        if abs(parse_time(at) - time.time()) > SKEW_S:
+            raise PolicyError(
+                f"what was signed at {at} is not new",
+                where=str(path),
+                hint="Are the clocks right? Sign it anew.",
+            )
 
 
 def _check(path: Path, name: str, before: str, text: str, *, token: bool) -> None:
-    if len(text.encode()) > LONGEST_FILE:
-        raise PolicyError(f"more than {LONGEST_FILE} bytes", where=str(path))
     if token:
         tokens.parse(name, text, str(path))
         return

@@ -27,10 +27,10 @@ class Cursor(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """Lines (without newlines) that follow each other in one file, `at` bytes behind its beginning."""
+    """Lines (without newlines) that follow each other in one file; each up to number `behind` has arrived."""
 
     file: str
-    at: int
+    behind: int
     lines: tuple[bytes, ...]
     after: Cursor
 
@@ -40,8 +40,10 @@ Settled = Mapping[str, int]
 known to be; of all older ones, everything is."""
 
 
-def next_batch(audit: Path, cursor: Cursor, settled: Settled) -> Batch | None:
-    """What is to leave next, in the order of the audit; None where nothing waits. Raises `AuditError`.
+def next_batch(audit: Path, cursor: Cursor, settled: Settled, most: int = MOST_LINES) -> Batch | None:
+    """What is to leave next, in the order of the audit, at most so many lines; None where nothing waits.
+
+    Raises `AuditError`.
 
     Where a segment has other bytes than it had (a seal dropped bodies), the next line is found by its number.
     """
@@ -51,16 +53,11 @@ def next_batch(audit: Path, cursor: Cursor, settled: Settled) -> Batch | None:
         file = f"{folder.path.name}/{segment.path.name}"
         seq = cursor.seq if folder.path.name == cursor.folder else 0
         end = settled.get(file, 0) if segment is left[-1][1] else None
-        found = _lines(segment.path, cursor.offset if here else 0, seq, end)
+        found = _lines(segment.path, cursor.offset if here else 0, seq, end, most)
         if found is not None:
-            at, lines, last = found
-            after = Cursor(
-                folder=folder.path.name,
-                segment=segment.number,
-                offset=at + sum(map(len, lines)) + len(lines),
-                seq=last,
-            )
-            return Batch(file=file, at=at, lines=lines, after=after)
+            offset, lines, last = found
+            after = Cursor(folder=folder.path.name, segment=segment.number, offset=offset, seq=last)
+            return Batch(file=file, behind=seq, lines=lines, after=after)
     return None
 
 
@@ -99,9 +96,9 @@ def _from(audit: Path, cursor: Cursor) -> Iterator[tuple[InstanceFolder, Segment
 
 
 def _lines(
-    path: Path, offset: int, seq: int, settled: int | None
+    path: Path, offset: int, seq: int, settled: int | None, most: int
 ) -> tuple[int, tuple[bytes, ...], int] | None:
-    """Where the lines behind `seq` begin, the lines, and the number of the last of them."""
+    """Where the lines behind `seq` end, the lines, and the number of the last of them."""
     descriptor = open_segment(path)
     try:
         size = os.fstat(descriptor).st_size
@@ -122,10 +119,10 @@ def _lines(
                     continue
                 kept.append(line)
                 last = number or last
-                if sum(map(len, kept)) > MOST_BYTES:
+                if len(kept) == most or sum(map(len, kept)) > MOST_BYTES:
                     break
             if kept:
-                return offset, tuple(kept), last
+                return offset + sum(map(len, kept)) + len(kept), tuple(kept), last
         return None
     except OSError as error:
         raise AuditError(f"can't read a segment: {error.strerror}", where=str(path)) from error

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from bridgehold import reads, writes
-from bridgehold.audit.pushing.cursor import Cursor, next_batch, sizes, waiting
+from bridgehold.audit.pushing.cursor import MOST_LINES, Cursor, next_batch, sizes, waiting
 from bridgehold.audit.pushing.sinks import Sink, SinkConfig, SinkError, with_anchors
 from bridgehold.errors import AuditError, BridgeholdError
 
@@ -48,13 +48,14 @@ def state_file(folder: Path, name: str) -> Path:
 
 def read_state(path: Path) -> State:
     """As the file says; of a sink that never began, the beginning. Raises `AuditError` where it is none."""
-    text = reads.read_text(path, AuditError, hint="Remove it: the sink begins anew.", or_none=True)
+    hint = "Remove it: the sink begins anew."
+    text = reads.read_text(path, AuditError, most=_MOST_STATE, hint=hint, or_none=True)
     if not text:
         return State()
     try:
         return msgspec.json.decode(text, type=State)
     except (msgspec.DecodeError, ValueError) as error:
-        raise AuditError("not a sink's state", where=str(path), hint="Remove it: it begins anew.") from error
+        raise AuditError("not a sink's state", where=str(path), hint=hint) from error
 
 
 class Pusher:
@@ -73,11 +74,14 @@ class Pusher:
         self._settled: dict[str, int] = {}
         self._delay = _FIRST_S
         self._said = 0.0
+        self._most = MOST_LINES
+        """Lines of a batch: fewer, where the sink said that so many are too many."""
 
     def step(self) -> float:
         """Send one batch, if one waits. How many seconds to wait before the next step."""
+        batch = None
         try:
-            batch = next_batch(self._audit, self.state.cursor, self._settled)
+            batch = next_batch(self._audit, self.state.cursor, self._settled, self._most)
             if batch is None:
                 self._settled = sizes(self._audit)
                 self._say()
@@ -88,10 +92,15 @@ class Pusher:
             if parcel.lines or parcel.anchors:
                 self._sink.send(parcel)
         except SinkError as error:
+            if error.too_large and batch is not None and len(batch.lines) > 1:
+                self._most = len(batch.lines) // 2
+                return 0.0
             return self._failed(str(error), error.again_s)
         except BridgeholdError as error:
             return self._failed(error.message, 0.0)
-        self._delay = _FIRST_S
+        except Exception as error:  # noqa: BLE001 - what an address or an answer leads to: said, and tried again
+            return self._failed(f"{type(error).__name__}: look at its address", 0.0)
+        self._delay, self._most = _FIRST_S, min(MOST_LINES, self._most * 2)
         self.state = State(
             cursor=batch.after,
             sent=self.state.sent + len(parcel.lines),

@@ -6,24 +6,32 @@ TLS is verified always, no redirect is followed, and no answer is read beyond it
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import os
 import socket
 import ssl
+import threading
 import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, Protocol
 
 import msgspec
 
 from bridgehold import writes
-from bridgehold.audit import anchors
+from bridgehold.audit import anchors, chain
 from bridgehold.audit.pushing import texts
 from bridgehold.audit.pushing.cursor import Batch
+from bridgehold.audit.segments import read_lines
 from bridgehold.errors import AuditError
 
 TIMEOUT_S = 10.0
+"""Without a byte."""
+MOST_S = 60.0
+"""For one batch, with its answer."""
 _MOST_ANSWER = 64 * 1024
+_TOO_LARGE = 413
 
 
 class SinkConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,11 +45,14 @@ class SinkConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SinkError(Exception):
-    """A batch that may not have arrived; `again_s`: when the sink wants to be asked again."""
+    """A batch that may not have arrived; `again_s`: when the sink wants to be asked again; `too_large`: it
+    takes fewer lines at once.
+    """
 
-    def __init__(self, reason: str, again_s: float = 0.0) -> None:
+    def __init__(self, reason: str, again_s: float = 0.0, *, too_large: bool = False) -> None:
         super().__init__(reason)
         self.again_s = again_s
+        self.too_large = too_large
 
 
 class Parcel(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,18 +83,26 @@ def open_sink(config: SinkConfig, secret: str, host: str) -> Sink:
 
 
 class FolderSink:
-    """A copy that `audit verify` reads: the same files with the same bytes, and ``anchors`` beside them."""
+    """A copy that `audit verify` reads: the same files with the same bytes, and ``anchors`` beside them.
+
+    What has arrived stays as it arrived, whatever becomes of the audit's own files: lines are added, and
+    nothing but the published key is replaced.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._end = ("", 0)
+        """The file that was written to last, and where it ended."""
 
     def send(self, parcel: Parcel) -> None:
-        """What is sent again is written over itself."""
+        """What is sent again takes the place of itself."""
         batch = parcel.batch
         try:
             for name, text in parcel.anchors.items():
                 writes.make_folder(self._folder / "anchors", mode=0o750)
-                writes.replace(self._folder / "anchors" / name, text, mode=0o640)
+                place = self._folder / "anchors" / name
+                if name == anchors.PUBLIC_KEY or not os.path.lexists(place):
+                    writes.replace(place, text, mode=0o640)
             if not parcel.lines:
                 return
             path = self._folder / "audit" / batch.file
@@ -92,19 +111,32 @@ class FolderSink:
                 flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
                 descriptor = os.open(path.name, flags, 0o640, dir_fd=folder)
                 try:
-                    size = os.fstat(descriptor).st_size
-                    data = b"".join(line + b"\n" for line in batch.lines)
-                    at = min(batch.at, size)  # bodies went meanwhile, and lines are shorter
-                    view = memoryview(data)
+                    at = self._place(path, os.fstat(descriptor).st_size, batch)
+                    os.ftruncate(descriptor, at)
+                    view = memoryview(b"".join(line + b"\n" for line in batch.lines))
                     while view:
                         done = os.pwrite(descriptor, view, at)
                         view, at = view[done:], at + done
                     os.fsync(descriptor)
                     os.fsync(folder)
+                    self._end = (batch.file, at)
                 finally:
                     os.close(descriptor)
         except OSError as error:
             raise SinkError(f"can't write there: {error.strerror}") from error
+
+    def _place(self, path: Path, size: int, batch: Batch) -> int:
+        """Behind every line that has arrived: by its number, since bodies may have gone meanwhile."""
+        if self._end == (batch.file, size):
+            return size
+        end = 0
+        for end, lines, _ in read_lines(path):
+            for line in lines:
+                head = chain.head_of(line)
+                if head is not None and int(head[2]) > batch.behind:
+                    return end
+                end += len(line) + 1  # noqa: PLW2901 - the next batch says where it begins
+        return end
 
 
 class SyslogSink:
@@ -123,10 +155,7 @@ class SyslogSink:
         messages += [texts.syslog_of_anchor(text, self._name) for text in parcel.anchors.values()]
         data = b"".join(b"%d %b" % (len(message), message) for message in messages)
         try:
-            with (
-                socket.create_connection((self._host, self._port), TIMEOUT_S) as plain,
-                self._context.wrap_socket(plain, server_hostname=self._host) as secure,
-            ):
+            with _connected(self._host, self._port, self._context) as secure:
                 secure.sendall(data)
                 _end_in_order(secure)
         except (OSError, ssl.SSLError) as error:
@@ -174,21 +203,47 @@ class HttpSink:
         headers = {"Content-Type": kind, "User-Agent": "bridgehold", "Connection": "close"}
         if self._secret:
             headers["Authorization"] = f"Bearer {self._secret}"
-        connection = http.client.HTTPSConnection(
-            self._host, self._port, timeout=TIMEOUT_S, context=self._context
-        )
+        connection = http.client.HTTPSConnection(self._host, self._port, context=self._context)
         try:
-            connection.request("POST", self._path, body, headers)
-            answer = connection.getresponse()
-            said = answer.read(_MOST_ANSWER)
+            with _connected(self._host, self._port, self._context) as connection.sock:
+                connection.request("POST", self._path, body, headers)
+                answer = connection.getresponse()
+                said = answer.read(_MOST_ANSWER)
         except (OSError, ssl.SSLError, http.client.HTTPException) as error:
             raise SinkError(_reason(error)) from None
         finally:
             connection.close()
         if not 200 <= answer.status < 300:
-            raise SinkError(f"it answered {answer.status}", _retry_after(answer.getheader("Retry-After", "")))
+            again_s = _retry_after(answer.getheader("Retry-After", ""))
+            raise SinkError(f"it answered {answer.status}", again_s, too_large=answer.status == _TOO_LARGE)
         if self._otlp and (rejected := texts.rejected(said)):
             raise SinkError(f"it rejected {rejected} records")
+
+
+@contextlib.contextmanager
+def _connected(host: str, port: int, context: ssl.SSLContext) -> Iterator[ssl.SSLSocket]:
+    """A connection over TLS that ends after `MOST_S`, whatever the sink says a byte at a time meanwhile.
+
+    Raises `TimeoutError` then, also where it looks as if the sink had ended it.
+    """
+    over = threading.Event()
+    with socket.create_connection((host, port), TIMEOUT_S) as plain, plain.dup() as held:
+
+        def end() -> None:
+            over.set()
+            with contextlib.suppress(OSError):
+                held.shutdown(socket.SHUT_RDWR)
+
+        timer = threading.Timer(MOST_S, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            with context.wrap_socket(plain, server_hostname=host) as secure:
+                yield secure
+            if over.is_set():
+                raise TimeoutError(errno.ETIMEDOUT, f"not done within {MOST_S:g} seconds")
+        finally:
+            timer.cancel()
 
 
 def _context(config: SinkConfig) -> ssl.SSLContext:

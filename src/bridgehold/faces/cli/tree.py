@@ -44,6 +44,7 @@ _BRIDGE: tuple[Command | Group, ...] = (
     Command("show", "bridges:show", "A bridge's operations and what it asks for."),
     Command("build", "bridges:build", "Build its environment."),
     Command("verify", "bridges:verify", "Read every byte of built environments again."),
+    Command("scan", "supply:scan", "Hashes, licences and advisories of what is built."),
     Command("gc", "bridges:collect", "Remove environments that nobody uses."),
     Command("adapter", "bridges:adapter", "Print its operations as a Python module."),
     Command("new", "authoring:new", "Write a bridge that runs and is tested."),
@@ -129,6 +130,7 @@ _JUPYTER = (
 TREE: Tree = {
     "Begin": (
         Command("doctor", "doctor:doctor", "Prove every barrier of this machine."),
+        Command("attack", "attack:attack", "Hostile acts in sandboxes here, and a signed report."),
         Command("demo", "demo:demo", "A theft that fails, and work with a key that isn't there."),
         Command("init", "serve:init", "Write a first config.toml."),
     ),

@@ -10,8 +10,16 @@ from bridgehold.host.front.environments import Environments
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.front.registry import Registry
+from bridgehold.host.front.scans import scan
 from bridgehold.ids import parse_name
-from bridgehold.protocol.frames import BridgeParams, BuildParams, NamedBridgeParams, NoParams, StopParams
+from bridgehold.protocol.frames import (
+    BridgeParams,
+    BuildParams,
+    NamedBridgeParams,
+    NoParams,
+    ScanParams,
+    StopParams,
+)
 from bridgehold.protocol.values import Principal
 
 
@@ -53,6 +61,7 @@ class BridgeMethods:
             "bridges": Method(NoParams, self.bridges, reads=True),
             "bridge.build": Method(BuildParams, self.build, operator=True),
             "bridge.verify": Method(NamedBridgeParams, self.verify, operator=True),
+            "bridge.scan": Method(ScanParams, self.scan, operator=True),
             "bridge.gc": Method(NoParams, self.collect, operator=True),
             "grant": Method(BridgeParams, self.grant, reads=True),
             "stop": Method(StopParams, self.stop, operator=True),
@@ -76,6 +85,16 @@ class BridgeMethods:
                 [self._registry.manifest(params.bridge, params.tenant or "")]
             )
         return await self._environments.verify(self._registry.manifests(), others=True)
+
+    async def scan(self, principal: Principal, params: ScanParams, _emit: Emit) -> object:
+        """Look at what environments consist of: hashes, wheels, licences, advisories."""
+        if params.bridge:
+            manifests = [self._registry.manifest(params.bridge, params.tenant or "")]
+        else:
+            manifests = self._registry.manifests()
+        return await scan(
+            self._environments, manifests, params.fail_on, principal.name, others=not params.bridge
+        )
 
     async def collect(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
         """Remove environments that no bridge needs."""

@@ -6,9 +6,12 @@ import asyncio
 import sys
 from functools import partial
 
+from bridgehold import reads
+from bridgehold.bridges.bundle import WHEELS
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
+from bridgehold.errors import EnvironmentBuildError
 from bridgehold.sandbox.envs.build import EnvironmentBuilder
 from bridgehold.sandbox.envs.interpreter import Interpreters, host_interpreter, interpreters
 from bridgehold.sandbox.envs.launcher_runner import LauncherRunner
@@ -54,6 +57,26 @@ class Builders:
         """The first Python that `specifier` takes. Raises `EnvironmentBuildError`."""
         return self._interpreters.fitting(specifier, where=where)
 
+    def known(self, inside: str) -> Interpreter | None:
+        """The Python at that path inside a sandbox; None where this host has none there any more."""
+        builder = self._known.get(inside)
+        return None if builder is None else builder.interpreter
+
     def of(self, manifest: Manifest) -> EnvironmentBuilder:
         """Of the first Python that `manifest` fits. Raises `EnvironmentBuildError`."""
         return self._known[self.fitting(manifest.python, where=str(manifest.file)).inside]
+
+
+def own_wheels(manifest: Manifest) -> str:
+    """The folder of wheels that a bridge brings; empty: none."""
+    own = manifest.folder / WHEELS
+    return str(own) if own.is_dir() and not own.is_symlink() else ""
+
+
+def lock_text(manifest: Manifest) -> str:
+    """The text of its lock; empty where the bridge has no lock."""
+    path = manifest.lock_path
+    if path is None:
+        return ""
+    hint = f"`bridgehold bridge lock {manifest.name}` writes it."
+    return reads.read_text(path, EnvironmentBuildError, hint=hint)

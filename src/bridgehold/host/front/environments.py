@@ -14,10 +14,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from bridgehold import reads
 from bridgehold.audit.client import JournalClient
-from bridgehold.audit.events import EnvironmentBuilt, EnvironmentRefused, EnvironmentsRemoved
-from bridgehold.bridges.bundle import WHEELS
+from bridgehold.audit.events import EnvironmentBuilt, EnvironmentRefused, EnvironmentsRemoved, Event
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
@@ -32,18 +30,20 @@ from bridgehold.errors import (
     EnvironmentChangedError,
     NotFoundError,
 )
-from bridgehold.host.front.builders import Builders
+from bridgehold.host.front.builders import Builders, lock_text, own_wheels
 from bridgehold.host.front.disk import EnvironmentDisk
+from bridgehold.host.front.supply import Supply
 from bridgehold.ids import Digest
 from bridgehold.policies.model import Grant
 from bridgehold.sandbox.envs.build import EnvironmentBuilder, Room
 from bridgehold.sandbox.envs.guard import Guard
 from bridgehold.sandbox.envs.launcher_runner import LauncherRunner
-from bridgehold.sandbox.envs.lock import parse_lock
+from bridgehold.sandbox.envs.lock import active_pins, parse_lock
 from bridgehold.sandbox.envs.store import EnvironmentStore
 from bridgehold.sandbox.envs.values import BuildProgress, Environment, Interpreter, Lock
 from bridgehold.sandbox.envs.wheels import Collected
 from bridgehold.sandbox.launcher.control import LauncherClient
+from bridgehold.sandbox.supply.scan import Contents, look
 
 OnProgress = Callable[[BuildProgress], None]
 _MOST_LOCKS = 128
@@ -96,8 +96,12 @@ class Environments:
         launcher: LauncherClient,
         journal: JournalClient,
         ceiling: Callable[[str], int | None] = lambda _: None,
+        supply: Supply | None = None,
     ) -> None:
-        """`ceiling`: of a tenant's own bridges' environments; raises `PolicyError` where it can't be told."""
+        """`ceiling`: of a tenant's own bridges' environments; raises `PolicyError` where it can't be told.
+        `supply`: whether what a lock pins may be used; all may, where it is None."""
+        self._wheels = layout.wheels
+        self.supply = supply or Supply()
         self._journal = journal
         self.disk = EnvironmentDisk(layout, ceiling)
         self._store = EnvironmentStore(layout.environments)
@@ -130,7 +134,7 @@ class Environments:
         if anew:
             await self._set_aside(builder, lock)
         allow_pth = grant is not None and "pth" in grant.weakenings
-        key = _Key(builder, lock.digest, allow_pth, self.disk.owner(manifest), _own_wheels(manifest))
+        key = _Key(builder, lock.digest, allow_pth, self.disk.owner(manifest), own_wheels(manifest))
         bound = self.disk.bound(manifest)
         if bound is not None and builder.find(lock, allow_pth=key.allow_pth) is not None:
             bound = None  # it is there, for whomever
@@ -203,7 +207,7 @@ class Environments:
 
     def _lock(self, manifest: Manifest) -> Lock:
         """The lock as its file stands; parsed anew when its text changed, or after many others."""
-        return self._parse(_lock_text(manifest), str(manifest.lock_path or manifest.file))
+        return self._parse(lock_text(manifest), str(manifest.lock_path or manifest.file))
 
     async def _build(self, manifest: Manifest, lock: Lock, key: _Key, room: Room) -> BuiltEnvironment:
         def tell(progress: BuildProgress) -> None:
@@ -212,6 +216,9 @@ class Environments:
 
         started, tenant = time.monotonic(), self.disk.owner(manifest)
         try:
+            if self.supply.blocks:
+                pins = active_pins(lock, key.builder.interpreter)
+                await self.supply.demand([(pin.name, pin.version) for pin in pins])
             built = found = await self._find(key.builder, lock, allow_pth=key.allow_pth)
             if built is None:
                 built = await key.builder.ensure(
@@ -271,32 +278,47 @@ class Environments:
 
     async def verify(self, manifests: Sequence[Manifest], *, others: bool = False) -> list[Verified]:
         """Read every byte of the environments of `manifests`; `others`: of all the rest here too."""
-        await self._builders.meet()
-        owners = self._owners(manifests)
-        known = {environment.digest: environment for environment in self._store.list()}
         verified = []
-        for digest in known if others else owners:
-            bridges = tuple(owners.get(digest, ()))
+        for environment, bridges in await self.chosen(manifests, others=others):
             fault: EnvironmentChangedError | None = None
             try:
-                await asyncio.to_thread(self._store.verify, known[digest])
+                await asyncio.to_thread(self._store.verify, environment)
             except EnvironmentChangedError as error:
                 fault = error
-                self._guard.condemn(known[digest], error)
-                self._changed(known[digest], "its environment has changed on disk")
+                self._guard.condemn(environment, error)
+                self._changed(environment, "its environment has changed on disk")
                 await self._refused(" ".join(bridges), "", error)
             verified.append(
                 Verified(
-                    digest=digest,
+                    digest=environment.digest,
                     bridges=bridges,
-                    packages=len(known[digest].packages),
-                    bytes=known[digest].bytes,
+                    packages=len(environment.packages),
+                    bytes=environment.bytes,
                     ok=fault is None,
                     detail=fault.message if fault is not None else "",
                     where=fault.where if fault is not None else "",
                 )
             )
         return verified
+
+    async def chosen(
+        self, manifests: Sequence[Manifest], *, others: bool = False
+    ) -> list[tuple[Environment, tuple[str, ...]]]:
+        """What is built for `manifests`, each with whose it is; `others`: and all the rest here."""
+        await self._builders.meet()
+        owners = self._owners(manifests)
+        known = {environment.digest: environment for environment in self._store.list()}
+        digests = known if others else owners
+        return [(known[one], tuple(owners.get(one, ()))) for one in digests if one in known]
+
+    def look(self, environment: Environment, changed: str) -> Contents:
+        """What it consists of; `changed`: as `verify` has told it."""
+        interpreter = self._builders.known(environment.interpreter)
+        return look(environment, self._store.path(environment), self._wheels, interpreter, changed)
+
+    async def record(self, event: Event) -> None:
+        """Write what was seen."""
+        await self._journal.append(event)
 
     async def collect(self, manifests: Sequence[Manifest], *, unused_seconds: float = 0.0) -> Collected:
         """Remove what none of `manifests` asks for and no host uses; what is gone, and what could not go."""
@@ -373,18 +395,3 @@ class Environments:
 
 def _any(_size: int) -> None:
     """Where nothing bounds it."""
-
-
-def _own_wheels(manifest: Manifest) -> str:
-    """The folder of wheels that a bridge brings; empty: none."""
-    own = manifest.folder / WHEELS
-    return str(own) if own.is_dir() and not own.is_symlink() else ""
-
-
-def _lock_text(manifest: Manifest) -> str:
-    """Empty where the bridge has no lock."""
-    path = manifest.lock_path
-    if path is None:
-        return ""
-    hint = f"`bridgehold bridge lock {manifest.name}` writes it."
-    return reads.read_text(path, EnvironmentBuildError, hint=hint)

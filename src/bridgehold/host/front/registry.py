@@ -29,7 +29,7 @@ from bridgehold.policies.files import Kind, PolicyFiles, Readings, of_tenant
 from bridgehold.policies.grant import resolve
 from bridgehold.policies.model import Ceilings, Decision, Grant, Machine, Policy
 from bridgehold.policies.narrow import narrow
-from bridgehold.policies.reviewed import ReviewedOnly
+from bridgehold.policies.reviewed import ReviewedOnly, is_policy
 from bridgehold.policies.tenants import parse as parse_tenant
 from bridgehold.sandbox.values import TenantShare
 
@@ -360,12 +360,13 @@ class Registry:
 
     def _policy_name(self, bridge: str, tenant: str, readings: Readings) -> str:
         own = of_tenant(bridge, tenant)
-        if readings.read("policy", own) is not None:
+        required = self._config.review.required
+        if is_policy(own, readings, or_reviewed=required):
             return own
         section = self._config.bridges.get(bridge)
         if section is not None and section.policy:
             return section.policy
-        return bridge if readings.read("policy", bridge) is not None else "baseline"
+        return bridge if is_policy(bridge, readings, or_reviewed=required) else "baseline"
 
     def _ceiling(self, tenant: str, bridge: str, readings: Readings) -> Policy | None:
         """The tenant's own upper bounds for `bridge`, if it has a file."""

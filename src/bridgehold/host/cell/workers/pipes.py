@@ -310,10 +310,13 @@ class GuestPipes:
             if self._half_frame is not None:
                 self._half_frame.cancel()
                 self._half_frame = None
+            # Frames that are read side by side are there as values together: what is not begun waits.
+            self._budget.hold(self, self._charged + self.reader.values_bytes)
         self._loop.call_soon(self._read_frames, under_way)
 
     def _give_up(self, error: ProtocolError) -> None:
         self._broken = True
+        self._budget.hold(self, 0)
         self._loop.remove_reader(self._from_guest)
         self._on_end(error)
 
@@ -350,9 +353,7 @@ class GuestPipes:
         if self._source.frames != seen or self._budget.spent or full:
             self._watch_half_frame()
             return
-        self._broken = True
-        self._loop.remove_reader(self._from_guest)
-        self._on_end(ProtocolError(f"half a frame, and then nothing for {_HALF_FRAME_SECONDS:g} s"))
+        self._give_up(ProtocolError(f"half a frame, and then nothing for {_HALF_FRAME_SECONDS:g} s"))
 
     def _read_output(self, descriptor: int) -> None:
         """Whatever of it is kept, it is read: nothing that prints waits for a log's rate.

@@ -1,0 +1,1 @@
+"""What environments consist of, judged: advisories, licences, and the bill of materials."""
