@@ -24,11 +24,10 @@ from bridgehold.host.cell.sessions.sessions import Sessions
 from bridgehold.host.cell.tools.offers import Offers
 from bridgehold.host.cell.workers.forks import ForkStart
 from bridgehold.host.cell.workers.live import Services
-from bridgehold.host.cell.workers.pipes import FrameBudget
 from bridgehold.host.cell.workers.pool import WarmPool
 from bridgehold.host.cell.workers.zygotes import Zygotes
 from bridgehold.host.front.boots import StartOrder
-from bridgehold.host.shares.fair import Shares
+from bridgehold.host.shares.fair import FrameBudget, Shares
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.ids import digest_bytes

@@ -9,9 +9,9 @@ from functools import partial
 import pytest
 
 from bridgehold.errors import BusyError, UsageError
-from bridgehold.host.cell.workers.pipes import FrameBudget
 from bridgehold.host.shares import lending
 from bridgehold.host.shares.buffers import Buffers
+from bridgehold.host.shares.fair import FrameBudget
 from bridgehold.host.shares.lending import Lending, Lent, own_part
 from bridgehold.host.startup import MOST_CELLS
 from waiting import eventually

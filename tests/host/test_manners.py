@@ -420,6 +420,7 @@ def test_all_that_the_command_line_shows_goes_through_one_place() -> None:
         "commands.py": 1,  # the version
         "main.py": 1,
         "observe.py": 2,
+        "policy_learn.py": 1,  # TOML, of names and paths that fit their patterns
     }
 
 

@@ -20,8 +20,8 @@ from bridgehold.bridges.wire import PARTED as GUEST_PARTED
 from bridgehold.errors import LimitError, ProtocolError, UsageError
 from bridgehold.host.cell.commands.command_log import Came, ending_of
 from bridgehold.host.cell.workers import pipes as guest_pipes
-from bridgehold.host.cell.workers.pipes import FrameBudget, GuestPipes
-from bridgehold.host.shares.fair import Shares
+from bridgehold.host.cell.workers.pipes import GuestPipes
+from bridgehold.host.shares.fair import FrameBudget, Shares
 from bridgehold.host.shares.logs import SessionLog
 from bridgehold.ids import digest_bytes
 from bridgehold.policies.buckets import TokenBucket

@@ -16,9 +16,9 @@ import pytest
 from bridgehold.errors import BusyError, CrashError, LimitError
 from bridgehold.host.cell.workers.calls import GuestCalls
 from bridgehold.host.cell.workers.live import LiveWorker, Services
-from bridgehold.host.cell.workers.pipes import FrameBudget, GuestPipes
+from bridgehold.host.cell.workers.pipes import GuestPipes
 from bridgehold.host.cell.workers.raw import PlainBytes
-from bridgehold.host.shares.fair import Shares
+from bridgehold.host.shares.fair import FrameBudget, Shares
 from bridgehold.host.shares.logs import SessionLog
 from bridgehold.policies.model import MIB, Limits, Rate
 from bridgehold.protocol.values import QUEUE_BOUND

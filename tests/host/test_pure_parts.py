@@ -26,11 +26,10 @@ from bridgehold.errors import (
     PolicyError,
     SuspendedError,
 )
-from bridgehold.host.cell.workers.pipes import FrameBudget
 from bridgehold.host.cell.workers.translate import exit_error, fault_error
 from bridgehold.host.front import registry
 from bridgehold.host.shares import logs
-from bridgehold.host.shares.fair import Shares
+from bridgehold.host.shares.fair import FrameBudget, Shares
 from bridgehold.host.shares.logs import STREAMS, CommandOutput, OutputPiece, SessionLog, Stream
 from bridgehold.policies.buckets import TokenBucket
 from bridgehold.policies.explain import explain
@@ -156,6 +155,16 @@ def test_the_frame_budget_counts_what_each_session_holds_now() -> None:
     assert budget.spent
     budget.hold(two, 0)
     assert not budget.spent
+
+
+def test_a_tenant_that_spends_its_frames_leaves_another_some() -> None:
+    budget = FrameBudget(Shares(100))
+    mine, others = budget.of("mine"), budget.of("others")
+    mine.hold(object(), 60)
+    assert mine.spent
+    assert not others.spent
+    others.hold(object(), 10)
+    assert not others.spent
 
 
 def report(cause: str, status: int = 0) -> ExitReport:

@@ -10,11 +10,10 @@ from types import SimpleNamespace
 import pytest
 
 from bridgehold.host.cell.workers import zygote_rules as rules
-from bridgehold.host.cell.workers.pipes import FrameBudget
 from bridgehold.host.cell.workers.starts import bubblewrap_refusal
 from bridgehold.host.cell.workers.zygote import Zygote, ZygoteKey
 from bridgehold.host.cell.workers.zygotes import NoZygoteError, Zygotes
-from bridgehold.host.shares.fair import Shares
+from bridgehold.host.shares.fair import FrameBudget, Shares
 from bridgehold.host.shares.logs import SessionLog
 from bridgehold.policies.model import Limits, Rate
 from bridgehold.sandbox.values import ExitReport, Launched, Usage

@@ -40,7 +40,6 @@ from bridgehold.host.cell.tools.process import ProcessTools
 from bridgehold.host.cell.unified import Unified
 from bridgehold.host.cell.workers.forks import ForkStart
 from bridgehold.host.cell.workers.live import Services
-from bridgehold.host.cell.workers.pipes import FrameBudget
 from bridgehold.host.cell.workers.pool import WarmPool
 from bridgehold.host.cell.workers.trial import Trial
 from bridgehold.host.cell.workers.zygotes import Zygotes
@@ -51,7 +50,7 @@ from bridgehold.host.front.redaction import Redaction
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.front.tenants import TenantFiles
 from bridgehold.host.shares.dialling import connect_inside
-from bridgehold.host.shares.fair import Shares
+from bridgehold.host.shares.fair import FrameBudget, Shares
 from bridgehold.host.shares.handed_files import HandedBridges, HandedFiles
 from bridgehold.host.shares.lending import Lent
 from bridgehold.host.shares.observe import Metrics
@@ -338,7 +337,7 @@ def _workers(
     services = Services(
         launcher=ground.peers.launcher,
         journal=ground.peers.journal,
-        frames=FrameBudget(ground.lent or Shares(parse_size(ground.config.host.buffered_bytes), part=0)),
+        frames=FrameBudget(ground.lent or Shares(parse_size(ground.config.host.buffered_bytes))),
         open_gateway=gateways.open,
         on_degraded=ground.degraded,
         attribute=attribute,

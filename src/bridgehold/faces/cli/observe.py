@@ -38,9 +38,9 @@ Session = Annotated[str, typer.Argument(help="Session name or id.")]
 
 def metrics() -> None:
     """Print the host's figures in Prometheus' text format."""
-    typer.echo(str(asyncio.run(_request("metrics", {}))["text"]), nl=False)
+    figures = str(asyncio.run(_request("metrics", {}))["text"])
     home, now = default_layout(), time.time()
-    typer.echo(push_metrics(standings(home, load_config(home.config_file), now), now), nl=False)
+    typer.echo(figures + push_metrics(standings(home, load_config(home.config_file), now), now), nl=False)
 
 
 def profile(

@@ -97,3 +97,27 @@ class Share:
         """All of it."""
         self._of.take(self.who, -self.amount, owed=True)
         self.amount = 0
+
+
+class FrameBudget:
+    """Bytes of frames that are not complete yet, of all of a tenant's sessions together."""
+
+    def __init__(self, room: Shares, tenant: str = "") -> None:
+        """`room`: for the sessions of all tenants."""
+        self._room, self._tenant = room, tenant
+        self._held: dict[int, int] = {}
+
+    def of(self, tenant: str) -> FrameBudget:
+        """A tenant's part of the same room: what others hold leaves it some."""
+        return FrameBudget(self._room, tenant)
+
+    def hold(self, owner: object, size: int) -> None:
+        """`owner` now holds `size` bytes."""
+        self._room.take(self._tenant, size - self._held.pop(id(owner), 0), owed=True)
+        if size:
+            self._held[id(owner)] = size
+
+    @property
+    def spent(self) -> bool:
+        """Whether no more frames are taken in this second."""
+        return not self._room.fits(self._tenant, 1)

@@ -27,12 +27,13 @@ from bridgehold.errors import (
 )
 from bridgehold.host.cell.gateway.values import Attribution
 from bridgehold.host.cell.workers.calls import GuestCalls, Stream, ToolHandler
-from bridgehold.host.cell.workers.pipes import FrameBudget, GuestPipes
+from bridgehold.host.cell.workers.pipes import GuestPipes
 from bridgehold.host.cell.workers.raw import RawReader
 from bridgehold.host.cell.workers.translate import exit_error
 from bridgehold.host.front.boots import (
     StartOrder,
 )
+from bridgehold.host.shares.fair import FrameBudget
 from bridgehold.host.shares.logs import CommandOutput, SessionLog
 from bridgehold.host.shares.session_events import SessionEvents
 from bridgehold.sandbox.launcher.control import LauncherClient

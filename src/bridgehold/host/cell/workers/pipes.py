@@ -24,7 +24,7 @@ from bridgehold.bridges.frames import (
 from bridgehold.bridges.wire import FrameReader, encode
 from bridgehold.errors import BridgeholdError, CrashError, ProtocolError
 from bridgehold.host.cell.workers.raw import RawReader
-from bridgehold.host.shares.fair import Shares
+from bridgehold.host.shares.fair import FrameBudget
 from bridgehold.host.shares.logs import SessionLog, Stream
 from bridgehold.policies.buckets import TokenBucket
 from bridgehold.policies.model import MIB, Limits, Rate
@@ -48,26 +48,6 @@ _TOGETHER_SECONDS = 0.001
 _DRAIN_READS = 32
 _HALF_FRAME_SECONDS = 10.0
 _PAUSE_SECONDS = 0.05
-
-
-class FrameBudget:
-    """Host-wide: bytes of frames that are not complete yet, of all sessions together."""
-
-    def __init__(self, room: Shares) -> None:
-        """`room`: for all of them."""
-        self._room = room
-        self._held: dict[int, int] = {}
-
-    def hold(self, owner: object, size: int) -> None:
-        """`owner` now holds `size` bytes."""
-        self._room.take("", size - self._held.pop(id(owner), 0), owed=True)
-        if size:
-            self._held[id(owner)] = size
-
-    @property
-    def spent(self) -> bool:
-        """Whether no more frames are taken in this second."""
-        return not self._room.fits("", 1)
 
 
 class GuestPipes:

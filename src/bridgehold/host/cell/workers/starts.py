@@ -168,7 +168,7 @@ async def _boot(services: Services, worker: LiveWorker, descriptors: list[int]) 
         log=worker.log,
         on_frame=worker.calls.deliver,
         on_end=worker.on_pipe_end,
-        budget=services.frames,
+        budget=services.frames.of(worker.order.grant.tenant),
     )
     fixed = SCRIPT_PLACEHOLDER if order.manifest.foreign else ""
     placeholders = {endpoint.provider: fixed or new_placeholder() for endpoint in order.grant.endpoints}

@@ -280,7 +280,7 @@ class Zygotes:
             log=zygote.log,
             on_frame=on_frame,
             on_end=on_end,
-            budget=self._services.frames,
+            budget=self._services.frames.of(zygote.key.tenant),
             zygote=True,
         )
         frame = WarmFrame(
