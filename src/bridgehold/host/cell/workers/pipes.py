@@ -43,8 +43,6 @@ _OUTPUT_PER_SECOND, _OUTPUT_AT_ONCE = 32 * MIB, 64 * MIB
 """Of stdout and stderr together, per session: what is read, whatever of it is kept. Frames wait, too."""
 _OUTPUT_COST = 16 * 1024
 """What a read counts at the least: who writes byte by byte is read in larger pieces, later."""
-_TOGETHER_SECONDS = 0.001
-"""Between two reads of one stream of output: many small prints are read together, a lone one at once."""
 _DRAIN_READS = 32
 _HALF_FRAME_SECONDS = 10.0
 _PAUSE_SECONDS = 0.05
@@ -71,8 +69,6 @@ class GuestPipes:
         self._to_guest, self._from_guest, *outputs = descriptors
         self._outputs: dict[int, Stream] = dict(zip(outputs, ("stderr", "stdout"), strict=False))
         """By descriptor; standard output has none of its own in a zygote."""
-        self._together = dict.fromkeys(outputs, 0.0)
-        """By descriptor of output: when it is read again."""
         for descriptor in descriptors:
             os.set_blocking(descriptor, False)
         self._loop = asyncio.get_running_loop()
@@ -340,8 +336,7 @@ class GuestPipes:
 
         A flood does wait, past a rate at which reading it costs the host some hundredths of a processor.
         """
-        now = time.monotonic()
-        wait = max(self._output_rate.wait(1, now), self._together[descriptor] - now)
+        wait = self._output_rate.wait(1, time.monotonic())
         if self._full is not None and self._full():
             wait = max(wait, _PAUSE_SECONDS)
         if wait > 0:
@@ -361,7 +356,6 @@ class GuestPipes:
             self._log.write(data, self._outputs[descriptor])
             now = time.monotonic()
             self._output_due = now + self._output_rate.take(max(len(data), _OUTPUT_COST), now)
-            self._together[descriptor] = now + _TOGETHER_SECONDS
         return not data
 
     def drain_output(self) -> None:
