@@ -88,7 +88,7 @@ REASONS = {
     ),
     "builtins": Difference(
         reason="`python:execute` shows, ends and remembers as a notebook does",
-        only_inside=("In", "Out", "display", "final"),
+        only_inside=("In", "Out", "clear_output", "display", "final", "update_display"),
     ),
     "argv": Difference(reason="a worker has no command line, as a prompt has none", inside=[""]),
     "linecache": Difference(reason="the code of commands, for tracebacks", only_inside=("<execute ",)),
@@ -121,7 +121,9 @@ REASONS = {
                 "bridgehold_sdk",
                 "bridgehold_inner",
                 "python_bridge",
+                "python_displays",
                 "python_names",
+                "python_place",
                 "python_shown",
                 "hostile",
             ),

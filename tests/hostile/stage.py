@@ -230,7 +230,8 @@ def start_host(layout: Layout, *, user: str = "") -> subprocess.Popen[bytes]:
     """`bridgehold serve` on `layout`, as root or as `user`; returns once it listens."""
     argv = [sys.executable, "-m", "bridgehold", "serve"]
     environment = {**os.environ, "BRIDGEHOLD_HOME": str(layout.config.parent)}
-    if re.search("(?m)^cells = ", layout.config_file.read_text()):  # whatever the suite is run with
+    written = layout.config_file.read_text() if layout.config_file.exists() else ""
+    if re.search("(?m)^cells = ", written):  # whatever the suite is run with
         environment.pop("BRIDGEHOLD__HOST__CELLS", None)
     if user:
         entry = pwd.getpwnam(user)
