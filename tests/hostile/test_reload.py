@@ -84,7 +84,7 @@ def test_tools_come_change_and_go_while_a_session_lives(host: Stage) -> None:
         assert found["waiting"] == []
         assert session.run("act", {"code": word})["word"] == "first"
         (host.layout.config / "tools" / "said.py").write_text("def word(): return 'second'\n")
-        assert session.run("act", {"code": word})["word"] == "first"
+        assert session.run("act", {"code": word})["word"] == "second"
         assert reload(host, '[tools.word]\nentry = "said:word"\n')["applied"] == []
         assert session.run("act", {"code": word})["word"] == "second"
         reload(host, "")

@@ -694,7 +694,7 @@ def test_the_command_line_believes_no_session_that_lies(tmp_path: Path) -> None:
         def request(self, *_: object) -> object:
             return {"value": self.said}
 
-    program = cli._Program("python", "local", 0, [], [], {})
+    program = cli._Program("python", "local", 0, {}, [], [], {})
     odd: list[object] = [{"base64": "", "end": False}, {"base64": "%", "end": True}, {}, [], 1]
     for number, said in enumerate(odd):
         with pytest.raises(ProtocolError):

@@ -13,6 +13,7 @@ from gateway_support import KEYS, credentials, keeper_inside
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridgehold.audit.anchors import key_id
 from bridgehold.config.providers import ProviderEntry
 from bridgehold.errors import BusyError
 from bridgehold.keeper import protocol
@@ -23,8 +24,6 @@ from bridgehold.keeper.places import QUESTIONS_EACH, Places, Turns
 from bridgehold.keeper.resolve import shared, system_lookup
 from bridgehold.keeper.values import KeeperConfig
 from waiting import eventually
-
-ANCHOR = b"bridgehold-audit-anchor-v1\nx"
 
 
 @contextlib.asynccontextmanager
@@ -62,7 +61,8 @@ async def others_are_served(client: KeeperClient) -> None:
     assert await client.redact("umbra", [f"a {KEYS['umbra']}"]) == ["a [redacted]"]
     assert (await client.marks("umbra")).begins
     await client.prefetch("umbra", "openai")
-    assert len(await client.sign(ANCHOR)) == 64
+    key = key_id((await client.anchor_key()).public)
+    assert len(await client.sign(b"bridgehold-audit-anchor-v1\nx\nkey %b\n" % key.encode())) == 64
     assert (await client.status()).held
     async with await client.request(ask("umbra"), b"") as answer:
         assert [piece async for piece in answer.body() if piece] == [b"hi"]

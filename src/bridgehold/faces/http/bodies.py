@@ -14,6 +14,7 @@ from bridgehold.protocol.frames import OfferedTool, SessionLimits, misfit
 from bridgehold.protocol.plain import loads
 from bridgehold.protocol.proposals import LONGEST, SHORTEST, WEEK
 from bridgehold.protocol.values import Answer
+from bridgehold.strict import MAX_DEPTH, too_deep
 
 _SMALL = 64 * 1024
 """Bytes of a body, up to which all of it is read here."""
@@ -250,7 +251,10 @@ def read_body(data: bytes, kind: type[T]) -> T:
     except msgspec.ValidationError as error:
         raise UsageError(f"the body: {misfit(error, kind)}"[:500], where="body") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"the body: {error}"[:500], where="body", hint="Send JSON: RFC 8259.") from None
+        if len(data) <= MOST_BESIDE:
+            loads(data, above=1)  # it says the place, which takes its time
+        said = too_deep(MAX_DEPTH) if isinstance(error, RecursionError) else error
+        raise UsageError(f"the body: {said}"[:500], where="body", hint="Send JSON: RFC 8259.") from None
     raw = bytes(getattr(found, name)) if name else b""
     beside = data.replace(raw, b"0", 1) if len(raw) > _SMALL // 2 else data
     if len(beside) > MOST_BESIDE:
