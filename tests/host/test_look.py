@@ -371,7 +371,7 @@ RUN = {
     "bridgehold.faces.render", "bridgehold.faces.screen", "bridgehold.client", "bridgehold.client.once", "bridgehold.config",
     "bridgehold.config.layout", "bridgehold.protocol", "bridgehold.protocol.frames", "bridgehold.protocol.values",
     "bridgehold.policies", "bridgehold.policies.globs", "bridgehold.policies.units", "bridgehold.audit", "bridgehold.audit.chain",
-    "bridgehold.audit.entries", "bridgehold.ids", "bridgehold.reads", "bridgehold.strict",
+    "bridgehold.audit.entries", "bridgehold.ids", "bridgehold.reads", "bridgehold.steps", "bridgehold.strict", "bridgehold.strict_turns",
 }  # fmt: skip
 HEAVY = {
     "asyncio",

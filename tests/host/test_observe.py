@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from bridgehold.audit.pushing import standing as pushed
+from bridgehold.audit.pushing.standing import State
 from bridgehold.faces.http.metrics import HttpMetrics
 from bridgehold.host.shares.observe import Metrics, quantile
 
@@ -34,7 +37,11 @@ def test_every_metric_is_documented_with_its_labels() -> None:
     rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `bridgehold_")}
     figures = (Metrics(), HttpMetrics(lambda: 0))
     named = [value for one in figures for value in vars(one).values() if hasattr(value, "describe")]
-    assert len(named) == len(rows)
+    text = pushed.metrics([pushed.Standing(name="s", kind="folder", to="x", state=State())], 0.0)
+    families = re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE)
+    for name, kind in families:
+        assert f"| {kind} | `sink` |" in rows[name]
+    assert len(named) + len(families) == len(rows)
     for metric in named:
         (family,) = metric.describe()
         suffix = "_total" if family.type == "counter" else ""

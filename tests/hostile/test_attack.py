@@ -174,7 +174,7 @@ def unguarded(act: Act, grant: Grant, outside: Outside, host: Stage) -> tuple[En
     drained.start()
     try:
         done = subprocess.run(
-            [*argv, sys.executable, "-P", "-"],
+            [*argv, os.path.realpath(sys.executable), "-P", "-"],  # its environment may lie below /tmp
             input=f"{source}\nprint('\\nANSWER', json.dumps({last}))".encode(),  # argv is looked at, too
             pass_fds=(write,), stdout=subprocess.PIPE, timeout=90, check=False,
         )  # fmt: skip
