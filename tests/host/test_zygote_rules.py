@@ -192,6 +192,7 @@ def test_a_full_budget_is_held_against_nobody_who_meets_it(monkeypatch: pytest.M
     [
         (b"bwrap: Can't set hostname to sandbox: Operation not permitted\n", "unsupported"),
         (b"bwrap: prctl(PR_SET_SECCOMP): Unknown error 524\n", "shortage"),
+        (b"bwrap: \x1b[2J" + b"x" * 4000 + b"\n", "unsupported"),
         (b"bwrap: two\nlines\n", None),
         (b"my own words: Operation not permitted\n", None),
     ],
@@ -204,3 +205,5 @@ def test_what_bubblewrap_wrote_is_why_a_guest_did_not_start(said: bytes, code: s
     if code == "unsupported":
         assert refusal is not None
         assert "bridgehold doctor" in refusal.hint
+        assert refusal.message.isprintable()
+        assert len(refusal.message) < 400

@@ -45,6 +45,8 @@ SHORTAGE_DELAYS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 _BUBBLEWRAP = "bwrap: "
 _LINE = 4096
 """Bytes of a log beyond which it is no single line of bubblewrap's."""
+_SHOWN = 300
+"""Characters of it that an error repeats."""
 _PIPES = 4
 """Frames to the guest and from it, its standard error and output; then the gateway's listener, where it has
 one; then what belongs to callbacks."""
@@ -106,8 +108,9 @@ def bubblewrap_refusal(log: SessionLog) -> BridgeholdError | None:
     number = named(said)
     if number:
         return short_of(number, said)
+    shown = "".join(one if one.isprintable() else " " for one in said[:_SHOWN])  # a guest's, perhaps
     return UnsupportedError(
-        f"bubblewrap did not start the sandbox: {said}",
+        f"bubblewrap did not start the sandbox: {shown}",
         hint="`bridgehold doctor` says what this machine lacks, and what gives it.",
     )
 
