@@ -9,12 +9,16 @@ import pytest
 
 from bridgehold.sandbox.limits.account import AccountReader, parse_cpu
 
+EVENTS = "low 0\nhigh 0\nmax 7\noom 1\noom_kill {}\noom_group_kill 0\n"
+CONTROL = "oom_kill_disable 0\nunder_oom 1\noom_kill {}\n"
 
-def reader(folder: Path, cpu: str, peak: str = "4096\n") -> AccountReader:
+
+def reader(folder: Path, cpu: str, peak: str = "4096\n", killed: str = EVENTS.format(0)) -> AccountReader:
     (folder / "cpu").write_text(cpu)
     (folder / "peak").write_text(peak)
+    (folder / "killed").write_text(killed)
     found = AccountReader()
-    found.open([os.open(folder / name, os.O_RDONLY) for name in ("cpu", "peak")])
+    found.open([os.open(folder / name, os.O_RDONLY) for name in ("cpu", "peak", "killed")])
     return found
 
 
@@ -26,7 +30,7 @@ def test_both_versions_say_the_same_each_time_anew(tmp_path: Path, cpu: str) -> 
     assert account.cpu_and_peak() == (1234, 8192)
     before = len(os.listdir("/proc/self/fd"))
     account.close()
-    assert len(os.listdir("/proc/self/fd")) == before - 2
+    assert len(os.listdir("/proc/self/fd")) == before - 3
     assert account.cpu_and_peak() is None
 
 
@@ -35,6 +39,20 @@ def test_what_can_t_be_read_is_nothing_and_no_error(tmp_path: Path, cpu: str, pe
     account = reader(tmp_path, cpu, peak)
     assert account.cpu_and_peak() is None
     account.close()
+
+
+@pytest.mark.parametrize("table", [EVENTS, CONTROL])
+def test_both_versions_say_what_was_killed_for_memory(tmp_path: Path, table: str) -> None:
+    account = reader(tmp_path, "1", killed=table.format(0))
+    assert not account.killed()
+    (tmp_path / "killed").write_text(table.format(2))
+    assert account.killed()
+    account.open([os.open(tmp_path / "killed", os.O_RDONLY)])  # a kernel without memory.peak
+    assert (account.killed(), account.cpu_and_peak()) == (True, None)
+    (tmp_path / "killed").write_text("oom_kill many")
+    assert not account.killed()
+    account.close()
+    assert not account.killed()
 
 
 def test_without_descriptors_there_is_nothing() -> None:
