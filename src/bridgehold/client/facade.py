@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
@@ -11,6 +12,8 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 A = TypeVar("A")
 P = ParamSpec("P")
 T = TypeVar("T")
+_LAST_SECONDS = 5.0
+"""For what is still under way when a loop is closed: its last words."""
 
 
 class Loop:
@@ -44,6 +47,16 @@ class Loop:
                 self._loop.run_forever()
             except (SystemExit, KeyboardInterrupt):
                 """Raised by code of the caller's; its task has it, and who waits is told by the next turn."""
+        with contextlib.suppress(SystemExit, KeyboardInterrupt):
+            self._cancel_all()
+
+    def _cancel_all(self) -> None:
+        """Whoever waits was interrupted, and what it waited for lets go of what it holds."""
+        left = asyncio.all_tasks(self._loop)
+        for task in left:
+            task.cancel()
+        if left:
+            self._loop.run_until_complete(asyncio.wait(left, timeout=_LAST_SECONDS))
 
 
 class Facade(Generic[A]):
