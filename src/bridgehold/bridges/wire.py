@@ -185,10 +185,26 @@ class FrameReader:
 
     def feed(self, data: bytes) -> list[GuestFrame | StrayFrame]:
         """The frames that `data` completes, in order. Raises `WireError`, and nothing else."""
-        return finished(self.steps(data))
+        steps = self.steps(data)
+        del data
+        return finished(steps)
 
     def steps(self, data: bytes) -> Generator[None, None, list[GuestFrame | StrayFrame]]:
-        """As `feed`, in turns; nothing else is fed meanwhile."""
+        """As `feed`, in turns; nothing else is fed meanwhile.
+
+        What is raised holds nothing of the stream, however long somebody keeps it.
+        """
+        try:
+            return (yield from self._steps(data))
+        except WireError as error:
+            broken = error.bare()
+        del data
+        try:
+            raise broken
+        finally:
+            del broken
+
+    def _steps(self, data: bytes) -> Generator[None, None, list[GuestFrame | StrayFrame]]:
         if self._broken:
             raise WireError("order", "the stream is broken already")
         self._buffer += data
