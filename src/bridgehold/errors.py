@@ -57,8 +57,9 @@ class BridgeholdError(Exception):
 
     def bare(self) -> Self:
         """The same without its frames, their data, and what led to it: to be kept, or raised once."""
-        self.__traceback__ = self.__cause__ = self.__context__ = None
-        return self
+        made = self.with_traceback(None)
+        made.__cause__ = made.__context__ = None
+        return made
 
     def again(self) -> BridgeholdError:
         """Another one of the same, for another who raises it."""
