@@ -22,19 +22,31 @@ class AccountReader:
         self._files = descriptors
 
     def cpu_and_peak(self) -> tuple[int, int] | None:
-        """(microseconds of processor time, most bytes of memory) since its start, if they are known."""
+        """(microseconds of processor time, most bytes of memory) since its start, if they are known.
+
+        cgroup v1 gives nanoseconds alone, v2 a table.
+        """
         if len(self._files) != 3:
             return None
         try:
             cpu, peak = (os.pread(file, _BYTES, 0) for file in self._files[:2])
-            return parse_cpu(cpu), int(peak)
+            name, *rest = cpu.split(None, 2)
+            if not rest:
+                return int(name) // 1000, int(peak)
+            return (int(rest[0]), int(peak)) if name == b"usage_usec" else None
         except (OSError, ValueError):  # the cgroup is gone: the worker's end has its sums
             return None
 
     def killed(self) -> bool:
-        """Whether the kernel has killed a process of it for want of memory, as far as that is known."""
+        """Whether the kernel has killed a process of it for want of memory, as far as that is known.
+
+        By memory.events, or v1's memory.oom_control.
+        """
+        if not self._files:
+            return False
         try:
-            return bool(self._files) and parse_kills(os.pread(self._files[-1], _BYTES, 0)) > 0
+            words = os.pread(self._files[-1], _BYTES, 0).split()
+            return int(dict(zip(words[::2], words[1::2], strict=False)).get(b"oom_kill", 0)) > 0
         except (OSError, ValueError):  # as above
             return False
 
@@ -43,19 +55,3 @@ class AccountReader:
         for file in self._files:
             os.close(file)
         self._files = []
-
-
-def parse_cpu(text: bytes) -> int:
-    """Microseconds: cgroup v1 gives nanoseconds alone, v2 a table. Raises `ValueError`."""
-    key, _, rest = text.partition(b" ")
-    if not rest:
-        return int(text) // 1000
-    if key != b"usage_usec":
-        raise ValueError("cpu.stat does not begin with usage_usec")
-    return int(rest.split(None, 1)[0])
-
-
-def parse_kills(text: bytes) -> int:
-    """Processes that were killed, of memory.events or v1's memory.oom_control. Raises `ValueError`."""
-    words = text.split()
-    return int(dict(zip(words[::2], words[1::2], strict=False)).get(b"oom_kill", 0))
