@@ -39,6 +39,21 @@ def status(answer: bytes) -> int:
 ACME = f"Authorization: Bearer {TOKENS['acme']}"
 
 
+@pytest.mark.parametrize(
+    ("asked", "code", "said"),
+    [
+        (("Expect: nonsense",), 417, "Leave the field out."),
+        ((f"X-Long: {'x' * 9_000}",), 400, "4096"),
+    ],
+)
+def test_what_the_library_refuses_is_told_as_everything_else(
+    face: HttpStage, asked: tuple[str, ...], code: int, said: str
+) -> None:
+    answer = raw(face, head(face, ACME, *asked))
+    error = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert (status(answer), error["code"], said in error["hint"]) == (code, "usage", True), answer
+
+
 def test_no_path_at_all_is_served_without_a_token(face: HttpStage) -> None:
     paths = [(route.method, re.sub(r"\{\w+\}", "x", route.path)) for route in ROUTES]
     paths += [

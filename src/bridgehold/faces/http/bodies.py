@@ -236,6 +236,7 @@ class BridgeFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 T = TypeVar("T", bound=msgspec.Struct)
+_TAKES = "GET /openapi.json says what this path takes."
 
 
 def read_body(data: bytes, kind: type[T]) -> T:
@@ -249,7 +250,7 @@ def read_body(data: bytes, kind: type[T]) -> T:
         name, twin = _twin(kind)
         found = twin.decode(data)
     except msgspec.ValidationError as error:
-        raise UsageError(f"the body: {misfit(error, kind)}"[:500], where="body") from None
+        raise UsageError(f"the body: {misfit(error, kind)}"[:500], where="body", hint=_TAKES) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         if len(data) <= MOST_BESIDE:
             loads(data, above=1)  # it says the place, which takes its time
@@ -262,7 +263,7 @@ def read_body(data: bytes, kind: type[T]) -> T:
         raise UsageError(f"the body: {len(beside)} bytes{passed}; {MOST_BESIDE} are taken", where="body")
     loads(beside, above=1)  # the same member twice, say
     if name == "arguments" and raw[:1] != b"{":
-        raise UsageError("the body: Expected `object` - at `$.arguments`", where="body")
+        raise UsageError("the body: Expected `object` - at `$.arguments`", where="body", hint=_TAKES)
     return kind(**msgspec.structs.asdict(found))
 
 

@@ -21,7 +21,9 @@ from bridgehold.errors import UsageError
 from bridgehold.faces.http.replies import refusal
 
 LARGEST_FIELD = 4_096
+LARGEST_LINE = 8_190
 MOST_FIELDS = 64
+_BOUNDS = f"Send HTTP/1.1: a first line of {LARGEST_LINE} bytes and fields of {LARGEST_FIELD} at the most."
 
 _quiet = logging.getLogger("bridgehold.http.aiohttp")
 _quiet.addHandler(logging.NullHandler())
@@ -56,8 +58,8 @@ class Connection(RequestHandler):
         """Answer bytes that are no HTTP with a JSON error, and end the connection."""
         if request.writer.output_size > 0:
             raise ConnectionError("a part of the response has been sent")
-        first = (message or "not a request").splitlines()[0]
-        answer = refusal(status, UsageError(f"this is no HTTP request: {first[:200]}"))
+        first = (message or "not a request").splitlines()[0].partition(" when reading")[0]
+        answer = refusal(status, UsageError(f"this is no HTTP request: {first[:200]}", hint=_BOUNDS))
         answer.force_close()
         return answer
 
@@ -153,11 +155,12 @@ class Runner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         plain = await super()._make_server()
         return BoundedServer(
-            plain.request_handler,
+            _in_json(plain.request_handler),
             self._places,
             request_factory=plain.request_factory,
             handler_cancellation=True,
             keepalive_timeout=self._idle_s,
+            max_line_size=LARGEST_LINE,
             max_field_size=LARGEST_FIELD,
             max_headers=MOST_FIELDS,
             auto_decompress=False,
@@ -165,3 +168,18 @@ class Runner(web.AppRunner):
             access_log=None,
             logger=_quiet,
         )
+
+
+def _in_json(
+    handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
+    """`handle`, with JSON for what the library itself refuses: an `Expect` that nobody knows."""
+
+    async def handled(request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return await handle(request)
+        except web.HTTPException as error:
+            said = UsageError(error.text or error.reason, hint="Leave the field out.")
+            return refusal(error.status, said)
+
+    return handled
