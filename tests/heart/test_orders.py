@@ -160,3 +160,22 @@ def test_what_is_narrowed_while_an_environment_is_built_holds_for_the_session_th
         assert "/data/0" not in str(order.spec.mounts)
 
     clock.run(act())
+
+
+def test_what_a_reload_takes_from_a_bridge_while_its_environment_is_built_is_not_started_with() -> None:
+    settings = Settings(Config(bridges={"first": {"environment": {"WAY": "before"}}}))
+
+    class Reloaded(Around):
+        async def ensure(self, *given: object, grant: Grant) -> Any:
+            settings.now = Config(bridges={"first": {"environment": {"WAY": "after"}}})
+            return await super().ensure(*given, grant=grant)
+
+    async def act() -> None:
+        parts: Any = Reloaded(Steps())
+        sink: Any = DoubleJournal(Steps())
+        order = await Orders(parts, parts, parts, settings, sink).make(
+            "acme", "first", "s-1", "one", "caller"
+        )
+        assert dict(order.spec.environment)["WAY"] == "after"
+
+    clock.run(act())

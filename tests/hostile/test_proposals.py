@@ -142,7 +142,13 @@ def test_who_asked_never_approves_and_nobody_sees_anothers(host: Stage) -> None:
         client(host, tenant(host, "evil")) as evil,
     ):
         error = refused(lambda: own.run(f"{name}:act", {"code": ""}, tenant="acme"))
-        assert refused(lambda: evil.request("proposal.make", {"event": error.event})).code == "not_found"
+        others, none = (
+            refused(lambda event=event: evil.request("proposal.make", {"event": event})).info()
+            for event in (error.event, f"{error.event}9999")
+        )
+        assert (others.code, "9999" in none.message) == ("not_found", True)
+        assert others.hint == none.hint, "another's event is in no word different from none"
+        assert others.message == none.message.replace("9999", "")
         made = boss.request("proposal.make", {"event": error.event})
         assert made["by"] == "boss"
         fault = refused(lambda: boss.request("proposal.approve", signed(host, boss, made["id"])))

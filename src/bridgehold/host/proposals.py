@@ -275,15 +275,19 @@ class Proposals:
 
     def _refused(self, principal: Principal, name: str) -> tuple[Act, Entry]:
         """What was refused, to whom. Blocks."""
-        told = story(self._audit, name)
+        none = NotFoundError(
+            f"no event {name[:80]!r} in this audit",
+            hint="A reference is INSTANCE.SEQ, as errors name it.",
+        )
+        try:
+            told = story(self._audit, name)
+        except NotFoundError:
+            raise none from None
         entry = told.event
         opened = (one.text("bridge") for one in told.related if one.kind == "session.opened")
         bridge = entry.text("bridge") or next(opened, "")
         if not (principal.may_act_for(entry.tenant) and principal.may_use(bridge)):
-            raise NotFoundError(
-                f"no event {name[:80]!r} in this audit",
-                hint="A reference is INSTANCE.SEQ, as errors name it.",
-            )
+            raise none  # of another tenant: in no word different from one that isn't there
         act = act_of(entry, hosts_of(self._registry.config))
         if not bridge or act is None or act.allowed:
             raise UsageError(

@@ -93,7 +93,7 @@ class Orders:
             grant = self._startable(await self._registry.grant(tenant, bridge))
             own = narrowed(grant, asked, manifest.needs.limits) if asked != NOTHING else grant
             environment = await self._environments.ensure(manifest, grant=grant)
-            if await self._holds(tenant, manifest, grant):
+            if await self._holds(tenant, manifest, grant) and self._settings.bridge(bridge) == section:
                 break
         else:
             raise BusyError(
