@@ -23,12 +23,14 @@ from bridgehold import BridgeholdError, Host, SyncClient
 from bridgehold.audit.read import read_kind
 from bridgehold.bridges.kit.provider import Provider
 from bridgehold.config.layout import Layout
+from bridgehold.host.front.forwarding import FORWARDED
 from bridgehold.keeper.admin import SecretAdmin
 from bridgehold.sandbox import procfs
 from hostile import told_anew
 from hostile.served import running
 from hostile.stage import KINDS_OF_HOSTS, Stage, make_home, stage
 from hostile.taken_over import act_in_cell, doors
+from hostile.test_probes import probes
 from waiting import until
 
 pytestmark = pytest.mark.hostile
@@ -561,6 +563,18 @@ def test_cells_hear_of_providers_and_scripts_as_a_host_without_them(host: Stage)
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         told_anew.a_folder_of_scripts_comes_and_goes(host, "moving", Path(folder) / "python")
+
+
+@pytest.mark.parametrize("tenant", ["", "../x", None])
+def test_a_tenant_without_a_name_ends_no_cell(host: Stage, tenant: str | None) -> None:
+    with host.session() as session:
+        before = cells(host)
+        for method, asked in probes(host.plain, session.id).items():
+            if method in FORWARDED and "tenant" in asked and method != "session.hold":
+                with contextlib.suppress(BridgeholdError):
+                    host.client.request(method, {**asked, "tenant": tenant})
+        assert session.run("act", {"code": "result['x'] = 1"}) == {"x": 1}
+        assert before <= cells(host)
 
 
 def test_a_slip_of_a_program_begins_no_cell(host: Stage) -> None:
