@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -563,6 +565,42 @@ def test_cells_hear_of_providers_and_scripts_as_a_host_without_them(host: Stage)
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         told_anew.a_folder_of_scripts_comes_and_goes(host, "moving", Path(folder) / "python")
+
+
+def test_no_caller_makes_its_cell_ask_the_front_what_ends_it(host: Stage) -> None:
+    """What only the front answers goes on to it, as much and as often as a caller likes."""
+    with host.session(tenant="handed") as session, contextlib.ExitStack() as left:
+        session.run("act", {"code": "result = 1"})
+        for method in ("proposal.make", "no.such"):
+            with SyncClient.connect(host.layout.socket, tenant="handed") as own:
+                own.request("describe", {"bridge": host.plain, "tenant": "handed"})  # it is the cell's by now
+                with pytest.raises(BridgeholdError) as refused:
+                    own.request(method, {"event": "x" * 100_000})
+                assert refused.value.code == "limit"
+        for _ in range(6):
+            sock = left.enter_context(socket.socket(socket.AF_UNIX))
+            sock.connect(str(host.layout.socket))
+            sock.settimeout(30)
+            hello = {"id": 1, "method": "hello", "params": {"tenant": "handed"}}
+            mine = {"id": 2, "method": "describe", "params": {"bridge": host.plain, "tenant": "handed"}}
+            for asked in (hello, mine):
+                sock.sendall(framed(asked))
+                assert sock.recv(65_536)
+            looks = (
+                {"id": number, "method": "proposal.make", "params": {"event": f"c-{number:016}"}}
+                for number in range(3, 240)
+            )
+            sock.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                sock.sendall(b"".join(map(framed, looks)))
+        assert session.run("act", {"code": "result['x'] = 1"}) == {"x": 1}
+    with host.session(tenant="handed") as session:
+        assert session.run("act", {"code": "result['x'] = 1"}) == {"x": 1}
+
+
+def framed(asked: dict[str, object]) -> bytes:
+    body = json.dumps(asked).encode()
+    return len(body).to_bytes(4, "big") + body
 
 
 @pytest.mark.parametrize("tenant", ["", "../x", None])

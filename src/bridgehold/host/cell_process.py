@@ -38,7 +38,7 @@ from bridgehold.host.shares import cell_wire
 from bridgehold.host.shares.callers import CALLER
 from bridgehold.host.shares.handed_files import HandedFiles
 from bridgehold.host.shares.lending import Lent
-from bridgehold.host.shares.link import Link, Waiting, decoded
+from bridgehold.host.shares.link import OF_CELL, Link, Waiting, decoded
 from bridgehold.host.shares.openings import Openings
 from bridgehold.host.startup import FileChange, HostConfig
 from bridgehold.ids import LOCAL_TENANT
@@ -66,7 +66,7 @@ class CellProcess:
         host = given.host
         self._layout = Layout(config=Path(host.config), state=Path(host.state), run=Path(host.run))
         self._config = Config.model_validate_json(given.config)
-        self._link = Link(self._answer, tells=self._told)
+        self._link = Link(self._answer, tells=self._told, theirs=OF_CELL)
         self._parts: CellParts | None = None
         self._table: dict[str, Method] = {}
         self._callers: dict[int, object] = {}

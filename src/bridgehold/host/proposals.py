@@ -91,7 +91,9 @@ class Proposals:
         refusal or is allowed by now, and `DeniedError` where there is no such rule.
         """
         _one_line(params.reason)
-        act, refusal = await self._looks.take(principal.name, lambda: self._look_up(principal, params.event))
+        act, refusal = await self._looks.take(
+            principal.name, lambda: self._look_up(principal, params.event), unasked=False
+        )
         self._tenants.demand(act.tenant)
         found = self._smallest(act, params.weakenings)
         now = time.time()
