@@ -20,7 +20,7 @@ from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.startup import FileChange
-from bridgehold.ids import LOCAL_TENANT, digest_bytes
+from bridgehold.ids import LOCAL_TENANT, digest_bytes, nearest
 from bridgehold.policies import shipped
 from bridgehold.policies.approved import SKEW_S, Verified
 from bridgehold.policies.changes import Capability, compare
@@ -126,7 +126,8 @@ class Reviews:
         found = self._own("policy", name)
         if found is None:
             hint = "A policy that comes with the package is reviewed with it: `bridgehold policy show`."
-            raise NotFoundError(f"policies/{name[:80]}.toml is not there", hint=hint)
+            near = nearest(name, self._registry.files.names("policy"))
+            raise NotFoundError(f"policies/{name[:80]}.toml is not there{near}", hint=hint)
         text = self._own("review", name)
         known, state = self._known(name, found, text)
         shown = PolicyReview(

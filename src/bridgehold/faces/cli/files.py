@@ -14,6 +14,7 @@ from bridgehold.client.client import connect
 from bridgehold.client.session import ClientSession
 from bridgehold.client.session_files import SessionFiles
 from bridgehold.errors import UsageError
+from bridgehold.faces.cli.known import session_of
 from bridgehold.faces.layout import dim, number
 from bridgehold.faces.render import print_json, table
 from bridgehold.faces.screen import err
@@ -60,7 +61,8 @@ def files(
 
 async def _of(name: str, act: _Act, typed: _Typed) -> None:
     async with connect() as client:
-        found = await client.request("session.find", {"session": name})
+        async with session_of(client, name):
+            found = await client.request("session.find", {"session": name})
         session = ClientSession(client, found["bridge"], found["tenant"], found["id"])
         await act(session.files, typed)
 

@@ -17,7 +17,7 @@ from bridgehold.config.layout import default_layout
 from bridgehold.config.load import load_config
 from bridgehold.config.pushed import standings
 from bridgehold.faces import layout
-from bridgehold.faces.cli.known import check_bridge, check_tenant, typed_tenant
+from bridgehold.faces.cli.known import check_bridge, check_tenant, session_of, typed_tenant
 from bridgehold.faces.layout import Column, Line, number
 from bridgehold.faces.progress import console, waiting
 from bridgehold.faces.render import plain, print_json, print_json_line, table
@@ -53,7 +53,7 @@ def profile(
 ) -> None:
     """Where a session's worker spends its time, by samples of its own stacks, whatever it is doing."""
     with waiting(f"looking at {session} for {seconds:g} s"):
-        found = asyncio.run(_request("session.profile", {"session": session, "seconds": seconds}))
+        found = asyncio.run(_of_session("session.profile", session, {"seconds": seconds}))
     if json_output:
         print_json(found)
     elif collapsed:
@@ -70,7 +70,7 @@ def profile(
 
 def kill(session: Session) -> None:
     """End a session at once, whatever it is doing."""
-    found = asyncio.run(_request("session.kill", {"session": session, "reason": "killed by an operator"}))
+    found = asyncio.run(_of_session("session.kill", session, {"reason": "killed by an operator"}))
     out.say(f"ended {found['id']}")
 
 
@@ -185,6 +185,11 @@ async def _of_known(method: str, params: dict[str, Any]) -> Any:
         await check_tenant(client, params["tenant"])
         await check_bridge(client, params["bridge"])
         return await client.request(method, params)
+
+
+async def _of_session(method: str, session: str, params: dict[str, Any]) -> Any:
+    async with connect() as client, session_of(client, session):
+        return await client.request(method, {"session": session, **params})
 
 
 async def _request(method: str, params: dict[str, Any]) -> Any:

@@ -9,7 +9,7 @@ import typer
 
 from bridgehold.client.client import connect
 from bridgehold.errors import UsageError
-from bridgehold.faces.cli.known import check_bridge, typed_tenant
+from bridgehold.faces.cli.known import check_bridge, check_kind, session_of, typed_tenant
 from bridgehold.faces.cli.place import limits
 from bridgehold.faces.layout import Column, dim, number
 from bridgehold.faces.render import print_json, table
@@ -87,9 +87,11 @@ def sessions(
 async def _sessions(end: str, extend: str, more: dict[str, str]) -> list[SessionInfo]:
     async with connect() as client:
         if extend:
-            await client.request("session.extend", {"session": extend, "limits": more})
+            async with session_of(client, extend):
+                await client.request("session.extend", {"session": extend, "limits": more})
         if end:
-            await client.request("session.close", {"session": end})
+            async with session_of(client, end):
+                await client.request("session.close", {"session": end})
         return await client.sessions()
 
 
@@ -143,7 +145,10 @@ async def _resources(tenant: str, bridge: str, kind: str) -> list[ResourceRef]:
     parse_name(tenant, "tenant")
     async with connect() as client:
         await check_bridge(client, bridge)
-        return await client.list_resources(tenant=tenant, bridge=bridge, kind=kind)
+        found = await client.list_resources(tenant=tenant, bridge=bridge, kind=kind)
+        if not found:
+            await check_kind(client, kind)
+        return found
 
 
 def logs(session: Annotated[str, typer.Argument(help="Session name or id.")]) -> None:
@@ -152,5 +157,5 @@ def logs(session: Annotated[str, typer.Argument(help="Session name or id.")]) ->
 
 
 async def _logs(session: str) -> str:
-    async with connect() as client:
+    async with connect() as client, session_of(client, session):
         return await client.logs(session)
