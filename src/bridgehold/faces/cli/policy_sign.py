@@ -11,7 +11,8 @@ import typer
 
 from bridgehold.config.layout import default_layout
 from bridgehold.errors import UsageError
-from bridgehold.faces.cli.proposals import ask, seconds_of
+from bridgehold.faces.cli.asking import ask
+from bridgehold.faces.cli.proposals import seconds_of
 from bridgehold.faces.layout import Column
 from bridgehold.faces.render import print_json, short, table
 from bridgehold.faces.screen import err, out

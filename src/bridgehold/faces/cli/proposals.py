@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import time
 from typing import Annotated, Any
@@ -10,9 +9,9 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from bridgehold.client.client import connect
 from bridgehold.config.layout import default_layout
 from bridgehold.errors import UsageError
+from bridgehold.faces.cli.asking import ask
 from bridgehold.faces.cli.known import typed_tenant
 from bridgehold.faces.layout import Column, dim
 from bridgehold.faces.render import print_json, table
@@ -203,13 +202,3 @@ def _say(one: Proposal, to: Any) -> None:
 
 def _shown(proposal: str) -> ShownProposal:
     return msgspec.convert(ask("proposal.show", {"proposal": proposal}), type=ShownProposal)
-
-
-def ask(method: str, params: dict[str, Any]) -> Any:
-    """The running host's answer."""
-
-    async def asked() -> Any:
-        async with connect() as client:
-            return await client.request(method, params)
-
-    return asyncio.run(asked())

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from bridgehold.client.client import connect
 from bridgehold.errors import UsageError
+from bridgehold.faces.cli.asking import ask, using
 from bridgehold.faces.cli.known import typed_tenant
 from bridgehold.faces.layout import Column, dim, number
 from bridgehold.faces.progress import waiting
@@ -36,13 +35,8 @@ def submit(
 
     Exit status 1 where something that any bridge must do fails.
     """
-
-    async def hand_in() -> Submission:
-        async with connect() as client:
-            return await client.submit(source, tenant=tenant)
-
     with waiting(f"checking {source.name}"):
-        made = asyncio.run(hand_in())
+        made = using(lambda client: client.submit(source, tenant=tenant))
     if json_output:
         print_json(made)
     else:
@@ -73,7 +67,7 @@ def list_submissions(
     json_output: Json = False,
 ) -> None:
     """Bridges that were handed in, the newest last."""
-    found = msgspec.convert(_ask("bridge.submissions", {"tenant": tenant or None}), type=list[Submission])
+    found = msgspec.convert(ask("bridge.submissions", {"tenant": tenant or None}), type=list[Submission])
     if json_output:
         print_json(found)
         return
@@ -110,7 +104,7 @@ def approve(
         if not (yes or typer.confirm("Have new sessions begin with it?", err=True)):
             raise typer.Exit(1)
         seen = shown.seen
-    _released(_ask("bridge.approve", {"submission": submission, "seen": seen}), json_output=json_output)
+    _released(ask("bridge.approve", {"submission": submission, "seen": seen}), json_output=json_output)
 
 
 def reject(
@@ -120,7 +114,7 @@ def reject(
 ) -> None:
     """Refuse it; its bytes are gone."""
     done = msgspec.convert(
-        _ask("bridge.reject", {"submission": submission, "reason": reason}), type=Submission
+        ask("bridge.reject", {"submission": submission, "reason": reason}), type=Submission
     )
     if json_output:
         print_json(done)
@@ -134,7 +128,7 @@ def rollback(
     json_output: Json = False,
 ) -> None:
     """Have new sessions begin with the release before the one in use; after the first, with none."""
-    _released(_ask("bridge.rollback", {"bridge": bridge, "tenant": tenant}), json_output=json_output)
+    _released(ask("bridge.rollback", {"bridge": bridge, "tenant": tenant}), json_output=json_output)
 
 
 def _released(answer: Any, *, json_output: bool) -> None:
@@ -142,7 +136,7 @@ def _released(answer: Any, *, json_output: bool) -> None:
     if json_output:
         print_json(done)
         return
-    listed = msgspec.convert(_ask("sessions", {}), type=list[SessionInfo])
+    listed = msgspec.convert(ask("sessions", {}), type=list[SessionInfo])
     still = [one for one in listed if (one.bridge, one.tenant) == (done.bridge, done.tenant)]
     now = f"begin with {done.digest}" if done.digest else "don't begin: it has no release in use"
     out.say(f"new sessions of {done.bridge} of {done.tenant} {now}")
@@ -187,12 +181,4 @@ def _tried(one: Submission, to: Screen = out) -> None:
 
 
 def _shown(submission: str) -> Shown:
-    return msgspec.convert(_ask("bridge.submission", {"submission": submission}), type=Shown)
-
-
-def _ask(method: str, params: dict[str, Any]) -> Any:
-    async def ask() -> Any:
-        async with connect() as client:
-            return await client.request(method, params)
-
-    return asyncio.run(ask())
+    return msgspec.convert(ask("bridge.submission", {"submission": submission}), type=Shown)
