@@ -21,6 +21,7 @@ from bridgehold.faces.http.route import route
 from bridgehold.faces.http.running import Running
 from bridgehold.faces.http.statuses import Refused, status_of
 from bridgehold.protocol.values import Answer
+from bridgehold.tasks import begin_task
 
 _STREAM = "text/event-stream"
 
@@ -176,9 +177,7 @@ async def _begun(call: Call, running: Running, params: dict[str, Any]) -> web.St
             place.give_back()
             face.commands.end(principal, running)
 
-    task = asyncio.create_task(work())
-    face.commands.tasks.add(task)
-    task.add_done_callback(face.commands.tasks.discard)
+    begin_task(work(), face.commands.tasks)
     return await _followed(call, running, log, 0)
 
 

@@ -23,6 +23,7 @@ from bridgehold.host.cell.workers.starts import Record, guarded, open_session
 from bridgehold.host.front.boots import OrderMaker, StartOrder
 from bridgehold.ids import new_session_id
 from bridgehold.sandbox.spec import spec_digest
+from bridgehold.tasks import begin_task
 
 
 class Preparer(Protocol):
@@ -159,10 +160,7 @@ class WarmPool:
     def _fill(self, pool: _Pool, order: StartOrder) -> None:
         while len(pool.ready) + pool.under_way < pool.limits.size:
             pool.under_way += 1
-            task = asyncio.create_task(self._add(pool, order))
-            for tasks in (self._tasks, pool.starts):
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
+            begin_task(self._add(pool, order), self._tasks, pool.starts)
 
     async def _add(self, pool: _Pool, like: StartOrder) -> None:
         order = msgspec.structs.replace(like, session=new_session_id(), session_name="")
@@ -224,10 +222,7 @@ class WarmPool:
     def _drain(self, pool: _Pool, reason: str) -> list[asyncio.Task[None]]:
         ending = []
         while pool.ready:
-            task = asyncio.create_task(_end(pool.ready.popleft(), reason))
-            ending.append(task)
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            ending.append(begin_task(_end(pool.ready.popleft(), reason), self._tasks))
         return ending
 
     async def stop(self) -> None:

@@ -40,6 +40,7 @@ from bridgehold.ids import random_id
 from bridgehold.policies.units import format_size
 from bridgehold.sandbox.spec import spec_digest, warming_spec
 from bridgehold.sandbox.values import ExitReport, SandboxSpec, StartNote
+from bridgehold.tasks import begin_task
 
 T = TypeVar("T")
 _LOG_BYTES = 64 * 1024
@@ -363,6 +364,4 @@ class Zygotes:
             self._spawn(self._end(zygote, why))
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        begin_task(work, self._tasks)
