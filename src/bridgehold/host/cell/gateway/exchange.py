@@ -263,6 +263,4 @@ def never_sent(error: BridgeholdError) -> bool:
         return error.retry != "same"
     if isinstance(error, DeniedError):
         return error.where != REDIRECT
-    return error.where == UNREACHED or isinstance(
-        error, BusyError | BudgetError | SuspendedError | AuditError
-    )
+    return error.where == UNREACHED or isinstance(error, _NOT_BEGUN)

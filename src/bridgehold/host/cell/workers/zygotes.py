@@ -187,12 +187,7 @@ class Zygotes:
         try:
             await self._make_room()
             zygote = await self._warm(key, spec, order)
-        except (
-            BusyError,
-            ShortageError,
-            AuditError,
-            BudgetError,
-        ) as error:  # nothing that this key is to blame for
+        except _OTHERS_FAULTS as error:
             raise NoZygoteError(error.message) from error
         except BridgeholdError as error:
             lasting = isinstance(error, UnsupportedError)
