@@ -41,6 +41,10 @@ Folder = Annotated[
     Path | None,
     typer.Option("--audit", help="The audit's folder, such as a copy; this host's own if left out."),
 ]
+Anchors = Annotated[
+    list[Path] | None, typer.Option("--anchors", help="Anchors kept elsewhere: a file or folder.")
+]
+Keys = Annotated[list[Path] | None, typer.Option("--key", help="A public key that may sign anchors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _MOST_ROWS = 30
 _TOLD = 50_000
@@ -140,12 +144,8 @@ def _nothing(folder: Path, wanted: Query, question: str, framework: str) -> str:
 
 def verify(
     audit: Folder = None,
-    anchors: Annotated[
-        list[Path] | None, typer.Option("--anchors", help="Anchors kept elsewhere: a file or folder.")
-    ] = None,
-    keys: Annotated[
-        list[Path] | None, typer.Option("--key", help="A public key that may sign anchors.")
-    ] = None,
+    anchors: Anchors = None,
+    keys: Keys = None,
     fresh: Annotated[
         int | None, typer.Option(min=0, help="Seconds that the newest anchor kept elsewhere may be old.")
     ] = None,
