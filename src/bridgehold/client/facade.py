@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
@@ -10,6 +11,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 A = TypeVar("A")
 P = ParamSpec("P")
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -67,6 +69,25 @@ def waited(
     return wait
 
 
+def entered(
+    method: Callable[Concatenate[A, P], contextlib.AbstractAsyncContextManager[S]],
+    make: Callable[[Loop, S], T],
+) -> Callable[Concatenate[Facade[A], P], contextlib.AbstractContextManager[T]]:
+    """As `waited`, of what is a block: it gives what `make` makes of the block's own."""
+
+    @contextlib.contextmanager
+    def block(self: Facade[A], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        manager = getattr(self._awaited, method.__name__)(*args, **kwargs)
+        inner = self._loop.run(manager.__aenter__())
+        try:
+            yield make(self._loop, inner)
+        finally:
+            self._loop.run(_left(manager))
+
+    functools.update_wrapper(block, method)
+    return block
+
+
 def each(loop: Loop, items: AsyncIterator[T]) -> Iterator[T]:
     """One after the other, each waited for."""
     try:
@@ -78,6 +99,10 @@ def each(loop: Loop, items: AsyncIterator[T]) -> Iterator[T]:
 
 async def _next(events: AsyncIterator[T]) -> T | None:
     return await anext(events, None)
+
+
+async def _left(manager: contextlib.AbstractAsyncContextManager[Any]) -> None:
+    await manager.__aexit__(None, None, None)
 
 
 async def _closed(events: AsyncIterator[Any]) -> None:
