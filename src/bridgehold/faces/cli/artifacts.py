@@ -10,6 +10,7 @@ import typer
 
 from bridgehold.faces.cli.asking import using
 from bridgehold.faces.cli.known import typed_tenant
+from bridgehold.faces.cli.options import Json
 from bridgehold.faces.layout import dim, number
 from bridgehold.faces.render import print_json, table
 from bridgehold.faces.screen import err, out
@@ -22,7 +23,7 @@ Digest = Annotated[str, typer.Argument(help="sha256:…, as `artifacts list` sho
 
 def list_artifacts(
     tenant: Tenant = LOCAL_TENANT,
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_output: Json = False,
 ) -> None:
     """The tenant's artifacts, the newest last."""
     found = using(lambda client: client.files(tenant=tenant))

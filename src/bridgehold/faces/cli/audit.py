@@ -32,6 +32,7 @@ from bridgehold.audit.telling import tell
 from bridgehold.audit.verify import render_report, verify_audit
 from bridgehold.config.layout import default_layout
 from bridgehold.errors import AuditError
+from bridgehold.faces.cli.options import Json
 from bridgehold.faces.layout import dim
 from bridgehold.faces.render import print_json, print_json_line, print_traceback, short, table
 from bridgehold.faces.screen import err, out
@@ -45,7 +46,6 @@ Anchors = Annotated[
     list[Path] | None, typer.Option("--anchors", help="Anchors kept elsewhere: a file or folder.")
 ]
 Keys = Annotated[list[Path] | None, typer.Option("--key", help="A public key that may sign anchors.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _MOST_ROWS = 30
 _TOLD = 50_000
 """Events: an index that takes as many is told of."""

@@ -23,7 +23,8 @@ from bridgehold.audit.reading.syntax import equal
 from bridgehold.audit.verify import verify_audit
 from bridgehold.config.layout import default_layout
 from bridgehold.errors import AuditError
-from bridgehold.faces.cli.audit import Anchors, Folder, Json, Keys, audit_folder
+from bridgehold.faces.cli.audit import Anchors, Folder, Keys, audit_folder
+from bridgehold.faces.cli.options import Json
 from bridgehold.faces.render import print_json
 from bridgehold.faces.report.gather import Gathering, Scope, wanted
 from bridgehold.faces.report.sections import Document, markdown, page

@@ -14,6 +14,7 @@ from bridgehold.config.layout import default_layout
 from bridgehold.errors import BridgeholdError, EnvironmentBuildError, EnvironmentChangedError
 from bridgehold.faces.cli.asking import ask
 from bridgehold.faces.cli.known import typed_tenant
+from bridgehold.faces.cli.options import Json
 from bridgehold.faces.cli.policy import offline_registry
 from bridgehold.faces.layout import Column, number
 from bridgehold.faces.progress import build_progress, show_progress, waiting
@@ -26,7 +27,6 @@ Bridge = Annotated[str, typer.Argument(help="The bridge.")]
 Tenant = Annotated[
     str, typer.Option(help="Who sees it: tenants may have bridges of their own.", callback=typed_tenant)
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _CHANGED = {"CHANGED": "bold red"}
 
 

@@ -14,6 +14,7 @@ from bridgehold.client.session import ClientSession
 from bridgehold.client.session_files import SessionFiles
 from bridgehold.errors import UsageError
 from bridgehold.faces.cli.asking import using
+from bridgehold.faces.cli.options import Json
 from bridgehold.faces.layout import dim, number
 from bridgehold.faces.render import print_json, table
 from bridgehold.faces.screen import err
@@ -48,7 +49,7 @@ def files(
     paths: Annotated[list[str] | None, typer.Argument(help="One or two, as the action takes them.")] = None,
     depth: Annotated[int, typer.Option(help="Levels that `ls` shows.", min=1, max=32)] = 1,
     recursive: Annotated[bool, typer.Option("--recursive", help="`rm`: with all that is in it.")] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_output: Json = False,
 ) -> None:
     """See, take out, put in, move and remove files of a session. Folders go as a whole."""
     act = _ACTIONS.get(action)

@@ -19,6 +19,7 @@ from bridgehold.config.pushed import standings
 from bridgehold.faces import layout
 from bridgehold.faces.cli.asking import ask, using
 from bridgehold.faces.cli.known import check_bridge, check_tenant, typed_tenant
+from bridgehold.faces.cli.options import Json
 from bridgehold.faces.layout import Column, Line, number
 from bridgehold.faces.progress import console, waiting
 from bridgehold.faces.render import plain, print_json, print_json_line, table
@@ -50,7 +51,7 @@ def profile(
     collapsed: Annotated[
         bool, typer.Option("--collapsed", help="Print stacks for a flame graph: frames, then a count.")
     ] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_output: Json = False,
 ) -> None:
     """Where a session's worker spends its time, by samples of its own stacks, whatever it is doing."""
     with waiting(f"looking at {session} for {seconds:g} s"):

@@ -12,7 +12,7 @@ import typer
 from bridgehold.config.layout import default_layout
 from bridgehold.errors import UsageError
 from bridgehold.faces.cli.asking import ask
-from bridgehold.faces.cli.known import typed_tenant
+from bridgehold.faces.cli.options import Json, OfTenant
 from bridgehold.faces.layout import Column, dim
 from bridgehold.faces.render import print_json, table
 from bridgehold.faces.screen import err, out
@@ -24,7 +24,6 @@ from bridgehold.policies.units import format_ms, parse_duration
 from bridgehold.protocol.proposals import LONGEST, SHORTEST, Proposal, ShownProposal
 
 Name = Annotated[str, typer.Argument(help="The proposal, as `proposals list` has it.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _STYLES = {"high": "red", "medium": "yellow", "info": "dim", "gains": "yellow"}
 
 
@@ -64,9 +63,7 @@ def propose(
 
 def proposals(
     context: typer.Context,
-    tenant: Annotated[
-        str, typer.Option("--tenant", help="Of this tenant alone.", callback=typed_tenant)
-    ] = "",
+    tenant: OfTenant = "",
     json_output: Json = False,
 ) -> None:
     """Rules that were asked for after a refusal: see, approve, reject."""
@@ -75,9 +72,7 @@ def proposals(
 
 
 def list_proposals(
-    tenant: Annotated[
-        str, typer.Option("--tenant", help="Of this tenant alone.", callback=typed_tenant)
-    ] = "",
+    tenant: OfTenant = "",
     json_output: Json = False,
 ) -> None:
     """Rules that were asked for, the newest last."""

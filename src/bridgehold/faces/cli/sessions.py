@@ -10,6 +10,7 @@ from bridgehold.client.client import Client
 from bridgehold.errors import UsageError
 from bridgehold.faces.cli.asking import ask, using
 from bridgehold.faces.cli.known import check_bridge, typed_tenant
+from bridgehold.faces.cli.options import Json
 from bridgehold.faces.cli.place import limits
 from bridgehold.faces.layout import Column, dim, number
 from bridgehold.faces.render import print_json, table
@@ -55,7 +56,7 @@ def sessions(
             "--limit", help="With --extend: session=10m from now on, idle=1m; at most the policy's."
         ),
     ] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_output: Json = False,
 ) -> None:
     """List the sessions you may see, end one, or give one more time."""
     if context.invoked_subcommand is not None:
@@ -92,7 +93,7 @@ async def _sessions(client: Client, end: str, extend: str, more: dict[str, str])
     return await client.sessions()
 
 
-def zygotes(json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def zygotes(json_output: Json = False) -> None:
     """List zygotes, which sessions are forked from, and how many sandboxes stand ready in warm pools."""
     found = ask("zygotes", {})
     if json_output:
@@ -120,7 +121,7 @@ def resources(
     tenant: Annotated[str, typer.Option(help="Whose.", callback=typed_tenant)] = LOCAL_TENANT,
     bridge: Annotated[str, typer.Option(help="Of this bridge only.")] = "",
     kind: Annotated[str, typer.Option(help="Of this kind only: program, chain, …")] = "",
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_output: Json = False,
 ) -> None:
     """List what the tenant's sessions hold: programs, chains, models."""
     parse_name(tenant, "tenant")

@@ -12,6 +12,7 @@ from bridgehold.config.effective import effective_settings
 from bridgehold.config.layout import find_layout
 from bridgehold.config.settings import Reload
 from bridgehold.faces.cli.asking import ask
+from bridgehold.faces.cli.options import Json
 from bridgehold.faces.layout import dim, grouped
 from bridgehold.faces.render import print_json, table, tell_unread
 from bridgehold.faces.screen import err, out
@@ -19,7 +20,7 @@ from bridgehold.faces.screen import err, out
 
 def config(
     everything: Annotated[bool, typer.Option("--all", help="Defaults too.")] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_output: Json = False,
 ) -> None:
     """Check the configuration, and show what it says and who said it. Every fault is named at once."""
     layout = find_layout(os.environ, os.getuid())
@@ -41,7 +42,7 @@ def _shown(value: object) -> str:
     return value if isinstance(value, str) and value else msgspec.json.encode(value).decode()
 
 
-def reload(json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def reload(json_output: Json = False) -> None:
     """Have the running host take over what has changed in config.toml, and which rules and bridges are gone.
 
     No session is dropped. Policies, tenants' files and bridges are read by each command, without a reload.

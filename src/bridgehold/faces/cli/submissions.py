@@ -11,6 +11,7 @@ import typer
 from bridgehold.errors import UsageError
 from bridgehold.faces.cli.asking import ask, using
 from bridgehold.faces.cli.known import typed_tenant
+from bridgehold.faces.cli.options import Json, OfTenant
 from bridgehold.faces.layout import Column, dim, number
 from bridgehold.faces.progress import waiting
 from bridgehold.faces.render import STATUS_STYLE, print_json, table
@@ -21,7 +22,6 @@ from bridgehold.protocol.submissions import Release, Shown, Submission
 from bridgehold.protocol.values import SessionInfo
 
 Name = Annotated[str, typer.Argument(help="The submission, as `bridge submissions` lists it.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Whose = Annotated[str, typer.Option("--tenant", help="Whose bridge it is.", callback=typed_tenant)]
 _STYLES = {"gains": "yellow", "new": "bold yellow", "loses": "green"}
 
@@ -50,9 +50,7 @@ def submit(
 
 def submissions(
     context: typer.Context,
-    tenant: Annotated[
-        str, typer.Option("--tenant", help="Of this tenant alone.", callback=typed_tenant)
-    ] = "",
+    tenant: OfTenant = "",
     json_output: Json = False,
 ) -> None:
     """Bridges that were handed in: see, approve, reject."""
@@ -61,9 +59,7 @@ def submissions(
 
 
 def list_submissions(
-    tenant: Annotated[
-        str, typer.Option("--tenant", help="Of this tenant alone.", callback=typed_tenant)
-    ] = "",
+    tenant: OfTenant = "",
     json_output: Json = False,
 ) -> None:
     """Bridges that were handed in, the newest last."""

@@ -14,8 +14,8 @@ import typer
 from bridgehold import writes
 from bridgehold.errors import DependencyError, EnvironmentChangedError, UsageError
 from bridgehold.faces.cli.asking import ask
-from bridgehold.faces.cli.bridges import Json
 from bridgehold.faces.cli.known import typed_tenant
+from bridgehold.faces.cli.options import Json
 from bridgehold.faces.layout import Column, Row, dim
 from bridgehold.faces.progress import waiting
 from bridgehold.faces.render import print_json, table

@@ -11,6 +11,7 @@ from bridgehold.client.client import Client
 from bridgehold.errors import UsageError
 from bridgehold.faces.cli.asking import ask, using
 from bridgehold.faces.cli.known import check_bridge, check_operation
+from bridgehold.faces.cli.options import Json
 from bridgehold.faces.layout import dim, number
 from bridgehold.faces.render import print_json, table
 from bridgehold.faces.screen import err, out
@@ -20,7 +21,6 @@ from bridgehold.protocol.tenants import NewToken, Removed, Revoked, TenantInfo, 
 
 Name = Annotated[str, typer.Argument(help="The tenant's name.")]
 TokenName = Annotated[str, typer.Argument(help="The token's name.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Reason = Annotated[str, typer.Option(help="Why; its callers are told.")]
 Limits = Annotated[
     list[str] | None,
