@@ -21,6 +21,7 @@ from bridgehold.errors import BridgeholdError, BusyError, NotFoundError, Replace
 from bridgehold.host.cell.workers.live import LiveWorker, Services
 from bridgehold.host.cell.workers.starts import Record, guarded, open_session
 from bridgehold.host.front.boots import OrderMaker, StartOrder
+from bridgehold.host.shares.cell_wire import AskOrder
 from bridgehold.ids import new_session_id
 from bridgehold.sandbox.spec import spec_digest
 from bridgehold.tasks import begin_task
@@ -186,7 +187,7 @@ class WarmPool:
             await asyncio.sleep(_LOOK_SECONDS)
             for (tenant, bridge), pool in list(self._pools.items()):
                 try:
-                    order = await make_order(tenant, bridge, "", "", "")
+                    order = await make_order(tenant, AskOrder(bridge=bridge))
                     current = self._pool(order)
                     found = await versions(tenant)
                     changed = bool(pool.secrets) and pool.secrets != found
