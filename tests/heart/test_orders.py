@@ -159,7 +159,7 @@ def test_what_is_narrowed_while_an_environment_is_built_holds_for_the_session_th
 
     async def act() -> None:
         around = Narrowed(Steps())
-        order = await orders_of(around, DoubleJournal(Steps())).make("acme", "first", "s-1", "one", "caller")
+        order = await orders_of(around, DoubleJournal(Steps())).make("acme", ask_of("s-1"))
         assert around.built == 2
         assert order.grant.read == ()
         assert "/data/0" not in str(order.spec.mounts)
