@@ -26,6 +26,15 @@ from bridgehold.tasks import begin_task
 _STREAM = "text/event-stream"
 
 
+@route("POST", "/v1/sessions/{session}/commands", gives=Answer, streams=True)
+async def run_in_session(call: Call, asked: Command) -> object:
+    """Run a command in a session."""
+    session = call.session_id()
+    bridge, tenant = await call.place(session)
+    operation = asked.operation if ":" in asked.operation else f"{bridge}:{asked.operation}"
+    return await _run(call, asked, {"operation": operation, "session": session, "tenant": tenant})
+
+
 @route("POST", "/v1/run", gives=Answer, streams=True)
 async def run(call: Call, asked: Run) -> object:
     """Run a command in the session `anonymous`, or one that is named."""
@@ -38,15 +47,6 @@ async def run_operation(call: Call, asked: RunOperation) -> object:
     """The same, the operation being named in the path."""
     where = {"session": asked.session, "tenant": call.caller.tenant(asked.tenant)}
     return await _run(call, asked, {"operation": f"{call.path('bridge')}:{call.path('operation')}", **where})
-
-
-@route("POST", "/v1/sessions/{session}/commands", gives=Answer, streams=True)
-async def run_in_session(call: Call, asked: Command) -> object:
-    """Run a command in a session."""
-    session = call.session_id()
-    bridge, tenant = await call.place(session)
-    operation = asked.operation if ":" in asked.operation else f"{bridge}:{asked.operation}"
-    return await _run(call, asked, {"operation": operation, "session": session, "tenant": tenant})
 
 
 @route("DELETE", "/v1/commands/{command}", gives=Taken, status=202, uncounted=True)
