@@ -20,7 +20,7 @@ from bridgehold.host.proposals import rule_of
 from bridgehold.keeper.approver import Approver
 from bridgehold.policies.approved import written
 from bridgehold.policies.tables import format_time
-from bridgehold.policies.units import format_ms, parse_duration
+from bridgehold.policies.units import format_ms, parse_days
 from bridgehold.protocol.proposals import LONGEST, SHORTEST, Proposal, ShownProposal
 
 Name = Annotated[str, typer.Argument(help="The proposal, as `proposals list` has it.")]
@@ -156,8 +156,7 @@ def reject(
 def seconds_of(text: str) -> int:
     """Of ``1h`` or ``7d``. Raises `UsageError`."""
     try:
-        days = text.removesuffix("d")
-        seconds = int(days) * 86_400 if days != text and days.isdecimal() else parse_duration(text) // 1000
+        seconds = parse_days(text) // 1000
     except ValueError as error:
         raise UsageError(str(error), where="--for") from None
     if not SHORTEST <= seconds <= LONGEST:
