@@ -13,6 +13,8 @@ A = TypeVar("A")
 P = ParamSpec("P")
 S = TypeVar("S")
 T = TypeVar("T")
+_LAST_SECONDS = 5.0
+"""For what is still under way when a loop is closed: its last words."""
 
 
 class Loop:
@@ -46,6 +48,16 @@ class Loop:
                 self._loop.run_forever()
             except (SystemExit, KeyboardInterrupt):
                 """Raised by code of the caller's; its task has it, and who waits is told by the next turn."""
+        with contextlib.suppress(SystemExit, KeyboardInterrupt):
+            self._cancel_all()
+
+    def _cancel_all(self) -> None:
+        """Whoever waits was interrupted, and what it waited for lets go of what it holds."""
+        left = asyncio.all_tasks(self._loop)
+        for task in left:
+            task.cancel()
+        if left:
+            self._loop.run_until_complete(asyncio.wait(left, timeout=_LAST_SECONDS))
 
 
 class Facade(Generic[A]):

@@ -15,6 +15,7 @@ from bridgehold import reads, writes
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.client.client import Client, Host
 from bridgehold.config.layout import default_layout
+from bridgehold.error_texts import mending
 from bridgehold.errors import BridgeholdError, ConfigError, UsageError
 from bridgehold.faces.authoring.check import Verdict, check
 from bridgehold.faces.authoring.scripts import read_script
@@ -76,7 +77,8 @@ def new(
     except OSError as error:
         where = str(error.filename or folder)
         hint = "Write it as the user whose host it is, or set BRIDGEHOLD_HOME to a folder of your own."
-        raise ConfigError(f"can't be written: {error.strerror}", where=where, hint=hint) from error
+        why = f"can't be written: {error.strerror}"
+        raise ConfigError(why, where=where, hint=mending(error, hint)) from error
     for path in (*sorted(folder.iterdir()), policy):
         out.say(str(path), whole=True)
     follow = "check" if "requirements.in" not in files else "lock"

@@ -282,9 +282,12 @@ class Leaf:
         )
 
     def account(self) -> list[int]:
-        """Descriptors of the files that count processor time and memory, for the caller to close."""
+        """As `SessionCgroup.account`."""
+        memory = self._folders["memory"]
         return files.open_all(
-            self._folders["cpuacct"] / "cpuacct.usage", self._folders["memory"] / "memory.max_usage_in_bytes"
+            self._folders["cpuacct"] / "cpuacct.usage",
+            memory / "memory.max_usage_in_bytes",
+            memory / "memory.oom_control",
         )
 
     def lift(self) -> None:

@@ -201,8 +201,11 @@ class Leaf:
         )
 
     def account(self) -> list[int]:
-        """Descriptors of the files that count processor time and memory, for the caller to close."""
-        return files.open_all(self._folder / "cpu.stat", self._folder / "memory.peak")
+        """As `SessionCgroup.account`; before kernel 5.19 there is no peak."""
+        killed = self._folder / "memory.events"
+        return files.open_all(
+            self._folder / "cpu.stat", self._folder / "memory.peak", killed
+        ) or files.open_all(killed)
 
     def lift(self) -> None:
         """As `SessionCgroup.lift`: it is thawed too."""
