@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import time
 from typing import Annotated, Any
@@ -10,10 +9,10 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from bridgehold.client.client import connect
 from bridgehold.config.layout import default_layout
 from bridgehold.errors import UsageError
-from bridgehold.faces.cli.known import typed_tenant
+from bridgehold.faces.cli.asking import ask
+from bridgehold.faces.cli.options import Json, OfTenant
 from bridgehold.faces.layout import Column, dim
 from bridgehold.faces.render import print_json, table
 from bridgehold.faces.screen import err, out
@@ -25,7 +24,6 @@ from bridgehold.policies.units import format_ms, parse_days
 from bridgehold.protocol.proposals import LONGEST, SHORTEST, Proposal, ShownProposal
 
 Name = Annotated[str, typer.Argument(help="The proposal, as `proposals list` has it.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _STYLES = {"high": "red", "medium": "yellow", "info": "dim", "gains": "yellow"}
 
 
@@ -65,9 +63,7 @@ def propose(
 
 def proposals(
     context: typer.Context,
-    tenant: Annotated[
-        str, typer.Option("--tenant", help="Of this tenant alone.", callback=typed_tenant)
-    ] = "",
+    tenant: OfTenant = "",
     json_output: Json = False,
 ) -> None:
     """Rules that were asked for after a refusal: see, approve, reject."""
@@ -76,9 +72,7 @@ def proposals(
 
 
 def list_proposals(
-    tenant: Annotated[
-        str, typer.Option("--tenant", help="Of this tenant alone.", callback=typed_tenant)
-    ] = "",
+    tenant: OfTenant = "",
     json_output: Json = False,
 ) -> None:
     """Rules that were asked for, the newest last."""
@@ -202,13 +196,3 @@ def _say(one: Proposal, to: Any) -> None:
 
 def _shown(proposal: str) -> ShownProposal:
     return msgspec.convert(ask("proposal.show", {"proposal": proposal}), type=ShownProposal)
-
-
-def ask(method: str, params: dict[str, Any]) -> Any:
-    """The running host's answer."""
-
-    async def asked() -> Any:
-        async with connect() as client:
-            return await client.request(method, params)
-
-    return asyncio.run(asked())
