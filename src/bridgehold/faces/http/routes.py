@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bridgehold.audit.reading.asked import FoundEvents
 from bridgehold.faces.http import (
     artifacts,
+    audits,
     bodies,
     commands,
     documents,
@@ -15,6 +17,7 @@ from bridgehold.faces.http import (
 from bridgehold.faces.http.operator_routes import OPERATOR_ROUTES
 from bridgehold.faces.http.route import Route
 from bridgehold.protocol.proposals import Proposal, ShownProposal
+from bridgehold.protocol.reviews import PolicyReview
 from bridgehold.protocol.submissions import Release, Shown, Submission
 from bridgehold.protocol.values import Answer, Artifact, OpenedSession, ResourceRef, SessionFacts
 
@@ -301,6 +304,21 @@ ROUTES: tuple[Route, ...] = (
         summary="Refuse it, or end one that was approved; operators only",
         body=bodies.Rejection,
         gives=Proposal,
+    ),
+    Route(
+        method="GET",
+        path="/v1/policies/{policy}/review",
+        handler=audits.review,
+        summary="Whether a policy is as it was signed, by whom, and what changed since; operators only",
+        gives=PolicyReview,
+    ),
+    Route(
+        method="GET",
+        path="/v1/audit",
+        handler=audits.query,
+        summary="Events that a question fits, of your own tenants; operators: of all",
+        gives=FoundEvents,
+        query=("question", "limit", "before", "after"),
     ),
     Route(
         method="POST",
