@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +21,7 @@ import pytest
 from bridgehold import SyncClient
 from bridgehold.audit.read import read_all
 from bridgehold.config.layout import Layout
+from bridgehold.host.startup import LEAVE
 from hostile.stage import make_home, stage, start_host, stop_host
 from http_face.http_support import TOKENS, principals, raw_to, url_of
 from waiting import until
@@ -134,6 +137,41 @@ def test_what_the_face_may_do_and_how_it_stops(
     assert not layout.tokens_socket.exists()
     (started,) = [entry for entry in read_all(layout.audit) if entry.kind == "host.started"]
     assert "public_http" in started.fields["weakenings"]  # type: ignore[operator]
+
+
+def test_whoever_came_before_the_host_leaves_is_answered(
+    layout: Layout, start: Callable[[], subprocess.Popen[bytes]]
+) -> None:
+    """Nothing tells a caller that its first request, or the rest of one, would come too late."""
+    host = start()
+    port = int(url_of(layout).rpartition(":")[2])
+    body = b'{"operation": "nonesuch:act", "arguments": {}}'
+    head = (
+        f"POST /v1/run HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKENS['acme']}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode()
+    whoami = f"GET /v1/sessions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKENS['acme']}\r\n\r\n"
+    begun = (b"", head[:40], head, head + body[:10])
+    with contextlib.ExitStack() as stack:
+        kept, *callers = (
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), 30)) for _ in range(5)
+        )
+        kept.sendall(whoami.encode())
+        until(lambda: b"\r\n\r\n" in kept.recv(65_536, socket.MSG_PEEK))
+        for caller, part in zip(callers, begun, strict=True):
+            caller.sendall(part)
+        # What is sent before a caller connects is heard before it is accepted: so all of that was.
+        assert b" 200 " in raw_to(
+            port, whoami.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n").encode(), 30
+        )
+        os.kill(tree(host.pid)[FACE].pid, LEAVE)
+        answered = b"".join(iter(lambda: kept.recv(65_536), b""))
+        assert answered.startswith(b"HTTP/1.1 200 "), "and it ends by itself, between two requests"
+        for caller, part in zip(callers, begun, strict=True):
+            caller.sendall((head + body)[len(part) :])
+            answer = b"".join(iter(lambda: caller.recv(65_536), b""))  # noqa: B023 - called at once
+            assert re.match(rb"HTTP/1.1 403 ", answer), (part, answer)
+            assert b"\r\nConnection: close\r\n" in answer
 
 
 @pytest.mark.parametrize(

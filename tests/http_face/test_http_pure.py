@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 from pathlib import Path
 
 import msgspec
 import pytest
+from aiohttp import web
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from bridgehold.config.http import listen_address, names_of
 from bridgehold.config.layout import find_layout
 from bridgehold.config.load import parse_config
 from bridgehold.config.settings import merge
-from bridgehold.errors import ConfigError, NotFoundError, UsageError, error_classes
+from bridgehold.errors import ConfigError, HostLeavingError, NotFoundError, UsageError, error_classes
 from bridgehold.faces.http import sse
 from bridgehold.faces.http.bodies import Command, Run, ToolAnswer, read_body
 from bridgehold.faces.http.checks import bearer, check_host, check_json
+from bridgehold.faces.http.guard import BoundedServer, Runner
+from bridgehold.faces.http.links import Links
 from bridgehold.faces.http.openapi import document
 from bridgehold.faces.http.routes import ROUTES
 from bridgehold.faces.http.running import Commands
@@ -264,3 +268,56 @@ def test_of_a_large_body_no_value_is_made_but_of_what_the_face_needs() -> None:
 def test_a_large_body_is_refused_as_a_small_one_is(text: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         read_body(text.replace("LARGE", LARGE).encode(), Command)
+
+
+def test_who_waits_for_a_host_that_is_gone_is_told_that_another_one_comes(tmp_path: Path) -> None:
+    async def act() -> None:
+        links = Links(str(tmp_path / "socket"))
+
+        async def wanted() -> None:
+            async with links.of("a-token-0123456789"):
+                pass
+
+        with socket.socket(socket.AF_UNIX) as nobody:
+            nobody.bind(str(tmp_path / "socket"))
+            nobody.listen(4)
+            waiting = asyncio.create_task(wanted())
+            await asyncio.to_thread(nobody.accept)
+            assert not waiting.done()
+            links.give_up()
+            for each in (waiting, asyncio.create_task(wanted())):
+                with pytest.raises(HostLeavingError):
+                    await each
+
+    asyncio.run(act())
+
+
+def test_a_server_that_leaves_waits_for_first_requests_and_not_for_ever() -> None:
+    async def act() -> None:
+        async def hello(_: web.Request) -> web.Response:
+            return web.Response(text="hello")
+
+        app = web.Application()
+        app.router.add_get("/", hello)
+        runner = Runner(app, places=4, idle_s=30)
+        await runner.setup()
+        server = runner.server
+        assert isinstance(server, BoundedServer)
+        await server.emptied(30)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            await web.SockSite(runner, listener).start()
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
+            while not server.open_connections:
+                await asyncio.sleep(0)
+            server.leave()
+            await server.emptied(0.01)
+            assert server.open_connections == 1, "it has asked for nothing yet"
+            gone = asyncio.create_task(server.emptied(30))
+            writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            assert (await reader.read()).endswith(b"hello")
+            writer.close()
+            await gone
+            assert server.open_connections == 0
+            await runner.cleanup()
+
+    asyncio.run(act())

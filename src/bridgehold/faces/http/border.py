@@ -66,12 +66,14 @@ class Border:
         response: web.StreamResponse | None = None
         try:
             response = await self._response(request)
+            if self.server is not None and self.server.leaving:
+                response.force_close()
             await send(request, response, self._face.config.read_s)
         finally:
             if response is not None and _HELD in response:
                 response[_HELD].give_back()
             if self.server is not None:
-                self.server.busy.discard(request.protocol)
+                self.server.answered(request.protocol)
         return response
 
     async def _response(self, request: web.Request) -> web.StreamResponse:

@@ -1,4 +1,4 @@
-"""The server below the application: bounds on connections, and JSON for what is no HTTP.
+"""The server below the application: bounds on connections, their end, and JSON for what is no HTTP.
 
 A connection without a request is ended after `idle_s`, however it trickles its headers; when all
 places are taken, the oldest of these makes room, of the address that has the most. So who sends
@@ -8,6 +8,7 @@ nothing, or slowly, keeps nobody out.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -30,7 +31,20 @@ _quiet.propagate = False  # the library logs a traceback for whatever garbage a 
 class Connection(RequestHandler):
     """One connection; what can't be parsed is answered in JSON too."""
 
-    __slots__ = ()
+    __slots__ = ("between",)
+
+    between: bool
+    """Whether it has had an answer, and nothing of a next request has come."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Its first request is still to come."""
+        self.between = False
+        super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        """A part of a request has come."""
+        self.between = False
+        super().data_received(data)
 
     def handle_error(
         self,
@@ -57,8 +71,11 @@ class BoundedServer(web.Server):
         super().__init__(handler, **given)
         self._places = places
         self._live: dict[RequestHandler, None] = {}
+        self._gone = asyncio.Event()
         self.busy: set[RequestHandler] = set()
         """Those that have a request under way; kept by who handles requests."""
+        self.leaving = False
+        """Each answer is the last one of its connection, and says so; kept by who handles requests."""
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         """Take a connection; past the bound, one that is idle or slow makes room."""
@@ -81,11 +98,34 @@ class BoundedServer(web.Server):
         super().connection_lost(handler, exc)
         self._live.pop(handler, None)
         self.busy.discard(handler)
+        if not self._live:
+            self._gone.set()
+
+    def answered(self, handler: RequestHandler) -> None:
+        """The request that was under way on a connection is over."""
+        self.busy.discard(handler)
+        if self.leaving:
+            handler.close()
+        elif isinstance(handler, Connection):
+            handler.between = True
 
     def leave(self) -> None:
-        """End each connection, after the request that is under way on it."""
+        """End each connection after its next answer; at once where no request has begun since the last one.
+
+        A first request that was not heard yet may be on its way: nothing said that it would come too late.
+        """
+        self.leaving = True
         for handler in list(self._live):
-            handler.close()
+            if isinstance(handler, Connection) and handler.between:
+                handler.force_close()
+
+    async def emptied(self, within_s: float) -> None:
+        """Wait until no connection is left, or `within_s` are over."""
+        if self._live:
+            self._gone.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(within_s):
+                    await self._gone.wait()
 
     @property
     def open_connections(self) -> int:

@@ -19,9 +19,10 @@ import msgspec
 
 from bridgehold.client.connection import Connection
 from bridgehold.client.meant import may_be_a_slip, meant
-from bridgehold.errors import BridgeholdError, DeniedError, HostUnavailableError
+from bridgehold.errors import BridgeholdError, DeniedError, HostLeavingError, HostUnavailableError
 from bridgehold.faces.http.checks import unauthorised
 from bridgehold.faces.http.values import Caller
+from bridgehold.host.shares.callers import LEAVING
 
 _KEPT = 8
 """Idle connections of one token."""
@@ -102,12 +103,15 @@ class Links:
         self._socket = Path(socket)
         self._idle: dict[bytes, list[Link]] = {}
         self._making = asyncio.Semaphore(_AT_ONCE)
+        self._waiting: set[asyncio.Timeout] = set()
+        """Who waits for the host to say that it knows a token."""
+        self._over = False
 
     @contextlib.asynccontextmanager
     async def of(self, token: str) -> AsyncIterator[Link]:
         """A connection of the token's owner, for as long as the block."""
         key = hashlib.sha256(token.encode()).digest()
-        link = await self._taken(key, token)
+        link = await self._found(key, token)
         try:
             yield link
         except asyncio.CancelledError:
@@ -134,9 +138,29 @@ class Links:
             await asyncio.sleep(_KEPT_SECONDS / 3)
             await self._close_older_than(time.monotonic() - _KEPT_SECONDS)
 
+    def give_up(self) -> None:
+        """The host is gone and another one comes: who waits for it, or comes from now on, is told so."""
+        self._over = True
+        for waiting in self._waiting:
+            waiting.reschedule(0)
+
     async def close(self) -> None:
         """End every connection to the host."""
         await self._close_older_than(float("inf"))
+
+    async def _found(self, key: bytes, token: str) -> Link:
+        """As `_taken`. Raises `HostLeavingError` once the host is given up."""
+        if self._over:
+            raise HostLeavingError(LEAVING)
+        waiting = asyncio.timeout(None)
+        self._waiting.add(waiting)
+        try:
+            async with waiting:
+                return await self._taken(key, token)
+        except TimeoutError:
+            raise HostLeavingError(LEAVING) from None
+        finally:
+            self._waiting.discard(waiting)
 
     async def _taken(self, key: bytes, token: str) -> Link:
         """One that is kept, if the host still holds it, or a new one.

@@ -27,6 +27,8 @@ from bridgehold.hardening import harden, hear_no_more
 from bridgehold.host.startup import LEAVE
 
 _PR_SET_NO_NEW_PRIVS = 38
+_FIRST_REQUEST_S = 1.0
+"""For who was accepted when the host left, to send what it came for."""
 _BESIDE_CONNECTIONS = 1_024
 """Descriptors beside those of callers: one connection to the host for each, and our own."""
 
@@ -34,7 +36,8 @@ _BESIDE_CONNECTIONS = 1_024
 async def serve(config: HttpConfig, listener: socket.socket) -> None:
     """Until SIGTERM. What is under way then is cut off, unless the host's end has ended it.
 
-    From `LEAVE` on nobody more is accepted, and each connection ends after what runs on it.
+    From `LEAVE` on nobody more is accepted, and each connection ends after what runs on it: after its first
+    request, if none has come, which is told after SIGTERM that the host has left.
     """
     stop, leaving = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -54,6 +57,8 @@ async def serve(config: HttpConfig, listener: socket.socket) -> None:
 
     async def leave() -> None:
         await leaving.wait()
+        loop.remove_reader(listener)  # who was accepted has a connection before the server closes, not after
+        await asyncio.sleep(0)
         await site.stop()
         server.leave()
 
@@ -61,6 +66,9 @@ async def serve(config: HttpConfig, listener: socket.socket) -> None:
     await stop.wait()
     leaver.cancel()
     sweeping.cancel()
+    if server.leaving:
+        face.links.give_up()
+        await server.emptied(_FIRST_REQUEST_S)
     for task in list(face.commands.tasks):
         task.cancel()
     await runner.cleanup()

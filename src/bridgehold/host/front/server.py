@@ -74,7 +74,9 @@ class SocketServer:
         """Accept nobody more: who connects from now on waits for the host that comes."""
         self.leaving = True
         if self._server is not None:
-            self._server.close()
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._listener)
+            loop.call_soon(self._server.close)  # who was accepted has a connection before that, not after
 
     @property
     def connections(self) -> frozenset[asyncio.Task[None]]:
