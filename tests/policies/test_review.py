@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from bridgehold.bridges.releases import Releases, folder_of, render
 from bridgehold.config.layout import find_layout
 from bridgehold.errors import UsageError
+from bridgehold.faces.cli.policy import show
 from bridgehold.faces.cli.policy_review import diff
+from bridgehold.ids import digest_bytes
 from bridgehold.policies.changes import compare
 from bridgehold.policies.expectations import read_expectations, unknown
 from bridgehold.policies.explain import Known
@@ -23,6 +25,8 @@ from bridgehold.policies.lint import gravest, lint
 from bridgehold.policies.lint_rules import RULES, SEVERITIES
 from bridgehold.policies.model import GIB, Ceilings, Connect, Endpoint, Grant, Machine, Needs, Policy
 from bridgehold.policies.posture import POWERS, posture
+from bridgehold.policies.reviewed import Review
+from bridgehold.policies.reviewed import render as render_review
 from bridgehold.policies.simulate import Act, decide, simulate
 from policies.test_properties import Said, allowed, ceiling_of, grant_of, pairs, policy_of, text_of
 
@@ -304,3 +308,33 @@ def test_two_versions_of_a_bridge_are_compared_by_what_each_may_do(
     (other / "bridge.toml").write_text(MINE.format(version="1", needs="", more="").replace('"mine"', '"its"'))
     with pytest.raises(UsageError, match="a version of its, not of mine"):
         diff("mine", tenant="acme", version=str(other))
+
+
+def test_a_policy_is_shown_with_what_became_of_its_review(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BRIDGEHOLD_HOME", str(tmp_path))
+    layout = find_layout({"BRIDGEHOLD_HOME": str(tmp_path)}, 0)
+    layout.policies.mkdir(parents=True)
+
+    def told(name: str = "mine") -> dict[str, str]:
+        show(name, json_output=True)
+        return dict(json.loads(capsys.readouterr().out)["review"])
+
+    assert told("python") == {"state": "shipped"}
+    text = 'extends = "baseline"\n'
+    (layout.policies / "mine.toml").write_text(text)
+    assert told() == {"state": "never"}
+    made = Review(digest=digest_bytes(text.encode()), by="maria", at="2026-01-01T00:00:00Z", text=text)
+    file = layout.policies / "mine.review.toml"
+    file.write_text(render_review(made))
+    who = {"by": "maria", "at": "2026-01-01T00:00:00Z", "expires": ""}
+    assert told() == {"state": "reviewed", **who}
+    show("mine")
+    assert "as it was reviewed by maria at 2026-01-01T00:00:00Z" in " ".join(capsys.readouterr().out.split())
+    file.write_text(render_review(msgspec.structs.replace(made, expires="2026-01-02T00:00:00Z")))
+    assert told()["state"] == "ended"
+    (layout.policies / "mine.toml").write_text(text + "# edited\n")
+    assert told()["state"] == "edited"
+    file.write_text("no review")
+    assert told() == {"state": "unsound"}
