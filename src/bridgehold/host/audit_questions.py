@@ -16,7 +16,7 @@ import msgspec
 
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import AuditQueried
-from bridgehold.audit.reading.asked import Answer, Asked, FoundEvents, Scope
+from bridgehold.audit.reading.asked import Answer, Inquiry, FoundEvents, Scope
 from bridgehold.audit.reading.language import parse, without_texts
 from bridgehold.config.layout import Layout
 from bridgehold.errors import AuditError, BridgeholdError, BusyError, DeniedError, UsageError, from_info
@@ -92,7 +92,7 @@ class AuditQuestions:
 
     async def _found(self, principal: Principal, params: AuditQueryParams) -> FoundEvents:
         scope = Scope(tenants=tuple(principal.tenants), bridges=principal.bridges)
-        asked = Asked(
+        asked = Inquiry(
             audit=str(self._layout.audit),
             cache=str(self._layout.audit_index),
             question=params.question,

@@ -47,7 +47,7 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
     """Empty: any, and what is of none."""
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class Inquiry(msgspec.Struct, frozen=True, kw_only=True):
     """A question, and of what."""
 
     audit: str
@@ -88,7 +88,7 @@ def within(scope: Scope) -> Expression:
     return both(tenants, kinds, *bridges)
 
 
-def answered(asked: Asked) -> FoundEvents:
+def answered(asked: Inquiry) -> FoundEvents:
     """Raises `UsageError` for the question, `NotFoundError` for where it goes on, and `AuditError` where no
     index can be kept."""
     question = parse(asked.question)
@@ -118,7 +118,7 @@ def _demand(desk: Desk, reference: str, scope: Expression | None) -> None:
     raise NotFoundError(f"no event {reference[:80]!r} in this audit", hint="A reference is INSTANCE.SEQ.")
 
 
-def _bounded(hits: list[Hit], asked: Asked) -> list[Hit]:
+def _bounded(hits: list[Hit], asked: Inquiry) -> list[Hit]:
     """The first of them that may be answered together; one, at least."""
     kept, size = list[Hit](), 0
     for hit in hits[: asked.limit]:
@@ -139,7 +139,7 @@ def _bound() -> None:
 def main() -> int:
     """Answer what standard input asks, on standard output."""
     os.nice(_NICE)  # callers' commands come first
-    asked = msgspec.json.decode(sys.stdin.buffer.read(_MOST_INPUT), type=Asked)
+    asked = msgspec.json.decode(sys.stdin.buffer.read(_MOST_INPUT), type=Inquiry)
     try:
         answer = Answer(found=answered(asked))
     except BridgeholdError as error:
