@@ -16,7 +16,7 @@ import msgspec
 
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import AuditQueried
-from bridgehold.audit.reading.asked import Answer, Inquiry, FoundEvents, Scope
+from bridgehold.audit.reading.asked import Answer, FoundEvents, Inquiry, Scope
 from bridgehold.audit.reading.language import parse, without_texts
 from bridgehold.config.layout import Layout
 from bridgehold.errors import AuditError, BridgeholdError, BusyError, DeniedError, UsageError, from_info
