@@ -286,6 +286,8 @@ def test_what_is_warm_is_what_scripts_import_of_what_is_asked_for() -> None:
     sources = ["import dspy.teleprompt, os\n", "from sklearn import svm\nimport litellm\n", "no python ("]
     asked = ("dspy-ai>=3", "scikit-learn", "numpy")
     assert texts.used_modules(asked, sources) == ("dspy", "sklearn")
+    assert texts.used_modules(asked, ["import os\n"], by_name=True) == ("dspy",)
+    assert texts.used_modules(["numpy"], ["import os\n"], by_name=True) == ()
 
 
 def test_a_provider_of_a_shape_of_its_own_is_granted_by_hand() -> None:

@@ -29,7 +29,7 @@ from typing import TypeVar
 import msgspec
 
 from bridgehold.errors import DeniedError
-from bridgehold.ids import nearest
+from bridgehold.ids import nearest, whole_number
 from bridgehold.policies.addresses import why_not_public
 from bridgehold.policies.compose import built
 from bridgehold.policies.load import Draft, parse, parse_table, read_toml
@@ -251,9 +251,11 @@ def written(name: str, fields: Mapping[str, str], grants: Grants) -> str:
 
 
 def _connect_table(item: str) -> dict[str, object]:
-    place, _, private = item.partition(" ")
+    place, blank, private = item.partition(" ")
+    if blank and private != "private":
+        raise ValueError(f"{item[:80]!r} is no HOST:PORT, or that and ` private`")
     host, _, port = place.rpartition(":")
-    return {"host": host, "port": int(port), **({"private": True} if private else {})}
+    return {"host": host, "port": whole_number(port), **({"private": True} if private else {})}
 
 
 def render(rules: Iterable[Approved]) -> str:

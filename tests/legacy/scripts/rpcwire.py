@@ -78,7 +78,7 @@ class Reply:
     """What came of one call."""
 
     def __init__(self):
-        self.data = b""
+        self.data = bytearray()
         self.headers = {}
         self.done = threading.Event()
 
@@ -88,10 +88,10 @@ class Reply:
 
     @property
     def messages(self):
-        found, data = [], self.data
+        found, data = [], memoryview(bytes(self.data))
         while data:
             size = int.from_bytes(data[1:5], "big")
-            found.append(data[5 : 5 + size])
+            found.append(bytes(data[5 : 5 + size]))
             data = data[5 + size :]
         return found
 
@@ -142,7 +142,7 @@ class Connection:
                 arguments = (stream, STREAMED, iter(self.feeds[stream][1].get, None))
                 threading.Thread(target=self.answer, args=arguments, daemon=True).start()
             else:
-                self.asked[stream] = [dict(event.headers), b""]
+                self.asked[stream] = [dict(event.headers), bytearray()]
         elif isinstance(event, DataReceived):
             if stream in self.feeds:
                 self.feed(self.feeds[stream], event.data)
@@ -168,7 +168,7 @@ class Connection:
                 self.feeds.pop(stream)[1].put(None)
             elif stream in self.asked:
                 headers, data = self.asked.pop(stream)
-                arguments = (stream, headers[":path"].removeprefix(SERVICE), data[5:])
+                arguments = (stream, headers[":path"].removeprefix(SERVICE), bytes(data[5:]))
                 threading.Thread(target=self.answer, args=arguments, daemon=True).start()
             elif stream in self.replies:
                 self.gone.add(stream)  # what it answers before it was asked whole, it refuses
@@ -198,6 +198,7 @@ class Connection:
             self.flush()
 
     def send(self, stream, data, *, end=False):
+        data = memoryview(data)
         while data and stream not in self.gone:
             with self.room:
                 if stream in self.gone:
@@ -207,7 +208,7 @@ class Connection:
                         raise OSError("no room")
                     if stream in self.gone:
                         return
-                self.h2.send_data(stream, data[:size], end_stream=end and size == len(data))
+                self.h2.send_data(stream, bytes(data[:size]), end_stream=end and size == len(data))
                 self.flush()
             data = data[size:]
 

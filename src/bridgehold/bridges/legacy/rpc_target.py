@@ -19,8 +19,8 @@ _ATTRIBUTES = ("attr", "function")
 _NAMED: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "function": (("function",),),
     "dynamic": (("function",),),
+    "dynamic_stream": (("function",),),
     "class": (_CLASSES,),
-    "class_method": (_CLASSES, ("function",)),
     "method": (("function", "method"),),
     "get_attr": (_ATTRIBUTES,),
     "set_attr": (_ATTRIBUTES,),

@@ -16,7 +16,7 @@ from bridgehold.faces.layout import Column, dim
 from bridgehold.faces.render import print_json, table
 from bridgehold.faces.screen import err, out
 from bridgehold.policies.approved import written
-from bridgehold.policies.units import format_ms, parse_duration
+from bridgehold.policies.units import format_ms, parse_days
 from bridgehold.protocol.proposals import LONGEST, SHORTEST, Proposal, ShownProposal
 
 Name = Annotated[str, typer.Argument(help="The proposal, as `proposals list` has it.")]
@@ -146,8 +146,7 @@ def reject(
 def seconds_of(text: str) -> int:
     """Of ``1h`` or ``7d``. Raises `UsageError`."""
     try:
-        days = text.removesuffix("d")
-        seconds = int(days) * 86_400 if days != text and days.isdecimal() else parse_duration(text) // 1000
+        seconds = parse_days(text) // 1000
     except ValueError as error:
         raise UsageError(str(error), where="--for") from None
     if not SHORTEST <= seconds <= LONGEST:

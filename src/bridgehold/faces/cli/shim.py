@@ -118,7 +118,7 @@ def _set_up(
     from bridgehold.faces.legacy import profile as texts
     from bridgehold.faces.legacy import setup
     from bridgehold.faces.legacy.folder import check_folder, write_shim
-    from bridgehold.faces.legacy.workers import wires_in
+    from bridgehold.faces.legacy.workers import is_bridged, wires_in
     from bridgehold.faces.progress import waiting
     from bridgehold.supervisor.plans import hidden
 
@@ -132,7 +132,7 @@ def _set_up(
         name=parse_name(name or texts.name_for(folder), "name"),
         roots=found,
         requirements="".join(f"{line}\n" for line in asked),
-        modules=texts.used_modules(asked, setup.sources(found)),
+        modules=texts.used_modules(asked, setup.sources(found), by_name=is_bridged(found)),
         providers=setup.providers(config, named, keys),
         workers=workers,
         memory_bytes=texts.memory_of(workers, setup.room(config, forked=start == "fork")),

@@ -15,7 +15,7 @@ from bridgehold.faces.layout import dim, number
 from bridgehold.faces.render import print_json, table
 from bridgehold.faces.screen import err, out
 from bridgehold.policies.tenants import KEYS
-from bridgehold.policies.units import format_ms, format_size, parse_duration
+from bridgehold.policies.units import format_ms, format_size, parse_days
 from bridgehold.protocol.tenants import NewToken, Removed, Revoked, TenantInfo, TokenInfo
 
 Name = Annotated[str, typer.Argument(help="The tenant's name.")]
@@ -29,7 +29,6 @@ Limits = Annotated[
         help=f"Ceilings, KEY=none takes one away: {', '.join(key.path for key in KEYS)}.",
     ),
 ]
-_DAY_MS = 86_400_000
 
 
 def create(name: Name, limits: Limits = None, json_output: Json = False) -> None:
@@ -215,12 +214,10 @@ def _seconds(text: str) -> float:
     """``12h``, ``30d``. Raises `UsageError`."""
     if not text:
         return 0.0
-    days = text.removesuffix("d")
     try:
-        ms = int(days) * _DAY_MS if days != text and days.isdecimal() else parse_duration(text)
+        return parse_days(text) / 1000
     except ValueError as error:
-        raise UsageError(f"{error}, or days: 30d") from None
-    return ms / 1000
+        raise UsageError(str(error)) from None
 
 
 def _ask(method: str, params: dict[str, Any]) -> Any:

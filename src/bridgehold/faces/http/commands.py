@@ -61,17 +61,17 @@ async def answer_tool(call: Call) -> web.StreamResponse:
     running.calls.discard(int(number))  # one answer at a time is read, and one is taken
     try:
         said = await call.body(ToolAnswer)
+        settled = {
+            "command": running.host_name,
+            "call": int(number),
+            "result": said.result,
+            "error": said.error,
+            "tenant": running.tenant or None,
+        }
+        await call.ask("tool.reply", settled)
     except BaseException:
         running.calls.add(int(number))
         raise
-    settled = {
-        "command": running.host_name,
-        "call": int(number),
-        "result": said.result,
-        "error": said.error,
-        "tenant": running.tenant or None,
-    }
-    await call.ask("tool.reply", settled)
     return answer(Taken(status="taken"))
 
 

@@ -122,9 +122,14 @@ def provider_of(name: str, section: ProviderSection | None) -> Provider:
     return Provider(name=name, shape=section.shape, secret=section.secret or name, private=private)
 
 
-def used_modules(requirements: Iterable[str], sources: Iterable[str]) -> tuple[str, ...]:
-    """What of the packages asked for the scripts import, in the order in which it is asked for."""
-    imported: set[str] = set()
+def used_modules(
+    requirements: Iterable[str], sources: Iterable[str], *, by_name: bool = False
+) -> tuple[str, ...]:
+    """What of the packages asked for the scripts import, in the order in which it is asked for.
+
+    `by_name`: they import what their callers name, so that none of it stands in them; dspy is then of it.
+    """
+    imported = {_CALLED} if by_name else set()
     for source in sources:
         try:
             imported |= imports_of(ast.parse(source))

@@ -52,9 +52,13 @@ def mode_of(source: str) -> str:
     return "enhanced-worker" if "enhanced-worker" in source else "pool-worker"
 
 
+def is_bridged(roots: tuple[str, ...]) -> bool:
+    """Whether SnakeBridge's adapter is in the folders, which imports whatever a call names."""
+    return any(
+        (Path(root) / name).exists() for root in roots for name in (f"{_SNAKEBRIDGE}.py", _SNAKEBRIDGE)
+    )
+
+
 def adapter_in(roots: tuple[str, ...]) -> str:
     """The adapter that a gRPC worker of these folders is started with: SnakeBridge's where it is there."""
-    for root in map(Path, roots):
-        if (root / f"{_SNAKEBRIDGE}.py").is_file() or (root / _SNAKEBRIDGE).is_dir():
-            return f"{_SNAKEBRIDGE}.SnakeBridgeAdapter"
-    return _SNAKEPIT
+    return f"{_SNAKEBRIDGE}.SnakeBridgeAdapter" if is_bridged(roots) else _SNAKEPIT

@@ -116,10 +116,9 @@ class _Process:
             await asyncio.wait({reading, leaving})
             self._process.requests.close()
             status = await self._process.status()
-            error = CrashError(self._why or _ended(status), retry="same")
             for future in self._waiting.values():
                 if not future.done():
-                    future.set_exception(error)
+                    future.set_exception(CrashError(self._why or _ended(status), retry="same"))
 
     async def _read(self) -> None:
         reader = asyncio.StreamReader(limit=MOST_BYTES + _HEAD)

@@ -271,7 +271,7 @@ class Zygotes:
 
         def on_end(error: BridgeholdError | None) -> None:
             if not heard.done():
-                heard.set_exception(error or CrashError("the zygote ended before it was warm"))
+                heard.set_exception((error or CrashError("the zygote ended before it was warm")).bare())
 
         zygote.pipes = GuestPipes(
             descriptors[:3],
