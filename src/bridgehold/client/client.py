@@ -366,18 +366,15 @@ class Host(Client):
     async def open(cls, layout: Layout | None = None) -> AsyncIterator[Self]:
         """Use the host that runs on `layout`, or start a private one for the length of the block."""
         layout = layout or default_layout()
-        private: PrivateHost | None = None
-        try:
-            client = await cls.connect(layout.socket)
-        except HostUnavailableError:
-            private = await asyncio.to_thread(PrivateHost.start, layout)
-            client = await cls.connect(layout.socket, reconnect_s=0)  # nobody starts it again
-        try:
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                client = await cls.connect(layout.socket)
+            except HostUnavailableError:
+                private = await PrivateHost.begin(layout)
+                stack.push_async_callback(asyncio.to_thread, private.stop)
+                client = await cls.connect(layout.socket, reconnect_s=0)  # nobody starts it again
+            stack.push_async_callback(client.aclose)
             yield client
-        finally:
-            await client.aclose()
-            if private is not None:
-                await asyncio.to_thread(private.stop)
 
 
 _MAY_BUILD = ("run", "session.open", "session.hold")

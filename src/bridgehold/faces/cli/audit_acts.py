@@ -22,7 +22,8 @@ from bridgehold.config.layout import default_layout
 from bridgehold.config.load import load_config
 from bridgehold.config.pushed import standings
 from bridgehold.errors import AuditError, UsageError
-from bridgehold.faces.cli.audit import Json, audit_folder
+from bridgehold.faces.cli.audit import audit_folder
+from bridgehold.faces.cli.options import Json
 from bridgehold.faces.layout import dim, number
 from bridgehold.faces.render import print_json, table
 from bridgehold.faces.screen import out

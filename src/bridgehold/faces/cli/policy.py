@@ -13,6 +13,7 @@ from bridgehold import reads
 from bridgehold.config.layout import default_layout
 from bridgehold.errors import PolicyError
 from bridgehold.faces.cli.known import typed_tenant
+from bridgehold.faces.cli.options import ForTenant, Json
 from bridgehold.faces.cli.policy_check import check_layout, known_names, layout_registry
 from bridgehold.faces.cli.policy_sign import STATES
 from bridgehold.faces.layout import dim, grouped
@@ -31,7 +32,7 @@ def check(
     files: Annotated[
         list[Path] | None, typer.Argument(help="Policy files; this layout's if left out.")
     ] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_output: Json = False,
 ) -> None:
     """Read policies strictly; every fault with its line. Exit 5 where there is one.
 
@@ -69,7 +70,7 @@ def _read(path: Path) -> str:
 
 def explain(
     bridge: Annotated[str, typer.Argument(help="The bridge.")],
-    tenant: Annotated[str, typer.Option(help="For this tenant.", callback=typed_tenant)] = LOCAL_TENANT,
+    tenant: ForTenant = LOCAL_TENANT,
     json_output: Annotated[bool, typer.Option("--json", help="Print the grant as JSON.")] = False,
 ) -> None:
     """The resolved grant, each value with the file and line that decided it."""
@@ -92,7 +93,7 @@ def show(
     tenant: Annotated[
         str, typer.Option(help="Within this tenant's ceiling.", callback=typed_tenant)
     ] = LOCAL_TENANT,
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_output: Json = False,
 ) -> None:
     """A policy with all that it extends: each value, and what says it.
 

@@ -19,6 +19,7 @@ from bridgehold.config.layout import default_layout
 from bridgehold.errors import BridgeholdError, PolicyError, UsageError
 from bridgehold.faces.cli.audit import audit_folder
 from bridgehold.faces.cli.known import typed_tenant
+from bridgehold.faces.cli.options import ForTenant, Json
 from bridgehold.faces.cli.policy import offline_registry
 from bridgehold.faces.cli.policy_check import known_names
 from bridgehold.faces.cli.sarif import sarif
@@ -39,8 +40,6 @@ from bridgehold.policies.posture import posture as posture_of
 from bridgehold.policies.simulate import Different
 from bridgehold.policies.simulate import simulate as decide_again
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Tenant = Annotated[str, typer.Option(help="For this tenant.", callback=typed_tenant)]
 Bridges = Annotated[list[str] | None, typer.Argument(help="Bridges; all that the tenant sees, if left out.")]
 FailOn = Literal["high", "medium", "low", "info", "never"]
 _COLOURS = {"high": "red", "medium": "yellow", "low": "", "info": "dim"}
@@ -48,7 +47,7 @@ _COLOURS = {"high": "red", "medium": "yellow", "low": "", "info": "dim"}
 
 def lint(
     bridges: Bridges = None,
-    tenant: Tenant = LOCAL_TENANT,
+    tenant: ForTenant = LOCAL_TENANT,
     fail_on: Annotated[FailOn, typer.Option(help="Exit 5 at a finding this grave, or graver.")] = "high",
     json_output: Json = False,
     sarif_output: Annotated[
@@ -91,7 +90,7 @@ def _show_findings(found: list[Finding]) -> None:
     )
 
 
-def posture(bridges: Bridges = None, tenant: Tenant = LOCAL_TENANT, json_output: Json = False) -> None:
+def posture(bridges: Bridges = None, tenant: ForTenant = LOCAL_TENANT, json_output: Json = False) -> None:
     """Bridges × powers: what each may reach, hold and start."""
     rows = [posture_of(grant) for grant in _grants(offline_registry(), tenant, bridges)]
     if json_output:
@@ -118,7 +117,7 @@ def posture(bridges: Bridges = None, tenant: Tenant = LOCAL_TENANT, json_output:
 def diff(
     bridge: Annotated[str, typer.Argument(help="The bridge as it stands.")],
     other: Annotated[str, typer.Argument(help="Another bridge to compare it with.")] = "",
-    tenant: Tenant = LOCAL_TENANT,
+    tenant: ForTenant = LOCAL_TENANT,
     other_tenant: Annotated[
         str, typer.Option(help="Compare with the same bridge of this tenant.", callback=typed_tenant)
     ] = "",
@@ -170,7 +169,7 @@ def simulate(
     policy: Annotated[
         Path | None, typer.Option("--policy", help="The policy file; the one in force, if left out.")
     ] = None,
-    tenant: Tenant = LOCAL_TENANT,
+    tenant: ForTenant = LOCAL_TENANT,
     audit: Annotated[
         Path | None, typer.Option("--audit", help="The audit's folder; this host's own if left out.")
     ] = None,

@@ -11,7 +11,9 @@ import typer
 
 from bridgehold.config.layout import default_layout
 from bridgehold.errors import UsageError
-from bridgehold.faces.cli.proposals import ask, seconds_of
+from bridgehold.faces.cli.asking import ask
+from bridgehold.faces.cli.options import Json
+from bridgehold.faces.cli.proposals import seconds_of
 from bridgehold.faces.layout import Column
 from bridgehold.faces.render import print_json, short, table
 from bridgehold.faces.screen import err, out
@@ -21,7 +23,6 @@ from bridgehold.policies.tables import format_time
 from bridgehold.protocol.reviews import PolicyReview
 
 Name = Annotated[str, typer.Argument(help="The policy, as its file in policies/ is named.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 STATES = {
     "reviewed": "as it was reviewed",
     "edited": "edited since it was reviewed",

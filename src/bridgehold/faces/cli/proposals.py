@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from bridgehold.client.client import connect
 from bridgehold.errors import UsageError
 from bridgehold.faces.approvals import approval
-from bridgehold.faces.cli.known import typed_tenant
+from bridgehold.faces.cli.asking import ask
+from bridgehold.faces.cli.options import Json, OfTenant
 from bridgehold.faces.layout import Column, dim
 from bridgehold.faces.render import print_json, table
 from bridgehold.faces.screen import err, out
@@ -20,7 +19,6 @@ from bridgehold.policies.units import format_ms, parse_days
 from bridgehold.protocol.proposals import LONGEST, SHORTEST, Proposal, ShownProposal
 
 Name = Annotated[str, typer.Argument(help="The proposal, as `proposals list` has it.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _STYLES = {"high": "red", "medium": "yellow", "info": "dim", "gains": "yellow"}
 
 
@@ -60,9 +58,7 @@ def propose(
 
 def proposals(
     context: typer.Context,
-    tenant: Annotated[
-        str, typer.Option("--tenant", help="Of this tenant alone.", callback=typed_tenant)
-    ] = "",
+    tenant: OfTenant = "",
     json_output: Json = False,
 ) -> None:
     """Rules that were asked for after a refusal: see, approve, reject."""
@@ -71,9 +67,7 @@ def proposals(
 
 
 def list_proposals(
-    tenant: Annotated[
-        str, typer.Option("--tenant", help="Of this tenant alone.", callback=typed_tenant)
-    ] = "",
+    tenant: OfTenant = "",
     json_output: Json = False,
 ) -> None:
     """Rules that were asked for, the newest last."""
@@ -187,14 +181,3 @@ def say(one: Proposal, to: Any) -> None:
 
 def _shown(proposal: str) -> ShownProposal:
     return msgspec.convert(ask("proposal.show", {"proposal": proposal}), type=ShownProposal)
-
-
-def ask(method: str, params: dict[str, Any]) -> Any:
-    """The running host's answer."""
-    return asyncio.run(asked(method, params))
-
-
-async def asked(method: str, params: dict[str, Any]) -> Any:
-    """The same, in a loop."""
-    async with connect() as client:
-        return await client.request(method, params)

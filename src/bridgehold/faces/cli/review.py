@@ -14,8 +14,9 @@ from bridgehold.audit import anchors as anchor_files
 from bridgehold.audit.reading.shelf import cache_folder
 from bridgehold.config.layout import default_layout
 from bridgehold.errors import UsageError
-from bridgehold.faces.cli.audit import audit_folder
-from bridgehold.faces.cli.proposals import asked, say
+from bridgehold.faces.cli.asking import asked
+from bridgehold.faces.cli.audit import Anchors, Keys, audit_folder
+from bridgehold.faces.cli.proposals import say
 from bridgehold.faces.progress import waiting
 from bridgehold.faces.review.confirm import Decision
 from bridgehold.faces.screen import err, out
@@ -26,12 +27,8 @@ def review(
     folder: Annotated[
         Path | None, typer.Argument(help="The audit's folder, such as a copy; this host's own if left out.")
     ] = None,
-    anchors: Annotated[
-        list[Path] | None, typer.Option("--anchors", help="Anchors kept elsewhere: a file or folder.")
-    ] = None,
-    keys: Annotated[
-        list[Path] | None, typer.Option("--key", help="A public key that may sign anchors.")
-    ] = None,
+    anchors: Anchors = None,
+    keys: Keys = None,
     config: Annotated[
         Path | None, typer.Option("--config", help="The configuration's folder, or a copy, for its policies.")
     ] = None,
