@@ -27,3 +27,9 @@ def using(act: Callable[[Client], Awaitable[T]], *, host: bool = False) -> T:
 def ask(method: str, params: dict[str, Any], *, host: bool = False) -> Any:
     """The answer to one request of the protocol. Raises its typed error."""
     return using(lambda client: client.request(method, params), host=host)
+
+
+async def asked(method: str, params: dict[str, Any]) -> Any:
+    """The same of the one that runs, in a loop."""
+    async with connect() as client:
+        return await client.request(method, params)

@@ -13,6 +13,7 @@ import typer
 from bridgehold.audit.anchors import PUBLIC_KEY, key_id, key_line, read_key
 from bridgehold.audit.entries import printable
 from bridgehold.audit.query import TIMES, parse_time
+from bridgehold.audit.reading.shelf import cache_folder, forget
 from bridgehold.audit.rotations import NOWHERE, parse, store
 from bridgehold.audit.scan import durable_head
 from bridgehold.audit.sealing import Wanted, seal_audit
@@ -120,6 +121,8 @@ def seal(
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     wanted = Wanted(before=parse_time(before), keep=max(1, keep), drop=drop)
     done = list(seal_audit(folder, wanted, signer.seal, by=f"uid {os.getuid()}", time=now))
+    for cache in (layout.audit_index, cache_folder(os.environ)) if drop else ():
+        forget(cache, folder)
     if json_output:
         print_json({"sealed": [msgspec.to_builtins(one) for one in done]})
         return

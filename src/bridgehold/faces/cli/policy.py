@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import typer
@@ -14,6 +15,7 @@ from bridgehold.errors import PolicyError
 from bridgehold.faces.cli.known import typed_tenant
 from bridgehold.faces.cli.options import ForTenant, Json
 from bridgehold.faces.cli.policy_check import check_layout, known_names, layout_registry
+from bridgehold.faces.cli.policy_sign import STATES
 from bridgehold.faces.layout import dim, grouped
 from bridgehold.faces.render import print_json, short, table
 from bridgehold.faces.screen import err, out
@@ -22,6 +24,8 @@ from bridgehold.ids import LOCAL_TENANT, parse_name
 from bridgehold.policies.explain import Row, unknown_names
 from bridgehold.policies.explain import check as check_policies
 from bridgehold.policies.explain import explain as explain_grant
+from bridgehold.policies.files import Readings
+from bridgehold.policies.reviewed import Review, ReviewState, state_of
 
 
 def check(
@@ -99,18 +103,33 @@ def show(
     registry = offline_registry()
     policy, readings = registry.policy_for(name, tenant)
     own = readings.read("tenant", tenant)
-    found = explain_grant(policy, own.file if own is not None else "")
+    found, files = explain_grant(policy, own.file if own is not None else ""), readings.sources()
+    known, state = _reviewed(name, readings)
     if json_output:
-        print_json({"name": name, "tenant": tenant, "files": readings.sources(), "values": found})
+        review = {
+            "state": state,
+            **({"by": known.by, "at": known.at, "expires": known.expires} if known else {}),
+        }
+        print_json({"name": name, "tenant": tenant, "files": files, "review": review, "values": found})
         return
     out.say("policy ", (name, "bold"), *((" for ", (tenant, "bold")) if own is not None else ()))
-    for file in readings.sources():
+    for file in files:
         out.say((f"  {short(file)}", "dim"), under="    ")
+    by = f" by {known.by} at {known.at}; `bridgehold policy review` looks at the signature" if known else ""
+    out.say((f"  {STATES.get(state, state)}{by}", "dim"), under="    ")
     rows = [
         (row.key, row.value, short("; ".join((_said(row), *(f"instead of {lost}" for lost in row.losing)))))
         for row in found
     ]
     table(("key", "value", dim("set by")), grouped(rows))
+
+
+def _reviewed(name: str, readings: Readings) -> tuple[Review | None, ReviewState | Literal["shipped"]]:
+    """As its review's file says: the key that tells whether that is signed is the running host's."""
+    text = readings.read("policy", name)
+    if text is None or text.file.startswith("shipped:"):
+        return None, "shipped"
+    return state_of(name, text, readings.read("review", name), None, time.time())
 
 
 def _said(row: Row) -> str:

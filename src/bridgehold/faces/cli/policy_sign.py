@@ -23,12 +23,13 @@ from bridgehold.policies.tables import format_time
 from bridgehold.protocol.reviews import PolicyReview
 
 Name = Annotated[str, typer.Argument(help="The policy, as its file in policies/ is named.")]
-_STATES = {
+STATES = {
     "reviewed": "as it was reviewed",
     "edited": "edited since it was reviewed",
     "never": "never reviewed",
     "ended": "its review has ended",
     "unsound": "its review is not soundly signed",
+    "shipped": "comes with the package, and is reviewed with it",
 }
 _STYLES = {"gains": "yellow", "loses": "green", "refused": "red"}
 
@@ -79,7 +80,7 @@ def approve(
 
 
 def _say(shown: PolicyReview) -> None:
-    state = _STATES[shown.state] + (f" by {shown.by} at {shown.at}" if shown.by else "")
+    state = STATES[shown.state] + (f" by {shown.by} at {shown.at}" if shown.by else "")
     out.say((shown.policy, "bold"), f"  {state}  ", (short(shown.file), "dim"), under="  ")
     rows = [
         (sign, f"{change.bridge} of {change.tenant}", one.key, one.value)

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import time
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from bridgehold.config.layout import default_layout
 from bridgehold.errors import UsageError
+from bridgehold.faces.approvals import approval
 from bridgehold.faces.cli.asking import ask
 from bridgehold.faces.cli.options import Json, OfTenant
 from bridgehold.faces.layout import Column, dim
 from bridgehold.faces.render import print_json, table
 from bridgehold.faces.screen import err, out
-from bridgehold.host.proposals import rule_of
-from bridgehold.keeper.approver import Approver
 from bridgehold.policies.approved import written
-from bridgehold.policies.tables import format_time
 from bridgehold.policies.units import format_ms, parse_days
 from bridgehold.protocol.proposals import LONGEST, SHORTEST, Proposal, ShownProposal
 
@@ -54,7 +49,7 @@ def propose(
     if json_output:
         print_json(made)
         return
-    _say(made, err)
+    say(made, err)
     err.say(
         f"waits until {made.until}; another principal approves it: `bridgehold proposals approve {made.id}`"
     )
@@ -93,7 +88,7 @@ def show(proposal: Name, json_output: Json = False) -> None:
     if json_output:
         print_json(shown)
         return
-    _say(shown, out)
+    say(shown, out)
     if shown.why_not:
         out.say(("it can't be approved: ", "bold"), shown.why_not)
 
@@ -119,21 +114,10 @@ def approve(
             hint=f"`bridgehold proposals show {proposal}` shows it as it is now.",
         )
     if not json_output:
-        _say(shown, out)
+        say(shown, out)
     if not (yes or seen or typer.confirm("Sign it?", err=True)):
         raise typer.Exit(1)
-    now = time.time()
-    approved, expires = format_time(now), format_time(int(now) + shown.seconds)
-    text = rule_of(shown, approved, expires).text(shown.bridge, shown.tenant)
-    signature = base64.b64encode(Approver(default_layout().secrets).sign(text)).decode("ascii")
-    params = {
-        "proposal": proposal,
-        "seen": shown.seen,
-        "approved": approved,
-        "expires": expires,
-        "signature": signature,
-    }
-    done = msgspec.convert(ask("proposal.approve", params), type=Proposal)
+    done = msgspec.convert(ask("proposal.approve", approval(shown)), type=Proposal)
     if json_output:
         print_json(done)
     else:
@@ -166,7 +150,8 @@ def seconds_of(text: str) -> int:
     return seconds
 
 
-def _say(one: Proposal, to: Any) -> None:
+def say(one: Proposal, to: Any) -> None:
+    """All of it, for who decides."""
     facts = {
         "bridge": one.bridge,
         "tenant": one.tenant,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bridgehold.faces.http import (
     artifacts,
+    audits,
     commands,
     documents,
     proposals,
@@ -17,7 +18,7 @@ from bridgehold.faces.http import (
 )
 from bridgehold.faces.http.route import Route
 
-_MODULES = (documents, sessions, commands, resources, artifacts, tenants, submissions, proposals)
+_MODULES = (documents, sessions, commands, resources, artifacts, tenants, submissions, proposals, audits)
 ROUTES: tuple[Route, ...] = tuple(
     found for module in _MODULES for found in vars(module).values() if isinstance(found, Route)
 )
