@@ -22,14 +22,16 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 import msgspec
 
+from bridgehold import signatures
 from bridgehold.errors import DeniedError
-from bridgehold.ids import nearest
+from bridgehold.ids import nearest, whole_number
 from bridgehold.policies.addresses import why_not_public
 from bridgehold.policies.compose import built
 from bridgehold.policies.load import Draft, parse, parse_table, read_toml
@@ -251,9 +253,11 @@ def written(name: str, fields: Mapping[str, str], grants: Grants) -> str:
 
 
 def _connect_table(item: str) -> dict[str, object]:
-    place, _, private = item.partition(" ")
+    place, blank, private = item.partition(" ")
+    if blank and private != "private":
+        raise ValueError(f"{item[:80]!r} is no HOST:PORT, or that and ` private`")
     host, _, port = place.rpartition(":")
-    return {"host": host, "port": int(port), **({"private": True} if private else {})}
+    return {"host": host, "port": whole_number(port), **({"private": True} if private else {})}
 
 
 def render(rules: Iterable[Approved]) -> str:
@@ -272,18 +276,7 @@ def render(rules: Iterable[Approved]) -> str:
 
 def by_key(public_key: bytes) -> Verified:
     """By the raw 32-byte Ed25519 key that approvals are signed with; empty: nothing is soundly signed."""
-
-    def verified(signature: bytes, text: bytes) -> bool:
-        from cryptography.exceptions import InvalidSignature
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-        try:
-            Ed25519PublicKey.from_public_bytes(public_key).verify(signature, text)
-        except (InvalidSignature, ValueError):
-            return False
-        return True
-
-    return verified
+    return functools.partial(signatures.holds, public_key)
 
 
 def in_force(rules: Iterable[Approved], now: float) -> tuple[Approved, ...]:
