@@ -268,6 +268,8 @@ class Methods:
         session = self._find(principal, params.session)
         asked = read_asked(params.limits, TIMES)
         grant = await self._registry.grant(session.key.tenant, session.key.bridge)
+        if not session.alive:  # it is on its way out, and nothing prolongs it any more
+            raise session.why
         return await session.extend(grant, asked, principal.name, self._journal)
 
     async def session_close(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:

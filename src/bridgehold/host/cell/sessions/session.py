@@ -265,11 +265,8 @@ class Session:
     ) -> dict[str, object]:
         """Give it more time, within what `grant` gives: recorded before it holds. What it has, it keeps.
 
-        `asked.session_ms`: from now on. Raises `DeniedError` with the key of what is too much, and why it is
-        over where nothing prolongs it any more.
+        `asked.session_ms`: from now on. Raises `DeniedError` with the key of what is too much.
         """
-        if not self.alive:
-            raise self.why
         lived = int((time.monotonic() - self.opened_at) * 1000)
         life = lived + asked.session_ms if asked.session_ms else 0
         for key, value, most in (
@@ -283,8 +280,6 @@ class Session:
             tenant=self.key.tenant, principal=principal, session=self.id, session_ms=life, idle_ms=idle
         )
         await journal.append(event)
-        if not self.alive:
-            raise self.why
         self.life_ms, self.idle_ms = max(life, self.life_ms), max(idle, self.idle_ms)
         return {"id": self.id, "left_ms": max(0, self.life_ms - lived), "idle_ms": self.idle_ms}
 
