@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,11 +152,10 @@ def run(stage: Stage) -> Outcome:
     report.unlink(missing_ok=True)
     began = time.monotonic()
     status = ended(stage.argv, STAGE_SECONDS)
-    return outcome(stage, status, began)
+    return outcome(stage, status, round(time.monotonic() - began))
 
 
-def outcome(stage: Stage, status: int, began: float) -> Outcome:
-    seconds = round(time.monotonic() - began)
+def outcome(stage: Stage, status: int, seconds: int) -> Outcome:
     if not stage.tests:
         return Outcome(stage, status, seconds, int(status == 0), int(status != 0), 0)
     passed, failed, skipped = read_report(REPORTS / f"{stage.name}.xml")
@@ -176,11 +176,17 @@ class Beside:
             self._process = subprocess.Popen(
                 stage.argv, cwd=ROOT, start_new_session=True, stdout=said, stderr=said
             )
+        self._waits = threading.Thread(target=self._wait, daemon=True)
+        self._waits.start()
+
+    def _wait(self) -> None:
+        self._status = waited(self._process, STAGE_SECONDS)
+        self._seconds = round(time.monotonic() - self._began)  # its own, however late it is asked for
 
     def finish(self) -> Outcome:
-        status = waited(self._process, STAGE_SECONDS)
+        self._waits.join()
         print(f"== {self._stage.name}\n{self._said.read_text(errors='replace')}", end="", flush=True)
-        return outcome(self._stage, status, self._began)
+        return outcome(self._stage, self._status, self._seconds)
 
     def stop(self) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from bridgehold.errors import BridgeholdError, ConfigError, InternalError, ShortageError, UsageError
 
 _REMEDY = "  remedy "
+_ROOM = "Make room on the disk, or raise the quota."
+_WRITABLE = "Mount it writable, or set BRIDGEHOLD_HOME to a folder that is."
 
 
 def to_log_text(error: BridgeholdError) -> str:
@@ -42,7 +44,7 @@ def from_os(error: OSError) -> BridgeholdError:
     """What the system refused, as one of ours: a shortage, a file's place, or the way out."""
     why, where = error.strerror or type(error).__name__, _shown(error.filename)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ShortageError(why, where=where, hint="Make room on the disk, or raise the quota.")
+        return ShortageError(why, where=where, hint=_ROOM)
     if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN):
         return ShortageError(why, where=where)
     if where in (OUTPUT, ERRORS):
@@ -51,6 +53,13 @@ def from_os(error: OSError) -> BridgeholdError:
         hint = "Use a folder of your own: set BRIDGEHOLD_HOME, or run as the user whose it is."
         return ConfigError(why, where=where, hint=hint)
     return UsageError(f"reading or writing failed: {why}", hint="Look where the streams lead.")
+
+
+def mending(error: OSError, otherwise: str) -> str:
+    """The remedy of a write that failed: the disk's, where that is why, or `otherwise` (pure)."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _ROOM
+    return _WRITABLE if error.errno == errno.EROFS else otherwise
 
 
 def at_border(error: BaseException, what: str) -> BridgeholdError:

@@ -8,7 +8,7 @@ and stand in one file: no two may share a code or a status.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import msgspec
 
@@ -54,6 +54,16 @@ class BridgeholdError(Exception):
             traceback=self.traceback,
             output=self.output or msgspec.UNSET,
         )
+
+    def bare(self) -> Self:
+        """The same without its frames, their data, and what led to it: to be kept, or raised once."""
+        made = self.with_traceback(None)
+        made.__cause__ = made.__context__ = None
+        return made
+
+    def again(self) -> BridgeholdError:
+        """Another one of the same, for another who raises it."""
+        return from_info(self.info())
 
     def fact(self) -> ErrorInfo:
         """What may be kept of it, to be raised anew (`from_info`) for each who meets it.

@@ -1,4 +1,4 @@
-"""Names and identifiers: one place that says what a tenant, session or digest looks like."""
+"""Names, identifiers and numbers: one place that says what a tenant, a digest or a number looks like."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ ANONYMOUS_SESSION = "anonymous"
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _OPERATION = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_WHOLE = re.compile(r"[0-9]{1,18}")
+_DECIMAL = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,15})?")
 _LONGEST_NEAR, _MOST_NEAR, _FINELY, _NEAR = 40, 200, 4, 0.5
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
@@ -49,6 +51,23 @@ def is_name(text: str) -> bool:
 def is_operation(text: str) -> bool:
     """Whether `text` can name an operation."""
     return _OPERATION.fullmatch(text) is not None
+
+
+def whole_number(text: str) -> int:
+    """Of a text from outside that is digits, at most 18, and nothing else. Raises `ValueError`.
+
+    Python's own readers also take underscores, blanks, every script's digits, and signs.
+    """
+    if not _WHOLE.fullmatch(text):
+        raise ValueError(f"{text[:40]!r} is no whole number in plain digits")
+    return int(text)
+
+
+def decimal_number(text: str) -> float:
+    """As `whole_number`; a point with digits behind it may follow. No exponent, and neither inf nor nan."""
+    if not _DECIMAL.fullmatch(text):
+        raise ValueError(f"{text[:40]!r} is no number in plain digits, such as 0.5")
+    return float(text)
 
 
 @functools.lru_cache(1_024)  # of commands alone, which are short: what is none raises, and is not kept

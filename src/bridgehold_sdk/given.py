@@ -13,6 +13,7 @@ import importlib
 import io
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -22,6 +23,8 @@ from bridgehold_sdk.errors import InvalidInput, ToolError
 from bridgehold_sdk.plain import to_plain
 
 TAGS = ("$float", "$bytes", "$datetime", "$date", "$integer", "$frame", "$object")
+_NUMBER = re.compile(r"-?(?:[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?|inf|nan)")
+"""As `repr` writes one."""
 _DEEPEST = 50
 _EXCEPTIONS = {
     name: kind
@@ -47,6 +50,8 @@ def decoded(value: Any) -> Any:
 
 
 def _of_tag(tag: str, given: Any) -> Any:
+    if isinstance(given, str) and tag in ("$float", "$integer") and not _NUMBER.fullmatch(given):
+        raise ValueError(f"{given[:40]!r} is no number in plain digits")
     if tag == "$float":
         return float(given)
     if tag == "$integer":

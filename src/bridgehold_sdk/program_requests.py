@@ -8,12 +8,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from bridgehold_sdk.errors import InvalidInput
+from bridgehold_sdk.secret_names import names_secret
 
-_KEY = re.compile(
-    r"(?i)(?:^|_)(?:(?:api|access|private|secret)_?)?(?:key|token|secret|pat|auth|credential)s?\d*(?:$|_)"
-    r"|passw(?:or)?d|_pwd(?:$|_)|(?:api|access|secret)_?key"
-)
-"""As they are written: `PGPASSWORD`, `MYSQL_PWD`, `GH_PAT`, `KEY_2`; not `PWD`, `TOKENIZERS_PARALLELISM`."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MOST_VARIABLES = 256
 _MOST_CHARACTERS = 1000
@@ -25,7 +21,7 @@ def checked_environment(given: Mapping[str, Any] | None) -> dict[str, str]:
     for name, value in (given or {}).items():
         if not _NAME.fullmatch(name) or len(name) > 200 or not isinstance(value, str) or "\0" in value:
             raise InvalidInput(f"{name[:80]!r} is no environment variable of text")
-        if _KEY.search(name):
+        if names_secret(name):
             raise InvalidInput(f"{name[:80]} looks like a key's name, and keys aren't given to code")
         found[name] = value
     if len(found) > _MOST_VARIABLES:

@@ -332,3 +332,23 @@ def test_more_values_than_one_decode_may_make_are_refused_before_any_is_made(
         assert refused.value.reason == "values"
     assert not made
     assert strict.MAX_VALUES == 1_000_000
+
+
+@pytest.mark.parametrize(
+    "body", [b"[%b" % (b"1," * 500_000), b'{"id":1,"success":true,"x":%b}' % (b" " * 1_000_000)]
+)
+def test_an_error_that_somebody_keeps_holds_nothing_of_its_frame(body: bytes) -> None:
+    kept: list[WireError] = []
+    tracemalloc.start()
+    try:
+        for _ in range(10):
+            reader = FrameReader()
+            try:
+                reader.feed(framed(body))
+            except WireError as error:
+                kept.append(error)
+        assert tracemalloc.get_traced_memory()[0] < len(body)
+    finally:
+        tracemalloc.stop()
+    assert {error.reason for error in kept} <= {"json", "shape"}
+    assert len(kept) == 10

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 from subprocess import PIPE
 from types import SimpleNamespace
 
 import pytest
 
-from bridgehold import SyncClient
+from bridgehold import Host, SyncClient
 from bridgehold.client import private
+from bridgehold.client.facade import Loop
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import load_config
 from bridgehold.errors import HostUnavailableError
@@ -102,6 +106,60 @@ def test_a_private_host_is_everybodys_who_is_connected_to_it(fresh: Layout, end:
         until(lambda: not fresh.socket.exists())
         again = bridgehold(fresh, "run", "python:execute", "--args", '{"code": "6 * 7"}')
         assert (again.returncode, json.loads(again.stdout)["value"]) == (0, 42), again.stderr
+
+
+def processes_of(fresh: Layout) -> list[int]:
+    """Those of a host of its own."""
+    found = []
+    for one in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if str(fresh.state).encode() in Path(f"/proc/{one}/cmdline").read_bytes():
+                found.append(int(one))
+    return found
+
+
+@pytest.mark.parametrize("moment", ["begun", "connected"])
+def test_whoever_stops_waiting_for_a_private_host_leaves_none(fresh: Layout, moment: str) -> None:
+    """In a process that goes on: a notebook's, an application's."""
+
+    async def opened() -> None:
+        async with Host.open(fresh) as host:
+            await host.request("sessions", {})
+            await asyncio.Event().wait()
+
+    async def act() -> None:
+        opening = asyncio.ensure_future(opened())
+        there = (lambda: processes_of(fresh)) if moment == "begun" else fresh.socket.exists
+        await asyncio.to_thread(until, there, 60)
+        opening.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await opening
+        await asyncio.to_thread(until, lambda: not processes_of(fresh), 60)
+
+    asyncio.run(act())
+
+
+def test_what_is_under_way_when_a_loop_is_closed_lets_go_of_what_it_holds() -> None:
+    """As where Ctrl-C ends the wait of a synchronous client that is just being opened."""
+    loop, held = Loop(), threading.Event()
+    let_go = threading.Event()
+
+    async def hold() -> None:
+        try:
+            held.set()
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            let_go.set()
+
+    def waits() -> None:
+        with contextlib.suppress(CancelledError):
+            loop.run(hold())
+
+    threading.Thread(target=waits, daemon=True).start()
+    assert held.wait(60)
+    loop.close()
+    assert let_go.is_set()
 
 
 NOISY = """

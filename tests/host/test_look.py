@@ -531,6 +531,7 @@ def test_what_may_not_be_read_or_written_says_by_whom_or_why(tmp_path: Path) -> 
         (as_user, ["policy", "explain", "python"], f"uid {uid}, read it"),
         (mounted, ["serve", "--check"], "its file system is read-only"),
         (mounted, ["secrets", "set", "openai"], "Mount it writable"),
+        (mounted, ["init"], "Mount it writable"),
     ):
         done = subprocess.run(
             [*before, sys.executable, "-m", "bridgehold", *command],

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ from bridgehold.faces.legacy.values import ShimFile
 from bridgehold.faces.testing.transcript import load
 from bridgehold.policies.explain import check as check_policies
 from bridgehold.sandbox.envs.lock import read_lock
+from waiting import until
 from ways import open_way
 
 STATUSES = {kind.exit_status: kind.code for kind in error_classes()}
@@ -220,6 +222,25 @@ def test_an_interrupt_at_any_moment_of_the_start_is_no_traceback(tmp_path: Path)
         _, err = process.communicate(timeout=30)
         assert b"bridgehold/" not in err, err  # before our first line it is the interpreter's own
         assert process.returncode in (5, 130, 1, -signal.SIGINT), (delay, err)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_what_a_signal_ends_gives_its_terminal_back(tmp_path: Path, number: int, status: int) -> None:
+    """Where a key is asked for nothing that is typed is shown; whoever ends it is left with a terminal that does."""
+    ours, theirs = os.openpty()
+    before = termios.tcgetattr(theirs)
+    process = subprocess.Popen(
+        ["setsid", "--ctty", sys.executable, "-m", "bridgehold", "secrets", "set", "openai"],
+        env={**os.environ, "BRIDGEHOLD_HOME": str(tmp_path)},
+        stdin=theirs, stdout=theirs, stderr=theirs,
+    )  # fmt: skip
+    until(lambda: not termios.tcgetattr(theirs)[3] & termios.ECHO, 60)
+    process.send_signal(number)
+    assert process.wait(60) == status
+    assert termios.tcgetattr(theirs) == before
+    os.close(theirs)
+    assert os.read(ours, 4096).endswith(b"stopped\r\n")
+    os.close(ours)
 
 
 @pytest.mark.parametrize("streams", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -82,6 +83,14 @@ def test_the_end_of_a_long_log_is_told_without_looking_at_the_rest(monkeypatch: 
     log.write(b"\x1b" * (1 << 20))
     assert log.text(600) == ("\\x1b" * 150)
     assert sum(looked) <= 4 * 600
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(errno.ENOSPC, "Make room"), (errno.EDQUOT, "quota"), (errno.EROFS, "writable"), (errno.EACCES, "mine")],
+)
+def test_a_full_or_read_only_disk_has_its_own_remedy_whatever_was_written(number: int, remedy: str) -> None:
+    assert remedy in error_texts.mending(OSError(number, "no"), "mine")
 
 
 def test_a_guest_that_writes_every_character_costs_no_lasting_memory() -> None:

@@ -22,6 +22,8 @@ from bridgehold import BridgeholdError, Client, SyncClient
 from bridgehold.client.tools import Tool
 from bridgehold.config.load import load_config
 from bridgehold.keeper.admin import SecretAdmin
+from bridgehold.protocol.frames import MAX_FRAME
+from bridgehold.strict import MAX_VALUES
 from hostile.stage import MANIFEST, POLICY, Stage, stage
 from typed import ROOT
 from waiting import until
@@ -541,6 +543,21 @@ def test_a_tool_that_never_answers_ends_with_its_command(asker: Stage) -> None: 
     assert time.monotonic() - begun < 10
     until(lambda: asker.events("tool.outcome")[-1]["code"] == "timeout")
     assert asker.events("tool.outcome")[-1]["reason"] == "its command ended first"
+
+
+@pytest.mark.parametrize("kind", ["long", "many"])
+def test_a_result_that_can_not_be_sent_is_its_bridge_s_error_at_once(asker: Stage, kind: str) -> None:
+    """And ends neither the caller's connection nor what runs on it."""
+
+    def unsendable() -> Any:
+        return "x" * (MAX_FRAME + 1) if kind == "long" else [0] * (MAX_VALUES + 1)
+
+    begun = time.monotonic()
+    code = "try: tools['unsendable']()\nexcept ToolError as error: result['said'] = [error.code, str(error)[:40]]"
+    said = act(asker, code, unsendable)["said"]
+    assert said[0] == "application"
+    assert "result" in said[1]
+    assert time.monotonic() - begun < 20, "a tool has 30 s"
 
 
 def test_a_tool_may_use_another_session_but_never_the_one_that_waits_for_it(asker: Stage) -> None:

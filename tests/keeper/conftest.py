@@ -1,4 +1,4 @@
-"""A folder with an encrypted file is made once (Argon2 takes a second), and copied for each test."""
+"""A folder with an encrypted file is made once, and copied for each test."""
 
 from __future__ import annotations
 

@@ -83,16 +83,40 @@ def test_another_passphrase_opens_nothing(secrets_folder: Path) -> None:
             FileStore(secrets_folder).get("acme", name)
 
 
-def test_a_key_costs_one_argon2(secrets_folder: Path, acme_key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    derived: list[object] = []
+@pytest.fixture
+def derived(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """(passes, KiB) that each Argon2 is asked for; it is done at the least, so that it takes no second."""
+    told: list[tuple[int, int]] = []
     derive = argon2.low_level.hash_secret_raw
-    monkeypatch.setattr(
-        argon2.low_level,
-        "hash_secret_raw",
-        lambda **given: (derived.append(given["salt"]), derive(**given))[1],
-    )
+
+    def counted(**given: Any) -> bytes:
+        told.append((given["time_cost"], given["memory_cost"]))
+        return derive(**{**given, "time_cost": 1, "memory_cost": 16})
+
+    monkeypatch.setattr(argon2.low_level, "hash_secret_raw", counted)
+    return told
+
+
+def test_a_key_costs_one_argon2(secrets_folder: Path, acme_key: str, derived: list[tuple[int, int]]) -> None:
     assert FileStore(secrets_folder).get("acme", "openai") == acme_key.encode()
     assert len(derived) == 1
+
+
+@pytest.mark.parametrize("chosen", ["", "a word", "random:a-word", "Xy_-" * 16])
+def test_only_a_passphrase_that_we_drew_is_tried_in_no_time(
+    tmp_path: Path, chosen: str, derived: list[tuple[int, int]]
+) -> None:
+    """The last is of a file from before drawn ones said so: it is opened as it was made."""
+    key_file = tmp_path / "secrets.key"
+    if chosen:
+        key_file.write_text(chosen)
+        key_file.chmod(0o600)
+    store = FileStore(tmp_path)
+    store.set("acme", "openai", b"0123456789abcdef")
+    assert store.get("acme", "openai") == b"0123456789abcdef"
+    assert set(derived) == {(15, 1 << 16) if chosen else (1, 16)}
+    drawn = key_file.read_text()
+    assert drawn == chosen or len(drawn) == len("random:") + 64
 
 
 def test_a_lost_key_file_is_not_made_anew_over_what_it_locks(secrets_folder: Path, admin: Admin) -> None:

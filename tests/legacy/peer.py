@@ -51,10 +51,10 @@ class Peer:
         body = {"id": identity, "command": command, "args": args or {}, "timestamp": "2025-01-01T00:00:00Z"}
         self.send_body(json.dumps(body | more).encode())
 
-    def receive_body(self, seconds: float = 20) -> bytes:
+    def receive_body(self, seconds: float = 60) -> bytes:
         return self._exactly(int.from_bytes(self._exactly(4, seconds), "big"), seconds)
 
-    def receive(self, seconds: float = 20) -> dict[str, Any]:
+    def receive(self, seconds: float = 60) -> dict[str, Any]:
         body = self.receive_body(seconds)
         value = msgspec.msgpack.decode(body) if body[0] >= 0x80 else json.loads(body)
         assert isinstance(value, dict)
@@ -72,7 +72,7 @@ class Peer:
         assert answer["result"]["status"] == "ok"
         return answer
 
-    def end(self, seconds: float = 20) -> tuple[int, bytes]:
+    def end(self, seconds: float = 60) -> tuple[int, bytes]:
         """(exit status, what was still on stdout)."""
         rest = self.out.read()
         return self.process.wait(seconds), rest

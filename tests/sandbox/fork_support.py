@@ -119,7 +119,8 @@ class Nursery:
             ("inner", Path(str(inner.__file__)).parent),
         ):
             if not (home / name).exists():
-                shutil.copytree(source, home / name, ignore=shutil.ignore_patterns("__pycache__"))
+                # Compiled, as an installed package is; what is being written beside it is left out.
+                shutil.copytree(source, home / name, ignore=shutil.ignore_patterns("*-pytest-*", "*.pyc.*"))
         self._write(home / "site" / self.tenant / "framework.py", self.framework)
         self._write(home / "bridge" / self.tenant / "forkbridge.py", self.bridge)
 

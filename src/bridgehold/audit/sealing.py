@@ -22,6 +22,7 @@ from bridgehold.audit.check import InstanceCheck
 from bridgehold.audit.sealed import SealFile, seal_path
 from bridgehold.audit.seals import Seal
 from bridgehold.audit.segments import InstanceFolder, Segment, instance_folders, read_lines
+from bridgehold.error_texts import mending
 from bridgehold.errors import AuditError, BusyError
 
 SEALED = ".sealed"
@@ -187,7 +188,8 @@ def _replacing(audit: Path, path: Path) -> Iterator[Callable[[bytes], object]]:
             yield file.write
     except OSError as error:
         hint = "Seal as the user whose host it is; for a service, as root."
-        raise AuditError(f"can't be written: {error.strerror}", where=str(path), hint=hint) from error
+        why = f"can't be written: {error.strerror}"
+        raise AuditError(why, where=str(path), hint=mending(error, hint)) from error
 
 
 @contextlib.contextmanager

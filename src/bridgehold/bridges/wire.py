@@ -185,10 +185,15 @@ class FrameReader:
 
     def feed(self, data: bytes) -> list[GuestFrame | StrayFrame]:
         """The frames that `data` completes, in order. Raises `WireError`, and nothing else."""
-        return finished(self.steps(data))
+        steps = self.steps(data)
+        del data
+        return finished(steps)
 
     def steps(self, data: bytes) -> Generator[None, None, list[GuestFrame | StrayFrame]]:
-        """As `feed`, in turns; nothing else is fed meanwhile."""
+        """As `feed`, in turns; nothing else is fed meanwhile.
+
+        What is raised holds nothing of the stream, however long somebody keeps it.
+        """
         if self._broken:
             raise WireError("order", "the stream is broken already")
         self._buffer += data
@@ -216,14 +221,20 @@ class FrameReader:
                         body, part = bytes(view[place:end]), None
                 start, self.within_part = end, False
                 frames.append((yield from self._frame(body, part)))
-        except WireError:
+        except WireError as error:
             self._broken, self.buffered = True, 0
             self._buffer.clear()
-            raise
-        del self._buffer[:start]
-        self.buffered = len(self._buffer)
-        self.frames += len(frames)
-        return frames
+            broken = error.bare()
+        else:
+            del self._buffer[:start]
+            self.buffered = len(self._buffer)
+            self.frames += len(frames)
+            return frames
+        data, body, part, frames = b"", b"", None, []  # its traceback holds these names
+        try:
+            raise broken
+        finally:
+            del broken
 
     def end(self) -> None:
         """The stream ended. Raises `WireError` where it ended inside a frame."""

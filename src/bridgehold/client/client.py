@@ -25,7 +25,7 @@ from bridgehold.client.private import PrivateHost
 from bridgehold.client.retry import with_retries
 from bridgehold.client.session import ClientSession
 from bridgehold.client.session_files import Content
-from bridgehold.client.tools import RUNNING_FOR, Tool, Tools, named
+from bridgehold.client.tools import RUNNING_FOR, Tools, named, serve
 from bridgehold.config.layout import Layout, default_layout
 from bridgehold.errors import (
     BridgeholdError,
@@ -166,7 +166,7 @@ class Client:
 
         def handle_event(event: dict[str, Any]) -> None:
             if event.get("type") == "tool_call":
-                tasks.add(asyncio.create_task(self._run_tool(offered, event)))
+                tasks.add(asyncio.create_task(serve(offered, event, self.request)))
             elif on_event is not None:
                 on_event(event)
 
@@ -175,13 +175,6 @@ class Client:
         finally:
             for task in tasks:
                 task.cancel()
-
-    async def _run_tool(self, offered: dict[str, Tool], event: dict[str, Any]) -> None:
-        """One call of the bridge's. What the function raises goes back as its error."""
-        answer = {"command": event["command"], "call": event["call"]}
-        answer |= await offered[event["tool"]].answer(event["arguments"], event["command"])
-        with contextlib.suppress(BridgeholdError):  # the command ended first
-            await self.request("tool.reply", answer)
 
     async def run(
         self,
@@ -373,18 +366,15 @@ class Host(Client):
     async def open(cls, layout: Layout | None = None) -> AsyncIterator[Self]:
         """Use the host that runs on `layout`, or start a private one for the length of the block."""
         layout = layout or default_layout()
-        private: PrivateHost | None = None
-        try:
-            client = await cls.connect(layout.socket)
-        except HostUnavailableError:
-            private = await asyncio.to_thread(PrivateHost.start, layout)
-            client = await cls.connect(layout.socket, reconnect_s=0)  # nobody starts it again
-        try:
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                client = await cls.connect(layout.socket)
+            except HostUnavailableError:
+                private = await PrivateHost.begin(layout)
+                stack.push_async_callback(asyncio.to_thread, private.stop)
+                client = await cls.connect(layout.socket, reconnect_s=0)  # nobody starts it again
+            stack.push_async_callback(client.aclose)
             yield client
-        finally:
-            await client.aclose()
-            if private is not None:
-                await asyncio.to_thread(private.stop)
 
 
 _MAY_BUILD = ("run", "session.open", "session.hold")

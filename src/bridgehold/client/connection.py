@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 import msgspec
 
+from bridgehold.error_info import ErrorInfo
 from bridgehold.errors import (
     BridgeholdError,
     HostLeavingError,
@@ -42,7 +43,7 @@ class Connection:
         self._waiting: dict[int, asyncio.Future[tuple[AnswerFrame, bytes]]] = {}
         self._events: dict[int, Progress] = {}
         self._raw: set[int] = set()
-        self.failure: BridgeholdError | None = None
+        self.failure: ErrorInfo | None = None
         self.leaving = False
         """Its host begins nothing more; what it has begun is still answered here."""
         self._asking: asyncio.Task[None] | None = None
@@ -99,7 +100,7 @@ class Connection:
             if not self._takes_parts:
                 params, moved = moved.as_text(params), None
         if self.failure is not None:
-            raise self.failure
+            raise from_info(self.failure)
         request_id = self._next_id
         self._next_id += 1
         future: asyncio.Future[tuple[AnswerFrame, bytes]] = asyncio.get_running_loop().create_future()
@@ -109,7 +110,7 @@ class Connection:
         if raw:
             self._raw.add(request_id)
         try:
-            for piece in _packed(request_id, method, params, moved):
+            for piece in parts.packed(request_id, method, params, moved):
                 self._writer.write(piece)
             await self._writer.drain()
             answer, data = await future
@@ -161,7 +162,7 @@ class Connection:
             failure = InternalError(f"{type(error).__name__} in the client, reading an answer")
             failure.__cause__ = error
         finally:  # whatever it was: nobody waits for an answer that nobody reads
-            self.failure = failure
+            self.failure = failure.info()
             for future in self._waiting.values():
                 if not future.done():
                     future.set_exception(_lost(failure))
@@ -207,18 +208,12 @@ def _joined(raw: msgspec.Raw | msgspec.UnsetType, part: str, data: bytes) -> Any
     return value
 
 
-def _packed(request_id: int, method: str, params: bytes, moved: Moved | None) -> tuple[bytes, ...]:
-    raw = msgspec.Raw(params)
-    if moved is None:
-        return (pack(RequestFrame(id=request_id, method=method, params=raw)),)
-    frame = RequestFrame(id=request_id, method=method, params=raw, part=moved.place, parts=True)
-    return parts.pack(frame, moved.data) if moved.place else (pack(frame),)
-
-
 def _lost(failure: BridgeholdError) -> BridgeholdError:
-    """For a request that was sent: only a host that takes its leave says that it was not begun."""
+    """For a request that was sent, its own: only a host that takes its leave says that it was not begun."""
     if not isinstance(failure, HostUnavailableError) or isinstance(failure, HostLeavingError):
-        return failure
+        again = failure.again()
+        again.__cause__ = failure.__cause__
+        return again
     return HostUnavailableError(
         f"{failure.message}; the request may have been begun", hint=failure.hint, retry="same"
     )

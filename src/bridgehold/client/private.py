@@ -9,11 +9,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
-from typing import IO, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from bridgehold.config.layout import HOME_VARIABLE, Layout
 from bridgehold.error_texts import from_log_text
 from bridgehold.errors import HostUnavailableError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 _READY_SECONDS = 30.0
 _STOP_SECONDS = 20.0
@@ -64,10 +67,12 @@ class PrivateHost:
         return self._process.pid
 
     @classmethod
-    def start(cls, layout: Layout, environ: Mapping[str, str] | None = None) -> Self:
+    def start(
+        cls, layout: Layout, environ: Mapping[str, str] | None = None, given_up: int | None = None
+    ) -> Self:
         """Start a host on `layout` and wait until it listens. Raises `HostUnavailableError`.
 
-        `environ`: its environment; this process's, if left out.
+        `environ`: its environment; this process's, if left out. `given_up`: can be read once nobody waits.
         """
         lifeline_read, lifeline_write = os.pipe()
         ready_read, ready_write = os.pipe()
@@ -87,13 +92,35 @@ class PrivateHost:
         for theirs in (lifeline_read, ready_write, stderr_write):
             os.close(theirs)
         said = _Stderr(os.fdopen(stderr_read, "rb", 0))
-        readable, _, _ = select.select([ready_read], [], [], _READY_SECONDS)
-        if readable and os.read(ready_read, 1):
+        waited = [ready_read] if given_up is None else [ready_read, given_up]
+        readable, _, _ = select.select(waited, [], [], _READY_SECONDS)
+        if given_up in readable:
+            process.terminate()
+        elif readable and os.read(ready_read, 1):
             return cls(process, lifeline_write, ready_read, said)
         os.close(ready_read)
         late = not (readable or said.so_far())  # what an end leaves half begun says is no reason
         os.close(lifeline_write)
         raise _start_failure(process, said, late=late)
+
+    @classmethod
+    async def begin(cls, layout: Layout, environ: Mapping[str, str] | None = None) -> Self:
+        """As `start`; whoever is cancelled meanwhile leaves none behind."""
+        import asyncio
+        from concurrent.futures import ThreadPoolExecutor
+
+        pool = ThreadPoolExecutor(1, "bridgehold-start")
+        given_up, give_up = os.pipe()
+        starting = pool.submit(cls.start, layout, environ, given_up)
+        starting.add_done_callback(lambda _: os.close(given_up))
+        pool.shutdown(wait=False)
+        try:
+            return await asyncio.wrap_future(starting)
+        except asyncio.CancelledError:
+            starting.add_done_callback(_stop_late)
+            raise
+        finally:
+            os.close(give_up)
 
     def stop(self) -> None:
         """End the host and wait until its processes and sandboxes are gone.
@@ -112,6 +139,12 @@ class PrivateHost:
             self._process.kill()
             self._process.wait()
         self._stderr.text()
+
+
+def _stop_late(started: Future[Any]) -> None:
+    """Of one that nobody waits for any more."""
+    if not started.cancelled() and started.exception() is None:
+        threading.Thread(target=started.result().stop, name="bridgehold-stop").start()
 
 
 def _start_failure(process: subprocess.Popen[bytes], stderr: _Stderr, *, late: bool) -> HostUnavailableError:

@@ -9,11 +9,11 @@ import inspect
 import threading
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextvars import ContextVar
 from typing import Any
 
-from bridgehold.errors import UsageError
+from bridgehold.errors import BridgeholdError, UsageError
 from bridgehold.protocol.frames import OfferedTool
 from bridgehold.protocol.plain import error_text, to_plain
 
@@ -127,6 +127,19 @@ def named(tools: Tools) -> dict[str, Tool]:
     """By name."""
     made = [tool if isinstance(tool, Tool) else Tool.of(tool) for tool in tools]
     return {tool.name: tool for tool in made}
+
+
+async def serve(
+    offered: dict[str, Tool], event: dict[str, Any], send: Callable[[str, dict[str, Any]], Awaitable[object]]
+) -> None:
+    """One call of the bridge's: what the function gives or raises goes back, or why that can't be sent."""
+    call = {"command": event["command"], "call": event["call"]}
+    answer = await offered[event["tool"]].answer(event["arguments"], event["command"])
+    try:
+        await send("tool.reply", {**call, **answer})
+    except BridgeholdError as error:
+        with contextlib.suppress(BridgeholdError):  # the command ended first
+            await send("tool.reply", {**call, "error": f"the tool's result can't be sent: {error.message}"})
 
 
 def _schema(hint: Any, function: str, name: str) -> dict[str, Any]:

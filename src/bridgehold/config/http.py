@@ -29,7 +29,7 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True):
     read_s: float = 60.0
 
 
-_LISTEN = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9.]+):(\d{1,5})")
+_LISTEN = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9.]+):([0-9]{1,5})")
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 

@@ -18,13 +18,13 @@ from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from bridgehold import reads
+from bridgehold.config.kinds import Name
 from bridgehold.config.providers import provider_entry, provider_faults
 from bridgehold.config.sections import (
     BridgeSection,
     FeaturesSection,
     HostSection,
     HttpSection,
-    Name,
     PrincipalSection,
     ProviderSection,
     PushSection,

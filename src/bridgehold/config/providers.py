@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from bridgehold.errors import DeniedError
-from bridgehold.ids import is_name
+from bridgehold.ids import is_name, whole_number
 from bridgehold.policies.names import normalise_host_pattern
 
 if TYPE_CHECKING:
@@ -90,11 +90,9 @@ def provider_faults(entry: ProviderEntry) -> list[str]:
 def is_place(text: str) -> bool:
     """Whether `text` is a host, a pattern of hosts, or either with a port (pure)."""
     host, colon, port = text.partition(":")
-    if colon and not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65_535):
-        return False
     try:
-        return normalise_host_pattern(host) == host
-    except DeniedError:
+        return (not colon or 1 <= whole_number(port) <= 65_535) and normalise_host_pattern(host) == host
+    except (DeniedError, ValueError):
         return False
 
 

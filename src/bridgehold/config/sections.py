@@ -14,6 +14,7 @@ from packaging.version import InvalidVersion, Version
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from bridgehold.config.guest_environment import check_variable
+from bridgehold.config.kinds import Folder, Name, NameOrAll, NameOrNone, Size, Uid, as_it_is
 from bridgehold.errors import UnsupportedError
 from bridgehold.policies.values import DEVICE
 
@@ -24,15 +25,7 @@ class Strict(BaseModel):
     """A section that refuses unknown keys, NaN and infinities, and never changes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-Size = Annotated[str, Field(pattern=r"^\d{1,15}(\.\d{1,15})?\s*(B|KiB|MiB|GiB|TiB)$")]
-Uid = Annotated[int, Field(ge=0, lt=2**32 - 1)]
-_NAME = r"[a-z][a-z0-9_-]{0,62}"
-Name = Annotated[str, Field(pattern=f"^{_NAME}$")]
-NameOrAll = Annotated[str, Field(pattern=rf"^({_NAME}|\*)$")]
-NameOrNone = Annotated[str, Field(pattern=f"^({_NAME})?$")]
-Folder = Annotated[str, Field(pattern=r"^/")]
+    _as_it_is = field_validator("*", mode="before")(as_it_is)
 
 
 class HostSection(Strict):

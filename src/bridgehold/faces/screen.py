@@ -5,12 +5,14 @@ Text is text: nothing in it is markup, and what a terminal could act on is spell
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import TextIO
 
 from bridgehold.error_texts import harmless
 from bridgehold.faces.layout import Line, Part, paragraph
+from bridgehold.ids import whole_number
 
 WIDE = 100_000
 """Where nobody looks no line is folded: an id that is cut in two is none."""
@@ -40,8 +42,9 @@ class Screen:
     def width(self) -> int:
         """Cells in a line: `COLUMNS`, the terminal's own, or as good as no bound."""
         given = os.environ.get("COLUMNS", "")
-        if given.isdecimal() and int(given):
-            return int(given)
+        with contextlib.suppress(ValueError):
+            if columns := whole_number(given):
+                return columns
         try:
             return os.get_terminal_size(self.file.fileno()).columns or 80
         except (OSError, ValueError, AttributeError):

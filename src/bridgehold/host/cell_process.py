@@ -51,6 +51,7 @@ from bridgehold.protocol.frames import read_params
 from bridgehold.protocol.submissions import Tried
 from bridgehold.sandbox.landlock import CHANGE, READ, USE
 from bridgehold.sandbox.launcher.control import LauncherClient
+from bridgehold.tasks import begin_task
 
 _TELL_SECONDS = 0.5
 """Between two words of what the tenant has used."""
@@ -211,9 +212,7 @@ class CellProcess:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _begin(self, work: Coroutine[object, object, object]) -> None:
-        task = asyncio.create_task(self._stand(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        begin_task(self._stand(work), self._tasks)
 
     async def _stand(self, work: Coroutine[object, object, object]) -> None:
         """What the cell is not to run without: its defect ends it."""

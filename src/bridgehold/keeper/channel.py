@@ -72,7 +72,7 @@ class Stream:
         self._held = 0
         """DATA bytes that came and were not received yet, plus what is not granted back yet."""
         self._owed = 0
-        self._failure: BridgeholdError | None = None
+        self._failure: ErrorInfo | None = None
         self.closed = False
 
     async def send_head(self, payload: bytes) -> None:
@@ -193,7 +193,7 @@ class Stream:
     def stop(self, failure: BridgeholdError) -> None:
         """Fail what waits on this stream, now and later, with `failure`; a first failure stays."""
         if self._failure is None:
-            self._failure = failure
+            self._failure = failure.fact()
             self._arrived.set()
             self._credit_grown.set()
             if self.on_cancel is not None:
@@ -201,7 +201,7 @@ class Stream:
 
     def _check(self) -> None:
         if self._failure is not None:
-            raise self._failure
+            raise from_info(self._failure)
 
 
 class Channel:

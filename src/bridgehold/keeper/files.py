@@ -8,7 +8,6 @@ put there.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import stat
@@ -16,10 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bridgehold import writes
+from bridgehold.error_texts import mending
 from bridgehold.errors import SecretError
 
 _HINT = "The folder of secrets and its files belong to one user, with modes 0700 and 0600."
-_READ_ONLY = "Mount it writable, or set BRIDGEHOLD_HOME to a folder that is."
 
 
 def read_private(path: Path, bound: int) -> bytes | None:
@@ -60,7 +59,8 @@ def replacing(path: Path, start: bytes = b"") -> Iterator[Path]:
             file.flush()
             yield Path(f"/proc/self/fd/{file.fileno()}")
     except OSError as error:
-        raise SecretError(f"can't be written: {error.strerror}", where=str(path), hint=_HINT) from error
+        why = f"can't be written: {error.strerror}"
+        raise SecretError(why, where=str(path), hint=mending(error, _HINT)) from error
 
 
 @contextlib.contextmanager
@@ -71,8 +71,8 @@ def locked(folder: Path, name: str = ".lock") -> Iterator[None]:
         writes.make_folder(folder, mode=0o700)
         descriptor = writes.open_lock(path)
     except OSError as error:
-        remedy = _READ_ONLY if error.errno == errno.EROFS else _HINT
-        raise SecretError(f"can't be opened: {error.strerror}", where=str(path), hint=remedy) from error
+        why = f"can't be opened: {error.strerror}"
+        raise SecretError(why, where=str(path), hint=mending(error, _HINT)) from error
     try:
         owner = folder.stat().st_uid
         if os.getuid() == 0 and owner != 0:

@@ -1,12 +1,14 @@
 """The encrypted file for machines without a desktop: keyrings.cryptfile (Argon2id, AES-GCM).
 
 Its passphrase comes from a 0600 key file that we create, or from a systemd credential. Each value has an
-Argon2 of its own, which takes the better part of a second: the keeper fetches once and holds it in memory.
+Argon2 of its own. A passphrase that somebody chose takes the better part of a second to try, so the keeper
+fetches once and holds it in memory; one that we drew can't be guessed at any speed, and is tried in no time.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,9 @@ FILE = "secrets.crypt"
 KEY_FILE = "secrets.key"
 SERVICE = "bridgehold"
 _BOUND = 32 * 1024 * 1024
+_DRAWN = "random:"
+"""How a passphrase of ours begins: 384 random bits follow, which need no stretching."""
+_OF_OURS = re.compile(_DRAWN + "[A-Za-z0-9_-]{64}")
 
 
 class FileStore:
@@ -38,7 +43,7 @@ class FileStore:
             return None
         with self._opens() as keyring:
             # Its property tries the passphrase first, by an Argon2 more: the value's own seal tells as much.
-            keyring._keyring_key = self._passphrase(create=False)  # noqa: SLF001
+            keyring._keyring_key = self._passphrase_of(keyring, create=False)  # noqa: SLF001
             value = keyring.get_password(SERVICE, f"{tenant}/{name}")
         if value is None:
             self._open(self._folder / FILE, create=False)
@@ -74,7 +79,7 @@ class FileStore:
     def _open(self, path: Path, *, create: bool) -> CryptFileKeyring:
         """After its passphrase was tried."""
         with self._opens(path) as keyring:
-            keyring.keyring_key = self._passphrase(create=create)
+            keyring.keyring_key = self._passphrase_of(keyring, create=create)
         return keyring
 
     @contextlib.contextmanager
@@ -90,6 +95,13 @@ class FileStore:
                 hint=f"Restore {KEY_FILE} (or the credential) that belongs to it, or set the secrets anew.",
             ) from None
 
+    def _passphrase_of(self, keyring: CryptFileKeyring, *, create: bool) -> str:
+        """The passphrase; `keyring` has the cost of its kind, which the file doesn't say."""
+        passphrase = self._passphrase(create=create)
+        if _OF_OURS.fullmatch(passphrase):
+            keyring.time_cost, keyring.memory_cost = 1, 8 * keyring.parallelism  # Argon2's least
+        return passphrase
+
     def _passphrase(self, *, create: bool) -> str:
         if self._credential:
             from bridgehold.keeper.store_systemd import read_credential
@@ -98,7 +110,7 @@ class FileStore:
         path = self._folder / KEY_FILE
         data = read_private(path, 4096)
         if data is None and create and not self._current():
-            data = secrets.token_urlsafe(48).encode("ascii")
+            data = (_DRAWN + secrets.token_urlsafe(48)).encode("ascii")
             write_private(path, data)
         if not data or not data.strip():
             raise SecretError("the key file of the encrypted file is missing", where=str(path))

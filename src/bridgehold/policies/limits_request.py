@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from bridgehold.errors import DeniedError, UsageError
-from bridgehold.ids import nearest
+from bridgehold.ids import decimal_number, nearest
 from bridgehold.policies.limits_table import LIMITS, show
 from bridgehold.policies.model import Grant
 from bridgehold.policies.values import read_value
@@ -50,7 +50,7 @@ def read_asked(given: Mapping[str, object], keys: tuple[str, ...] = ASKABLE) -> 
             )
         fact = _FACTS[name]
         try:
-            said = float(value) if fact.unit == "cores" and isinstance(value, str) else value
+            said = decimal_number(value) if fact.unit == "cores" and isinstance(value, str) else value
             found[fact.field] = read_value(_KEYS[f"limits.{name}"], said)
         except ValueError as error:
             raise UsageError(str(error), where=f"limits.{name}") from None

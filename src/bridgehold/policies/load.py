@@ -109,7 +109,7 @@ def read_toml(text: str, file: str) -> dict[str, object]:
 def _line_of(error: ValueError) -> int:
     _, found, rest = str(error).partition("(at line ")
     digits = rest.partition(",")[0]
-    return int(digits) if found and digits.isdigit() else 0
+    return int(digits) if found and digits.isascii() and digits.isdigit() else 0
 
 
 class _Reader:

@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from bridgehold.ids import whole_number
 from bridgehold.policies.content import BodyFacts
 from bridgehold.policies.decide import (
     decide_connect,
@@ -67,7 +68,11 @@ def _egress(grant: Grant, name: str) -> Decision:
 
 def _connect(grant: Grant, name: str) -> Decision:
     host, _, port = name.rpartition(":")
-    return decide_connect(grant, host, int(port) if port.isascii() and port.isdigit() else 0)
+    try:
+        number = whole_number(port)
+    except ValueError:
+        number = 0
+    return decide_connect(grant, host, number)
 
 
 _WAYS: dict[str, Callable[[Grant, str], Decision]] = {

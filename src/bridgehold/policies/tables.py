@@ -130,6 +130,7 @@ class Table:
 def parse_time(value: object) -> float:
     """Seconds since the epoch of ``2026-12-31T00:00:00Z``. Raises `ValueError`."""
     try:
+        str(value).encode("ascii")  # strptime takes the digits of every script
         return datetime.strptime(str(value), _TIME).replace(tzinfo=UTC).timestamp()
     except ValueError:
         raise ValueError(f"{str(value)[:40]!r} is no time such as 2026-12-31T00:00:00Z") from None

@@ -15,7 +15,7 @@ import msgspec
 
 from bridgehold import reads
 from bridgehold.errors import PolicyError, SuspendedError, UsageError
-from bridgehold.ids import nearest
+from bridgehold.ids import decimal_number, nearest, whole_number
 from bridgehold.policies.model import Ceilings, Decision
 from bridgehold.policies.problems import Faulty, policy_error
 from bridgehold.policies.tables import Table, rendered
@@ -68,7 +68,7 @@ KEYS: tuple[Key, ...] = (
     Key("money_per_day", "money", "Tokens at their providers' prices in a day (UTC), likewise."),
     Key("money_per_month", "money", "Tokens at their providers' prices in a month (UTC), likewise."),
 )
-_NUMBERS: dict[str, Callable[[str], int | float]] = {"count": int, "money": float}
+_NUMBERS: dict[str, Callable[[str], int | float]] = {"count": whole_number, "money": decimal_number}
 _BY_NAME = {key.path: key for key in KEYS}
 
 

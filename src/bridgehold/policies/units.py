@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 
+from bridgehold.ids import decimal_number, whole_number
+
 _SIZES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
 _TIMES = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
-_NUMBER = re.compile(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([A-Za-z]+)\s*", re.ASCII)
+_NUMBER = re.compile(r"([0-9.]+) ?([A-Za-z]+)")
+_DAY_MS = 24 * 3_600_000
 
 
 def parse_size(text: str) -> int:
@@ -19,11 +22,22 @@ def parse_duration(text: str) -> int:
     return _parse(text, _TIMES, "a duration such as 30s (ms, s, m, h)")
 
 
+def parse_days(text: str) -> int:
+    """As `parse_duration`; whole days too: ``30d``."""
+    try:
+        if text.endswith("d"):
+            return whole_number(text[:-1]) * _DAY_MS
+        return parse_duration(text)
+    except ValueError:
+        raise ValueError(f"{text[:40]!r} is not a duration such as 12h (ms, s, m, h), or days: 30d") from None
+
+
 def _parse(text: str, units: dict[str, int], what: str) -> int:
     match = _NUMBER.fullmatch(text)
-    if match is None or match[2] not in units:
-        raise ValueError(f"{text[:40]!r} is not {what}")
-    return int(float(match[1]) * units[match[2]])
+    try:
+        return int(decimal_number(match[1] if match else "") * units[match[2] if match else ""])
+    except (KeyError, ValueError):
+        raise ValueError(f"{text[:40]!r} is not {what}") from None
 
 
 def format_size(count: int) -> str:

@@ -45,7 +45,7 @@ def _size(key: Key, value: object) -> int:
 
 
 def _rate(key: Key, value: object) -> int:
-    text = _text(value, "a rate such as 64KiB/s").strip()
+    text = _text(value, "a rate such as 64KiB/s")
     if not text.endswith("/s"):
         raise ValueError(f"{text[:40]!r} is not a rate such as 64KiB/s")
     return _bounded(key, parse_size(text[:-2]))

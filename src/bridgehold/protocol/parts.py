@@ -16,6 +16,7 @@ import msgspec
 from bridgehold import strict, strict_turns
 from bridgehold.errors import LimitError, ProtocolError, UsageError
 from bridgehold.protocol.frames import HEADER, MAX_FRAME, PARTED, AnswerFrame, RequestFrame, put
+from bridgehold.protocol.frames import pack as pack_plain
 from bridgehold.protocol.values import Reply
 from bridgehold.steps import in_turns
 
@@ -53,6 +54,18 @@ def pack(frame: RequestFrame | AnswerFrame, data: bytes) -> tuple[bytes, bytes]:
     size = HEADER.size + len(body) + len(data)
     head = b"".join((HEADER.pack(PARTED | size), HEADER.pack(len(body)), body))
     return (head + data, b"") if len(data) < _JOINED else (head, data)
+
+
+def packed(request_id: int, method: str, params: bytes, moved: Moved | None) -> tuple[bytes, ...]:
+    """A request's bytes. Raises `LimitError` where no host takes so many: it would end the connection."""
+    raw = msgspec.Raw(params)
+    frame = RequestFrame(id=request_id, method=method, params=raw)
+    if moved is not None:
+        frame = RequestFrame(id=request_id, method=method, params=raw, part=moved.place, parts=True)
+    pieces = pack(frame, moved.data) if moved is not None and moved.place else (pack_plain(frame),)
+    if (size := sum(map(len, pieces)) - HEADER.size) > MAX_FRAME:
+        raise LimitError(f"a request of {size} bytes; {MAX_FRAME} are possible", where=method)
+    return pieces
 
 
 def too_much(size: int) -> UsageError:

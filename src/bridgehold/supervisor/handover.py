@@ -42,6 +42,7 @@ from bridgehold.host.startup import (
     USED,
     WRITE,
 )
+from bridgehold.ids import whole_number
 from bridgehold.sandbox import syscalls
 
 CHECK = "--check"
@@ -71,13 +72,17 @@ def take(environ: MutableMapping[str, str], pid: int, first: int = _FIRST_DESCRI
     Raises `ConfigError` for a socket that is none of ours.
     """
     said = [environ.pop(name, "") for name in _NAMES]
-    if said[0] != str(pid) or not said[1].isdecimal():
+    try:
+        count = whole_number(said[1])
+    except ValueError:
+        count = 0
+    if said[0] != str(pid) or not count:
         return Inherited()
     names = said[2].split(":")
     host: socket.socket | None = None
     http: socket.socket | None = None
     lock, lasting = -1, False
-    for number in range(int(said[1])):
+    for number in range(count):
         name = names[number] if number < len(names) else ""
         os.set_inheritable(first + number, False)
         if name == _LOCK:

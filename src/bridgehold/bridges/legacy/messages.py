@@ -153,13 +153,13 @@ def read_rpc_answer(body: bytes) -> RpcAnswer | None:
     if told.command is not msgspec.UNSET or told.type not in (RPC_RESPONSE, msgspec.UNSET):
         return None
     answer, written_in = decode(body, _RpcBody), format_of(body)
-    if answer.error is not msgspec.UNSET or answer.status != "ok":
-        raw = b"" if answer.error is msgspec.UNSET else bytes(answer.error)
-        return RpcAnswer(rpc_id=answer.rpc_id, error=_rpc_error(raw, written_in))
-    raw = b"" if answer.result is msgspec.UNSET else bytes(answer.result)
     try:
+        if answer.error is not msgspec.UNSET or answer.status != "ok":
+            raw = b"" if answer.error is msgspec.UNSET else bytes(answer.error)
+            return RpcAnswer(rpc_id=answer.rpc_id, error=_rpc_error(raw, written_in))
+        raw = b"" if answer.result is msgspec.UNSET else bytes(answer.result)
         return RpcAnswer(rpc_id=answer.rpc_id, result=decode_values(raw, written_in) if raw else None)
-    except ProtocolError as error:  # of its result alone: whoever waits for it is told
+    except ProtocolError as error:  # of what it says alone: whoever waits for it is told
         return RpcAnswer(rpc_id=answer.rpc_id, error=f"result: {error.message}"[:_MAX_ERROR])
 
 

@@ -21,7 +21,6 @@ _PASSING = re.compile(
     r"SNAKEPIT_[A-Z0-9_]{1,60}|SNAKEBRIDGE_[A-Z0-9_]{1,60}|GRPC_(VERBOSITY|TRACE|POLL_STRATEGY|ENABLE_FORK_SUPPORT)"
     r"|(OMP|OPENBLAS|MKL|NUMEXPR)_NUM_THREADS|PYTHONUNBUFFERED"
 )
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|COOKIE|AUTH")
 _OWN = frozenset({READY_FILE, *_ADDRESSES, "SNAKEPIT_PYTHON", "SNAKEBRIDGE_VENV"})
 """Paths and addresses of the starter's machine, which the sandbox has none of."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
@@ -56,7 +55,7 @@ def passing(environment: Mapping[str, str]) -> dict[str, str]:
     found = {
         name: value
         for name, value in environment.items()
-        if _PASSING.fullmatch(name) and not _SECRET.search(name) and name not in _OWN
+        if _PASSING.fullmatch(name) and not _names_secret(name) and name not in _OWN
         if len(value) <= _LONGEST and "\0" not in value
     }
     return dict(sorted(found.items())[:_MOST])
@@ -72,8 +71,14 @@ def bounded(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(islice(filter(_NAME.fullmatch, names), _MOST))
 
 
+def _names_secret(name: str) -> bool:
+    from bridgehold_sdk.secret_names import names_secret  # the guest's package, which few processes need
+
+    return names_secret(name)
+
+
 def _secrets_first(name: str) -> tuple[bool, str]:
-    return not _SECRET.search(name.upper()), name
+    return not _names_secret(name), name
 
 
 def read_ready(body: bytes) -> int | None:

@@ -24,6 +24,8 @@ from bridgehold import writes
 CANARY_VARIABLE = "BRIDGEHOLD_ATTACK_CANARY"
 _LEFT_SECONDS = 20.0
 _PAUSE = 0.05
+_VICTIM = "import sys; sys.stdin.read()"
+"""It ends with whoever started it, however that ends."""
 
 
 class Outside:
@@ -56,9 +58,10 @@ class Outside:
         self.marker.parent.chmod(0o777)
         writes.replace(self.canary_file, self.canary)
         self._victim = subprocess.Popen(
-            [sys.executable, "-P", "-c", "import time; time.sleep(3600)", f"victim-{self.mark}"],
+            [sys.executable, "-P", "-c", _VICTIM, f"victim-{self.mark}"],
             env={CANARY_VARIABLE: self.canary},
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
+            start_new_session=True,  # a terminal's Ctrl-C is not its own
         )
         self._stack.callback(self._end_victim)
         for work in (self._accept, self._watch):
@@ -107,7 +110,7 @@ class Outside:
     def _end_victim(self) -> None:
         if self._victim is not None:
             self._victim.kill()
-            self._victim.wait()
+            self._victim.communicate()
 
     def _socket(self, family: int, kind: int, address: tuple[str, int] | str) -> socket.socket:
         made = self._stack.enter_context(socket.socket(family, kind))

@@ -8,6 +8,7 @@ from pathlib import Path
 from bridgehold import reads, writes
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.config.sections import HostSection
+from bridgehold.error_texts import mending
 from bridgehold.errors import ConfigError, DependencyError, UsageError
 from bridgehold.ids import digest_bytes
 from bridgehold.sandbox.envs.interpreter import minor_fitting
@@ -51,6 +52,8 @@ def lock(manifest: Manifest, python: str, host: HostSection) -> int:
         raise ConfigError(
             f"the lock can't be written: {error.strerror}",
             where=str(manifest.lock_path),
-            hint="Lock it as the user whose folder it is; no folder below the bridge may be a link.",
+            hint=mending(
+                error, "Lock it as the user whose folder it is; no folder below the bridge may be a link."
+            ),
         ) from error
     return len(pins)

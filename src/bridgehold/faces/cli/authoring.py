@@ -15,11 +15,13 @@ from bridgehold import reads, writes
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.client.client import Client, Host
 from bridgehold.config.layout import default_layout
+from bridgehold.error_texts import mending
 from bridgehold.errors import BridgeholdError, ConfigError, UsageError
 from bridgehold.faces.authoring.check import Verdict, check
 from bridgehold.faces.authoring.scripts import read_script
 from bridgehold.faces.authoring.templates import bridge_from, new_bridge
 from bridgehold.faces.cli.known import typed_tenant
+from bridgehold.faces.cli.options import Json
 from bridgehold.faces.cli.policy import offline_registry
 from bridgehold.faces.cli.run import read_arguments
 from bridgehold.faces.layout import Column
@@ -75,7 +77,8 @@ def new(
     except OSError as error:
         where = str(error.filename or folder)
         hint = "Write it as the user whose host it is, or set BRIDGEHOLD_HOME to a folder of your own."
-        raise ConfigError(f"can't be written: {error.strerror}", where=where, hint=hint) from error
+        why = f"can't be written: {error.strerror}"
+        raise ConfigError(why, where=where, hint=mending(error, hint)) from error
     for path in (*sorted(folder.iterdir()), policy):
         out.say(str(path), whole=True)
     follow = "check" if "requirements.in" not in files else "lock"
@@ -107,7 +110,7 @@ def check_bridge(
     name: Name,
     tenant: Tenant = LOCAL_TENANT,
     provider: Provider = False,
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_output: Json = False,
 ) -> None:
     """Try what any bridge must do, in a sandbox under its own policy; exit status 1 where something fails."""
     manifest = offline_registry().manifest(name, tenant)

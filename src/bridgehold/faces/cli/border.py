@@ -5,10 +5,15 @@ Every failure leaves with its code, where it was and the remedy; no traceback do
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
+import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from bridgehold.hardening import BROKEN_PIPE, drop_output, prepare_streams
@@ -17,6 +22,38 @@ if TYPE_CHECKING:
     from bridgehold.errors import BridgeholdError
 
 _INTERRUPTED = 130
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+
+
+class _AskedToEndError(SystemExit):
+    """A signal asked for the end: what is under way lets go of what it holds, as at any error."""
+
+
+def _ask_to_end(number: int, _: FrameType | None) -> None:
+    _heed_no_more()  # the next one ends this process at once
+    raise _AskedToEndError(128 + number)
+
+
+def _heed_no_more() -> None:
+    for number in _ENDING:
+        if signal.getsignal(number) is _ask_to_end:
+            signal.signal(number, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """SIGTERM, and the end of the terminal, end the block as an exception; what serves hears them itself."""
+    if threading.current_thread() is threading.main_thread():
+        for number in _ENDING:
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, _ask_to_end)
+    try:
+        yield
+    finally:
+        _heed_no_more()
+
+
+os.register_at_fork(after_in_child=_heed_no_more)
 
 
 def guarded(command: Callable[[], object]) -> int:
@@ -25,13 +62,16 @@ def guarded(command: Callable[[], object]) -> int:
     try:
         prepare_streams()
         check_arguments(sys.argv)
-        status = command()
+        with _ending_in_order():
+            status = command()
         sys.stdout.flush()
         if status == _INTERRUPTED:
             _say_stopped()
         return status if isinstance(status, int) else 0
     except KeyboardInterrupt:
         return _report(_say_stopped, _INTERRUPTED)
+    except _AskedToEndError as asked:
+        return _report(_say_stopped, int(str(asked.code)))
     except BrokenPipeError:
         drop_output()
         return BROKEN_PIPE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from importlib import import_module
 from typing import Annotated, Any, cast
 
@@ -12,6 +13,7 @@ import typer.main
 from typer.core import TyperCommand, TyperGroup
 
 from bridgehold.faces.cli.tree import HELP, TREE, Command, Group, Tree, page
+from bridgehold.ids import decimal_number, whole_number
 
 
 class _Commands(Mapping[str, Any]):
@@ -41,12 +43,38 @@ class _AsItIs:
         return value
 
 
+_NUMBERS: dict[type, Callable[[str], float]] = {int: whole_number, float: decimal_number}
+
+
+class _Number:
+    """In place of a validator that also takes ``1_0``, ``1e3``, ``inf`` and what is no ASCII."""
+
+    def __init__(self, kind: type, info: Any) -> None:
+        self._read, self._least, self._most = _NUMBERS[kind], info.min, info.max
+
+    def coerce(self, value: object, *, param: Any, ctx: Any) -> object:
+        if not isinstance(value, str):  # its default
+            return value
+        try:
+            number = self._read(value)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), ctx=ctx, param=param) from None
+        least, most = self._least, self._most
+        if (least is not None and number < least) or (most is not None and number > most):
+            bounds = f"at least {least}" if most is None else f"{least} to {most}"
+            raise typer.BadParameter(f"{value} is out of bounds: {bounds}", ctx=ctx, param=param)
+        return number
+
+
 def _unvalidated(params: list[Any]) -> list[Any]:
     """The same parameters. Texts and flags need no validator: they are what they are; lists of texts, too."""
     for one in params:
         many = one.nargs != 1 or getattr(one, "multiple", False)
-        if one.type_descriptor.annotation in ((str, list[str]) if many else (str, bool)):
+        kind = one.type_descriptor.annotation
+        if kind in ((str, list[str]) if many else (str, bool)):
             one.get_runtime_param = _AsItIs
+        elif kind in _NUMBERS:
+            one.get_runtime_param = partial(_Number, kind, one.type_descriptor.parameter_info)
     return params
 
 

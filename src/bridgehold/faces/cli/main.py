@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from bridgehold.faces.cli.border import guarded, named_output
@@ -9,7 +10,10 @@ from bridgehold.faces.cli.border import guarded, named_output
 
 def main() -> None:
     """The ``bridgehold`` command. Exit status: the error's own (docs/reference/errors.md)."""
-    raise SystemExit(guarded(_run))
+    status = guarded(_run)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nothing is left to stop in order
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    raise SystemExit(status)
 
 
 def _run() -> object:

@@ -17,7 +17,7 @@ def reference() -> str:
         "`{code, message, hint, where, retry, event, traceback}`, with `output` of a command.",
         "Tables leave out columns where a terminal is narrow (`--json` has all); `NO_COLOR` and",
         "`FORCE_COLOR` are heeded.",
-        "Exit statuses: 0 done, 130 interrupted, and",
+        "Exit statuses: 0 done, 130 interrupted, 143 and 129 ended by SIGTERM and with the terminal, and",
         ", ".join(f"{kind.exit_status} `{kind.code}`" for kind in sorted(error_classes(), key=_status)) + ".",
     ]
     lines += _commands(app, "bridgehold")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any
 
+from bridgehold.ids import whole_number
 from bridgehold.policies.lint import Finding
 from bridgehold.policies.lint_rules import RULES, Severity
 
@@ -37,9 +39,10 @@ def sarif(found: Iterable[Finding]) -> dict[str, Any]:
 
 def _result(one: Finding) -> dict[str, Any]:
     file, _, line = one.where.rpartition(":")
-    place: dict[str, Any] = {"artifactLocation": {"uri": file if line.isdigit() else one.where}}
-    if line.isdigit():
-        place["region"] = {"startLine": int(line)}
+    place: dict[str, Any] = {"artifactLocation": {"uri": one.where}}
+    with contextlib.suppress(ValueError):
+        place["region"] = {"startLine": whole_number(line)}
+        place["artifactLocation"]["uri"] = file
     return {
         "ruleId": one.rule,
         "level": _LEVELS[one.severity],

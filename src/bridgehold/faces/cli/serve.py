@@ -15,6 +15,7 @@ from bridgehold import writes
 from bridgehold.client.client import Client
 from bridgehold.config.layout import default_layout
 from bridgehold.config.load import load_config
+from bridgehold.error_texts import mending
 from bridgehold.errors import ConfigError, HostLeavingError, HostUnavailableError
 from bridgehold.faces.progress import waiting
 from bridgehold.faces.render import tell_passed_over, tell_unread
@@ -177,6 +178,9 @@ def init(
         raise ConfigError(
             f"can't be written: {error.strerror}",
             where=str(error.filename or layout.config_file),
-            hint="Write it as the user whose host it is, or set BRIDGEHOLD_HOME to a folder of your own.",
+            hint=mending(
+                error,
+                "Write it as the user whose host it is, or set BRIDGEHOLD_HOME to a folder of your own.",
+            ),
         ) from error
     out.say(f"wrote {layout.config_file}")

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from bridgehold.errors import DeniedError, UsageError
 from bridgehold.faces.http.statuses import Refused
+from bridgehold.ids import decimal_number
 
 _BEARER = re.compile(r"Bearer ([\x21-\x7e]{1,512})", re.IGNORECASE)
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]{1,253})(?::\d{1,5})?")
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]{1,253})(?::[0-9]{1,5})?")
 
 
 def check_host(values: Sequence[str], names: frozenset[str]) -> None:
@@ -63,7 +64,7 @@ def _quality(values: Sequence[str], kind: str, *, exact: bool = False) -> float:
         name, *parameters = (one.strip().casefold() for one in part.split(";"))
         weights = [one[2:] for one in parameters if one.startswith("q=")]
         try:
-            weight = float(weights[0]) if weights else 1.0
+            weight = decimal_number(weights[0]) if weights else 1.0
         except ValueError:
             weight = 0.0
         if name:

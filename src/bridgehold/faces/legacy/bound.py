@@ -70,7 +70,7 @@ class BoundSession:
             )
             end = End(code=error.code, reason=error.message, status=error.exit_status)
             if not self._opened.done():
-                self._opened.set_exception(error)
+                self._opened.set_exception(error.bare())
         if not self.ended.done():
             self.ended.set_result(end)
 

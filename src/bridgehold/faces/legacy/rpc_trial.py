@@ -18,6 +18,7 @@ from bridgehold.bridges.legacy.rpc_start import READY_FILE
 from bridgehold.errors import BridgeholdError, ProtocolError
 from bridgehold.faces.legacy.checks import LONGEST_WAIT, end_of, fail, fail_by
 from bridgehold.faces.legacy.rpc_dial import Reply, Side
+from bridgehold.ids import whole_number
 from bridgehold.sandbox.doctor.model import Check
 
 _SHORTEST_WAIT = 30.0
@@ -150,7 +151,7 @@ class _Worker:
         while time.monotonic() < deadline:
             with contextlib.suppress(BridgeholdError, ValueError):
                 if text := reads.read_text(self._ready_file, ProtocolError, or_none=True):
-                    return int(text), ""
+                    return whole_number(text), ""
             with contextlib.suppress(TimeoutError):
                 status = await asyncio.wait_for(self._process.wait(), _LOOK_SECONDS)
                 return 0, f"it ended with {status} before it was ready"

@@ -12,6 +12,7 @@ from bridgehold.client.client import connect
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config, load_config
 from bridgehold.config.machine import real_folders
+from bridgehold.error_texts import mending
 from bridgehold.errors import BridgeholdError, ConfigError, DependencyError, HostUnavailableError, UsageError
 from bridgehold.faces.authoring.locking import lock
 from bridgehold.faces.legacy import profile as texts
@@ -120,7 +121,10 @@ def write(layout: Layout, profile: Profile) -> int:
         raise ConfigError(
             f"can't be written: {error.strerror}",
             where=str(error.filename or layout.config),
-            hint="Write it as the user whose host it is, or set BRIDGEHOLD_HOME to a folder of your own.",
+            hint=mending(
+                error,
+                "Write it as the user whose host it is, or set BRIDGEHOLD_HOME to a folder of your own.",
+            ),
         ) from error
     return packages
 

@@ -19,6 +19,7 @@ from bridgehold.audit.why import Story
 from bridgehold.errors import AuditError, BridgeholdError
 from bridgehold.faces.report.gather import read_grant
 from bridgehold.faces.review.rows import Row, row_of
+from bridgehold.ids import whole_number
 from bridgehold.policies import globs, shipped
 from bridgehold.policies.model import Grant, Rules
 from bridgehold.policies.names import path_matches
@@ -200,14 +201,18 @@ def policy_lines(source: str, config: Path | None, loaded: dict[str, str]) -> Po
     `loaded`: the digest of each file, as it took effect last.
     """
     file, _, line = source.rpartition(":")
-    if not file or not line.isdecimal():
+    try:
+        number = whole_number(line)
+    except ValueError:
+        return None
+    if not file:
         return None
     text = _text(file, config)
     if text is None:
         return PolicyLines(
             file=source, note="The file isn't here: name the configuration's folder with --config."
         )
-    digest, number = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}", int(line)
+    digest = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
     known = loaded.get(file, "")
     note = "" if digest == known else "The file has changed since it took effect, or isn't the one that did."
     lines = text.split("\n")

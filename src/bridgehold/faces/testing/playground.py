@@ -86,7 +86,7 @@ async def hosted(ground: Playground) -> AsyncIterator[tuple[Client, PrivateHost]
     said = own_variables(os.environ)  # overrides of the user's own are in the configuration already
     environ = {name: value for name, value in os.environ.items() if name not in said}
     environ["CREDENTIALS_DIRECTORY"] = str(_credentials(ground.layout))
-    private = await asyncio.to_thread(PrivateHost.start, ground.layout, environ)
+    private = await PrivateHost.begin(ground.layout, environ)
     try:
         async with await Client.connect(ground.layout.socket) as client:
             yield client, private

@@ -248,9 +248,7 @@ class Methods:
         try:
             session = await self._sessions.get_or_open(
                 key,
-                lambda session_id: self._make_order(
-                    key.tenant, key.bridge, session_id, key.name, principal.name, asked
-                ),
+                lambda session_id: self._make_order(key.tenant, key.asks(session_id, principal.name, asked)),
                 principal.name,
             )
         except BridgeholdError as error:

@@ -40,6 +40,7 @@ from bridgehold.host.template import Template
 from bridgehold.ids import parse_name
 from bridgehold.keeper.spending import Used
 from bridgehold.protocol.values import Principal
+from bridgehold.tasks import begin_task
 
 _LOOK_SECONDS = 5.0
 _DRAIN_SECONDS = 10.0
@@ -205,9 +206,7 @@ class Cells:
             cell.tell("recall", None)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        begin_task(work, self._tasks)
 
     def rules_changed(self, tenant: str) -> None:
         """Something else holds in place of the tenant's file, or no longer does."""

@@ -27,6 +27,7 @@ from bridgehold.errors import (
 )
 from bridgehold.policies.buckets import TokenBucket
 from bridgehold.protocol.frames import HEADER, MAX_FRAME
+from bridgehold.tasks import begin_task
 
 MOST = MAX_FRAME + 64 * 1024
 """Bytes of a frame: what a caller may send, and what stands beside it."""
@@ -261,9 +262,7 @@ class Link:
         self._untold[frame.id] = self._untold.get(frame.id, 0) + size
         if waiting:
             return
-        task = asyncio.create_task(self._tell_taken(frame.id, told))
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
+        begin_task(self._tell_taken(frame.id, told), self._telling)
 
     async def _tell_taken(self, number: int, told: Told) -> None:
         """Once whoever is told has read what waits for it."""

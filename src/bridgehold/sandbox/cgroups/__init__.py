@@ -54,7 +54,8 @@ class SessionCgroup(Protocol):
         """The kernel's account since `create`."""
 
     def account(self) -> list[int]:
-        """Descriptors to read the most asked part of it: cpu, memory's peak. Empty where there are none.
+        """Descriptors to read the most asked part of it: cpu, memory's peak, and what was killed for memory,
+        or the last alone. Empty where there are none.
 
         The caller closes them.
         """

@@ -302,13 +302,9 @@ class LauncherClient:
             return
         self._loop.remove_reader(self._socket)
         self.lost.set()
-        error = HostUnavailableError("the launcher is gone; every sandbox ended with it", retry="no")
-        for future in self._waiting.values():
-            _fail(future, error)
-        for ended in self._exits.values():
-            _fail(ended, error)
-        for proof in self._proofs.values():
-            _fail(proof, error)
+        for waiting in (self._waiting, self._exits, self._proofs):
+            for future in waiting.values():
+                _fail(future)
 
 
 def _ignored(_: str) -> None:
@@ -319,9 +315,10 @@ def _no_share(_: str) -> None:
     return None
 
 
-def _fail(future: asyncio.Future[Any], error: HostUnavailableError) -> None:
-    if not future.done():
-        future.set_exception(error)
+def _fail(future: asyncio.Future[Any]) -> None:
+    if not future.done():  # each gets its own: what one raises gathers its frames
+        said = "the launcher is gone; every sandbox ended with it"
+        future.set_exception(HostUnavailableError(said, retry="no"))
         future.exception()  # nobody may be waiting
 
 

@@ -9,6 +9,7 @@ import base64
 import datetime
 import decimal
 import math
+import re
 from typing import Any, Callable
 
 import numpy as np
@@ -112,8 +113,8 @@ def _encode_other(value: Any) -> Any:
 
 
 def _integer(text: str) -> int:
-    if len(text) > 4000:
-        raise ValueError("longer than 4000 digits")
+    if not re.fullmatch(r"-?[0-9]{1,4000}", text):
+        raise ValueError("not of digits, 4000 at most")
     return int(text)
 
 

@@ -38,6 +38,7 @@ from bridgehold.policies.buckets import CommandRates
 from bridgehold.policies.units import format_ms
 from bridgehold.protocol.frames import INPUT_CLOSED
 from bridgehold.protocol.values import Principal
+from bridgehold.tasks import begin_task
 
 _MOST_INSIDE = 16
 """Connections that the worker may have at once to what it calls back."""
@@ -268,9 +269,7 @@ class RpcRelay:
 
     def spawn(self, work: Coroutine[None, None, None]) -> None:
         """Do `work` beside what comes next."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        begin_task(work, self._tasks)
 
     def _on_body(self, body: bytes) -> None:
         """One frame of the runner's inside, or of whatever writes in its name: a port there, a status."""

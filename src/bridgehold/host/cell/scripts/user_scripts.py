@@ -186,7 +186,7 @@ class UserScripts:
     async def _order(
         self, key: SessionKey, session: str, script: Script, principal: str, kept_back: tuple[str, ...]
     ) -> StartOrder:
-        order = await self._make_order(key.tenant, key.bridge, session, key.name, principal)
+        order = await self._make_order(key.tenant, key.asks(session, principal))
         spec = msgspec.structs.replace(order.spec, callback_port=script.callback)
         return msgspec.structs.replace(order, script=script, spec=spec, kept_back=kept_back)
 

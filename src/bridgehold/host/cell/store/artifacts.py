@@ -28,6 +28,7 @@ from bridgehold.errors import BudgetError, LimitError, NotFoundError, UsageError
 from bridgehold.ids import is_digest, parse_name
 from bridgehold.policies.units import format_size
 from bridgehold.protocol.values import Artifact
+from bridgehold.tasks import begin_task
 
 T = TypeVar("T")
 MOST_UPLOADS = 64
@@ -58,9 +59,7 @@ class SerialChanges:
             async with self._locks.setdefault(tenant, asyncio.Lock()):
                 return await change()
 
-        task = asyncio.create_task(alone())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task = begin_task(alone(), self._tasks)
         return await asyncio.shield(task)
 
 

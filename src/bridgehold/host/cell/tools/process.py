@@ -21,6 +21,7 @@ from bridgehold.host.cell.tools.values import ToolContext, ToolSpec
 from bridgehold.host.cell.tools.worker import MOST_BYTES
 from bridgehold.host.shares.tool_starts import Running, Start
 from bridgehold.steps import in_turns
+from bridgehold.tasks import begin_task
 
 _HEAD = 64
 _IDLE_SECONDS = 60.0
@@ -116,10 +117,9 @@ class _Process:
             await asyncio.wait({reading, leaving})
             self._process.requests.close()
             status = await self._process.status()
-            error = CrashError(self._why or _ended(status), retry="same")
             for future in self._waiting.values():
                 if not future.done():
-                    future.set_exception(error)
+                    future.set_exception(CrashError(self._why or _ended(status), retry="same"))
 
     async def _read(self) -> None:
         reader = asyncio.StreamReader(limit=MOST_BYTES + _HEAD)
@@ -222,10 +222,7 @@ class ProcessTools:
             self._end(process, "")
 
     def _end(self, process: _Process, why: str) -> asyncio.Task[None]:
-        task = asyncio.create_task(process.end(why))
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
-        return task
+        return begin_task(process.end(why), self._ending)
 
     def _leave(self, key: tuple[str, str], process: _Process) -> None:
         """Some time after a call: end the process where no other call has come since."""

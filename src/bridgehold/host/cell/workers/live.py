@@ -176,8 +176,12 @@ class LiveWorker:
         aside: bool = False,
         stop: asyncio.Future[None] | None = None,
     ) -> ResultFrame | FaultFrame:
-        """Send a command to the guest and wait for its frame; see `GuestCalls.call`."""
-        return await self.calls.call(
+        """Send a command to the guest and wait for its frame; see `GuestCalls.call`.
+
+        Where the kernel has killed a process of it for want of memory it ends as a whole, whatever the others
+        may have answered first. Raises `MemoryLimitError` then.
+        """
+        frame = await self.calls.call(
             self.pipes or self._live_pipes(),
             command,
             args,
@@ -187,6 +191,9 @@ class LiveWorker:
             aside=aside,
             stop=stop,
         )
+        if self.account.killed():
+            raise exit_error(await self.end(), self.order.grant.limits)
+        return frame
 
     def relay(self, reader: RawReader, on_body: Callable[[bytes], None], full: Callable[[], bool]) -> None:
         """The pipes are a foreign script's from here on; nothing is read of it while `full` says so."""

@@ -30,7 +30,6 @@ from bridgehold.protocol.submissions import Tried
 _KEPT_WEAKENINGS = ("no_cgroup", "shared_uid", "overcommit", "pth")
 """What the machine lacks, and how an environment is made: they open nothing."""
 _COMMANDS = ("ping", "health", "get_capabilities", "get_stats")
-_SESSION = "trial"
 _NOISY_LINES = 20
 _MOST_MS = 20_000
 _MOST_SECONDS = 120
@@ -76,8 +75,7 @@ class Trial:
             session=order.session,
             bridge=order.grant.bridge,
             grant=order.grant.digest,
-            start="cold",
-            name=_SESSION,
+            start="cold",  # and without a name: a tenant's own session may have any
         )
         await self._journal.append(opened)
         code, tried = "", list[Tried]()
