@@ -278,6 +278,33 @@ def test_what_was_ended_comes_back_by_no_host(host: Stage) -> None:
         assert file.read_text() == render([rule, new])
 
 
+def test_a_rule_that_was_just_approved_and_ended_stays_ended(host: Stage) -> None:
+    """Within the minutes in which its signature is new: handed in again, or put there by hand."""
+    name = bridge(host)
+    with client(host, tenant(host, "acme")) as own, own.session(name, tenant="acme") as session:
+        act = {"code": ""}
+        error = refused(lambda: session.run("act", act))
+        made = own.request("proposal.make", {"event": error.event})
+        host.client.request("proposal.approve", signed(host, host.client, made["id"]))
+        assert session.run("act", act) == {}
+        file = host.layout.policies / f"{name}@acme.approved.toml"
+        granted = file.read_text()
+        host.client.request("proposal.reject", {"proposal": made["id"]})
+        ended = file.read_text()
+        assert made["id"] in ended
+        table = ended[ended.index("[ended]") :]
+        for text, why in ((granted, r"left out of \[ended\]"), (render([]), r"left out of \[ended\]")):
+            change = FileChange(
+                kind="approved", name=f"{name}@acme", text=text, was=digest_bytes(ended.encode())
+            )
+            with pytest.raises(PolicyError, match=why):
+                files.change(host.layout, msgspec.json.encode(change))
+        assert file.read_text() == ended
+        with file.open("w") as kept:  # whose file it is
+            kept.write(f"{granted}\n{table}")
+        assert refused(lambda: session.run("act", act)).code == "denied"
+
+
 def test_no_file_of_rules_grows_beyond_what_can_be_ended(host: Stage) -> None:
     name = bridge(host)
     sign = Approver(host.layout.secrets).sign

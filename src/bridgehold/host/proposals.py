@@ -28,7 +28,7 @@ from bridgehold.host.front.tenants import TenantFiles
 from bridgehold.host.proposal_store import KEPT_SECONDS, ProposalStore, nothing
 from bridgehold.host.startup import FileChange
 from bridgehold.ids import digest_bytes, random_id
-from bridgehold.policies.approved import SKEW_S, SUFFIX, Approved, Verified, in_force, render
+from bridgehold.policies.approved import SKEW_S, SUFFIX, Approved, Verified, in_force, read_ended, render
 from bridgehold.policies.files import of_tenant
 from bridgehold.policies.model import Grant, Policy
 from bridgehold.policies.proposals import Smallest, smallest
@@ -221,7 +221,10 @@ class Proposals:
         known = self._registry.approved(one.bridge, one.tenant)
         (text,) = self._registry.files.own("policy", [f"{name}{SUFFIX}"])
         left = [other for other in in_force(known, time.time()) if other.id != one.id]
-        after = render([*left, rule] if rule is not None else left)
+        ended = read_ended(text.text, text.file, time.time()) if text is not None else {}
+        if rule is None:
+            ended |= {other.id: other.expires for other in known if other.id == one.id}
+        after = render([*left, rule] if rule is not None else left, ended)
         was = text.digest if text is not None else ""
         await self._write(FileChange(kind="approved", name=name, text=after, was=was))
 
