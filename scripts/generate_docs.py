@@ -258,7 +258,8 @@ def make_python() -> str:
         parts.append(f"## {heading}\n\n{words}")
         for thing in things:
             parts.append(_described(thing, f"### {thing.__name__}"))
-            parts += [_described(member, f"- **{name}**") for name, member in _members(thing)]
+            members = [_described(member, f"- **{name}**") for name, member in _members(thing)]
+            parts += map(_awaited, members) if thing.__name__.startswith("Sync") else members
             parts.append("\n" if inspect.isclass(thing) else "")
     return "".join(parts).rstrip() + "\n"
 
@@ -307,6 +308,12 @@ def _described(thing: Any, head: str) -> str:
         return f"{head}\n\n{shown}\n\n{text}\n\n"
     indented = text.replace("\n", "\n  ").replace("\n  \n", "\n\n")
     return f"{head} {shown}\n  {indented}\n"
+
+
+def _awaited(text: str) -> str:
+    """A block of the synchronous facade, whose signature is its asynchronous one's."""
+    text = text.replace("`async with (", "`with (")
+    return text.replace("-> AsyncIterator[ClientSession]`", "-> Iterator[SyncSession]`")
 
 
 def _how(function: Any) -> str:

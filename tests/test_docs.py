@@ -67,3 +67,23 @@ def test_all_that_callers_use_is_described() -> None:
     bare = re.findall(r"^- \*\*(\w+)\*\*.*\n\s*\n(?:- |\n)", page, re.MULTILINE)
     bare += re.findall(r"^### (\w+)\n\n+(?:Fields|#|- )", page, re.MULTILINE)
     assert not bare
+
+
+def test_every_command_that_shows_a_control_is_there() -> None:
+    from bridgehold.audit.reading.language import parse
+    from bridgehold.faces.cli.tree import TREE, Group
+
+    known = {entry.name: entry for entries in TREE.values() for entry in entries}
+    shown = 0
+    for row in (ROOT / "docs/reference/controls.md").read_text().splitlines():
+        for span in re.findall(r"`([^`]+)`", row.split(" | ")[1] if row.startswith("| ") else ""):
+            words = span.removeprefix("bridgehold ").split()
+            if words[0] not in known:
+                assert words[0].startswith("["), span
+                continue
+            entry, shown = known[words[0]], shown + 1
+            if isinstance(entry, Group) and words[1:]:
+                assert words[1] in {one.name for one in entry.commands}, span
+            for question in re.findall(r"'([^']+)'", span):
+                parse(question)
+    assert shown > 25

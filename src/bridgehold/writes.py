@@ -167,6 +167,15 @@ def make_folder(path: Path, *, mode: int = 0o755, new: bool = False) -> None:
         os.close(descriptor)
 
 
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable."""
+    descriptor = os.open(folder, _FOLDER)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def give(path: Path, uid: int, gid: int, mode: int) -> None:
     """Owner (as root) and mode of a folder, socket or plain file; not of one with a second name.
 

@@ -21,6 +21,7 @@ from bridgehold.audit import chain
 from bridgehold.audit.events import CommandRefused, EgressRefused, SessionOpened
 from bridgehold.audit.query import Query, query
 from bridgehold.audit.reading import store
+from bridgehold.audit.reading.asked import Scope, within
 from bridgehold.audit.reading.desk import Desk
 from bridgehold.audit.reading.fields import FIELDS, KINDS, value_of
 from bridgehold.audit.reading.language import narrowed, parse
@@ -158,6 +159,12 @@ def linear(audit: Path, question: Expression) -> list[Hit]:
     return [hit for hit in every_hit(audit) if matches(question, hit)]
 
 
+SCOPES = [
+    within(Scope(tenants=("acme",))),
+    within(Scope(tenants=("*",), bridges=("python", "ACME"))),
+]
+
+
 @settings(deadline=None)
 @given(
     segments=st.lists(st.lists(LINES, max_size=12), min_size=1, max_size=3),
@@ -185,6 +192,9 @@ def test_the_index_gives_what_reading_every_line_gives(
                 assert places(list(desk.every(question))) == places(expected)
                 assert [h.framework for h in desk.every(question)] == [h.framework for h in expected]
                 assert places(desk.select(question, limit=limit)) == places(expected[-limit:])
+                for scope in SCOPES:
+                    own = [hit for hit in expected if matches(scope, hit)]
+                    assert places(desk.select(question, limit=limit, scope=scope)) == places(own[-limit:])
                 with contextlib.suppress(AuditError):  # a question that needs the lines themselves
                     assert counted(desk.tally(question, BY, ("ms",))) == by_reading(expected)
             everything = linear(audit, EVERYTHING)

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 import bridgehold
+from bridgehold.bridges.catalogue import Catalogue, check_ready
 from bridgehold.bridges.frames import (
     BootFrame,
     CallFrame,
@@ -335,3 +336,39 @@ def environment() -> Callable[[str], Path]:
         return store.path(built) / f"lib/python{python.minor}/site-packages"
 
     return find
+
+
+def _pandas(launch: Launch, environment: Callable[[str], Path]) -> Guest:
+    manifest = Catalogue.load().get("pandas")
+    guest = launch(manifest.folder, site_packages=environment("pandas"))
+    ready = guest.boot(
+        bridge="pandas", version=manifest.version, entry=manifest.entry, preload=manifest.preload
+    )
+    assert isinstance(ready, ReadyFrame), ready
+    check_ready(manifest, ready)
+    guest.open()
+    return guest
+
+
+@pytest.fixture(scope="module")
+def pandas_kept(launch_once: Launch, environment: Callable[[str], Path]) -> Guest:
+    """A module's worker: pandas takes its second once."""
+    return _pandas(launch_once, environment)
+
+
+@pytest.fixture
+def pandas(pandas_kept: Guest) -> Guest:
+    """The module's worker, without a frame or an array of any test's before."""
+    pandas_kept.drain()
+    pandas_kept.seen.clear()
+    for kind in ("frame", "array"):
+        while left := pandas_kept.value(f"pandas:list_{kind}s")[f"{kind}s"]:
+            for one in left:
+                pandas_kept.value(f"pandas:delete_{kind}", {f"{kind}_id": one[f"{kind}_id"]})
+    return pandas_kept
+
+
+@pytest.fixture
+def pandas_alone(launch: Launch, environment: Callable[[str], Path]) -> Guest:
+    """A worker of the test's own, for one that leaves a call unfinished."""
+    return _pandas(launch, environment)

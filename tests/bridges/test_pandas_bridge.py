@@ -5,32 +5,18 @@ from __future__ import annotations
 import base64
 import json
 import struct
-from collections.abc import Callable
-from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
-from bridgehold.bridges.catalogue import Catalogue, check_ready
-from bridgehold.bridges.frames import CancelFrame, ReadyFrame
+from bridgehold.bridges.catalogue import Catalogue
+from bridgehold.bridges.frames import CancelFrame
 from bridgehold.errors import BridgeholdError
 
 pytestmark = pytest.mark.network
 MANIFEST = Catalogue.load().get("pandas")
 NAN, INF, MINUS, NA, NAT = ({"$": kind} for kind in ("nan", "inf", "-inf", "NA", "NaT"))
-
-
-@pytest.fixture
-def pandas(launch: Any, environment: Callable[[str], Path]) -> Any:
-    guest = launch(MANIFEST.folder, site_packages=environment("pandas"))
-    ready = guest.boot(
-        bridge="pandas", version=MANIFEST.version, entry=MANIFEST.entry, preload=MANIFEST.preload
-    )
-    assert isinstance(ready, ReadyFrame), ready
-    check_ready(MANIFEST, ready)
-    guest.open()
-    return guest
 
 
 def run(guest: Any, name: str, /, **args: Any) -> Any:
@@ -374,7 +360,8 @@ def test_pages_are_bounded_and_say_so(pandas: Any) -> None:
     assert "fewer columns" in refused(pandas, "page", frame_id="long", max_bytes=1024)
 
 
-def test_a_whole_frame_in_chunks(pandas: Any) -> None:
+def test_a_whole_frame_in_chunks(pandas_alone: Any) -> None:
+    pandas = pandas_alone
     numbers = list(range(25_000))
     run(pandas, "load_frame", columns=[{"name": "n", "dtype": "int64", "values": numbers}], id="n")
     call = pandas.start("pandas:export", {"frame_id": "n"})

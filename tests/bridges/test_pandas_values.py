@@ -89,17 +89,6 @@ class Oracle(Bridge):
 
 
 @pytest.fixture
-def pandas(launch: Any, environment: Callable[[str], Path]) -> Any:
-    guest = launch(MANIFEST.folder, site_packages=environment("pandas"))
-    ready = guest.boot(
-        bridge="pandas", version=MANIFEST.version, entry=MANIFEST.entry, preload=MANIFEST.preload
-    )
-    assert isinstance(ready, ReadyFrame), ready
-    guest.open()
-    return guest
-
-
-@pytest.fixture
 def oracle(
     launch: Any, environment: Callable[[str], Path], bridge_folder: Callable[[str], Path]
 ) -> Iterator[Any]:

@@ -27,6 +27,7 @@ from bridgehold.host.cell.workers.live import Services
 from bridgehold.host.cell.workers.pool import WarmPool
 from bridgehold.host.cell.workers.zygotes import Zygotes
 from bridgehold.host.front.boots import StartOrder
+from bridgehold.host.shares.cell_wire import AskOrder
 from bridgehold.host.shares.fair import FrameBudget, Shares
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.refusals import Refusals
@@ -200,14 +201,14 @@ class House:
             redact=_as_it_is,
         )
 
-    async def order(self, tenant: str, bridge: str, session: str, name: str, _principal: str) -> StartOrder:
+    async def order(self, tenant: str, ask: AskOrder) -> StartOrder:
         """As `Orders.make`."""
         await self.steps.take("order")
-        grant, spec = self.registry.stands(tenant, bridge)
+        grant, spec = self.registry.stands(tenant, ask.bridge)
         return StartOrder(
-            session=session,
-            session_name=name,
-            manifest=manifest_of(bridge),
+            session=ask.session,
+            session_name=ask.session_name,
+            manifest=manifest_of(ask.bridge),
             grant=grant,
             spec=spec,
             environment_digest="sha256:0",
@@ -219,7 +220,7 @@ class House:
         return await self.sessions.get_or_open(key, self.maker(key), "caller")
 
     def maker(self, key: SessionKey) -> Callable[[str], Awaitable[StartOrder]]:
-        return lambda session: self.order(key.tenant, key.bridge, session, key.name, "caller")
+        return lambda session: self.order(key.tenant, key.asks(session, "caller"))
 
     async def command(self, name: str = "one", operation: str = "first:act", **arguments: object) -> Reply:
         request = CommandRequest(operation=operation, arguments=arguments, tenant="acme", session=name)

@@ -15,6 +15,7 @@ from bridgehold.config.settings import Settings
 from bridgehold.errors import BridgeholdError, CrashError, DependencyError, SecretError
 from bridgehold.host.front.boots import StartOrder, boot_frame
 from bridgehold.host.front.orders import Orders
+from bridgehold.host.shares.cell_wire import AskOrder
 from bridgehold.policies.model import Grant, SecretGrant
 from doubles import clock
 from doubles.house import DoubleRegistry
@@ -22,6 +23,10 @@ from doubles.journal import DoubleJournal
 from doubles.steps import Steps
 
 KEY = SecretGrant(name="key", how="env", variable="KEY")
+
+
+def ask_of(session: str) -> AskOrder:
+    return AskOrder(bridge="first", session=session, session_name="one", principal="caller")
 
 
 class Around:
@@ -71,7 +76,7 @@ def made(session: str = "s-1", **config: Any) -> tuple[StartOrder, DoubleJournal
     async def make() -> tuple[StartOrder, DoubleJournal]:
         journal = DoubleJournal(Steps())
         orders = orders_of(Around(Steps()), journal, **config)
-        return await orders.make("acme", "first", session, "one", "caller"), journal
+        return await orders.make("acme", ask_of(session)), journal
 
     return clock.run(make())
 
@@ -97,7 +102,7 @@ def test_every_demand_that_is_not_met_is_named_at_once() -> None:
         sections = {"first": {"required_secrets": ["key"]}}
         orders = orders_of(around, DoubleJournal(Steps()), bridges=sections)
         with pytest.raises(DependencyError, match="Python 4 is wanted; acme has no secret 'key'"):
-            await orders.make("acme", "first", "s-1", "one", "caller")
+            await orders.make("acme", ask_of("s-1"))
 
     clock.run(act())
 
@@ -106,7 +111,7 @@ def test_a_secret_that_is_not_there_names_its_bridge() -> None:
     async def act() -> None:
         orders = orders_of(Around(Steps(), lacks=("key",)), DoubleJournal(Steps()))
         with pytest.raises(SecretError, match="first needs the secret 'key'"):
-            await orders.make("acme", "first", "s-1", "one", "caller")
+            await orders.make("acme", ask_of("s-1"))
 
     clock.run(act())
 
@@ -117,7 +122,7 @@ def test_a_fault_at_any_await_is_the_callers_and_reveals_nothing_untold(*, cance
         steps = Steps()
         journal = DoubleJournal(steps)
         orders = orders_of(Around(steps), journal)
-        making = asyncio.ensure_future(orders.make("acme", "first", "s-1", "one", "caller"))
+        making = asyncio.ensure_future(orders.make("acme", ask_of("s-1")))
 
         def act(_name: str) -> None:
             if not cancel:
@@ -154,9 +159,26 @@ def test_what_is_narrowed_while_an_environment_is_built_holds_for_the_session_th
 
     async def act() -> None:
         around = Narrowed(Steps())
-        order = await orders_of(around, DoubleJournal(Steps())).make("acme", "first", "s-1", "one", "caller")
+        order = await orders_of(around, DoubleJournal(Steps())).make("acme", ask_of("s-1"))
         assert around.built == 2
         assert order.grant.read == ()
         assert "/data/0" not in str(order.spec.mounts)
+
+    clock.run(act())
+
+
+def test_what_a_reload_takes_from_a_bridge_while_its_environment_is_built_is_not_started_with() -> None:
+    settings = Settings(Config(bridges={"first": {"environment": {"WAY": "before"}}}))
+
+    class Reloaded(Around):
+        async def ensure(self, *given: object, grant: Grant) -> Any:
+            settings.now = Config(bridges={"first": {"environment": {"WAY": "after"}}})
+            return await super().ensure(*given, grant=grant)
+
+    async def act() -> None:
+        parts: Any = Reloaded(Steps())
+        sink: Any = DoubleJournal(Steps())
+        order = await Orders(parts, parts, parts, settings, sink).make("acme", ask_of("s-1"))
+        assert dict(order.spec.environment)["WAY"] == "after"
 
     clock.run(act())

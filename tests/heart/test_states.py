@@ -261,7 +261,7 @@ def test_a_start_that_is_cancelled_again_and_again_is_not_over_before_its_worker
         return SILENT if command == "common:open" else obedient(guest, command, arguments)
 
     async def act(house: House) -> None:
-        order = await house.order("acme", "first", "s-1", "one", "caller")
+        order = await house.order("acme", SessionKey("acme", "first", "one").asks("s-1", "caller"))
         starting = asyncio.ensure_future(
             house.warm.start(order, lambda _order: asyncio.ensure_future(asyncio.sleep(0)))
         )
@@ -290,7 +290,7 @@ def test_a_zygote_that_makes_room_leaves_though_who_needed_the_room_has_left() -
 
         house.steps.every(full)
         house.registry.start = "cold"
-        order = await house.order("umbra", "first", "s-1", "one", "caller")
+        order = await house.order("umbra", SessionKey("umbra", "first", "one").asks("s-1", "caller"))
         starting = asyncio.ensure_future(
             house.warm.start(order, lambda _order: asyncio.ensure_future(asyncio.sleep(0)))
         )
@@ -411,7 +411,7 @@ async def relayed(
     key = SessionKey("acme", "first", "script")
 
     async def order(session: str) -> Any:
-        made = await house.order(key.tenant, key.bridge, session, key.name, "caller")
+        made = await house.order(key.tenant, key.asks(session, "caller"))
         return msgspec.structs.replace(made, script=script)
 
     session = await house.sessions.get_or_open(key, order, "caller")

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from bridgehold.errors import (
+    BusyError,
     CellEndedError,
     DeniedError,
     InternalError,
@@ -305,6 +306,38 @@ def test_a_question_that_is_too_large_ends_the_link() -> None:
         await asyncio.wait_for(running, 30)
         assert front.gone.is_set()
         theirs.close()
+
+    asyncio.run(act())
+
+
+def test_what_the_other_end_does_not_take_is_refused_and_ends_no_link() -> None:
+    """A caller of a cell's chooses both: how much it asks the front, and how often at once."""
+    bounds = Bounds(asked=2, question_bytes=1_024)
+
+    async def act() -> None:
+        go = asyncio.Event()
+
+        async def wait(_method: str, body: msgspec.Raw, _told: Waiting) -> object:
+            await go.wait()
+            return body
+
+        ours, theirs = socket.socketpair()
+        front, cell = Link(wait, bounds), Link(nothing, theirs=bounds)
+        await front.connect(ours)
+        await cell.connect(theirs)
+        running = [asyncio.create_task(one.run()) for one in (front, cell)]
+        with pytest.raises(LimitError):
+            await cell.ask("relay", "x" * 1_024)
+        asked = [asyncio.create_task(cell.ask("relay", number)) for number in range(3)]
+        done, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        assert done == {asked[2]}
+        with pytest.raises(BusyError):
+            await asked[2]
+        go.set()
+        assert [bytes(await one) for one in asked[:2]] == [b"0", b"1"]
+        front.close()
+        cell.close()
+        await asyncio.gather(*running)
 
     asyncio.run(act())
 

@@ -52,3 +52,19 @@ def test_one_look_at_a_time_and_each_asker_has_its_turn(
     found = asyncio.run(all_of_them())
     assert {type(one) for one in found} == {NotFoundError}
     assert order.index("c-quiet-0") <= 2
+
+    async def who_leaves() -> None:
+        begun.clear()
+        go.clear()
+        order.clear()
+        asked = [ask("gone", number) for number in range(9)]
+        await asyncio.to_thread(begun.wait, 60)
+        for one in asked:
+            one.cancel()
+        await asyncio.wait(asked)
+        go.set()
+        with pytest.raises(NotFoundError):
+            await ask("gone", 9)
+
+    asyncio.run(who_leaves())
+    assert order == ["c-gone-0", "c-gone-9"], "nothing is looked up for who has left before its turn"

@@ -16,14 +16,18 @@ from typing import Any
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from bridgehold.errors import BridgeholdError
+from bridgehold.audit import anchors, vouched
+from bridgehold.errors import AuditError, BridgeholdError
+from bridgehold.faces.attack import report as reports
 from bridgehold.faces.attack.acts import ACTS, ALL, BY_NAME, DOMAIN, Act, program
 from bridgehold.faces.attack.judging import Ended, Seen, judge, judge_check
 from bridgehold.faces.attack.outside import CANARY_VARIABLE, Outside
 from bridgehold.faces.attack.running import Looks, facts_for
 from bridgehold.faces.attack.ways import tables_of
 from bridgehold.host.front.boots import new_placeholder
+from bridgehold.ids import digest_bytes
 from bridgehold.policies.model import MIB, Grant
 from bridgehold.sandbox.doctor.model import Check
 from hostile.stage import KINDS_OF_HOSTS, POLICY, USER, Stage, stage
@@ -90,6 +94,32 @@ def test_every_barrier_holds_and_the_report_is_signed(host: Stage) -> None:
     changed.write_text(changed.read_text().replace('"held"', '"HELD"', 1))
     status, made, _ = command(host, "--verify", str(changed), "--key", public)
     assert status == 50, made
+
+
+def test_a_signature_beside_other_files_vouches_for_none_of_them(tmp_path: Path) -> None:
+    key = Ed25519PrivateKey.generate()
+    public = key.public_key().public_bytes_raw()
+    named = {"a.md": b"held", "a.json": b"{}"}
+    made = vouched.Vouched(
+        files=tuple((name, digest_bytes(data)) for name, data in named.items()),
+        time="2026-11-20T09:30:00.000Z", by="uid 0", key=anchors.key_id(public),
+    )  # fmt: skip
+    signature, keys = vouched.render(vouched.sign(made, key.sign)), {anchors.key_id(public): public}
+    for name in ("a.sig", "b.sig"):
+        (tmp_path / name).write_text(signature)
+    for name, data in named.items():
+        (tmp_path / name).write_bytes(data)
+        (tmp_path / name.replace("a.", "b.")).write_bytes(b"forged")
+    for name in ("a", "a.md", "a.json", "a.sig"):
+        assert reports.verify(tmp_path / name, keys).key == made.key
+    (tmp_path / "a").write_bytes(b"forged")
+    for name in ("b", "b.md", "b.json", "b.sig", "a"):
+        with pytest.raises(AuditError, match="of other files"):
+            reports.verify(tmp_path / name, keys)
+    for name in named:
+        (tmp_path / name).unlink()
+    with pytest.raises(AuditError, match="no report"):
+        reports.verify(tmp_path / "a.sig", keys)
 
 
 @pytest.mark.timeout(300)

@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 import pytest
 
+from bridgehold import SyncClient
 from bridgehold.audit import anchors
 from bridgehold.audit.read import read_all
 from bridgehold.audit.rotations import load
@@ -135,7 +136,11 @@ def test_old_segments_are_sealed_without_their_bodies_under_a_running_host(serve
     assert bridgehold(served, "audit", "rotate-key")["lost"] is False  # while no host runs
     assert bridgehold(served, "audit", "verify")["ok"]
     with again(served):
+        with SyncClient.connect(layout.socket) as client:
+            assert client.request("audit.query", {"question": '"for ever"'})["events"]
+        assert any(b"for ever" in path.read_bytes() for path in layout.audit_index.iterdir())
         said = bridgehold(served, "audit", "seal", "--keep", "1", "--drop")
+        assert not any(b"for ever" in path.read_bytes() for path in layout.audit_index.iterdir())
         assert said["sealed"][0]["seal"]["dropped"] > 0
         until(lambda: bool(served.events("segment.sealed")), 60)
         assert not any("for ever" in str(event) for event in served.events("command"))

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -23,12 +25,14 @@ from bridgehold import BridgeholdError, Host, SyncClient
 from bridgehold.audit.read import read_kind
 from bridgehold.bridges.kit.provider import Provider
 from bridgehold.config.layout import Layout
+from bridgehold.host.front.forwarding import FORWARDED
 from bridgehold.keeper.admin import SecretAdmin
 from bridgehold.sandbox import procfs
 from hostile import told_anew
 from hostile.served import running
 from hostile.stage import KINDS_OF_HOSTS, Stage, make_home, stage
 from hostile.taken_over import act_in_cell, doors
+from hostile.test_probes import probes
 from waiting import until
 
 pytestmark = pytest.mark.hostile
@@ -561,6 +565,54 @@ def test_cells_hear_of_providers_and_scripts_as_a_host_without_them(host: Stage)
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         told_anew.a_folder_of_scripts_comes_and_goes(host, "moving", Path(folder) / "python")
+
+
+def test_no_caller_makes_its_cell_ask_the_front_what_ends_it(host: Stage) -> None:
+    """What only the front answers goes on to it, as much and as often as a caller likes."""
+    with host.session(tenant="handed") as session, contextlib.ExitStack() as left:
+        session.run("act", {"code": "result = 1"})
+        for method in ("proposal.make", "no.such"):
+            with SyncClient.connect(host.layout.socket, tenant="handed") as own:
+                own.request("describe", {"bridge": host.plain, "tenant": "handed"})  # it is the cell's by now
+                with pytest.raises(BridgeholdError) as refused:
+                    own.request(method, {"event": "x" * 100_000})
+                assert refused.value.code == "limit"
+        for _ in range(6):
+            sock = left.enter_context(socket.socket(socket.AF_UNIX))
+            sock.connect(str(host.layout.socket))
+            sock.settimeout(30)
+            hello = {"id": 1, "method": "hello", "params": {"tenant": "handed"}}
+            mine = {"id": 2, "method": "describe", "params": {"bridge": host.plain, "tenant": "handed"}}
+            for asked in (hello, mine):
+                sock.sendall(framed(asked))
+                assert sock.recv(65_536)
+            looks = (
+                {"id": number, "method": "proposal.make", "params": {"event": f"c-{number:016}"}}
+                for number in range(3, 240)
+            )
+            sock.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                sock.sendall(b"".join(map(framed, looks)))
+        assert session.run("act", {"code": "result['x'] = 1"}) == {"x": 1}
+    with host.session(tenant="handed") as session:
+        assert session.run("act", {"code": "result['x'] = 1"}) == {"x": 1}
+
+
+def framed(asked: dict[str, object]) -> bytes:
+    body = json.dumps(asked).encode()
+    return len(body).to_bytes(4, "big") + body
+
+
+@pytest.mark.parametrize("tenant", ["", "../x", None])
+def test_a_tenant_without_a_name_ends_no_cell(host: Stage, tenant: str | None) -> None:
+    with host.session() as session:
+        before = cells(host)
+        for method, asked in probes(host.plain, session.id).items():
+            if method in FORWARDED and "tenant" in asked and method != "session.hold":
+                with contextlib.suppress(BridgeholdError):
+                    host.client.request(method, {**asked, "tenant": tenant})
+        assert session.run("act", {"code": "result['x'] = 1"}) == {"x": 1}
+        assert before <= cells(host)
 
 
 def test_a_slip_of_a_program_begins_no_cell(host: Stage) -> None:

@@ -239,6 +239,7 @@ def live(stage: Stage) -> None:
     assert client.request("bridge.gc")["removed"]
     with SyncClient.connect(stage.layout.socket, token=TOKEN) as acme:
         refused(lambda: acme.request("logs", {"session": "s-0123456789abcdef"}))
+        assert acme.request("audit.query", {"question": 'kind = request "logs"'})["events"]
     for _ in range(60):
         refused(lambda: SyncClient.connect(stage.layout.socket, token="of-nobody"))
     tampered(stage)
@@ -363,6 +364,7 @@ CASES: dict[str, dict[str, Any]] = {
     "tool.refused": {**BY, "tool": "double", "rule": "arguments"},
     "artifact.changed": {**BY, "action": "kept", "name": "blob"},
     "artifact.read": BY,
+    "audit.queried": {"tenant": "acme", "principal": "acme", "question": 'kind = request "…"', "count": 1},
     "egress.intent": {**BY, "provider": "openai"},
     "egress.outcome": {**BY, "provider": "openai", "status": 200},
     "egress.refused": BY,

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any, get_args
 
 import pytest
 
 from bridgehold import BridgeholdError
+from bridgehold.faces.cli.commands import _function
+from bridgehold.faces.cli.known import typed_tenant
+from bridgehold.faces.cli.tree import TREE, Command, Group
 from hostile.stage import Stage, stage
 from waiting import until
 
@@ -58,6 +63,50 @@ def test_commands_starts_and_failures_are_counted_and_no_callers_text_is_a_label
     (row,) = [one for one in watched.client.request("figures") if one["operation"] == f"{name}:act"]
     assert (row["commands"], row["failed"]) == (4, 1)
     assert 0 < row["p50_ms"] <= row["p99_ms"]
+
+
+MISSPELT = {
+    "logs session": ("logs", "mien"),
+    "files session": ("files", "mien", "ls"),
+    "profile session": ("profile", "mien", "--seconds", "0.1"),
+    "sessions kill session": ("sessions", "kill", "mien"),
+    "sessions end": ("sessions", "--end", "mien"),
+    "sessions extend": ("sessions", "--extend", "mien", "--limit", "session=10m"),
+    "resources kind": ("resources", "--kind", "progam"),
+}
+ELSEWHERE = {
+    "run session": "is opened",
+    "audit query session": "test_words",
+    "policy learn session": "of an audit",
+}
+TENANTS = {"audit query tenant", "audit report tenant", "usage tenant"}
+"""Of a folder that may be another host's: what is in it is what there is."""
+
+
+def parameters(entries: Iterable[Command | Group], path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    for entry in entries:
+        if entry.place:
+            for name, one in inspect.signature(_function(entry.place), eval_str=True).parameters.items():
+                yield " ".join((*path, entry.name, name)), one.annotation
+        if isinstance(entry, Group):
+            yield from parameters(entry.commands, (*path, entry.name))
+
+
+def test_a_misspelt_name_is_told_with_the_nearest_wherever_one_is_typed(watched: Stage) -> None:
+    every = dict(parameters(entry for entries in TREE.values() for entry in entries))
+    named = {name for name in every if name.rpartition(" ")[2] in ("session", "kind", "end", "extend")}
+    assert named - {"audit query kind"} == MISSPELT.keys() | ELSEWHERE.keys()
+    loose = {
+        name for name, kind in every.items()
+        if name.endswith(" tenant") and typed_tenant not in [getattr(one, "callback", None) for one in get_args(kind)]
+    }  # fmt: skip
+    assert loose <= TENANTS
+    with watched.client.session(watched.plain, name="mine"):
+        for words in MISSPELT.values():
+            done = run(watched, *words)
+            near = "program" if "--kind" in words else "mine"
+            assert done.returncode == 6, done.stderr
+            assert f"(nearest: {near!r})" in done.stderr, words
 
 
 def test_a_profile_names_the_line_that_takes_the_time_while_it_runs(watched: Stage) -> None:

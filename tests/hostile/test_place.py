@@ -18,7 +18,7 @@ import pytest
 from bridgehold import BridgeholdError, Client, SyncClient
 from bridgehold.client.sync import SyncSession
 from bridgehold.client.tools import Tool
-from bridgehold.errors import BusyError, DeniedError, UsageError
+from bridgehold.errors import BusyError, DeniedError, SessionEndedError, UsageError
 from bridgehold.protocol.values import QUEUE_BOUND
 from hostile.stage import Stage, stage
 from waiting import until
@@ -185,6 +185,28 @@ def test_a_session_ends_at_its_own_time_and_one_that_is_extended_lives(host: Sta
     extended = [one for one in host.events("session.extended") if one["session"] == long.id]
     assert [one["idle_ms"] for one in extended] == [300_000, 300_000]
     assert all(one["session_ms"] <= 3_600_000 and one["principal"] for one in extended)
+
+
+def test_a_session_that_is_ending_is_extended_no_more_and_the_audit_says_so(host: Stage) -> None:
+    """Its guest's `close()` takes all of the grace: until then it is there, and over."""
+    with host.client.session("python") as session:
+        session.execute(
+            "import gc, time, bridgehold_sdk\n"
+            "for one in gc.get_objects():\n"
+            "    if isinstance(one, bridgehold_sdk.Bridge): type(one).close = lambda self: time.sleep(600)"
+        )
+
+        def close() -> None:
+            with SyncClient.connect(host.layout.socket) as other:
+                other.request("session.close", {"session": session.id})
+
+        closing = threading.Thread(target=close)
+        closing.start()
+        until(lambda: any(one.id == session.id and one.state == "ending" for one in host.client.sessions()))
+        with pytest.raises(SessionEndedError):
+            session.extend(session="30m", idle="5m")
+        closing.join(PATIENCE)
+    assert [one for one in host.events("session.extended") if one["session"] == session.id] == []
 
 
 def test_nobody_extends_anothers_session(host: Stage, session: SyncSession) -> None:

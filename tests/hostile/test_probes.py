@@ -95,6 +95,7 @@ def probes(bridge: str, session: str) -> dict[str, dict[str, Any]]:
         "bridge.reject": {"submission": "sub-0123456789abcdef"},
         "bridge.rollback": where,
         "policy.review": {"policy": bridge},
+        "audit.query": {"before": "i-0123456789ab.1"},
         "attack.told": {"phase": "begins", "bridge": bridge, "tenant": "local", "grant": "x", "counts": {}},
         "policy.approve": {"policy": bridge, "seen": FOREIGN, "at": "x", "signature": "x"},
         "proposal.make": {"event": "i-0123456789ab.1"},

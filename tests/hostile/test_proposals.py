@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import hashlib
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bridgehold import BridgeholdError, SyncClient
+from bridgehold.client.client import connect
 from bridgehold.errors import DeniedError, PolicyError
 from bridgehold.host.proposal_store import MOST_RECORDS, ProposalStore
 from bridgehold.host.proposals import rule_of
@@ -27,6 +30,7 @@ from bridgehold.policies.tables import format_time
 from bridgehold.protocol.proposals import Proposal, ShownProposal
 from bridgehold.supervisor import files
 from hostile.stage import KINDS_OF_HOSTS, POLICY, Stage, stage
+from review.review_support import reading
 from waiting import until
 
 pytestmark = pytest.mark.hostile
@@ -142,7 +146,13 @@ def test_who_asked_never_approves_and_nobody_sees_anothers(host: Stage) -> None:
         client(host, tenant(host, "evil")) as evil,
     ):
         error = refused(lambda: own.run(f"{name}:act", {"code": ""}, tenant="acme"))
-        assert refused(lambda: evil.request("proposal.make", {"event": error.event})).code == "not_found"
+        others, none = (
+            refused(lambda event=event: evil.request("proposal.make", {"event": event})).info()
+            for event in (error.event, f"{error.event}9999")
+        )
+        assert (others.code, "9999" in none.message) == ("not_found", True)
+        assert others.hint == none.hint, "another's event is in no word different from none"
+        assert others.message == none.message.replace("9999", "")
         made = boss.request("proposal.make", {"event": error.event})
         assert made["by"] == "boss"
         fault = refused(lambda: boss.request("proposal.approve", signed(host, boss, made["id"])))
@@ -268,6 +278,33 @@ def test_what_was_ended_comes_back_by_no_host(host: Stage) -> None:
         assert file.read_text() == render([rule, new])
 
 
+def test_a_rule_that_was_just_approved_and_ended_stays_ended(host: Stage) -> None:
+    """Within the minutes in which its signature is new: handed in again, or put there by hand."""
+    name = bridge(host)
+    with client(host, tenant(host, "acme")) as own, own.session(name, tenant="acme") as session:
+        act = {"code": ""}
+        error = refused(lambda: session.run("act", act))
+        made = own.request("proposal.make", {"event": error.event})
+        host.client.request("proposal.approve", signed(host, host.client, made["id"]))
+        assert session.run("act", act) == {}
+        file = host.layout.policies / f"{name}@acme.approved.toml"
+        granted = file.read_text()
+        host.client.request("proposal.reject", {"proposal": made["id"]})
+        ended = file.read_text()
+        assert made["id"] in ended
+        table = ended[ended.index("[ended]") :]
+        for text, why in ((granted, r"left out of \[ended\]"), (render([]), r"left out of \[ended\]")):
+            change = FileChange(
+                kind="approved", name=f"{name}@acme", text=text, was=digest_bytes(ended.encode())
+            )
+            with pytest.raises(PolicyError, match=why):
+                files.change(host.layout, msgspec.json.encode(change))
+        assert file.read_text() == ended
+        with file.open("w") as kept:  # whose file it is
+            kept.write(f"{granted}\n{table}")
+        assert refused(lambda: session.run("act", act)).code == "denied"
+
+
 def test_no_file_of_rules_grows_beyond_what_can_be_ended(host: Stage) -> None:
     name = bridge(host)
     sign = Approver(host.layout.secrets).sign
@@ -318,3 +355,89 @@ def test_a_tenant_that_asks_and_asks_has_no_rule_forgotten_that_holds(tmp_path: 
         store.add(asked)
     assert len(store.of("acme")) == MOST_RECORDS
     assert store.find(one.id).state == "approved"
+
+
+def test_on_the_page_only_the_terminals_code_decides_and_only_what_was_seen(
+    host: Stage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Forged requests, replayed codes, another proposal's code, guesses, and what changes in between."""
+    monkeypatch.setenv("BRIDGEHOLD_HOME", str(host.layout.config.parent))
+    name, told = bridge(host), list[tuple[str, str, str]]()
+    with client(host, tenant(host, "acme")) as own:
+
+        def made() -> str:
+            error = refused(lambda: own.run(f"{name}:act", {"code": ""}, tenant="acme"))
+            return str(own.request("proposal.make", {"event": error.event})["id"])
+
+        async def ask(method: str, params: dict[str, Any]) -> Any:
+            async with connect(host.layout.socket) as asked:
+                return await asked.request(method, params)
+
+        def tell(shown: ShownProposal, decision: str, code: str) -> None:
+            told.append((shown.id, decision, code))
+
+        def state(proposal: str) -> str:
+            return str(own.request("proposal.show", {"proposal": proposal})["state"])
+
+        async def act() -> None:
+            one, other = made(), made()
+            async with reading(host.layout.audit, tmp_path, ask=ask, tell=tell) as reader:
+                ours = {"Origin": reader.base}
+
+                async def post(path: str, headers: dict[str, str] = ours, **form: str) -> int:
+                    url = f"{reader.base}/proposal/{path}"
+                    async with reader.session.post(
+                        url, data=form, headers=headers, allow_redirects=False
+                    ) as answer:
+                        return answer.status
+
+                async def seen(proposal: str) -> str:
+                    page = (await reader.get(f"/proposal/{proposal}"))[1]
+                    return re.findall(r'name="seen" value="([^"]+)"', page)[0]
+
+                listed = (await reader.get("/proposals"))[1]
+                assert f"/proposal/{one}" in listed
+                page = (await reader.get(f"/proposal/{one}"))[1]
+                assert f"{name}:act" in page
+                digest = await seen(one)
+                for forged in (
+                    {}, {"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "none"},
+                    {**ours, "Sec-Fetch-Site": "cross-site"}, {**ours, "Sec-Fetch-Site": "same-site"},
+                    {"Origin": "null", "Sec-Fetch-Site": "cross-site"},
+                ):  # fmt: skip
+                    assert await post(f"{one}/ask", forged, decision="approve", seen=digest) == 403, forged
+                    assert await post(f"{one}/confirm", forged, code="aaaa-aaaa") == 403, forged
+                assert await post(f"{one}/ask", {**ours, "Host": "evil.example"}, seen=digest) == 421
+                assert await post(f"{one}/ask", decision="approve", seen="sha256:" + "0" * 64) == 400
+                assert await post(f"{one}/ask", decision="reject", seen=digest, reason="x" * 400) == 400
+                assert told == []
+                assert await post(f"{one}/ask", decision="approve", seen=digest) == 303
+                ((proposal, decision, code),) = told
+                assert (proposal, decision) == (one, "approve")
+                assert code not in (await reader.get(f"/proposal/{one}"))[1], "the terminal alone shows it"
+                assert await post(f"{other}/confirm", code=code) == 403, "it is of another one"
+                for wrong in ("", "aaaa-aaaa"):
+                    assert await post(f"{one}/confirm", code=wrong) == 403
+                assert state(one) == "waiting"
+                assert await post(f"{one}/confirm", code=f" {code.upper()} ") == 303
+                assert state(one) == "approved"
+                assert own.run(f"{name}:act", {"code": "result['x'] = 1"}, tenant="acme") == {"x": 1}
+                assert await post(f"{one}/confirm", code=code) == 403, "once"
+                same_site = {"Origin": "null", "Sec-Fetch-Site": "same-origin"}  # as a form's browser says
+                asked = {"decision": "reject", "seen": await seen(one), "reason": "it was a trial"}
+                assert await post(f"{one}/ask", same_site, **asked) == 303
+                policy = host.layout.policies / f"{name}.toml"
+                assert await post(f"{one}/confirm", code=told[-1][2]) == 303
+                assert state(one) == "rejected"
+                assert refused(lambda: own.run(f"{name}:act", {"code": ""}, tenant="acme")).code == "denied"
+                asked = {"decision": "approve", "seen": await seen(other)}
+                assert await post(f"{other}/ask", **asked) == 303
+                policy.write_text(policy.read_text() + "# something else holds now\n[rate]\nper_minute = 7\n")
+                assert await post(f"{other}/confirm", code=told[-1][2]) == 400, "not what was seen"
+                assert state(other) == "waiting"
+
+        asyncio.run(act())
+    events = [
+        one for one in host.events("admin.intent") if one["action"] in ("proposal.approve", "proposal.reject")
+    ]
+    assert [one["action"] for one in events[-2:]] == ["proposal.approve", "proposal.reject"]

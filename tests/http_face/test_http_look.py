@@ -196,7 +196,8 @@ def test_head_is_get_without_its_body(face: HttpStage) -> None:
             headed = await acme.ask("HEAD", path, headers={"Accept": "*/*"})
             assert headed.status == got.status == 200, path
             assert headed.headers["Content-Type"] == got.headers["Content-Type"]
-            assert headed.headers["Content-Length"] == got.headers["Content-Length"], path
+            if path != "/v1/sessions":  # which tells ages: they have more digits the next time
+                assert headed.headers["Content-Length"] == got.headers["Content-Length"], path
         assert (await acme.ask("HEAD", "/v1/nothing")).status == 404
         await acme.ask("DELETE", f"/v1/artifacts/{kept}")
 

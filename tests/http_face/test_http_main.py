@@ -9,6 +9,7 @@ import os
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
+from urllib.parse import urlencode
 
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
@@ -529,3 +530,79 @@ def test_what_is_large_crosses_the_face_as_it_came(face: HttpStage) -> None:
         assert data["value"] == [list(range(20_000)), list(range(20_000)), {"big": list(range(9000))}]
 
     using(face, act)
+
+
+def audit(question: str, **given: str) -> str:
+    return f"/v1/audit?{urlencode({'question': question, **given})}"
+
+
+def test_the_audit_is_asked_over_http_by_each_for_what_is_its_own(face: HttpStage) -> None:
+    """Operators are answered of all; a tenant of its own story, whatever it writes; and each question is told."""
+
+    async def act(acme: Caller, rival: Caller, boss: Caller, deaf: Caller) -> None:
+        path = f"/v1/run/{face.bridge}/act"
+        said = "result['x'] = 'whispered'"
+        theirs = (await rival.ask("POST", path, {"arguments": {"code": said}, "tenant": "rival"})).body
+        for _ in range(3):
+            assert (await acme.ask("POST", path, {"arguments": {"code": "result['x'] = 1"}})).status == 200
+
+        async def found(who: Caller, question: str, **given: str) -> list[dict[str, Any]]:
+            answered = await who.ask("GET", audit(question, **given))
+            assert answered.status == 200, answered
+            return list(answered.body["events"])
+
+        (outcome,) = await found(boss, f"event = {theirs['receipt']}")
+        assert (outcome["tenant"], outcome["kind"]) == ("rival", "command.outcome")
+        assert await found(boss, "kind = worker.started and tenant = rival")
+        for question in (
+            "tenant = rival", "not tenant = acme", f"event = {theirs['receipt']}", "kind in (worker, host)",
+            'uid >= 0 or mounts ~ usr or "whispered" or tenant = "" or tenant = rival or not "no such text"',
+        ):  # fmt: skip
+            told = await found(acme, question, limit="500")
+            assert [one for one in told if one["tenant"] != "acme"] == [], question
+            assert not any(one["kind"].startswith(("worker", "host", "grant")) for one in told), question
+        assert await found(rival, '"whispered"')
+
+        mine = "kind = command.outcome and principal = acme"
+        newest = (await acme.ask("GET", audit(mine, limit="2"))).body
+        assert (len(newest["events"]), newest["more"]) == (2, True)
+        first, second = newest["events"]
+        older = await found(acme, mine, limit="1", before=first["ref"])
+        assert older[0]["seq"] < first["seq"] < second["seq"]
+        assert await found(acme, mine, limit="1", after=older[0]["ref"]) == [first]
+
+        foreign, never = [
+            await acme.ask("GET", audit("", before=ref)) for ref in (theirs["receipt"], "i-0123456789ab.1")
+        ]
+        assert (foreign.status, foreign.code, never.code) == (404, "not_found", "not_found")
+        for wrong in (
+            audit("tennant = acme"), audit("((" * 40), audit("x" * 5_000), audit("", limit="0"),
+            audit("", limit="501"), audit("", limit="-1"), audit("", limit="1" * 30), audit("", limit="٣"),
+            audit("", before=first["ref"], after=first["ref"]), audit("", before="x" * 200),
+        ):  # fmt: skip
+            answered = await acme.ask("GET", wrong)
+            assert (answered.status, answered.code) == (400, "usage"), wrong
+        assert (await deaf.ask("GET", audit(""))).code == "denied", "it may not read what guests print"
+        for method in ("POST", "PUT", "DELETE"):
+            assert (await boss.ask(method, audit(""))).status == 405
+        assert (await Caller(face, acme.http, "").ask("GET", audit(""))).status == 401
+
+        asked = await found(boss, "kind = audit.queried and principal = acme")
+        assert {one["tenant"] for one in asked} == {"acme"}
+        assert not any("whispered" in one["fields"]["question"] for one in asked)
+        said = [one["fields"] for one in asked if one["fields"]["question"] == "tenant = rival"]
+        assert said == [{"question": "tenant = rival", "count": 0, "code": ""}]
+
+    using(face, act, "acme", "rival", "boss", "deaf")
+
+
+def test_whether_a_policy_is_as_it_was_signed_is_told_to_operators_alone(face: HttpStage) -> None:
+    async def act(acme: Caller, boss: Caller) -> None:
+        path = f"/v1/policies/{face.bridge}/review"
+        said = (await boss.ask("GET", path)).body
+        assert (said["policy"], said["state"], said["required"]) == (face.bridge, "never", False)
+        assert (await acme.ask("GET", path)).code == "denied"
+        assert (await boss.ask("GET", "/v1/policies/..%2Fconfig/review")).code == "not_found"
+        assert (await boss.ask("POST", path, {})).status == 405
+
+    using(face, act, "acme", "boss")

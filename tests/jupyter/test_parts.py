@@ -112,6 +112,22 @@ def test_a_cell_that_never_ends_to_speak_is_cut_and_says_so(monkeypatch: pytest.
     assert one.result({"repr": 1}) == one.result(None) == {}
 
 
+@pytest.mark.parametrize("update", [False, True])
+def test_a_page_gets_no_more_of_a_cells_pictures_than_it_can_hold(
+    monkeypatch: pytest.MonkeyPatch, update: bool
+) -> None:
+    """A page of `<` is four times as long in its frame."""
+    monkeypatch.setattr(cells, "ROOM", dict.fromkeys(cells.ROOM, 1_000_000))
+    told = Told()
+    one = cells.Cell(told.publish, trusted=False)
+    for _ in range(30):
+        chunk = {"display": {"text/html": "<" * 50_000}, "id": "a", "update": update}
+        one.event({"type": "chunk", "data": chunk})
+    shown = [content for kind, content in told if kind.endswith("display_data")]
+    assert 0 < sum(len(json.dumps(content)) for content in shown) <= 1_000_000
+    assert told.text().count("left out") == 1
+
+
 @pytest.mark.parametrize(
     "change",
     [

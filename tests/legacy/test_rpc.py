@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,12 @@ def host() -> Iterator[Stage]:
 class Beam:
     """What a BEAM does with one worker: serves it, starts it, waits for its file, dials it."""
 
-    def __init__(self, host: Stage, program: Path, folder: Path, port: int = 0) -> None:
-        """`port`: another's, that the worker is told to call back at."""
+    def __init__(
+        self, host: Stage, program: Path, folder: Path, port: int = 0, held: threading.Event | None = None
+    ) -> None:
+        """`port`: another's, that the worker is told to call back at. `held`: no ping is answered before it."""
         self.asked: list[tuple[str, bytes]] = []
+        self.held = held
         self.deaf = False
         self.port, self.connections = rpcwire.listen(self.serve)
         self.port = port or self.port
@@ -79,6 +83,8 @@ class Beam:
 
     def serve(self, name: str, message: bytes) -> Iterator[bytes]:
         self.asked.append((name, message))
+        if name == "Ping" and self.held is not None:
+            self.held.wait(60)
         if name == "Heartbeat" and self.deaf:
             raise TimeoutError
         yield field(1, 1) + (field(2, field(2, b"42")) if name == "ExecuteElixirTool" else b"")
@@ -99,13 +105,13 @@ class Beam:
 
 
 @pytest.fixture
-def beams(host: Stage, tmp_path: Path) -> Iterator[Callable[[str], Beam]]:
+def beams(host: Stage, tmp_path: Path) -> Iterator[Callable[..., Beam]]:
     made: list[Beam] = []
 
-    def start(profile: str, port: int = 0) -> Beam:
+    def start(profile: str, port: int = 0, held: threading.Event | None = None) -> Beam:
         folder = tmp_path / str(len(made))
         folder.mkdir()
-        made.append(Beam(host, make_shim(host, folder / "venv", profile), folder, port))
+        made.append(Beam(host, make_shim(host, folder / "venv", profile), folder, port, held))
         return made[-1]
 
     yield start
@@ -355,6 +361,23 @@ def test_nothing_stays_of_a_worker_however_it_or_its_starter_ends(
     until(
         lambda: len(held - sockets_inside(host)) >= 3 * BUNDLE
     )  # one that waits for the next worker may stay
+
+
+def test_workers_of_a_tenant_that_start_together_begin_in_turns_and_say_so(
+    host: Stage, beams: Callable[..., Beam]
+) -> None:
+    """What they import takes all processors: many at once would all be late for their pool."""
+    until(lambda: not host.client.sessions())  # one that has just been killed may still have its turn
+    held = threading.Event()
+    at_once = max(2, len(os.sched_getaffinity(0)))
+    first = [beams(PROFILES["fork"], held=held) for _ in range(at_once)]
+    until(lambda: all(one.asked for one in first))
+    late = beams(PROFILES["fork"], held=held)
+    until(lambda: "waits for its turn" in late.said())
+    assert not late.asked
+    held.set()
+    assert run(late.dial(), "echo", n=1) == {"n": 1}
+    assert not any("turn" in one.said() for one in first)
 
 
 _OTHER: dict[str, Any] = {"user": 65534, "group": 65534, "extra_groups": [], "text": True}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,12 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 
+from bridgehold.bridges.releases import Releases, folder_of, render
+from bridgehold.config.layout import find_layout
 from bridgehold.errors import UsageError
+from bridgehold.faces.cli.policy import show
+from bridgehold.faces.cli.policy_review import diff
+from bridgehold.ids import digest_bytes
 from bridgehold.policies.changes import compare
 from bridgehold.policies.expectations import read_expectations, unknown
 from bridgehold.policies.explain import Known
@@ -18,6 +25,8 @@ from bridgehold.policies.lint import gravest, lint
 from bridgehold.policies.lint_rules import RULES, SEVERITIES
 from bridgehold.policies.model import GIB, Ceilings, Connect, Endpoint, Grant, Machine, Needs, Policy
 from bridgehold.policies.posture import POWERS, posture
+from bridgehold.policies.reviewed import Review
+from bridgehold.policies.reviewed import render as render_review
 from bridgehold.policies.simulate import Act, decide, simulate
 from policies.test_properties import Said, allowed, ceiling_of, grant_of, pairs, policy_of, text_of
 
@@ -239,3 +248,93 @@ def test_the_page_has_every_rule_with_its_severity() -> None:
     rows = re.findall(r"^\| (`.+`) \| (\w+) \| .+ \|$", page, re.MULTILINE)
     said = {name: severity for names, severity in rows for name in re.findall(r"`([a-z-]+)`", names)}
     assert said == {rule.name: rule.severity for rule in RULES}
+
+
+MINE = """
+name = "mine"
+version = "{version}"
+summary = "Two versions of one bridge"
+entry = "mine:Mine"
+{needs}
+[operations.ask]
+summary = "Ask"
+effect = "run"
+{more}
+"""
+NEEDS_OPENAI = '[[needs.endpoints]]\nprovider = "openai"\nmethods = ["POST"]\npaths = ["/embeddings"]\n'
+MORE = '[operations.wipe]\nsummary = "Wipe"\neffect = "run"\n'
+
+
+def test_two_versions_of_a_bridge_are_compared_by_what_each_may_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By manifest and policy: a folder, a release of a tenant's own bridge, and that under another policy."""
+    monkeypatch.setenv("BRIDGEHOLD_HOME", str(tmp_path))
+    layout = find_layout({"BRIDGEHOLD_HOME": str(tmp_path)}, 0)
+    home = layout.own_bridges("acme") / "mine"
+    digests = ["sha256:" + sign * 64 for sign in "ab"]
+    for digest, said in zip(digests, (("1", "", ""), ("2", NEEDS_OPENAI, MORE)), strict=True):
+        folder = folder_of(home, digest)
+        folder.mkdir(parents=True)
+        (folder / "mine.py").write_text("")
+        names = dict(zip(("version", "needs", "more"), said, strict=True))
+        (folder / "bridge.toml").write_text(MINE.format(**names))
+    current = Releases(digest=digests[0], submission="sub-1", by="boss", at="2026-01-01T00:00:00Z")
+    (home / "current.toml").write_text(render(current))
+    (layout.tenants / "acme.toml").write_text("# of its own\n")
+    layout.policies.mkdir()
+    (layout.policies / "mine.toml").write_text(
+        '[operations]\nallow = ["*"]\n[network.endpoints.openai]\nmethods = ["POST"]\npaths = ["/embeddings"]\n'
+    )
+
+    def told(version: str, policy: Path | None = None) -> tuple[set[str], set[str]]:
+        diff("mine", tenant="acme", version=version, policy=policy, json_output=True)
+        said = json.loads(capsys.readouterr().out)
+        found = [{f"{one['key']} {one['value']}" for one in said[name]} for name in ("gained", "lost")]
+        return found[0], found[1]
+
+    more = {"operations mine:wipe", "network.endpoints.openai POST /embeddings"}
+    assert told(digests[1]) == (more, set())
+    assert told(str(folder_of(home, digests[1]))) == (more, set())
+    assert told(digests[0]) == (set(), set())
+    (tmp_path / "narrow.toml").write_text('[operations]\nallow = ["mine:wipe"]\n')
+    assert told(digests[1], tmp_path / "narrow.toml") == ({"operations mine:wipe"}, {"operations mine:ask"})
+    (home / "current.toml").write_text(render(msgspec.structs.replace(current, digest=digests[1])))
+    assert told(digests[0]) == (set(), more)
+    with pytest.raises(UsageError, match="compared with"):
+        diff("mine", "python", tenant="acme", version=digests[1])
+    other = tmp_path / "other"
+    shutil.copytree(folder_of(home, digests[1]), other)
+    (other / "bridge.toml").write_text(MINE.format(version="1", needs="", more="").replace('"mine"', '"its"'))
+    with pytest.raises(UsageError, match="a version of its, not of mine"):
+        diff("mine", tenant="acme", version=str(other))
+
+
+def test_a_policy_is_shown_with_what_became_of_its_review(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BRIDGEHOLD_HOME", str(tmp_path))
+    layout = find_layout({"BRIDGEHOLD_HOME": str(tmp_path)}, 0)
+    layout.policies.mkdir(parents=True)
+
+    def told(name: str = "mine") -> dict[str, str]:
+        show(name, json_output=True)
+        return dict(json.loads(capsys.readouterr().out)["review"])
+
+    assert told("python") == {"state": "shipped"}
+    text = 'extends = "baseline"\n'
+    (layout.policies / "mine.toml").write_text(text)
+    assert told() == {"state": "never"}
+    made = Review(digest=digest_bytes(text.encode()), by="maria", at="2026-01-01T00:00:00Z", text=text)
+    file = layout.policies / "mine.review.toml"
+    file.write_text(render_review(made))
+    who = {"by": "maria", "at": "2026-01-01T00:00:00Z", "expires": ""}
+    assert told() == {"state": "reviewed", **who}
+    show("mine")
+    assert "as it was reviewed by maria at 2026-01-01T00:00:00Z" in " ".join(capsys.readouterr().out.split())
+    file.write_text(render_review(msgspec.structs.replace(made, expires="2026-01-02T00:00:00Z")))
+    assert told()["state"] == "ended"
+    (layout.policies / "mine.toml").write_text(text + "# edited\n")
+    assert told()["state"] == "edited"
+    file.write_text("no review")
+    assert told() == {"state": "unsound"}

@@ -12,6 +12,7 @@ from bridgehold.faces.http.listening import url_of
 from bridgehold.faces.review.app import App
 from bridgehold.faces.review.books import Sources
 from bridgehold.faces.review.gate import ENTER
+from bridgehold.faces.review.proposals import Ask, Tell
 from bridgehold.faces.review.serving import listening, opened
 
 
@@ -33,13 +34,19 @@ class Reader:
 
 @contextlib.asynccontextmanager
 async def reading(
-    audit: Path, cache: Path, *, config: Path | None = None, let_in: bool = True
+    audit: Path,
+    cache: Path,
+    *,
+    config: Path | None = None,
+    let_in: bool = True,
+    ask: Ask | None = None,
+    tell: Tell | None = None,
 ) -> AsyncIterator[Reader]:
     listener = listening("")
     base = url_of(listener)
     jar = aiohttp.CookieJar(unsafe=True)
     async with (
-        opened(Sources(audit=audit, cache=cache, config=config), listener) as app,
+        opened(Sources(audit=audit, cache=cache, config=config), listener, ask, tell) as app,
         aiohttp.ClientSession(cookie_jar=jar) as session,
     ):
         await app.books.counted()

@@ -34,7 +34,17 @@ AXE = resources.files("axe_playwright_python").joinpath("axe.min.js").read_text(
 WIDTHS = (1600, 900, 400)
 TURNED = ("/", "/timeline")
 """What is laid out otherwise in a narrow window."""
-PAGES = ("/", "/timeline", "/timeline?q=hots+%3D+x", "/refusals", "/sessions", "/keys", "/changes", "/trust")
+PAGES = (
+    "/",
+    "/timeline",
+    "/timeline?q=hots+%3D+x",
+    "/refusals",
+    "/sessions",
+    "/keys",
+    "/changes",
+    "/proposals",
+    "/trust",
+)
 
 
 class Command(NamedTuple):

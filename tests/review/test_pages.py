@@ -36,6 +36,7 @@ PAGES = (
     "/sessions",
     "/keys",
     "/changes",
+    "/proposals",
     "/trust",
     "/report",
     "/timeline?view=refusals",
@@ -96,6 +97,12 @@ def test_each_question_has_its_page(shown: Shown) -> None:
             ):
                 assert words in found["/"], words
             assert ">Sound<" in found["/trust"]
+            assert "this is a copy of an audit" in found["/proposals"]
+            assert (await reader.get("/proposal/p-0123456789ab"))[0] == 404
+            for path in ("/proposal/p-0123456789ab/ask", "/proposal/p-0123456789ab/confirm"):
+                own = {"Origin": reader.base}
+                async with reader.session.post(reader.base + path, headers=own) as answer:
+                    assert answer.status == 405, "it only shows, unless somebody said otherwise"
             assert "ANTHROPIC" not in found["/keys"]
             assert "inside the sandbox" in found["/keys"]
             assert "+ network.connect docs.example.org:443" in found["/changes"]

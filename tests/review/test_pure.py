@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from bridgehold.audit.entries import Entry
 from bridgehold.audit.reading.linear import Hit
-from bridgehold.errors import UsageError
+from bridgehold.errors import BusyError, DeniedError, UsageError
 from bridgehold.faces.review import plots, reach
+from bridgehold.faces.review.confirm import MOST_ASKED, MOST_TRIES, VALID_S, Act, Confirmations
 from bridgehold.faces.review.gate import COOKIE, Gate, Visit
 from bridgehold.faces.review.question import VIEWS, Question, read_question
 from bridgehold.faces.review.stories import policy_lines
@@ -205,3 +206,93 @@ def test_an_audit_is_no_reason_to_open_a_file(tmp_path: object) -> None:
         assert not found.lines, source
     assert policy_lines("no line", config, {}) is None
     assert policy_lines("shipped:dspy.toml:1", None, {}).lines  # type: ignore[union-attr]  # it is there
+
+
+def test_what_changes_something_is_asked_for_by_the_page_itself_and_where_it_may_be() -> None:
+    cookie, path = "x" * 43, "/proposal/p-1/ask"
+    gate = Gate(HERE, changes="/proposal/")
+    gate.cookie = cookie
+
+    def judged(path: str = path, method: str = "POST", cookie: str = cookie, **said: str) -> int:
+        refused = gate.judge(visit(path, method=method, cookie=cookie, **said))
+        return refused.status if refused is not None else 200
+
+    own = {"origin": f"http://{HERE}"}
+    assert judged(**own) == judged(site="same-origin", origin="null") == judged(site="same-origin") == 200
+    for said in (
+        {},
+        {"origin": "null"},
+        {"site": "none"},
+        {"site": "none", "origin": "null"},
+        {"site": "cross-site"},
+    ):
+        assert judged(**said) == 403, said
+    assert judged(**own, site="cross-site") == judged(origin="http://127.9.8.7:1") == 403
+    assert judged(**own, cookie="") == 401
+    for elsewhere in (
+        "/",
+        "/timeline",
+        "/proposals",
+        "/proposal",
+        "/static/review.css",
+        "//proposal/p-1/ask",
+    ):
+        assert judged(elsewhere, **own) == 405, elsewhere
+    assert {judged(method=method, **own) for method in ("PUT", "DELETE", "PATCH", "OPTIONS")} == {405}
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def wanted(proposal: str = "p-1") -> Act:
+    return Act(proposal=proposal, decision="approve", seen="sha256:0")
+
+
+def is_refused(codes: Confirmations, proposal: str, code: str) -> bool:
+    try:
+        codes.confirm(proposal, code)
+    except DeniedError:
+        return True
+    return False
+
+
+def test_a_code_is_of_one_act_once_and_for_a_while() -> None:
+    clock = Clock()
+    codes = Confirmations(clock)
+    assert is_refused(codes, "p-1", "")
+    assert is_refused(codes, "p-1", "-")
+    code = codes.ask(wanted())
+    assert codes.waiting("p-1") == wanted()
+    assert codes.waiting("p-2") is None
+    assert is_refused(codes, "p-2", code)
+    assert codes.confirm("p-1", f" {code.upper()}\n") == wanted()
+    assert is_refused(codes, "p-1", code), "it is worth nothing the second time"
+    late = codes.ask(wanted())
+    clock.now += VALID_S
+    assert codes.waiting("p-1") is None
+    assert is_refused(codes, "p-1", late)
+    guessed = codes.ask(wanted())
+    for _ in range(MOST_TRIES):
+        assert is_refused(codes, "p-1", "aaaa-aaaa" if guessed != "aaaa-aaaa" else "bbbb-bbbb")
+    assert is_refused(codes, "p-1", guessed), "so many guesses, and it is asked for again"
+    first, second = codes.ask(wanted()), codes.ask(wanted("p-2"))
+    assert is_refused(codes, "p-1", first), "another one has taken its place"
+    assert codes.confirm("p-2", second) == wanted("p-2")
+    clock.now += 60
+    for _ in range(MOST_ASKED):
+        codes.ask(wanted())
+    with pytest.raises(BusyError):
+        codes.ask(wanted())
+    clock.now += 60
+    codes.ask(wanted())
+
+
+@given(st.text(max_size=200))
+def test_no_text_is_a_code_but_the_code(text: str) -> None:
+    codes = Confirmations(Clock())
+    code = codes.ask(wanted())
+    assert is_refused(codes, "p-1", text) or text.strip().lower().replace("-", "") == code.replace("-", "")

@@ -16,7 +16,6 @@ module builds texts, checks signatures, and reads and writes anchor files::
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import os
 import re
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bridgehold import writes
+from bridgehold import signatures, writes
 from bridgehold.audit.entries import printable
 from bridgehold.errors import AuditError
 
@@ -113,19 +112,8 @@ def parse(text: str, where: str = "") -> SignedAnchor:
 
 def is_signed(signed: SignedAnchor, keys: Mapping[str, bytes]) -> bool | None:
     """Whether the signature is that of its key; None where `keys` (id to raw public key) lacks it."""
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
     raw = keys.get(signed.anchor.key)
-    if raw is None:
-        return None
-    try:
-        Ed25519PublicKey.from_public_bytes(raw).verify(
-            base64.b64decode(signed.signature, validate=True), anchor_text(signed.anchor)
-        )
-    except (InvalidSignature, ValueError, binascii.Error):
-        return False
-    return True
+    return None if raw is None else signatures.holds(raw, signed.signature, anchor_text(signed.anchor))
 
 
 def key_line(public_key: bytes) -> str:

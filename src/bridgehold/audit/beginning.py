@@ -16,7 +16,7 @@ from bridgehold.audit.events import (
     JournalOpened,
 )
 from bridgehold.audit.recovery import Recovered, recover
-from bridgehold.audit.writer import Limits, Refused, Reserve, Writer, sync_folder
+from bridgehold.audit.writer import Limits, Refused, Reserve, Writer
 from bridgehold.errors import AuditError
 from bridgehold.ids import new_instance_id
 
@@ -48,7 +48,7 @@ def begin(
         reserve = Reserve(audit / segments.RESERVE, config.reserve_bytes)
         folder = audit / segments.folder_name(before.ordinal + 1, instance)
         writes.make_folder(folder, mode=0o750, new=True)
-        sync_folder(audit)
+        writes.sync_folder(audit)
         writer = Writer(folder, instance, reserve=reserve, limits=config.limits, sync=sync)
     except OSError as error:
         _discard(folder, audit)

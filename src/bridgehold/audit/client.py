@@ -27,6 +27,7 @@ from bridgehold.audit.events import (
 )
 from bridgehold.errors import AuditError, BridgeholdError
 from bridgehold.records import wire
+from bridgehold.tasks import begin_task
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -56,7 +57,7 @@ class JournalClient(asyncio.Protocol):
         """Set once the journal is gone: nothing may run without it."""
         self._transport: asyncio.Transport | None = None
         self._received = bytearray()
-        self._later: set[asyncio.Future[None]] = set()
+        self._later: set[asyncio.Task[None]] = set()
         self.redact: Callable[[Event], Event | Awaitable[Event]] | None = None
         """What every event passes before it is sent: it takes out what no journal may hold."""
 
@@ -115,9 +116,7 @@ class JournalClient(asyncio.Protocol):
             if isinstance(event, _Intent):
                 work.cancel()
             else:
-                later = asyncio.ensure_future(self._append_later(work, durable=durable))
-                self._later.add(later)
-                later.add_done_callback(self._later.discard)
+                begin_task(self._append_later(work, durable=durable), self._later)
             raise
 
     async def _append_later(self, work: asyncio.Future[Event], *, durable: bool) -> None:

@@ -8,6 +8,7 @@ here, whatever they are of (`bridgehold.records`): ``docs/reference/events.md`` 
 from __future__ import annotations
 
 from bridgehold.records.commands import (
+    AuditQueried,
     CommandIntent,
     CommandOutcome,
     CommandRefused,
@@ -48,6 +49,7 @@ __all__ = [
     "JOURNAL_KINDS",
     "AnchorKeyRotated",
     "AnchorSigned",
+    "AuditQueried",
     "ChannelEnded",
     "CommandIntent",
     "CommandOutcome",

@@ -21,7 +21,6 @@ The old key signs the lines before its signature; the new one signs that line, t
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 import os
 import re
@@ -29,7 +28,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bridgehold import writes
+from bridgehold import signatures, writes
 from bridgehold.audit.anchors import key_id, read_text
 from bridgehold.audit.chain import Head
 from bridgehold.audit.entries import printable
@@ -147,21 +146,12 @@ def parse(text: str, where: str = "") -> SignedRotation:
 def is_signed(signed: SignedRotation) -> bool:
     """Whether both keys signed it, each with its own; of a lost one only the other."""
     made = signed.rotation
-    fine = _verified(made.new, signed.by_new, new_text(made, signed.by_old))
+    fine = signatures.holds(made.new, signed.by_new, new_text(made, signed.by_old))
     return (
-        fine and made.old != made.new and (signed.lost or _verified(made.old, signed.by_old, old_text(made)))
+        fine
+        and made.old != made.new
+        and (signed.lost or signatures.holds(made.old, signed.by_old, old_text(made)))
     )
-
-
-def _verified(key: bytes, signature: str, text: bytes) -> bool:
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-    try:
-        Ed25519PublicKey.from_public_bytes(key).verify(base64.b64decode(signature, validate=True), text)
-    except (InvalidSignature, ValueError, binascii.Error):
-        return False
-    return True
 
 
 def trusted(pinned: Mapping[str, bytes], records: Sequence[SignedRotation]) -> Trust:

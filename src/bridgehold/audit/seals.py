@@ -25,13 +25,13 @@ the chain goes on through it, what was used can still be counted, and every inte
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import re
 from collections.abc import Callable, Mapping
 
 import msgspec
 
+from bridgehold import signatures
 from bridgehold.audit import chain
 from bridgehold.audit.events import JOURNAL_KINDS
 from bridgehold.errors import AuditError
@@ -144,19 +144,8 @@ def split(data: bytes, where: str = "") -> tuple[Seal, bytes]:
 
 def is_signed(seal: Seal, keys: Mapping[str, bytes]) -> bool:
     """Whether the signature is that of its key, and that is one of `keys` (id to raw public key)."""
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
     raw = keys.get(seal.key)
-    if raw is None:
-        return False
-    try:
-        Ed25519PublicKey.from_public_bytes(raw).verify(
-            base64.b64decode(seal.signature, validate=True), text_of(seal)
-        )
-    except (InvalidSignature, ValueError, binascii.Error):
-        return False
-    return True
+    return raw is not None and signatures.holds(raw, seal.signature, text_of(seal))
 
 
 def mark(line: bytes) -> bytes:

@@ -228,6 +228,11 @@ def _kept(event: Entry, _: str) -> str:
     return f"An artifact of tenant {event.tenant}: {event.text('action') or 'read'}, {event.text('name')}"
 
 
+def _queried(event: Entry, _: str) -> str:
+    told = f"refused with {event.text('code')}" if event.text("code") else f"{event.number('count')} events"
+    return f"{event.principal} asked the audit {event.text('question') or 'for all'}: {told}"
+
+
 def _folded(event: Entry, _: str) -> str:
     folded = event.fields.get("folded")
     counts = folded.items() if isinstance(folded, dict) else ()
@@ -288,5 +293,6 @@ _SENTENCES: Mapping[str, Callable[[Entry, str], str]] = {
     "journal.opened": _opened_journal,
     "artifact.changed": _kept,
     "artifact.read": _kept,
+    "audit.queried": _queried,
     "events.folded": _folded,
 }

@@ -12,12 +12,12 @@ signature BASE64
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Callable, Mapping
 
 import msgspec
 
+from bridgehold import signatures
 from bridgehold.errors import AuditError
 
 PREFIX = "bridgehold-attack-report-v1\n"
@@ -72,16 +72,5 @@ def parse(text: str, where: str = "") -> Vouched:
 
 def is_signed(made: Vouched, keys: Mapping[str, bytes]) -> bool | None:
     """Whether the signature is that of its key; None where `keys` (id to raw public key) lacks it."""
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
     raw = keys.get(made.key)
-    if raw is None:
-        return None
-    try:
-        Ed25519PublicKey.from_public_bytes(raw).verify(
-            base64.b64decode(made.signature, validate=True), text_of(made)
-        )
-    except (InvalidSignature, ValueError, binascii.Error):
-        return False
-    return True
+    return None if raw is None else signatures.holds(raw, made.signature, text_of(made))

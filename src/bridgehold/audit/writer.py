@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from bridgehold import writes
 from bridgehold.audit import chain
 from bridgehold.audit.events import CLOSING_KINDS, Event, SegmentRotated, kind_of
 from bridgehold.audit.formatter import EventFormatter
@@ -274,7 +275,7 @@ class Writer:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(path, flags, 0o640)
         try:
-            sync_folder(self._folder)
+            writes.sync_folder(self._folder)
         except OSError:
             os.close(descriptor)
             path.unlink()
@@ -325,12 +326,3 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return "00000000-0000-0000-0000-000000000000"
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable. Raises `OSError`."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

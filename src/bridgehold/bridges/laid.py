@@ -20,7 +20,7 @@ def lay_down(folder: Path, found: Bundle) -> None:
             opened.write(file.data)
             opened.flush()
             os.fsync(opened.fileno())
-    sync(folder)
+    writes.sync_folder(folder)
 
 
 def read_folder(folder: Path) -> Bundle:
@@ -43,12 +43,3 @@ def read_folder(folder: Path) -> Bundle:
                 raise LimitError(f"a bridge has at most {MOST_FILES} files", where=str(folder))
             found.append((str(path.relative_to(folder)), reads.read_bytes(path, UsageError)))
     return bundle(found)
-
-
-def sync(folder: Path) -> None:
-    """What was named in `folder` is on the disk. Raises `OSError`."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,6 +11,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 A = TypeVar("A")
 P = ParamSpec("P")
+S = TypeVar("S")
 T = TypeVar("T")
 _LAST_SECONDS = 5.0
 """For what is still under way when a loop is closed: its last words."""
@@ -80,6 +81,25 @@ def waited(
     return wait
 
 
+def entered(
+    method: Callable[Concatenate[A, P], contextlib.AbstractAsyncContextManager[S]],
+    make: Callable[[Loop, S], T],
+) -> Callable[Concatenate[Facade[A], P], contextlib.AbstractContextManager[T]]:
+    """As `waited`, of what is a block: it gives what `make` makes of the block's own."""
+
+    @contextlib.contextmanager
+    def block(self: Facade[A], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        manager = getattr(self._awaited, method.__name__)(*args, **kwargs)
+        inner = self._loop.run(manager.__aenter__())
+        try:
+            yield make(self._loop, inner)
+        finally:
+            self._loop.run(_left(manager))
+
+    functools.update_wrapper(block, method)
+    return block
+
+
 def each(loop: Loop, items: AsyncIterator[T]) -> Iterator[T]:
     """One after the other, each waited for."""
     try:
@@ -91,6 +111,10 @@ def each(loop: Loop, items: AsyncIterator[T]) -> Iterator[T]:
 
 async def _next(events: AsyncIterator[T]) -> T | None:
     return await anext(events, None)
+
+
+async def _left(manager: contextlib.AbstractAsyncContextManager[Any]) -> None:
+    await manager.__aexit__(None, None, None)
 
 
 async def _closed(events: AsyncIterator[Any]) -> None:

@@ -6,7 +6,7 @@ One background thread runs the loop; every call waits for its coroutine. Safe fr
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,10 +14,8 @@ from typing import Any, Self
 from bridgehold.client.adapter import Adapter
 from bridgehold.client.client import RECONNECT_SECONDS, Client, Host
 from bridgehold.client.connection import Progress
-from bridgehold.client.facade import Facade, Loop, waited
-from bridgehold.client.session_files import Content
+from bridgehold.client.facade import Facade, Loop, entered, waited
 from bridgehold.client.sync_session import SyncSession
-from bridgehold.client.tools import Tools
 from bridgehold.config.layout import Layout
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
 from bridgehold.protocol.parts import Moved
@@ -113,37 +111,7 @@ class SyncClient(Facade[Client]):
     call = waited(Client.call)
     run = waited(Client.run)
 
-    @contextlib.contextmanager
-    def session(
-        self,
-        bridge: str,
-        *,
-        tenant: str = LOCAL_TENANT,
-        name: str = "",
-        tools: Tools = (),
-        files: Mapping[str, Content] | None = None,
-        limits: Mapping[str, str | float] | None = None,
-        env: Mapping[str, str] | None = None,
-        args: Sequence[str] | None = None,
-        cwd: str = "",
-    ) -> Iterator[SyncSession]:
-        """As `Client.session`: one of its own, ended with the block."""
-        manager = self._awaited.session(
-            bridge,
-            tenant=tenant,
-            name=name,
-            tools=tools,
-            files=files,
-            limits=limits,
-            env=env,
-            args=args,
-            cwd=cwd,
-        )
-        session = self._loop.run(manager.__aenter__())
-        try:
-            yield SyncSession(self._loop, session)
-        finally:
-            self._loop.run(_leave(manager))
+    session = entered(Client.session, SyncSession)
 
     @contextlib.contextmanager
     def through(
@@ -204,7 +172,3 @@ async def _unwound(
     trace: TracebackType | None,
 ) -> None:
     await stack.__aexit__(kind, error, trace)
-
-
-async def _leave(manager: contextlib.AbstractAsyncContextManager[Any]) -> None:
-    await manager.__aexit__(None, None, None)

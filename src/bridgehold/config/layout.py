@@ -87,6 +87,11 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         return self.state / "proposals"
 
     @property
+    def audit_index(self) -> Path:
+        """By what the host answers questions to the audit: disposable, and the host's alone."""
+        return self.state / "audit-index"
+
+    @property
     def push(self) -> Path:
         """Where each sink of the audit stands."""
         return self.state / "push"

@@ -17,6 +17,7 @@ from bridgehold.config.load import Config
 from bridgehold.hardening import open_descriptors
 from bridgehold.host.admin_log import AdminLog
 from bridgehold.host.attacks import Attacks
+from bridgehold.host.audit_questions import AuditQuestions
 from bridgehold.host.cell.artifact_methods import Artifacts
 from bridgehold.host.cell.store.artifacts import ArtifactStore
 from bridgehold.host.cell.store.quarantine import Quarantine
@@ -259,6 +260,7 @@ def _serve(given: Foundation, parts: HostParts) -> None:
         parts.proposals,
         parts.reviews,
         Attacks(tenancy.log),
+        AuditQuestions(given.ground.layout, given.ground.peers.journal),
     )
     table = {name: method for part in tables for name, method in part.table().items()}
     make = functools.partial(

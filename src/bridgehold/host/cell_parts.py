@@ -49,6 +49,7 @@ from bridgehold.host.front.method import Method
 from bridgehold.host.front.redaction import Redaction
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.front.tenants import TenantFiles
+from bridgehold.host.shares.cell_wire import AskOrder
 from bridgehold.host.shares.dialling import connect_inside
 from bridgehold.host.shares.fair import FrameBudget, Shares
 from bridgehold.host.shares.handed_files import HandedBridges, HandedFiles
@@ -185,7 +186,7 @@ class CellParts(msgspec.Struct, frozen=True, kw_only=True):
                 if tenant not in ("", one):
                     continue
                 try:
-                    await self.zygotes.warm(await self.make_order(one, bridge, "", "", ""))
+                    await self.zygotes.warm(await self.make_order(one, AskOrder(bridge=bridge)))
                 except BridgeholdError as error:
                     line = printable(f"{bridge} is not warm for {one}: {error.message}")
                     sys.stderr.write(f"bridgehold: {line}\n")

@@ -38,7 +38,7 @@ from bridgehold.host.shares import cell_wire
 from bridgehold.host.shares.callers import CALLER
 from bridgehold.host.shares.handed_files import HandedFiles
 from bridgehold.host.shares.lending import Lent
-from bridgehold.host.shares.link import Link, Waiting, decoded
+from bridgehold.host.shares.link import OF_CELL, Link, Waiting, decoded
 from bridgehold.host.shares.openings import Openings
 from bridgehold.host.startup import FileChange, HostConfig
 from bridgehold.ids import LOCAL_TENANT
@@ -51,6 +51,7 @@ from bridgehold.protocol.frames import read_params
 from bridgehold.protocol.submissions import Tried
 from bridgehold.sandbox.landlock import CHANGE, READ, USE
 from bridgehold.sandbox.launcher.control import LauncherClient
+from bridgehold.tasks import begin_task
 
 _TELL_SECONDS = 0.5
 """Between two words of what the tenant has used."""
@@ -66,7 +67,7 @@ class CellProcess:
         host = given.host
         self._layout = Layout(config=Path(host.config), state=Path(host.state), run=Path(host.run))
         self._config = Config.model_validate_json(given.config)
-        self._link = Link(self._answer, tells=self._told)
+        self._link = Link(self._answer, tells=self._told, theirs=OF_CELL)
         self._parts: CellParts | None = None
         self._table: dict[str, Method] = {}
         self._callers: dict[int, object] = {}
@@ -211,9 +212,7 @@ class CellProcess:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _begin(self, work: Coroutine[object, object, object]) -> None:
-        task = asyncio.create_task(self._stand(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        begin_task(self._stand(work), self._tasks)
 
     async def _stand(self, work: Coroutine[object, object, object]) -> None:
         """What the cell is not to run without: its defect ends it."""

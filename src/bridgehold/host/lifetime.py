@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 
 from bridgehold.host.startup import DESERTED, USED, SupervisorLink
+from bridgehold.tasks import begin_task
 
 _FAILED = 70
 """The exit status of a host that could not go on."""
@@ -81,10 +82,7 @@ class Lifetime:
 
     def begin(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """Work that comes to its own end."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        return begin_task(work, self._tasks)
 
     def need(self, name: str, gone: Awaitable[object]) -> asyncio.Task[None]:
         """Nothing may run unlimited, unlogged or with keys out of reach: a process that is gone ends all."""

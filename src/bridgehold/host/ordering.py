@@ -17,7 +17,6 @@ from bridgehold.host.front.environments import LISTENER
 from bridgehold.host.shares import cell_wire
 from bridgehold.host.shares.link import Link, decoded
 from bridgehold.host.shares.session_ends import SessionEnd
-from bridgehold.policies.limits_request import NOTHING, LimitsRequest
 from bridgehold.sandbox.envs.values import BuildProgress
 
 
@@ -28,32 +27,21 @@ class FrontOrders:
         self._link = link
         self._shared = shared
 
-    async def make(
-        self,
-        tenant: str,
-        bridge: str,
-        session: str,
-        session_name: str,
-        principal: str,
-        asked: LimitsRequest = NOTHING,
-    ) -> StartOrder:
+    async def make(self, tenant: str, ask: cell_wire.AskOrder) -> StartOrder:
         """As `Orders.make`. Raises its typed errors."""
-        ask = cell_wire.AskOrder(
-            bridge=bridge, session=session, session_name=session_name, principal=principal, asked=asked
-        )
         try:
             raw = await self._link.ask("order", ask, _Steps())
             ordered: cell_wire.Ordered = decoded(raw, cell_wire.Ordered)
-            manifest = self._shared.registry.manifest(bridge, tenant)
+            manifest = self._shared.registry.manifest(ask.bridge, tenant)
             if manifest.digest != ordered.manifest:  # the front has seen a change that this cell has not
                 self._shared.registry.look_again()
-                manifest = self._shared.registry.manifest(bridge, tenant)
+                manifest = self._shared.registry.manifest(ask.bridge, tenant)
             _same(manifest, ordered)
         except BaseException:
-            self.over(session)
+            self.over(ask.session)
             raise
-        order = start_order(session, session_name, manifest, ordered)
-        return msgspec.structs.replace(order, asked=asked)
+        order = start_order(ask.session, ask.session_name, manifest, ordered)
+        return msgspec.structs.replace(order, asked=ask.asked)
 
     def over(self, session: str) -> None:
         """A session that was ordered has ended, or did not begin."""

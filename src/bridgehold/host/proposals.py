@@ -28,7 +28,7 @@ from bridgehold.host.front.tenants import TenantFiles
 from bridgehold.host.proposal_store import KEPT_SECONDS, ProposalStore, nothing
 from bridgehold.host.startup import FileChange
 from bridgehold.ids import digest_bytes, random_id
-from bridgehold.policies.approved import SKEW_S, SUFFIX, Approved, Verified, in_force, render
+from bridgehold.policies.approved import SKEW_S, SUFFIX, Approved, Verified, in_force, read_ended, render
 from bridgehold.policies.files import of_tenant
 from bridgehold.policies.model import Grant, Policy
 from bridgehold.policies.proposals import Smallest, smallest
@@ -91,7 +91,9 @@ class Proposals:
         refusal or is allowed by now, and `DeniedError` where there is no such rule.
         """
         _one_line(params.reason)
-        act, refusal = await self._looks.take(principal.name, lambda: self._look_up(principal, params.event))
+        act, refusal = await self._looks.take(
+            principal.name, lambda: self._look_up(principal, params.event), unasked=False
+        )
         self._tenants.demand(act.tenant)
         found = self._smallest(act, params.weakenings)
         now = time.time()
@@ -219,7 +221,10 @@ class Proposals:
         known = self._registry.approved(one.bridge, one.tenant)
         (text,) = self._registry.files.own("policy", [f"{name}{SUFFIX}"])
         left = [other for other in in_force(known, time.time()) if other.id != one.id]
-        after = render([*left, rule] if rule is not None else left)
+        ended = read_ended(text.text, text.file, time.time()) if text is not None else {}
+        if rule is None:
+            ended |= {other.id: other.expires for other in known if other.id == one.id}
+        after = render([*left, rule] if rule is not None else left, ended)
         was = text.digest if text is not None else ""
         await self._write(FileChange(kind="approved", name=name, text=after, was=was))
 
@@ -275,15 +280,19 @@ class Proposals:
 
     def _refused(self, principal: Principal, name: str) -> tuple[Act, Entry]:
         """What was refused, to whom. Blocks."""
-        told = story(self._audit, name)
+        none = NotFoundError(
+            f"no event {name[:80]!r} in this audit",
+            hint="A reference is INSTANCE.SEQ, as errors name it.",
+        )
+        try:
+            told = story(self._audit, name)
+        except NotFoundError:
+            raise none from None
         entry = told.event
         opened = (one.text("bridge") for one in told.related if one.kind == "session.opened")
         bridge = entry.text("bridge") or next(opened, "")
         if not (principal.may_act_for(entry.tenant) and principal.may_use(bridge)):
-            raise NotFoundError(
-                f"no event {name[:80]!r} in this audit",
-                hint="A reference is INSTANCE.SEQ, as errors name it.",
-            )
+            raise none  # of another tenant: in no word different from one that isn't there
         act = act_of(entry, hosts_of(self._registry.config))
         if not bridge or act is None or act.allowed:
             raise UsageError(

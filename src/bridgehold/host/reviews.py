@@ -14,26 +14,25 @@ import msgspec
 from bridgehold.config.layout import Layout
 from bridgehold.config.sections import ReviewSection
 from bridgehold.config.settings import Settings
-from bridgehold.errors import BridgeholdError, DeniedError, NotFoundError, PolicyError, UsageError
+from bridgehold.errors import BridgeholdError, DeniedError, NotFoundError, UsageError
 from bridgehold.host.admin_log import AdminLog
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.startup import FileChange
-from bridgehold.ids import LOCAL_TENANT, digest_bytes
+from bridgehold.ids import LOCAL_TENANT, digest_bytes, nearest
 from bridgehold.policies import shipped
 from bridgehold.policies.approved import SKEW_S, Verified
 from bridgehold.policies.changes import Capability, compare
 from bridgehold.policies.files import Text, is_file_of
 from bridgehold.policies.model import Grant, Machine
-from bridgehold.policies.reviewed import SUFFIX, Review, read_review, render
+from bridgehold.policies.reviewed import SUFFIX, Review, render, state_of
 from bridgehold.policies.tables import parse_time
 from bridgehold.protocol.reviews import (
     ApprovePolicyParams,
     GrantChange,
     PolicyReview,
     ReviewParams,
-    ReviewState,
 )
 from bridgehold.protocol.values import Principal
 
@@ -126,9 +125,10 @@ class Reviews:
         found = self._own("policy", name)
         if found is None:
             hint = "A policy that comes with the package is reviewed with it: `bridgehold policy show`."
-            raise NotFoundError(f"policies/{name[:80]}.toml is not there", hint=hint)
+            near = nearest(name, self._registry.files.names("policy"))
+            raise NotFoundError(f"policies/{name[:80]}.toml is not there{near}", hint=hint)
         text = self._own("review", name)
-        known, state = self._known(name, found, text)
+        known, state = state_of(name, found, text, self._verified, time.time())
         shown = PolicyReview(
             policy=name,
             file=found.file,
@@ -146,17 +146,6 @@ class Reviews:
     def _own(self, kind: str, name: str) -> Text | None:
         which = f"{name}{SUFFIX}" if kind == "review" else name
         return self._registry.files.own("policy", [which])[0] if is_file_of("policy", name) else None
-
-    def _known(self, name: str, found: Text, text: Text | None) -> tuple[Review | None, ReviewState]:
-        if text is None:
-            return None, "never"
-        try:
-            known = read_review(name, text.text, text.file, self._verified)
-        except PolicyError:
-            return None, "unsound"
-        if known.digest != found.digest:
-            return known, "edited"
-        return known, "ended" if known.over(time.time()) else "reviewed"
 
     def _changes(self, name: str, known: Review | None) -> Iterator[GrantChange]:
         """Of each grant that differs: against what was reviewed, what comes with the package, or nothing."""

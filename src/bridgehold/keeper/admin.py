@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bridgehold.errors import NotFoundError
-from bridgehold.ids import parse_name
+from bridgehold.ids import nearest, parse_name
 from bridgehold.keeper.files import locked
 from bridgehold.keeper.index import Reference, begin, read_index, write_index
 from bridgehold.keeper.stores import SecretStore, check_value, open_store
@@ -86,8 +86,9 @@ class SecretAdmin:
             index = read_index(self._folder)
             found = index.find(tenant, name)
             if found is None:
+                near = nearest(name, [one.name for one in index.secrets if one.tenant == tenant])
                 raise NotFoundError(
-                    f"{tenant[:64]} has no secret {name[:80]!r}",
+                    f"{tenant[:64]} has no secret {name[:80]!r}{near}",
                     hint="`bridgehold secrets list` shows the names.",
                 )
             write_index(self._folder, index.without(tenant, name))

@@ -16,6 +16,7 @@ from bridgehold.audit.entries import Entry
 from bridgehold.audit.events import EgressEnded, EgressIntent, EgressOutcome, EgressSent, kind_of
 from bridgehold.errors import BudgetError
 from bridgehold.keeper.spending import Period, Spending
+from bridgehold.keeper.usage import Counted, charge
 from bridgehold.policies.buckets import TokenBucket
 from bridgehold.policies.model import Rate
 from bridgehold.policies.uses import Use
@@ -69,6 +70,21 @@ class Reservation:
             return 0
         more = (self._prices.beyond(self._key[1], self._uses, kind, times) for kind, times in used)
         return self.fees + sum(more)
+
+    def end(
+        self, counted: Counted, status: int, *, sent: bool, open_ended: int = 0, by_tokens: bool = True
+    ) -> tuple[int, int]:
+        """Settle what the request has cost, by what its answer told: tokens, and millionths beside them.
+
+        One that was never `sent` has cost nothing. `open_ended`: as `charge`. `by_tokens`: if it has any.
+        """
+        if not sent:
+            self.give_back()
+            return 0, 0
+        charged = charge(self.tokens, counted, status, open_ended=open_ended) if by_tokens else 0
+        fees = self.fees_due(status, counted.used)
+        self.settle(charged, fees)
+        return charged, fees
 
     def settle(self, tokens: int, fees: int | None = None) -> None:
         """The request has ended and cost `tokens`, and `fees` (None: all that was charged); a second call

@@ -52,6 +52,7 @@ from bridgehold.keeper.values import KeeperConfig, parse_config, prices_told
 from bridgehold.keeper.vault import CachedSecret, Vault
 from bridgehold.records.workers import Event
 from bridgehold.retold import LONGEST, hear
+from bridgehold.tasks import begin_task
 
 _REFERENCES = 200
 """In one answer: each is a few hundred bytes at most."""
@@ -119,9 +120,7 @@ class Keeper:
 
     def _enter(self, tenant: str, sock: socket.socket) -> None:
         """A channel for a cell of `tenant`, which ends by itself."""
-        task = asyncio.create_task(self._serve_cell(tenant, sock))
-        self._cells.add(task)
-        task.add_done_callback(self._cells.discard)
+        begin_task(self._serve_cell(tenant, sock), self._cells)
 
     async def _serve_cell(self, tenant: str, sock: socket.socket) -> None:
         def opened(stream: Stream, payload: bytes) -> None:
@@ -163,9 +162,7 @@ class Keeper:
             raise BusyError("the tenant has as much at the keeper as it may", hint="Try again in a moment.")
         stream.tenant = tenant
         stream.on_close = lambda: places.give_back(tenant)
-        task = asyncio.create_task(self._serve_stream(stream, ask, cell=cell))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task = begin_task(self._serve_stream(stream, ask, cell=cell), self._tasks)
         # A task that is cancelled before its first step runs no `finally` of its own.
         task.add_done_callback(lambda _: stream.close())
         stream.on_cancel = lambda: _cancel(task, stream)

@@ -17,7 +17,7 @@ from bridgehold.keeper.budgets import Reservation
 from bridgehold.keeper.channel import Stream
 from bridgehold.keeper.protocol import UpstreamRequest
 from bridgehold.keeper.upstream import SMALL, receive_body
-from bridgehold.keeper.usage import NOTHING, Counted, UsageTap, charge
+from bridgehold.keeper.usage import NOTHING, Counted, UsageTap
 from bridgehold.policies.buckets import TokenBucket
 from bridgehold.records.sendings import EgressEnded, EgressSent, EgressStopped
 from bridgehold.records.workers import Event
@@ -201,15 +201,13 @@ class Sending:
         """Settle it, and write its end. Raises `AuditError` where that can't be said."""
         sent = self.under_way.is_set()
         counted: Counted = self._tap.counted if self._tap is not None else NOTHING
-        charged = 0
-        if sent and self._entry.shape != "hub":
-            open_ended = self._judged.open_ended
-            charged = charge(self._reservation.tokens, counted, self._status, open_ended=open_ended)
-        fees = self._reservation.fees_due(self._status, counted.used) if sent else 0
-        if sent:
-            self._reservation.settle(charged, fees)
-        else:
-            self._reservation.give_back()
+        charged, fees = self._reservation.end(
+            counted,
+            self._status,
+            sent=sent,
+            open_ended=self._judged.open_ended,
+            by_tokens=self._entry.shape != "hub",
+        )
         event = EgressEnded(
             **_ties(self._ask),
             provider=self._entry.name,

@@ -12,6 +12,8 @@ seen = "sha256:…"                                 # what the approver was show
 signature = "…"
 [rules.p-0123456789ab.grants.operations]
 allow = ["dspy:predict"]
+[ended]                                           # before their time: the supervisor keeps them until then
+p-ba9876543210 = "2026-12-08T12:00:00Z"
 
 They add to what the policy says until they expire, and lie below the tenant's ceiling as all of it does. What
 none can say, whoever signed it, is refused here: patterns, secrets, devices, folders, metadata services, and
@@ -22,12 +24,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 import msgspec
 
+from bridgehold import signatures
 from bridgehold.errors import DeniedError
 from bridgehold.ids import nearest, whole_number
 from bridgehold.policies.addresses import why_not_public
@@ -110,10 +114,22 @@ def read_rules(
             for one in found
             if not _is_signed(one, bridge, tenant, verified)
         ]
+    found = tuple(one for one in found if one.id not in reader.ended)
     if reader.problems:
         hint = "`bridgehold proposals approve` writes this file: remove a rule that was changed by hand."
         raise policy_error(reader.problems, hint=hint)
     return found
+
+
+def read_ended(text: str, file: str, now: float) -> dict[str, str]:
+    """Rules that were ended before their time, and when that would have been. Raises `PolicyError`."""
+    try:
+        data, lines = read_toml(text, file), locate(text)
+    except Faulty as faulty:
+        raise policy_error(faulty.problems) from None
+    reader = _Reader(file, lines)
+    tuple(reader.rules(data))
+    return {name: until for name, until in reader.ended.items() if parse_time(until) > now}
 
 
 def _is_signed(one: Approved, bridge: str, tenant: str, verified: Verified) -> bool:
@@ -127,6 +143,7 @@ class _Reader:
     def __init__(self, file: str, lines: dict[str, int]) -> None:
         self._file, self._lines = file, lines
         self.problems: list[Problem] = []
+        self.ended: dict[str, str] = {}
 
     def source(self, name: str) -> Source:
         """Where the rule stands."""
@@ -134,6 +151,7 @@ class _Reader:
 
     def rules(self, data: dict[str, object]) -> Iterable[Approved]:
         tables = data.pop("rules", {})
+        self._read_ended(data.pop("ended", {}))
         if data or not isinstance(tables, dict) or len(tables) > MOST_RULES:
             message = f"at most {MOST_RULES} tables [rules.ID] are expected, and nothing else"
             self.problems.append(Problem(Source(self._file), "", message))
@@ -143,6 +161,17 @@ class _Reader:
                 self.problems.append(Problem(self.source(name[:40]), f"rules.{name[:40]}", "no rule's id"))
             elif (one := self._rule(name, table)) is not None:
                 yield one
+
+    def _read_ended(self, table: object) -> None:
+        if not isinstance(table, dict):
+            table = {"": ""}
+        for name, until in table.items():
+            try:
+                parse_time(until if _ID.fullmatch(name) else "")
+            except ValueError as error:
+                self.problems.append(Problem(Source(self._file), f"ended.{name[:40]}", str(error)))
+            else:
+                self.ended[name] = until
 
     def _rule(self, name: str, table: dict[str, object]) -> Approved | None:
         known = len(self.problems)
@@ -258,8 +287,11 @@ def _connect_table(item: str) -> dict[str, object]:
     return {"host": host, "port": whole_number(port), **({"private": True} if private else {})}
 
 
-def render(rules: Iterable[Approved]) -> str:
-    """The file; of no rule a comment, as a file that says nothing on purpose has one."""
+def render(rules: Iterable[Approved], ended: Mapping[str, str] | None = None) -> str:
+    """The file; of no rule a comment, as a file that says nothing on purpose has one.
+
+    `ended`: as `read_ended` gives it.
+    """
     texts = [
         written(one.id, {name: getattr(one, name) for name in _FIELDS}, one.grants)
         for one in sorted(rules, key=lambda one: (one.approved, one.id))
@@ -268,24 +300,14 @@ def render(rules: Iterable[Approved]) -> str:
         (
             "# Written by `bridgehold proposals approve`, and signed: what is changed by hand is refused.",
             *texts,
+            *([rendered("ended", ended)] if ended else ()),
         )
     )
 
 
 def by_key(public_key: bytes) -> Verified:
     """By the raw 32-byte Ed25519 key that approvals are signed with; empty: nothing is soundly signed."""
-
-    def verified(signature: bytes, text: bytes) -> bool:
-        from cryptography.exceptions import InvalidSignature
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-        try:
-            Ed25519PublicKey.from_public_bytes(public_key).verify(signature, text)
-        except (InvalidSignature, ValueError):
-            return False
-        return True
-
-    return verified
+    return functools.partial(signatures.holds, public_key)
 
 
 def in_force(rules: Iterable[Approved], now: float) -> tuple[Approved, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from typing import Literal
 
 import msgspec
 
@@ -23,6 +24,9 @@ from bridgehold.policies.tables import parse_time, rendered
 PREFIX = b"bridgehold-review-v1\n"
 """Of every text that is signed here, and of none elsewhere."""
 SUFFIX = ".review"
+
+
+ReviewState = Literal["reviewed", "edited", "never", "ended", "unsound"]
 
 
 class Review(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,6 +73,21 @@ def read_review(name: str, text: str, file: str, verified: Verified | None) -> R
     if verified is not None and not found.is_sound(name, verified):
         raise PolicyError("is not soundly signed by this host's key for approvals", where=file, hint=hint)
     return found
+
+
+def state_of(
+    name: str, found: Text, review: Text | None, verified: Verified | None, now: float
+) -> tuple[Review | None, ReviewState]:
+    """How the text stands beside what was looked at. `verified` None: nobody here knows the key."""
+    if review is None:
+        return None, "never"
+    try:
+        known = read_review(name, review.text, review.file, verified)
+    except PolicyError:
+        return None, "unsound"
+    if known.digest != found.digest:
+        return known, "edited"
+    return known, "ended" if known.over(now) else "reviewed"
 
 
 def render(review: Review) -> str:

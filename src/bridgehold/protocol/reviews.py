@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 
 from bridgehold.policies.changes import Capability
+from bridgehold.policies.reviewed import ReviewState
 
 Text = Annotated[str, msgspec.Meta(max_length=300)]
-ReviewState = Literal["reviewed", "edited", "never", "ended", "unsound"]
 
 
 class ReviewParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,4 +1,4 @@
-"""Commands and tool calls: what was let through, how it ended, what was refused."""
+"""Commands, tool calls and questions to the audit: what was let through, how it ended, what was refused."""
 
 from __future__ import annotations
 
@@ -92,3 +92,13 @@ class ToolRefused(Event, frozen=True, kw_only=True, tag="tool.refused"):
     reason: str
     source: str
     arguments_digest: str = ""
+
+
+class AuditQueried(Event, frozen=True, kw_only=True, tag="audit.queried"):
+    """A caller of the host asked the audit, and was told of `count` events. On the disk before it was."""
+
+    question: str
+    """As it was asked, but for its texts in quotation marks and behind ``~``."""
+    count: int
+    code: str = ""
+    """Of the error, where it was told nothing."""

@@ -25,7 +25,7 @@ from bridgehold.host.startup import GO, LONGEST_FILE, FileChange
 from bridgehold.ids import digest_bytes, parse_name
 from bridgehold.keeper.approver import Approver
 from bridgehold.policies import approved, reviewed, tenants, tokens
-from bridgehold.policies.approved import SKEW_S, by_key, read_rules
+from bridgehold.policies.approved import SKEW_S, Approved, by_key, read_ended, read_rules
 from bridgehold.policies.files import Kind, is_file_of
 from bridgehold.policies.reviewed import read_review
 from bridgehold.policies.tables import parse_time
@@ -84,20 +84,26 @@ def _place(layout: Layout, wanted: FileChange) -> tuple[Path, Path]:
 
 def _check_signed(layout: Layout, path: Path, wanted: FileChange, text: str, before: str) -> None:
     """All of it was signed by who owns the configuration, with a key that no host has; and what is new just
-    now: a host that was taken over would bring back what was ended since.
+    now: a host that was taken over would bring back what was ended since. What ends before its time is named
+    in the file until then, and is no rule any more, however new it is.
     """
     verified = by_key(Approver(layout.secrets).public_key())
     if wanted.kind == "review":
         signed = [read_review(wanted.name, text, str(path), verified).at]
     else:
         bridge, _, tenant = wanted.name.partition("@")
-        known: set[tuple[str, str]] = set()
+        now, known, ended = time.time(), tuple[Approved, ...](), dict[str, str]()
         with contextlib.suppress(PolicyError):
-            known = {
-                (one.id, one.signature) for one in read_rules(bridge, tenant, before, str(path), verified)
-            }
+            known = read_rules(bridge, tenant, before, str(path), verified)
+            ended = read_ended(before, str(path), now)
         rules = read_rules(bridge, tenant, text, str(path), verified)
-        signed = [one.approved for one in rules if (one.id, one.signature) not in known]
+        stay, sound = {one.id for one in rules}, {(one.id, one.signature) for one in known}
+        signed = [one.approved for one in rules if (one.id, one.signature) not in sound]
+        gone = ended.keys() | {one.id for one in known if one.until > now and one.id not in stay}
+        if lost := gone - read_ended(text, str(path), now).keys():
+            raise PolicyError(
+                f"what was ended is left out of [ended]: {', '.join(sorted(lost))}", where=str(path)
+            )
     for at in signed:
         if abs(parse_time(at) - time.time()) > SKEW_S:
             raise PolicyError(

@@ -44,6 +44,7 @@ def wanted(layout: Layout, roles: plans.Roles, *, pushed: bool = False) -> tuple
         Wanted(layout.artifacts, roles.host, roles.host, 0o700),
         Wanted(layout.quarantine, roles.host, roles.host, 0o700),
         Wanted(layout.proposals, roles.host, roles.host, 0o700),
+        Wanted(layout.audit_index, roles.host, roles.host, 0o700),
         *((Wanted(layout.push, roles.push, roles.host, 0o2750),) if pushed else ()),
         Wanted(layout.uids, os.getuid(), os.getuid(), 0o700),
     )

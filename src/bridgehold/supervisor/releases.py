@@ -119,7 +119,7 @@ def _lay(home: Path, name: str, digest: str, found: Bundle) -> None:
     try:
         laid.lay_down(partial, found)
         partial.rename(target)
-        laid.sync(target.parent)
+        writes.sync_folder(target.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -23,7 +23,7 @@ from bridgehold.audit.reading.linear import Hit, every_hit, matches
 from bridgehold.audit.reading.shelf import Shelf
 from bridgehold.audit.reading.sql import Compiled, Needle
 from bridgehold.audit.reading.store import DisagreesError, stat_of
-from bridgehold.audit.reading.syntax import Expression
+from bridgehold.audit.reading.syntax import All, Expression
 from bridgehold.audit.reading.tallies import Tally
 from bridgehold.audit.scan import Line
 from bridgehold.audit.segments import open_segment
@@ -104,22 +104,29 @@ class Desk:
         return int(found)
 
     def select(
-        self, question: Expression, *, limit: int = 100, before: str = "", after: str = ""
+        self,
+        question: Expression,
+        *,
+        limit: int = 100,
+        before: str = "",
+        after: str = "",
+        scope: Expression | None = None,
     ) -> list[Hit]:
         """The newest that fit, at most `limit`, oldest first. `before`: older than this event.
 
-        `after`: the oldest that are younger than this one. Raises `AuditError` where a file can't be read.
+        `after`: the oldest that are younger than this one. `scope`: only of what fits this too; no line of
+        another event is read, and no text of one looked through. Raises `AuditError` for an unreadable file.
         """
         try:
             if self._db is not None and after:
-                return list(self._limited(question, limit, after, order="ASC"))
+                return list(self._limited(question, limit, after, "ASC", scope))
             if self._db is not None:
-                found = list(self._limited(question, limit, before))
+                found = list(self._limited(question, limit, before, "DESC", scope))
                 return found[::-1]
         except (DisagreesError, sqlite3.Error):
             self._again()
-            return self.select(question, limit=limit, before=before, after=after)
-        return self._by_reading(question, limit, before, after)
+            return self.select(question, limit=limit, before=before, after=after, scope=scope)
+        return self._by_reading(question if scope is None else All((scope, question)), limit, before, after)
 
     def _by_reading(self, question: Expression, limit: int, before: str, after: str) -> list[Hit]:
         kept: deque[Hit] = deque(maxlen=limit)
@@ -223,10 +230,12 @@ class Desk:
             with contextlib.suppress(OSError, sqlite3.Error, DisagreesError):
                 self._db = shelf.rebuilt()[0]
 
-    def _limited(self, question: Expression, limit: int, beside: str, order: str = "DESC") -> Iterator[Hit]:
+    def _limited(
+        self, question: Expression, limit: int, beside: str, order: str, scope: Expression | None
+    ) -> Iterator[Hit]:
         at = self._found(beside)[0] if beside else _LAST
         first, last = (0, at) if order == "DESC" else (at + 1, _LAST)
-        for count, hit in enumerate(self._hits(question, order, first, last), 1):
+        for count, hit in enumerate(self._hits(question, order, first, last, scope), 1):
             yield hit
             if count >= limit:
                 return
@@ -255,9 +264,13 @@ class Desk:
             last = end
         return last + 1
 
-    def _hits(self, question: Expression, order: str, first: int, last: int) -> Iterator[Hit]:
+    def _hits(
+        self, question: Expression, order: str, first: int, last: int, scope: Expression | None = None
+    ) -> Iterator[Hit]:
         assert self._db is not None  # noqa: S101 - whoever calls has asked
-        condition = sql.compile_question(question, store.key_of(self._db))
+        condition = sql.compile_question(question, self.identity)
+        if scope is not None:
+            condition, question = sql.scoped(question, scope, self.identity), All((scope, question))
         self._db.execute("BEGIN")
         try:
             with contextlib.closing(_Lines(self.audit)) as lines:

@@ -68,6 +68,15 @@ def parse(text: str, now: datetime | None = None) -> Expression:
     return _Parser(_tokens(text), now).question()
 
 
+def without_texts(text: str) -> str:
+    """A question as it may be written down: what was looked for in texts may be somebody's secret."""
+    shown: list[str] = []
+    for token in _tokens(text)[:-1]:
+        hidden = token.kind == "text" or (shown and shown[-1] in ("~", "!~"))
+        shown.append('"…"' if hidden else token.value)
+    return " ".join(shown)
+
+
 def narrowed(wanted: Query, framework: str = "") -> Expression:
     """What the fields of `wanted` ask, in this language; its limit apart."""
     parts: list[Expression] = [

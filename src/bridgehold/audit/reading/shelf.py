@@ -33,7 +33,7 @@ class Shelf:
 
     def __init__(self, cache: Path, audit: Path) -> None:
         self._cache, self._audit = cache, audit
-        self._name = hashlib.sha256(os.fsencode(audit.resolve())).hexdigest()[:32]
+        self._name = _name_of(audit)
 
     def filled(self, *, build: bool) -> tuple[sqlite3.Connection, int] | None:
         """The index, as new as the disk, and how many events were added.
@@ -103,6 +103,17 @@ class Shelf:
                 yield
             finally:
                 os.close(descriptor)
+
+
+def forget(cache: Path, audit: Path) -> None:
+    """Remove the indexes of this audit: they have what it has no more. The next question builds one anew."""
+    for path in cache.glob(f"{_name_of(audit)}.*.sqlite*"):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _name_of(audit: Path) -> str:
+    return hashlib.sha256(os.fsencode(audit.resolve())).hexdigest()[:32]
 
 
 def _age(path: Path) -> float:

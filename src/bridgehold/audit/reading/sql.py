@@ -59,24 +59,29 @@ def compile_tie(tie: Tie, key: bytes) -> tuple[str, tuple[int, ...]]:
     return " AND ".join(parts), tuple(parameters)
 
 
-def compile_question(expression: Expression, key: bytes) -> Compiled:
-    """The condition for an index whose names are numbered with `key`."""
+def compile_question(expression: Expression, key: bytes, *, texts: bool = True) -> Compiled:
+    """The condition for an index whose names are numbered with `key`. Not `texts`: by columns alone."""
     match expression:
         case All(()):
             return Compiled("1", exact=True)
         case All(parts):
-            return _joined(" AND ", [compile_question(one, key) for one in parts])
+            return _joined(" AND ", [compile_question(one, key, texts=texts) for one in parts])
         case AnyOf(parts):
-            return _joined(
-                " OR ", [*_kinds(parts), *(compile_question(one, key) for one in parts if not _is_kind(one))]
-            )
+            others = (compile_question(one, key, texts=texts) for one in parts if not _is_kind(one))
+            return _joined(" OR ", [*_kinds(parts), *others])
         case Not(part):
-            inner = compile_question(part, key)
+            inner = compile_question(part, key, texts=texts)
             return Compiled(f"NOT ({inner.sql})", inner.parameters, exact=True) if inner.exact else _ANY
         case Text(needle):
-            return Compiled(_TEXT, (Needle(needle_of(needle)),), exact=True)
+            return Compiled(_TEXT, (Needle(needle_of(needle)),), exact=True) if texts else _ANY
         case Compare():
-            return _compare(expression, key)
+            found = _compare(expression, key)
+            return found if texts or not found.needles else _ANY
+
+
+def scoped(question: Expression, scope: Expression, key: bytes) -> Compiled:
+    """Rows of `scope` alone, and by columns alone: what others wrote changes not even how long it takes."""
+    return _joined(" AND ", [compile_question(one, key, texts=False) for one in (scope, question)])
 
 
 def required(expression: Expression) -> tuple[bytes, ...]:

@@ -137,7 +137,8 @@ def write(report: Report, out: Path, layout: Layout) -> tuple[Path, ...]:
 def verify(path: Path, keys: dict[str, bytes]) -> vouched.Vouched:
     """The signature over the report at `path` and what was written with it.
 
-    Raises `AuditError` where it is not sound, or a file is not as it was signed.
+    Raises `AuditError` where it is not sound, is of files of other names, or a file is not as it was signed,
+    and where there is no report beside it.
     """
     base = path.with_suffix("") if path.suffix in SUFFIXES else path
     signature = base.with_name(f"{base.name}.sig")
@@ -150,15 +151,20 @@ def verify(path: Path, keys: dict[str, bytes]) -> vouched.Vouched:
             )
         case False:
             raise AuditError("the signature is not sound", where=str(signature), hint="Make the report anew.")
-    if path.name not in {signature.name, base.name, *(name for name, _ in made.files)}:
+    signed = {base.with_name(name): digest for name, digest in made.files}
+    own = {base.with_name(base.name + suffix) for suffix in SUFFIXES}
+    if not own >= signed.keys() or (path not in own and os.path.lexists(path)):
         raise AuditError(
             "the signature is of other files", where=str(path), hint="Keep the three files' names."
         )
-    for name, digest in made.files:
-        file = base.with_name(name)
-        there = file == path or file.exists()
-        if there and digest_bytes(reads.read_bytes(file, AuditError, most=_MOST)) != digest:
+    there = [file for file in signed if file == path or os.path.lexists(file)]
+    for file in there:
+        if digest_bytes(reads.read_bytes(file, AuditError, most=_MOST)) != signed[file]:
             raise AuditError("not as it was signed", where=str(file), hint="Make the report anew.")
+    if not there:
+        raise AuditError(
+            "no report that it signs is there", where=str(signature), hint="Keep the files together."
+        )
     return made
 
 

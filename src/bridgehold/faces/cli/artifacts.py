@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bridgehold.client.client import connect
+from bridgehold.faces.cli.asking import using
 from bridgehold.faces.cli.known import typed_tenant
+from bridgehold.faces.cli.options import Json
 from bridgehold.faces.layout import dim, number
 from bridgehold.faces.render import print_json, table
 from bridgehold.faces.screen import err, out
 from bridgehold.ids import LOCAL_TENANT
 from bridgehold.policies.units import format_size
-from bridgehold.protocol.values import Artifact
 
 Tenant = Annotated[str, typer.Option(help="Whose.", callback=typed_tenant)]
 Digest = Annotated[str, typer.Argument(help="sha256:…, as `artifacts list` shows it.")]
@@ -24,10 +23,10 @@ Digest = Annotated[str, typer.Argument(help="sha256:…, as `artifacts list` sho
 
 def list_artifacts(
     tenant: Tenant = LOCAL_TENANT,
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_output: Json = False,
 ) -> None:
     """The tenant's artifacts, the newest last."""
-    found = asyncio.run(_list(tenant))
+    found = using(lambda client: client.files(tenant=tenant))
     if json_output:
         print_json(found)
         return
@@ -49,7 +48,7 @@ def put(
     tenant: Tenant = LOCAL_TENANT,
 ) -> None:
     """Keep a file; prints its digest."""
-    made = asyncio.run(_put(file, name, tenant))
+    made = using(lambda client: client.put(file, name=name, tenant=tenant))
     out.say(made.digest, whole=True)
     err.say(f"{format_size(made.size_bytes)} kept for {tenant}")
 
@@ -60,31 +59,11 @@ def get(
     tenant: Tenant = LOCAL_TENANT,
 ) -> None:
     """Write an artifact into a new file."""
-    asyncio.run(_get(digest, to, tenant))
+    using(lambda client: client.get(digest, tenant=tenant, to=to))
     err.say(f"{to}: {format_size(to.stat().st_size)}")
 
 
 def remove(digest: Digest, tenant: Tenant = LOCAL_TENANT) -> None:
     """Forget an artifact."""
-    asyncio.run(_remove(digest, tenant))
+    using(lambda client: client.remove(digest, tenant=tenant))
     err.say(f"removed {digest}")
-
-
-async def _list(tenant: str) -> list[Artifact]:
-    async with connect() as client:
-        return await client.files(tenant=tenant)
-
-
-async def _put(file: Path, name: str, tenant: str) -> Artifact:
-    async with connect() as client:
-        return await client.put(file, name=name, tenant=tenant)
-
-
-async def _get(digest: str, to: Path, tenant: str) -> None:
-    async with connect() as client:
-        await client.get(digest, tenant=tenant, to=to)
-
-
-async def _remove(digest: str, tenant: str) -> None:
-    async with connect() as client:
-        await client.remove(digest, tenant=tenant)

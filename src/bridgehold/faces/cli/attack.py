@@ -9,7 +9,7 @@ import typer
 
 from bridgehold.config.layout import default_layout
 from bridgehold.errors import UsageError
-from bridgehold.faces.cli.known import typed_tenant
+from bridgehold.faces.cli.options import ForTenant, Json
 from bridgehold.faces.layout import Column, grouped
 from bridgehold.faces.render import print_json, table
 from bridgehold.faces.screen import err, out
@@ -20,7 +20,7 @@ _STYLES = {"held": "green", "NOT HELD": "bold red", "not tried": "yellow"}
 
 def attack(
     bridge: Annotated[str, typer.Argument(help="The bridge in whose sessions they run.")] = "python",
-    tenant: Annotated[str, typer.Option(help="For this tenant.", callback=typed_tenant)] = LOCAL_TENANT,
+    tenant: ForTenant = LOCAL_TENANT,
     policy: Annotated[str, typer.Option(help="Try this policy instead of its own, by a probe.")] = "",
     only: Annotated[list[str] | None, typer.Option("--only", help="Only this act; may be repeated.")] = None,
     listed: Annotated[bool, typer.Option("--list", help="List the acts, and run none.")] = False,
@@ -36,7 +36,7 @@ def attack(
     keys: Annotated[
         list[Path] | None, typer.Option("--key", help="With --verify: a public key that may have signed.")
     ] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_output: Json = False,
 ) -> None:
     """Run hostile acts in sandboxes of this bridge, under its policy; exit 1 where a barrier did not hold.
 

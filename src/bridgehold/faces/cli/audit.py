@@ -32,6 +32,7 @@ from bridgehold.audit.telling import tell
 from bridgehold.audit.verify import render_report, verify_audit
 from bridgehold.config.layout import default_layout
 from bridgehold.errors import AuditError
+from bridgehold.faces.cli.options import Json
 from bridgehold.faces.layout import dim
 from bridgehold.faces.render import print_json, print_json_line, print_traceback, short, table
 from bridgehold.faces.screen import err, out
@@ -41,7 +42,10 @@ Folder = Annotated[
     Path | None,
     typer.Option("--audit", help="The audit's folder, such as a copy; this host's own if left out."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Anchors = Annotated[
+    list[Path] | None, typer.Option("--anchors", help="Anchors kept elsewhere: a file or folder.")
+]
+Keys = Annotated[list[Path] | None, typer.Option("--key", help="A public key that may sign anchors.")]
 _MOST_ROWS = 30
 _TOLD = 50_000
 """Events: an index that takes as many is told of."""
@@ -140,12 +144,8 @@ def _nothing(folder: Path, wanted: Query, question: str, framework: str) -> str:
 
 def verify(
     audit: Folder = None,
-    anchors: Annotated[
-        list[Path] | None, typer.Option("--anchors", help="Anchors kept elsewhere: a file or folder.")
-    ] = None,
-    keys: Annotated[
-        list[Path] | None, typer.Option("--key", help="A public key that may sign anchors.")
-    ] = None,
+    anchors: Anchors = None,
+    keys: Keys = None,
     fresh: Annotated[
         int | None, typer.Option(min=0, help="Seconds that the newest anchor kept elsewhere may be old.")
     ] = None,

@@ -13,6 +13,7 @@ import typer
 from bridgehold.audit.anchors import PUBLIC_KEY, key_id, key_line, read_key
 from bridgehold.audit.entries import printable
 from bridgehold.audit.query import TIMES, parse_time
+from bridgehold.audit.reading.shelf import cache_folder, forget
 from bridgehold.audit.rotations import NOWHERE, parse, store
 from bridgehold.audit.scan import durable_head
 from bridgehold.audit.sealing import Wanted, seal_audit
@@ -21,7 +22,8 @@ from bridgehold.config.layout import default_layout
 from bridgehold.config.load import load_config
 from bridgehold.config.pushed import standings
 from bridgehold.errors import AuditError, UsageError
-from bridgehold.faces.cli.audit import Json, audit_folder
+from bridgehold.faces.cli.audit import audit_folder
+from bridgehold.faces.cli.options import Json
 from bridgehold.faces.layout import dim, number
 from bridgehold.faces.render import print_json, table
 from bridgehold.faces.screen import out
@@ -119,6 +121,8 @@ def seal(
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     wanted = Wanted(before=parse_time(before), keep=max(1, keep), drop=drop)
     done = list(seal_audit(folder, wanted, signer.seal, by=f"uid {os.getuid()}", time=now))
+    for cache in (layout.audit_index, cache_folder(os.environ)) if drop else ():
+        forget(cache, folder)
     if json_output:
         print_json({"sealed": [msgspec.to_builtins(one) for one in done]})
         return

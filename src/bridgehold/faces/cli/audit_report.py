@@ -23,7 +23,8 @@ from bridgehold.audit.reading.syntax import equal
 from bridgehold.audit.verify import verify_audit
 from bridgehold.config.layout import default_layout
 from bridgehold.errors import AuditError
-from bridgehold.faces.cli.audit import Folder, Json, audit_folder
+from bridgehold.faces.cli.audit import Anchors, Folder, Keys, audit_folder
+from bridgehold.faces.cli.options import Json
 from bridgehold.faces.render import print_json
 from bridgehold.faces.report.gather import Gathering, Scope, wanted
 from bridgehold.faces.report.sections import Document, markdown, page
@@ -40,12 +41,8 @@ def report(
     framework: Annotated[str, typer.Option(help="Only this bridge, and its sessions.")] = "",
     since: Annotated[str, typer.Option(help=f"From this time on: {TIMES}. UTC.")] = "",
     until: Annotated[str, typer.Option(help="Up to this time.")] = "",
-    anchors: Annotated[
-        list[Path] | None, typer.Option("--anchors", help="Anchors kept elsewhere: a file or folder.")
-    ] = None,
-    keys: Annotated[
-        list[Path] | None, typer.Option("--key", help="A public key that may sign anchors.")
-    ] = None,
+    anchors: Anchors = None,
+    keys: Keys = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A file; HTML where it ends in .html.")
     ] = None,

@@ -21,6 +21,7 @@ from bridgehold.faces.authoring.check import Verdict, check
 from bridgehold.faces.authoring.scripts import read_script
 from bridgehold.faces.authoring.templates import bridge_from, new_bridge
 from bridgehold.faces.cli.known import typed_tenant
+from bridgehold.faces.cli.options import Json
 from bridgehold.faces.cli.policy import offline_registry
 from bridgehold.faces.cli.run import read_arguments
 from bridgehold.faces.layout import Column
@@ -109,7 +110,7 @@ def check_bridge(
     name: Name,
     tenant: Tenant = LOCAL_TENANT,
     provider: Provider = False,
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_output: Json = False,
 ) -> None:
     """Try what any bridge must do, in a sandbox under its own policy; exit status 1 where something fails."""
     manifest = offline_registry().manifest(name, tenant)

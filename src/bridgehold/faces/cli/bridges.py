@@ -12,7 +12,9 @@ from bridgehold.bridges.adapters import adapter_source
 from bridgehold.client.client import Client, Host
 from bridgehold.config.layout import default_layout
 from bridgehold.errors import BridgeholdError, EnvironmentBuildError, EnvironmentChangedError
+from bridgehold.faces.cli.asking import ask
 from bridgehold.faces.cli.known import typed_tenant
+from bridgehold.faces.cli.options import Json
 from bridgehold.faces.cli.policy import offline_registry
 from bridgehold.faces.layout import Column, number
 from bridgehold.faces.progress import build_progress, show_progress, waiting
@@ -25,7 +27,6 @@ Bridge = Annotated[str, typer.Argument(help="The bridge.")]
 Tenant = Annotated[
     str, typer.Option(help="Who sees it: tenants may have bridges of their own.", callback=typed_tenant)
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _CHANGED = {"CHANGED": "bold red"}
 
 
@@ -121,7 +122,7 @@ def verify(
 ) -> None:
     """Read every byte of built environments again; exit status 18 where one is not as it was sealed."""
     with waiting("reading every byte"):
-        found = asyncio.run(_ask("bridge.verify", {"bridge": bridge, "tenant": tenant or None}))
+        found = ask("bridge.verify", {"bridge": bridge, "tenant": tenant or None}, host=True)
     if json_output:
         print_json(found)
     else:
@@ -146,7 +147,7 @@ def verify(
 
 def collect(json_output: Json = False) -> None:
     """Remove environments that no bridge asks for and no host uses, left-overs of builds, and old wheels."""
-    found = asyncio.run(_ask("bridge.gc", {}))
+    found = ask("bridge.gc", {}, host=True)
     removed, stuck = found["removed"], found["stuck"]
     if json_output:
         print_json(removed)
@@ -159,8 +160,3 @@ def collect(json_output: Json = False) -> None:
             where=first["path"],
             hint="Remove it by hand, as the user that owns it; then collect again.",
         )
-
-
-async def _ask(method: str, params: dict[str, Any]) -> Any:
-    async with Host.open() as host:
-        return await host.request(method, params)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,10 +9,13 @@ from typing import Annotated
 
 import typer
 
-from bridgehold.client.client import connect
+from bridgehold.client.client import Client
 from bridgehold.client.session import ClientSession
 from bridgehold.client.session_files import SessionFiles
 from bridgehold.errors import UsageError
+from bridgehold.faces.cli.asking import using
+from bridgehold.faces.cli.known import session_of
+from bridgehold.faces.cli.options import Json
 from bridgehold.faces.layout import dim, number
 from bridgehold.faces.render import print_json, table
 from bridgehold.faces.screen import err
@@ -48,21 +50,21 @@ def files(
     paths: Annotated[list[str] | None, typer.Argument(help="One or two, as the action takes them.")] = None,
     depth: Annotated[int, typer.Option(help="Levels that `ls` shows.", min=1, max=32)] = 1,
     recursive: Annotated[bool, typer.Option("--recursive", help="`rm`: with all that is in it.")] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_output: Json = False,
 ) -> None:
     """See, take out, put in, move and remove files of a session. Folders go as a whole."""
     act = _ACTIONS.get(action)
     if act is None:
         raise UsageError(f"{action[:40]!r} is no action", where="bridgehold files", hint=_HINT)
     typed = _Typed(paths or [], depth=depth, recursive=recursive, json_output=json_output)
-    asyncio.run(_of(session, act, typed))
+    using(lambda client: _of(client, session, act, typed))
 
 
-async def _of(name: str, act: _Act, typed: _Typed) -> None:
-    async with connect() as client:
+async def _of(client: Client, name: str, act: _Act, typed: _Typed) -> None:
+    async with session_of(client, name):
         found = await client.request("session.find", {"session": name})
-        session = ClientSession(client, found["bridge"], found["tenant"], found["id"])
-        await act(session.files, typed)
+    session = ClientSession(client, found["bridge"], found["tenant"], found["id"])
+    await act(session.files, typed)
 
 
 async def _list(of: SessionFiles, typed: _Typed) -> None:

@@ -9,12 +9,11 @@ import typer
 
 from bridgehold.errors import UsageError
 from bridgehold.faces.cli.known import typed_tenant
+from bridgehold.faces.cli.options import Json
 from bridgehold.faces.layout import Column
 from bridgehold.faces.render import print_json, table
 from bridgehold.faces.screen import out
 from bridgehold.ids import LOCAL_TENANT, parse_name
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def install(

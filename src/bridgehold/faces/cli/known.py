@@ -13,6 +13,8 @@ from bridgehold.errors import BridgeholdError, NotFoundError
 from bridgehold.ids import LOCAL_TENANT, nearest, parse_name
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from bridgehold.client.client import Client
 
 
@@ -72,6 +74,31 @@ def _of_tokens_and_keys(layout: Layout) -> set[str]:
     with contextlib.suppress(OSError, BridgeholdError):
         known.update(one.tenant for one in read_index(layout.secrets).secrets)
     return known
+
+
+@contextlib.asynccontextmanager
+async def session_of(client: Client, name: str) -> AsyncIterator[None]:
+    """Where the block finds no session `name`, its error says which one that the caller may see is near."""
+    try:
+        yield
+    except NotFoundError as error:
+        near = ""
+        with contextlib.suppress(BridgeholdError):
+            near = nearest(name, {known for one in await client.sessions() for known in (one.name, one.id)})
+        raise NotFoundError(f"{error.message}{near}", hint=error.hint, where=error.where) from None
+
+
+async def check_kind(client: Client, kind: str) -> None:
+    """Raises `NotFoundError` for a kind of resources that no bridge here declares; empty is any."""
+    known: set[str] = set()
+    for one in await client.request("bridges", {}) if kind else ():
+        with contextlib.suppress(BridgeholdError):  # one that is broken, or not the caller's
+            known |= {str(each["name"]) for each in (await client.describe(str(one["name"])))["resources"]}
+    if kind and kind not in known:
+        raise NotFoundError(
+            f"no bridge has resources of a kind {kind[:80]!r}{nearest(kind, known)}",
+            hint="`bridgehold bridge show NAME` lists a bridge's.",
+        )
 
 
 async def check_bridge(client: Client, bridge: str) -> None:

@@ -17,7 +17,9 @@ from bridgehold.config.layout import default_layout
 from bridgehold.config.load import load_config
 from bridgehold.config.pushed import standings
 from bridgehold.faces import layout
-from bridgehold.faces.cli.known import check_bridge, check_tenant, typed_tenant
+from bridgehold.faces.cli.asking import ask, using
+from bridgehold.faces.cli.known import check_bridge, check_tenant, session_of, typed_tenant
+from bridgehold.faces.cli.options import Json
 from bridgehold.faces.layout import Column, Line, number
 from bridgehold.faces.progress import console, waiting
 from bridgehold.faces.render import plain, print_json, print_json_line, table
@@ -38,7 +40,7 @@ Session = Annotated[str, typer.Argument(help="Session name or id.")]
 
 def metrics() -> None:
     """Print the host's figures in Prometheus' text format."""
-    figures = str(asyncio.run(_request("metrics", {}))["text"])
+    figures = str(ask("metrics", {})["text"])
     home, now = default_layout(), time.time()
     typer.echo(figures + push_metrics(standings(home, load_config(home.config_file), now), now), nl=False)
 
@@ -49,11 +51,11 @@ def profile(
     collapsed: Annotated[
         bool, typer.Option("--collapsed", help="Print stacks for a flame graph: frames, then a count.")
     ] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_output: Json = False,
 ) -> None:
     """Where a session's worker spends its time, by samples of its own stacks, whatever it is doing."""
     with waiting(f"looking at {session} for {seconds:g} s"):
-        found = asyncio.run(_request("session.profile", {"session": session, "seconds": seconds}))
+        found = _of_session("session.profile", session, {"seconds": seconds})
     if json_output:
         print_json(found)
     elif collapsed:
@@ -70,7 +72,7 @@ def profile(
 
 def kill(session: Session) -> None:
     """End a session at once, whatever it is doing."""
-    found = asyncio.run(_request("session.kill", {"session": session, "reason": "killed by an operator"}))
+    found = _of_session("session.kill", session, {"reason": "killed by an operator"})
     out.say(f"ended {found['id']}")
 
 
@@ -82,7 +84,7 @@ def drain(
     """End sessions politely: what runs may finish, what is new is refused until `sessions resume`."""
     with waiting("waiting for what runs"):
         params = {"bridge": bridge, "tenant": tenant, "seconds": seconds, "cordon": True}
-        found = asyncio.run(_of_known("drain", params))
+        found = _of_known("drain", params)
     out.say(f"{len(found['ended'])} sessions ended")
     whose = f"{f' of {bridge}' if bridge else ''}{f' for {tenant}' if tenant else ''}"
     err.say(f"no new one{whose} is opened until `bridgehold sessions resume`")
@@ -93,7 +95,7 @@ def resume(
     tenant: Annotated[str, typer.Option(help="Of this tenant only.", callback=typed_tenant)] = "",
 ) -> None:
     """Open sessions again where a drain has closed the way."""
-    found = asyncio.run(_of_known("resume", {"bridge": bridge, "tenant": tenant}))
+    found = _of_known("resume", {"bridge": bridge, "tenant": tenant})
     out.say(f"{found['resumed']} drained; new sessions are opened again")
 
 
@@ -179,14 +181,20 @@ def _operations(
     return [title, *(layout.table(_OPERATIONS, rows, out.width) if rows else [])]
 
 
-async def _of_known(method: str, params: dict[str, Any]) -> Any:
-    """As `_request`; a misspelt name is no way that is closed or opened."""
-    async with connect() as client:
+def _of_known(method: str, params: dict[str, Any]) -> Any:
+    """As `ask`; a misspelt name is no way that is closed or opened."""
+
+    async def act(client: Client) -> Any:
         await check_tenant(client, params["tenant"])
         await check_bridge(client, params["bridge"])
         return await client.request(method, params)
 
+    return using(act)
 
-async def _request(method: str, params: dict[str, Any]) -> Any:
-    async with connect() as client:
-        return await client.request(method, params)
+
+def _of_session(method: str, session: str, params: dict[str, Any]) -> Any:
+    async def act(client: Client) -> Any:
+        async with session_of(client, session):
+            return await client.request(method, {"session": session, **params})
+
+    return using(act)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import typer
@@ -12,7 +13,9 @@ from bridgehold import reads
 from bridgehold.config.layout import default_layout
 from bridgehold.errors import PolicyError
 from bridgehold.faces.cli.known import typed_tenant
+from bridgehold.faces.cli.options import ForTenant, Json
 from bridgehold.faces.cli.policy_check import check_layout, known_names, layout_registry
+from bridgehold.faces.cli.policy_sign import STATES
 from bridgehold.faces.layout import dim, grouped
 from bridgehold.faces.render import print_json, short, table
 from bridgehold.faces.screen import err, out
@@ -21,13 +24,15 @@ from bridgehold.ids import LOCAL_TENANT, parse_name
 from bridgehold.policies.explain import Row, unknown_names
 from bridgehold.policies.explain import check as check_policies
 from bridgehold.policies.explain import explain as explain_grant
+from bridgehold.policies.files import Readings
+from bridgehold.policies.reviewed import Review, ReviewState, state_of
 
 
 def check(
     files: Annotated[
         list[Path] | None, typer.Argument(help="Policy files; this layout's if left out.")
     ] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_output: Json = False,
 ) -> None:
     """Read policies strictly; every fault with its line. Exit 5 where there is one.
 
@@ -65,7 +70,7 @@ def _read(path: Path) -> str:
 
 def explain(
     bridge: Annotated[str, typer.Argument(help="The bridge.")],
-    tenant: Annotated[str, typer.Option(help="For this tenant.", callback=typed_tenant)] = LOCAL_TENANT,
+    tenant: ForTenant = LOCAL_TENANT,
     json_output: Annotated[bool, typer.Option("--json", help="Print the grant as JSON.")] = False,
 ) -> None:
     """The resolved grant, each value with the file and line that decided it."""
@@ -88,7 +93,7 @@ def show(
     tenant: Annotated[
         str, typer.Option(help="Within this tenant's ceiling.", callback=typed_tenant)
     ] = LOCAL_TENANT,
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_output: Json = False,
 ) -> None:
     """A policy with all that it extends: each value, and what says it.
 
@@ -98,18 +103,33 @@ def show(
     registry = offline_registry()
     policy, readings = registry.policy_for(name, tenant)
     own = readings.read("tenant", tenant)
-    found = explain_grant(policy, own.file if own is not None else "")
+    found, files = explain_grant(policy, own.file if own is not None else ""), readings.sources()
+    known, state = _reviewed(name, readings)
     if json_output:
-        print_json({"name": name, "tenant": tenant, "files": readings.sources(), "values": found})
+        review = {
+            "state": state,
+            **({"by": known.by, "at": known.at, "expires": known.expires} if known else {}),
+        }
+        print_json({"name": name, "tenant": tenant, "files": files, "review": review, "values": found})
         return
     out.say("policy ", (name, "bold"), *((" for ", (tenant, "bold")) if own is not None else ()))
-    for file in readings.sources():
+    for file in files:
         out.say((f"  {short(file)}", "dim"), under="    ")
+    by = f" by {known.by} at {known.at}; `bridgehold policy review` looks at the signature" if known else ""
+    out.say((f"  {STATES.get(state, state)}{by}", "dim"), under="    ")
     rows = [
         (row.key, row.value, short("; ".join((_said(row), *(f"instead of {lost}" for lost in row.losing)))))
         for row in found
     ]
     table(("key", "value", dim("set by")), grouped(rows))
+
+
+def _reviewed(name: str, readings: Readings) -> tuple[Review | None, ReviewState | Literal["shipped"]]:
+    """As its review's file says: the key that tells whether that is signed is the running host's."""
+    text = readings.read("policy", name)
+    if text is None or text.file.startswith("shipped:"):
+        return None, "shipped"
+    return state_of(name, text, readings.read("review", name), None, time.time())
 
 
 def _said(row: Row) -> str:

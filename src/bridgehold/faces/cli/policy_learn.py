@@ -13,7 +13,7 @@ from bridgehold.audit.query import TIMES, parse_time
 from bridgehold.audit.read import read_all
 from bridgehold.errors import UsageError
 from bridgehold.faces.cli.audit import audit_folder
-from bridgehold.faces.cli.known import typed_tenant
+from bridgehold.faces.cli.options import ForTenant, Json
 from bridgehold.faces.cli.policy import offline_registry
 from bridgehold.faces.render import print_json
 from bridgehold.faces.screen import err
@@ -24,14 +24,14 @@ from bridgehold.policies.learn import learn as draft
 
 def learn(
     bridge: Annotated[str, typer.Argument(help="The bridge.")],
-    tenant: Annotated[str, typer.Option(help="For this tenant.", callback=typed_tenant)] = LOCAL_TENANT,
+    tenant: ForTenant = LOCAL_TENANT,
     session: Annotated[str, typer.Option(help="Out of this session alone, by its id.")] = "",
     since: Annotated[str, typer.Option(help=f"From this time on: {TIMES}. UTC.")] = "",
     audit: Annotated[
         Path | None, typer.Option("--audit", help="The audit's folder; this host's own if left out.")
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", help="Write it there, a new file.")] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_output: Json = False,
 ) -> None:
     """Draft the least that allows what was seen, each line with the events that speak for it.
 

@@ -12,9 +12,14 @@ import typer
 from bridgehold import reads
 from bridgehold.audit.query import TIMES, Query, parse_time
 from bridgehold.audit.read import read_all
+from bridgehold.bridges.manifest import Manifest
+from bridgehold.bridges.manifest_file import load_manifest
+from bridgehold.bridges.releases import folder_of
+from bridgehold.config.layout import default_layout
 from bridgehold.errors import BridgeholdError, PolicyError, UsageError
 from bridgehold.faces.cli.audit import audit_folder
 from bridgehold.faces.cli.known import typed_tenant
+from bridgehold.faces.cli.options import ForTenant, Json
 from bridgehold.faces.cli.policy import offline_registry
 from bridgehold.faces.cli.policy_check import known_names
 from bridgehold.faces.cli.sarif import sarif
@@ -23,7 +28,7 @@ from bridgehold.faces.render import print_json, short, table
 from bridgehold.faces.screen import err, out
 from bridgehold.host.acts import acts_of, hosts_of
 from bridgehold.host.front.registry import Registry
-from bridgehold.ids import LOCAL_TENANT, parse_name
+from bridgehold.ids import LOCAL_TENANT, is_digest, parse_name
 from bridgehold.policies.changes import Changes, compare
 from bridgehold.policies.expectations import read_expectations, unknown
 from bridgehold.policies.lint import Finding, gravest
@@ -35,8 +40,6 @@ from bridgehold.policies.posture import posture as posture_of
 from bridgehold.policies.simulate import Different
 from bridgehold.policies.simulate import simulate as decide_again
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Tenant = Annotated[str, typer.Option(help="For this tenant.", callback=typed_tenant)]
 Bridges = Annotated[list[str] | None, typer.Argument(help="Bridges; all that the tenant sees, if left out.")]
 FailOn = Literal["high", "medium", "low", "info", "never"]
 _COLOURS = {"high": "red", "medium": "yellow", "low": "", "info": "dim"}
@@ -44,7 +47,7 @@ _COLOURS = {"high": "red", "medium": "yellow", "low": "", "info": "dim"}
 
 def lint(
     bridges: Bridges = None,
-    tenant: Tenant = LOCAL_TENANT,
+    tenant: ForTenant = LOCAL_TENANT,
     fail_on: Annotated[FailOn, typer.Option(help="Exit 5 at a finding this grave, or graver.")] = "high",
     json_output: Json = False,
     sarif_output: Annotated[
@@ -87,7 +90,7 @@ def _show_findings(found: list[Finding]) -> None:
     )
 
 
-def posture(bridges: Bridges = None, tenant: Tenant = LOCAL_TENANT, json_output: Json = False) -> None:
+def posture(bridges: Bridges = None, tenant: ForTenant = LOCAL_TENANT, json_output: Json = False) -> None:
     """Bridges × powers: what each may reach, hold and start."""
     rows = [posture_of(grant) for grant in _grants(offline_registry(), tenant, bridges)]
     if json_output:
@@ -114,22 +117,34 @@ def posture(bridges: Bridges = None, tenant: Tenant = LOCAL_TENANT, json_output:
 def diff(
     bridge: Annotated[str, typer.Argument(help="The bridge as it stands.")],
     other: Annotated[str, typer.Argument(help="Another bridge to compare it with.")] = "",
-    tenant: Tenant = LOCAL_TENANT,
+    tenant: ForTenant = LOCAL_TENANT,
     other_tenant: Annotated[
         str, typer.Option(help="Compare with the same bridge of this tenant.", callback=typed_tenant)
     ] = "",
     policy: Annotated[
         Path | None, typer.Option("--policy", help="Compare with what this policy file would grant.")
     ] = None,
+    version: Annotated[
+        str,
+        typer.Option(
+            "--version", metavar="FOLDER|DIGEST", help="Compare with this version: its folder, or a release."
+        ),
+    ] = "",
     json_output: Json = False,
 ) -> None:
-    """Capabilities gained and lost from one grant to another: by meaning, not by text."""
-    if sum(map(bool, (other, other_tenant, policy))) != 1:
-        hint = "Name another bridge, or --other-tenant, or --policy FILE."
+    """Capabilities gained and lost from one grant to another: by meaning, not by text.
+
+    `--version` and `--policy` together: that version under that policy.
+    """
+    if sum(map(bool, (other, other_tenant, policy or version))) != 1:
+        hint = "Name another bridge, or --other-tenant, or --version and --policy, or one of the two."
         raise UsageError("what is it compared with?", where="diff", hint=hint)
     registry = offline_registry()
     before = _grant(registry, tenant, bridge)
-    if policy is not None:
+    if version:
+        found = _version(tenant, bridge, version)
+        after = _with_policy(tenant, bridge, policy).resolve_grant(tenant, found)
+    elif policy is not None:
         after = _proposed(tenant, bridge, policy)
     else:
         after = _grant(registry, other_tenant or tenant, other or bridge)
@@ -154,7 +169,7 @@ def simulate(
     policy: Annotated[
         Path | None, typer.Option("--policy", help="The policy file; the one in force, if left out.")
     ] = None,
-    tenant: Tenant = LOCAL_TENANT,
+    tenant: ForTenant = LOCAL_TENANT,
     audit: Annotated[
         Path | None, typer.Option("--audit", help="The audit's folder; this host's own if left out.")
     ] = None,
@@ -254,7 +269,22 @@ def _grant(registry: Registry, tenant: str, bridge: str) -> Grant:
 
 def _proposed(tenant: str, bridge: str, file: Path) -> Grant:
     """What `bridge` would be granted if the policy that it runs under said what `file` says."""
+    return _grant(_with_policy(tenant, bridge, file), tenant, bridge)
+
+
+def _with_policy(tenant: str, bridge: str, file: Path | None) -> Registry:
     registry = offline_registry()
-    text = reads.read_text(file, PolicyError)
-    registry.files.put_instead("policy", registry.policy_name(bridge, tenant), text)
-    return _grant(registry, tenant, bridge)
+    if file is not None:
+        text = reads.read_text(file, PolicyError)
+        registry.files.put_instead("policy", registry.policy_name(bridge, tenant), text)
+    return registry
+
+
+def _version(tenant: str, bridge: str, version: str) -> Manifest:
+    """Of a folder, or of a release of the tenant's own bridge. Raises `UsageError`, `ManifestError`."""
+    home = default_layout().own_bridges(tenant) / bridge
+    folder = folder_of(home, version) if is_digest(version) else Path(version)
+    found = load_manifest(folder)
+    if found.name != bridge:
+        raise UsageError(f"this is a version of {found.name}, not of {bridge}", where=str(found.file))
+    return found

@@ -11,7 +11,9 @@ import typer
 
 from bridgehold.config.layout import default_layout
 from bridgehold.errors import UsageError
-from bridgehold.faces.cli.proposals import ask, seconds_of
+from bridgehold.faces.cli.asking import ask
+from bridgehold.faces.cli.options import Json
+from bridgehold.faces.cli.proposals import seconds_of
 from bridgehold.faces.layout import Column
 from bridgehold.faces.render import print_json, short, table
 from bridgehold.faces.screen import err, out
@@ -21,13 +23,13 @@ from bridgehold.policies.tables import format_time
 from bridgehold.protocol.reviews import PolicyReview
 
 Name = Annotated[str, typer.Argument(help="The policy, as its file in policies/ is named.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-_STATES = {
+STATES = {
     "reviewed": "as it was reviewed",
     "edited": "edited since it was reviewed",
     "never": "never reviewed",
     "ended": "its review has ended",
     "unsound": "its review is not soundly signed",
+    "shipped": "comes with the package, and is reviewed with it",
 }
 _STYLES = {"gains": "yellow", "loses": "green", "refused": "red"}
 
@@ -78,7 +80,7 @@ def approve(
 
 
 def _say(shown: PolicyReview) -> None:
-    state = _STATES[shown.state] + (f" by {shown.by} at {shown.at}" if shown.by else "")
+    state = STATES[shown.state] + (f" by {shown.by} at {shown.at}" if shown.by else "")
     out.say((shown.policy, "bold"), f"  {state}  ", (short(shown.file), "dim"), under="  ")
     rows = [
         (sign, f"{change.bridge} of {change.tenant}", one.key, one.value)

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import time
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from bridgehold.client.client import connect
-from bridgehold.config.layout import default_layout
 from bridgehold.errors import UsageError
-from bridgehold.faces.cli.known import typed_tenant
+from bridgehold.faces.approvals import approval
+from bridgehold.faces.cli.asking import ask
+from bridgehold.faces.cli.options import Json, OfTenant
 from bridgehold.faces.layout import Column, dim
 from bridgehold.faces.render import print_json, table
 from bridgehold.faces.screen import err, out
-from bridgehold.host.proposals import rule_of
-from bridgehold.keeper.approver import Approver
 from bridgehold.policies.approved import written
-from bridgehold.policies.tables import format_time
 from bridgehold.policies.units import format_ms, parse_days
 from bridgehold.protocol.proposals import LONGEST, SHORTEST, Proposal, ShownProposal
 
 Name = Annotated[str, typer.Argument(help="The proposal, as `proposals list` has it.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _STYLES = {"high": "red", "medium": "yellow", "info": "dim", "gains": "yellow"}
 
 
@@ -56,7 +49,7 @@ def propose(
     if json_output:
         print_json(made)
         return
-    _say(made, err)
+    say(made, err)
     err.say(
         f"waits until {made.until}; another principal approves it: `bridgehold proposals approve {made.id}`"
     )
@@ -65,9 +58,7 @@ def propose(
 
 def proposals(
     context: typer.Context,
-    tenant: Annotated[
-        str, typer.Option("--tenant", help="Of this tenant alone.", callback=typed_tenant)
-    ] = "",
+    tenant: OfTenant = "",
     json_output: Json = False,
 ) -> None:
     """Rules that were asked for after a refusal: see, approve, reject."""
@@ -76,9 +67,7 @@ def proposals(
 
 
 def list_proposals(
-    tenant: Annotated[
-        str, typer.Option("--tenant", help="Of this tenant alone.", callback=typed_tenant)
-    ] = "",
+    tenant: OfTenant = "",
     json_output: Json = False,
 ) -> None:
     """Rules that were asked for, the newest last."""
@@ -99,7 +88,7 @@ def show(proposal: Name, json_output: Json = False) -> None:
     if json_output:
         print_json(shown)
         return
-    _say(shown, out)
+    say(shown, out)
     if shown.why_not:
         out.say(("it can't be approved: ", "bold"), shown.why_not)
 
@@ -125,21 +114,10 @@ def approve(
             hint=f"`bridgehold proposals show {proposal}` shows it as it is now.",
         )
     if not json_output:
-        _say(shown, out)
+        say(shown, out)
     if not (yes or seen or typer.confirm("Sign it?", err=True)):
         raise typer.Exit(1)
-    now = time.time()
-    approved, expires = format_time(now), format_time(int(now) + shown.seconds)
-    text = rule_of(shown, approved, expires).text(shown.bridge, shown.tenant)
-    signature = base64.b64encode(Approver(default_layout().secrets).sign(text)).decode("ascii")
-    params = {
-        "proposal": proposal,
-        "seen": shown.seen,
-        "approved": approved,
-        "expires": expires,
-        "signature": signature,
-    }
-    done = msgspec.convert(ask("proposal.approve", params), type=Proposal)
+    done = msgspec.convert(ask("proposal.approve", approval(shown)), type=Proposal)
     if json_output:
         print_json(done)
     else:
@@ -172,7 +150,8 @@ def seconds_of(text: str) -> int:
     return seconds
 
 
-def _say(one: Proposal, to: Any) -> None:
+def say(one: Proposal, to: Any) -> None:
+    """All of it, for who decides."""
     facts = {
         "bridge": one.bridge,
         "tenant": one.tenant,
@@ -202,13 +181,3 @@ def _say(one: Proposal, to: Any) -> None:
 
 def _shown(proposal: str) -> ShownProposal:
     return msgspec.convert(ask("proposal.show", {"proposal": proposal}), type=ShownProposal)
-
-
-def ask(method: str, params: dict[str, Any]) -> Any:
-    """The running host's answer."""
-
-    async def asked() -> Any:
-        async with connect() as client:
-            return await client.request(method, params)
-
-    return asyncio.run(asked())

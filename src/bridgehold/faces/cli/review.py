@@ -13,21 +13,22 @@ import typer
 from bridgehold.audit import anchors as anchor_files
 from bridgehold.audit.reading.shelf import cache_folder
 from bridgehold.config.layout import default_layout
-from bridgehold.faces.cli.audit import audit_folder
+from bridgehold.errors import UsageError
+from bridgehold.faces.cli.asking import asked
+from bridgehold.faces.cli.audit import Anchors, Keys, audit_folder
+from bridgehold.faces.cli.proposals import say
 from bridgehold.faces.progress import waiting
+from bridgehold.faces.review.confirm import Decision
 from bridgehold.faces.screen import err, out
+from bridgehold.protocol.proposals import ShownProposal
 
 
 def review(
     folder: Annotated[
         Path | None, typer.Argument(help="The audit's folder, such as a copy; this host's own if left out.")
     ] = None,
-    anchors: Annotated[
-        list[Path] | None, typer.Option("--anchors", help="Anchors kept elsewhere: a file or folder.")
-    ] = None,
-    keys: Annotated[
-        list[Path] | None, typer.Option("--key", help="A public key that may sign anchors.")
-    ] = None,
+    anchors: Anchors = None,
+    keys: Keys = None,
     config: Annotated[
         Path | None, typer.Option("--config", help="The configuration's folder, or a copy, for its policies.")
     ] = None,
@@ -35,14 +36,22 @@ def review(
         str,
         typer.Option(metavar="ADDRESS:PORT", help="Where on loopback; a place of its own if left out."),
     ] = "",
+    decide: Annotated[
+        bool,
+        typer.Option("--decide", help="Proposals can be decided there, each with a code that is shown here."),
+    ] = False,
 ) -> None:
     """Show a review in a browser: reach, use, refusals, spending, changes, and whether the log holds.
 
-    It changes nothing. The link that is printed works once, in one browser; Ctrl-C ends the page.
+    It changes nothing, unless `--decide` says so. The link that is printed works once, in one browser; Ctrl-C
+    ends the page.
     """
     from bridgehold.faces.review.books import Sources
     from bridgehold.faces.review.serving import listening, serve
 
+    if decide and folder is not None:
+        hint = "Leave the folder away: a running host's proposals are decided, beside its own audit."
+        raise UsageError("a copy has no proposals", where="--decide", hint=hint)
     layout = default_layout()
     own_key = layout.anchors / "anchor.pub"
     trusted = [*(keys or []), *([own_key] if folder is None and own_key.exists() else [])]
@@ -69,4 +78,14 @@ def review(
             err.say(("It works once, in one browser. Ctrl-C ends the page.", "dim"))
             out.file.flush()
 
-        asyncio.run(serve(sources, listener, told))
+        asked_of = asked if folder is None else None
+        asyncio.run(serve(sources, listener, told, asked_of, _tell if decide else None))
+
+
+def _tell(shown: ShownProposal, decision: Decision, code: str) -> None:
+    """What the page asks to have done, and the code without which it isn't."""
+    out.say()
+    out.say(f"The page asks to {decision} {shown.id}:", under="  ")
+    say(shown, out)
+    out.say("If that is what you want, type this on the page:  ", (code, "bold"))
+    out.file.flush()

@@ -14,6 +14,7 @@ from bridgehold.config.layout import default_layout
 from bridgehold.config.load import load_config
 from bridgehold.errors import UsageError
 from bridgehold.faces.cli.known import slip_for, typed_tenant
+from bridgehold.faces.cli.options import Json
 from bridgehold.faces.layout import dim
 from bridgehold.faces.render import print_json, table
 from bridgehold.faces.screen import err, out
@@ -80,7 +81,7 @@ def _read_value(name: str) -> bytes:
 
 
 def list_secrets(
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_output: Json = False,
 ) -> None:
     """Names, tenants and stores; never a value."""
     found = _admin().list()

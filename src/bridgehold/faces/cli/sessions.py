@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from bridgehold.client.client import connect
+from bridgehold.client.client import Client
 from bridgehold.errors import UsageError
-from bridgehold.faces.cli.known import check_bridge, typed_tenant
+from bridgehold.faces.cli.asking import ask, using
+from bridgehold.faces.cli.known import check_bridge, check_kind, session_of, typed_tenant
+from bridgehold.faces.cli.options import Json
 from bridgehold.faces.cli.place import limits
 from bridgehold.faces.layout import Column, dim, number
 from bridgehold.faces.render import print_json, table
@@ -55,14 +56,14 @@ def sessions(
             "--limit", help="With --extend: session=10m from now on, idle=1m; at most the policy's."
         ),
     ] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_output: Json = False,
 ) -> None:
     """List the sessions you may see, end one, or give one more time."""
     if context.invoked_subcommand is not None:
         return
     if bool(limit) != bool(extend):
         raise UsageError("--extend NAME and --limit session=10m belong together", where="sessions")
-    found = asyncio.run(_sessions(end, extend, limits(limit)[1]))
+    found = using(lambda client: _sessions(client, end, extend, limits(limit)[1]))
     if json_output:
         print_json(found)
         return
@@ -84,18 +85,19 @@ def sessions(
     table(_SESSIONS, rows, empty="no session is open")
 
 
-async def _sessions(end: str, extend: str, more: dict[str, str]) -> list[SessionInfo]:
-    async with connect() as client:
-        if extend:
+async def _sessions(client: Client, end: str, extend: str, more: dict[str, str]) -> list[SessionInfo]:
+    if extend:
+        async with session_of(client, extend):
             await client.request("session.extend", {"session": extend, "limits": more})
-        if end:
+    if end:
+        async with session_of(client, end):
             await client.request("session.close", {"session": end})
-        return await client.sessions()
+    return await client.sessions()
 
 
-def zygotes(json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def zygotes(json_output: Json = False) -> None:
     """List zygotes, which sessions are forked from, and how many sandboxes stand ready in warm pools."""
-    found = asyncio.run(_zygotes())
+    found = ask("zygotes", {})
     if json_output:
         print_json(found)
         return
@@ -117,20 +119,15 @@ def zygotes(json_output: Annotated[bool, typer.Option("--json", help="Print JSON
     table(_ZYGOTES, rows, empty="no zygote runs")
 
 
-async def _zygotes() -> dict[str, list[dict[str, Any]]]:
-    async with connect() as client:
-        found: dict[str, list[dict[str, Any]]] = await client.request("zygotes", {})
-        return found
-
-
 def resources(
     tenant: Annotated[str, typer.Option(help="Whose.", callback=typed_tenant)] = LOCAL_TENANT,
     bridge: Annotated[str, typer.Option(help="Of this bridge only.")] = "",
     kind: Annotated[str, typer.Option(help="Of this kind only: program, chain, …")] = "",
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_output: Json = False,
 ) -> None:
     """List what the tenant's sessions hold: programs, chains, models."""
-    found = asyncio.run(_resources(tenant, bridge, kind))
+    parse_name(tenant, "tenant")
+    found = using(lambda client: _resources(client, tenant, bridge, kind))
     if json_output:
         print_json(found)
         return
@@ -139,18 +136,19 @@ def resources(
     table(("id", "kind", "bridge", "session", dim("its id")), rows, empty=empty)
 
 
-async def _resources(tenant: str, bridge: str, kind: str) -> list[ResourceRef]:
-    parse_name(tenant, "tenant")
-    async with connect() as client:
-        await check_bridge(client, bridge)
-        return await client.list_resources(tenant=tenant, bridge=bridge, kind=kind)
+async def _resources(client: Client, tenant: str, bridge: str, kind: str) -> list[ResourceRef]:
+    await check_bridge(client, bridge)
+    found = await client.list_resources(tenant=tenant, bridge=bridge, kind=kind)
+    if not found:
+        await check_kind(client, kind)
+    return found
 
 
 def logs(session: Annotated[str, typer.Argument(help="Session name or id.")]) -> None:
     """What the session's bridge wrote to stdout and stderr; cuts are marked."""
-    out.say(asyncio.run(_logs(session)), whole=True, end="")
+    out.say(using(lambda client: _logs(client, session)), whole=True, end="")
 
 
-async def _logs(session: str) -> str:
-    async with connect() as client:
+async def _logs(client: Client, session: str) -> str:
+    async with session_of(client, session):
         return await client.logs(session)

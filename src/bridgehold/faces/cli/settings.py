@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from typing import Annotated
 
 import msgspec
 import typer
 
-from bridgehold.client.client import connect
 from bridgehold.config.effective import effective_settings
 from bridgehold.config.layout import find_layout
 from bridgehold.config.settings import Reload
+from bridgehold.faces.cli.asking import ask
+from bridgehold.faces.cli.options import Json
 from bridgehold.faces.layout import dim, grouped
 from bridgehold.faces.render import print_json, table, tell_unread
 from bridgehold.faces.screen import err, out
@@ -20,7 +20,7 @@ from bridgehold.faces.screen import err, out
 
 def config(
     everything: Annotated[bool, typer.Option("--all", help="Defaults too.")] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_output: Json = False,
 ) -> None:
     """Check the configuration, and show what it says and who said it. Every fault is named at once."""
     layout = find_layout(os.environ, os.getuid())
@@ -42,12 +42,12 @@ def _shown(value: object) -> str:
     return value if isinstance(value, str) and value else msgspec.json.encode(value).decode()
 
 
-def reload(json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def reload(json_output: Json = False) -> None:
     """Have the running host take over what has changed in config.toml, and which rules and bridges are gone.
 
     No session is dropped. Policies, tenants' files and bridges are read by each command, without a reload.
     """
-    found = asyncio.run(_reload())
+    found = msgspec.convert(ask("reload", {}), type=Reload)
     if json_output:
         print_json(found)
         return
@@ -61,8 +61,3 @@ def reload(json_output: Annotated[bool, typer.Option("--json", help="Print JSON.
         err.say("`bridgehold restart` takes over what waits")
     if not found.applied and not found.waiting and not found.files:
         out.say("nothing has changed, neither in config.toml nor in a policy, a tenant's file or a bridge")
-
-
-async def _reload() -> Reload:
-    async with connect() as client:
-        return msgspec.convert(await client.request("reload", {}), type=Reload)

@@ -10,6 +10,7 @@ import typer
 
 from bridgehold.errors import ConfigError, UsageError
 from bridgehold.faces.cli.known import typed_tenant
+from bridgehold.faces.cli.options import Json
 from bridgehold.faces.screen import err, out
 from bridgehold.ids import LOCAL_TENANT, parse_name
 
@@ -58,7 +59,7 @@ def shim(
     tenant: Annotated[
         str, typer.Option(help="On whose behalf its scripts run.", callback=typed_tenant)
     ] = LOCAL_TENANT,
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_output: Json = False,
 ) -> None:
     """Make a folder whose bin/python3 runs unmodified scripts in sandboxes (docs/how-to/dspex.md).
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from bridgehold.client.client import connect
 from bridgehold.errors import UsageError
+from bridgehold.faces.cli.asking import ask, using
 from bridgehold.faces.cli.known import typed_tenant
+from bridgehold.faces.cli.options import Json, OfTenant
 from bridgehold.faces.layout import Column, dim, number
 from bridgehold.faces.progress import waiting
 from bridgehold.faces.render import STATUS_STYLE, print_json, table
@@ -22,7 +22,6 @@ from bridgehold.protocol.submissions import Release, Shown, Submission
 from bridgehold.protocol.values import SessionInfo
 
 Name = Annotated[str, typer.Argument(help="The submission, as `bridge submissions` lists it.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Whose = Annotated[str, typer.Option("--tenant", help="Whose bridge it is.", callback=typed_tenant)]
 _STYLES = {"gains": "yellow", "new": "bold yellow", "loses": "green"}
 
@@ -36,13 +35,8 @@ def submit(
 
     Exit status 1 where something that any bridge must do fails.
     """
-
-    async def hand_in() -> Submission:
-        async with connect() as client:
-            return await client.submit(source, tenant=tenant)
-
     with waiting(f"checking {source.name}"):
-        made = asyncio.run(hand_in())
+        made = using(lambda client: client.submit(source, tenant=tenant))
     if json_output:
         print_json(made)
     else:
@@ -56,9 +50,7 @@ def submit(
 
 def submissions(
     context: typer.Context,
-    tenant: Annotated[
-        str, typer.Option("--tenant", help="Of this tenant alone.", callback=typed_tenant)
-    ] = "",
+    tenant: OfTenant = "",
     json_output: Json = False,
 ) -> None:
     """Bridges that were handed in: see, approve, reject."""
@@ -67,13 +59,11 @@ def submissions(
 
 
 def list_submissions(
-    tenant: Annotated[
-        str, typer.Option("--tenant", help="Of this tenant alone.", callback=typed_tenant)
-    ] = "",
+    tenant: OfTenant = "",
     json_output: Json = False,
 ) -> None:
     """Bridges that were handed in, the newest last."""
-    found = msgspec.convert(_ask("bridge.submissions", {"tenant": tenant or None}), type=list[Submission])
+    found = msgspec.convert(ask("bridge.submissions", {"tenant": tenant or None}), type=list[Submission])
     if json_output:
         print_json(found)
         return
@@ -110,7 +100,7 @@ def approve(
         if not (yes or typer.confirm("Have new sessions begin with it?", err=True)):
             raise typer.Exit(1)
         seen = shown.seen
-    _released(_ask("bridge.approve", {"submission": submission, "seen": seen}), json_output=json_output)
+    _released(ask("bridge.approve", {"submission": submission, "seen": seen}), json_output=json_output)
 
 
 def reject(
@@ -120,7 +110,7 @@ def reject(
 ) -> None:
     """Refuse it; its bytes are gone."""
     done = msgspec.convert(
-        _ask("bridge.reject", {"submission": submission, "reason": reason}), type=Submission
+        ask("bridge.reject", {"submission": submission, "reason": reason}), type=Submission
     )
     if json_output:
         print_json(done)
@@ -134,7 +124,7 @@ def rollback(
     json_output: Json = False,
 ) -> None:
     """Have new sessions begin with the release before the one in use; after the first, with none."""
-    _released(_ask("bridge.rollback", {"bridge": bridge, "tenant": tenant}), json_output=json_output)
+    _released(ask("bridge.rollback", {"bridge": bridge, "tenant": tenant}), json_output=json_output)
 
 
 def _released(answer: Any, *, json_output: bool) -> None:
@@ -142,7 +132,7 @@ def _released(answer: Any, *, json_output: bool) -> None:
     if json_output:
         print_json(done)
         return
-    listed = msgspec.convert(_ask("sessions", {}), type=list[SessionInfo])
+    listed = msgspec.convert(ask("sessions", {}), type=list[SessionInfo])
     still = [one for one in listed if (one.bridge, one.tenant) == (done.bridge, done.tenant)]
     now = f"begin with {done.digest}" if done.digest else "don't begin: it has no release in use"
     out.say(f"new sessions of {done.bridge} of {done.tenant} {now}")
@@ -187,12 +177,4 @@ def _tried(one: Submission, to: Screen = out) -> None:
 
 
 def _shown(submission: str) -> Shown:
-    return msgspec.convert(_ask("bridge.submission", {"submission": submission}), type=Shown)
-
-
-def _ask(method: str, params: dict[str, Any]) -> Any:
-    async def ask() -> Any:
-        async with connect() as client:
-            return await client.request(method, params)
-
-    return asyncio.run(ask())
+    return msgspec.convert(ask("bridge.submission", {"submission": submission}), type=Shown)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -13,10 +12,10 @@ import msgspec
 import typer
 
 from bridgehold import writes
-from bridgehold.client.client import Host
 from bridgehold.errors import DependencyError, EnvironmentChangedError, UsageError
-from bridgehold.faces.cli.bridges import Json
+from bridgehold.faces.cli.asking import ask
 from bridgehold.faces.cli.known import typed_tenant
+from bridgehold.faces.cli.options import Json
 from bridgehold.faces.layout import Column, Row, dim
 from bridgehold.faces.progress import waiting
 from bridgehold.faces.render import print_json, table
@@ -47,8 +46,9 @@ def scan(
     Advisories are OSV files in the folder that `[supply] advisories` of config.toml names; nothing is
     fetched.
     """
+    params = {"bridge": bridge, "tenant": tenant or None, "fail_on": fail_on}
     with waiting("reading every byte"):
-        report = asyncio.run(_ask(bridge, tenant, fail_on))
+        report = msgspec.convert(ask("bridge.scan", params, host=True), Report)
     if sbom is not None:
         _write(report, sbom)
     if json_output:
@@ -61,12 +61,6 @@ def scan(
         raise typer.Exit(EnvironmentChangedError.exit_status)
     if not all(one.ok for one in report.environments):
         raise typer.Exit(DependencyError.exit_status)
-
-
-async def _ask(bridge: str, tenant: str, fail_on: str) -> Report:
-    async with Host.open() as host:
-        params = {"bridge": bridge, "tenant": tenant or None, "fail_on": fail_on}
-        return msgspec.convert(await host.request("bridge.scan", params), Report)
 
 
 def _show(one: Scanned) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from bridgehold.client.client import connect
+from bridgehold.client.client import Client
 from bridgehold.errors import UsageError
+from bridgehold.faces.cli.asking import ask, using
 from bridgehold.faces.cli.known import check_bridge, check_operation
+from bridgehold.faces.cli.options import Json
 from bridgehold.faces.layout import dim, number
 from bridgehold.faces.render import print_json, table
 from bridgehold.faces.screen import err, out
@@ -20,7 +21,6 @@ from bridgehold.protocol.tenants import NewToken, Removed, Revoked, TenantInfo, 
 
 Name = Annotated[str, typer.Argument(help="The tenant's name.")]
 TokenName = Annotated[str, typer.Argument(help="The token's name.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Reason = Annotated[str, typer.Option(help="Why; its callers are told.")]
 Limits = Annotated[
     list[str] | None,
@@ -33,12 +33,12 @@ Limits = Annotated[
 
 def create(name: Name, limits: Limits = None, json_output: Json = False) -> None:
     """Make a tenant. A ceiling that it has in tenants/NAME.toml stays."""
-    _one(_ask("tenant.create", {"name": name, "limits": _limits(limits)}), json_output=json_output)
+    _one(ask("tenant.create", {"name": name, "limits": _limits(limits)}), json_output=json_output)
 
 
 def list_tenants(json_output: Json = False) -> None:
     """Every tenant, also one that the configuration alone names."""
-    found = msgspec.convert(_ask("tenant.list", {}), type=list[TenantInfo])
+    found = msgspec.convert(ask("tenant.list", {}), type=list[TenantInfo])
     if json_output:
         print_json(found)
         return
@@ -48,7 +48,7 @@ def list_tenants(json_output: Json = False) -> None:
 
 def show(name: Name, json_output: Json = False) -> None:
     """One tenant: state, ceilings, who changed it last."""
-    _one(_ask("tenant.show", {"name": name}), json_output=json_output)
+    _one(ask("tenant.show", {"name": name}), json_output=json_output)
 
 
 def limit(name: Name, limits: Limits = None, json_output: Json = False) -> None:
@@ -56,22 +56,22 @@ def limit(name: Name, limits: Limits = None, json_output: Json = False) -> None:
     wanted = _limits(limits)
     if not wanted:
         raise UsageError("no ceiling was named", hint=f"KEY=VALUE, of {', '.join(key.path for key in KEYS)}.")
-    _one(_ask("tenant.limit", {"name": name, "limits": wanted}), json_output=json_output)
+    _one(ask("tenant.limit", {"name": name, "limits": wanted}), json_output=json_output)
 
 
 def suspend(name: Name, reason: Reason = "", json_output: Json = False) -> None:
     """Let nothing more begin for it; what runs ends as it ends."""
-    _one(_ask("tenant.suspend", {"name": name, "reason": reason}), json_output=json_output)
+    _one(ask("tenant.suspend", {"name": name, "reason": reason}), json_output=json_output)
 
 
 def resume(name: Name, reason: Reason = "", json_output: Json = False) -> None:
     """Let a suspended tenant go on."""
-    _one(_ask("tenant.resume", {"name": name, "reason": reason}), json_output=json_output)
+    _one(ask("tenant.resume", {"name": name, "reason": reason}), json_output=json_output)
 
 
 def revoke(name: Name, reason: Reason = "", json_output: Json = False) -> None:
     """End its sessions, warm processes, tokens and keys, for good, and say how long each took."""
-    done = msgspec.convert(_ask("tenant.revoke", {"name": name, "reason": reason}), type=Revoked)
+    done = msgspec.convert(ask("tenant.revoke", {"name": name, "reason": reason}), type=Revoked)
     if json_output:
         print_json(done)
         return
@@ -89,7 +89,7 @@ def remove(
 
     Artifacts and bridges of its own that stay are named: who is created anew under that name has them.
     """
-    done = msgspec.convert(_ask("tenant.remove", {"name": name, "artifacts": artifacts}), type=Removed)
+    done = msgspec.convert(ask("tenant.remove", {"name": name, "artifacts": artifacts}), type=Removed)
     if json_output:
         print_json(done)
         return
@@ -128,21 +128,20 @@ def create_token(
         "logs": not no_logs,
         "expires_s": _seconds(expires),
     }
-    _new(asyncio.run(_create_token(asked)), json_output=json_output)
+    _new(using(lambda client: _create_token(client, asked)), json_output=json_output)
 
 
-async def _create_token(asked: dict[str, Any]) -> Any:
-    async with connect() as client:
-        for bridge in asked["bridges"]:
-            await check_bridge(client, bridge)
-        for pattern in asked["operations"]:
-            await check_operation(client, pattern)
-        return await client.request("token.create", asked)
+async def _create_token(client: Client, asked: dict[str, Any]) -> Any:
+    for bridge in asked["bridges"]:
+        await check_bridge(client, bridge)
+    for pattern in asked["operations"]:
+        await check_operation(client, pattern)
+    return await client.request("token.create", asked)
 
 
 def list_tokens(json_output: Json = False) -> None:
     """Tokens by name and scope; never a token."""
-    found = msgspec.convert(_ask("token.list", {}), type=list[TokenInfo])
+    found = msgspec.convert(ask("token.list", {}), type=list[TokenInfo])
     if json_output:
         print_json(found)
         return
@@ -157,12 +156,12 @@ def rotate(
     json_output: Json = False,
 ) -> None:
     """Give a token another secret, and print it, once."""
-    _new(_ask("token.rotate", {"name": name, "grace_s": _seconds(grace)}), json_output=json_output)
+    _new(ask("token.rotate", {"name": name, "grace_s": _seconds(grace)}), json_output=json_output)
 
 
 def revoke_token(name: TokenName) -> None:
     """Make a token worth nothing; its connections end, and what runs on them."""
-    _ask("token.revoke", {"name": name})
+    ask("token.revoke", {"name": name})
     out.say(f"revoked {name}")
 
 
@@ -218,11 +217,3 @@ def _seconds(text: str) -> float:
         return parse_days(text) / 1000
     except ValueError as error:
         raise UsageError(str(error)) from None
-
-
-def _ask(method: str, params: dict[str, Any]) -> Any:
-    async def ask() -> Any:
-        async with connect() as client:
-            return await client.request(method, params)
-
-    return asyncio.run(ask())

@@ -10,6 +10,7 @@ from bridgehold.audit.query import TIMES, parse_span
 from bridgehold.audit.read import read_all
 from bridgehold.audit.usage import Used, fold
 from bridgehold.faces.cli.audit import Folder, audit_folder
+from bridgehold.faces.cli.options import Json
 from bridgehold.faces.layout import number
 from bridgehold.faces.render import print_json, table
 from bridgehold.faces.screen import out
@@ -37,7 +38,7 @@ def usage(
     tenant: Annotated[str, typer.Option(help="Only this tenant.")] = "",
     since: Annotated[str, typer.Option(help=f"From this time on: {TIMES}. UTC.")] = "",
     until: Annotated[str, typer.Option(help="Up to this time.")] = "",
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_output: Json = False,
 ) -> None:
     """Who used what: sessions, commands, processor time, requests, tokens and bytes, as the audit has it."""
     (begin, end), folder = parse_span(since, until), audit_folder(audit)

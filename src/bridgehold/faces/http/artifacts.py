@@ -14,7 +14,8 @@ from aiohttp import StreamReader, web
 from bridgehold.client.files import PART_BYTES
 from bridgehold.errors import BridgeholdError, UsageError
 from bridgehold.faces.http.calls import Call
-from bridgehold.faces.http.replies import answer, headers, write
+from bridgehold.faces.http.replies import headers, write
+from bridgehold.faces.http.route import route
 from bridgehold.faces.http.statuses import Refused, too_slow
 from bridgehold.protocol.values import Artifact
 
@@ -22,8 +23,12 @@ _AT_ONCE = 2 * PART_BYTES
 """Of an upload: a part, and the one after it, which says whether it is the last."""
 
 
-async def put(call: Call) -> web.StreamResponse:
-    """The body's bytes, whatever they are; `?name=`. The content type is kept as its media type."""
+@route("PUT", "/v1/artifacts", gives=Artifact, query=("name", "tenant"), status=201, takes_bytes=True)
+async def put(call: Call) -> object:
+    """Keep the body's bytes for the tenant.
+
+    Whatever they are; the content type is kept as their media type.
+    """
     if call.request.headers.get("Content-Encoding"):
         raise Refused(415, UsageError("a compressed body is not taken", where="Content-Encoding"))
     length = call.request.content_length
@@ -35,7 +40,7 @@ async def put(call: Call) -> web.StreamResponse:
     except BaseException:
         await upload.drop()
         raise
-    return answer(msgspec.convert(said, type=Artifact, strict=False), 201)
+    return msgspec.convert(said, type=Artifact, strict=False)
 
 
 class _Upload:
@@ -69,8 +74,12 @@ class _Upload:
                 await self._call.ask("artifact.drop", where)
 
 
-async def get(call: Call) -> web.StreamResponse:
-    """Always as an attachment of no type: what a tenant keeps is nobody's page."""
+@route("GET", "/v1/artifacts/{digest}", query=("tenant",), gives_kind="application/octet-stream")
+async def get(call: Call) -> object:
+    """An artifact's bytes.
+
+    Always as an attachment of no type: what a tenant keeps is nobody's page.
+    """
     call.hold(PART_BYTES)
     digest = call.path("digest")
     asked = {"digest": digest, "tenant": call.tenant, "length": PART_BYTES}
@@ -96,14 +105,16 @@ async def get(call: Call) -> web.StreamResponse:
     return response
 
 
-async def listed(call: Call) -> web.StreamResponse:
-    """``GET``: the tenant's artifacts."""
-    return answer(await call.ask("artifact.list", {"tenant": call.tenant}))
+@route("GET", "/v1/artifacts", gives=list[Artifact], query=("tenant",))
+async def listed(call: Call) -> object:
+    """The tenant's artifacts, the newest last."""
+    return await call.ask("artifact.list", {"tenant": call.tenant})
 
 
-async def remove(call: Call) -> web.StreamResponse:
-    """``DELETE``: remove an artifact of the tenant's."""
-    return answer(await call.ask("artifact.remove", {"digest": call.path("digest"), "tenant": call.tenant}))
+@route("DELETE", "/v1/artifacts/{digest}", gives=Artifact, query=("tenant",))
+async def remove(call: Call) -> object:
+    """Forget an artifact."""
+    return await call.ask("artifact.remove", {"digest": call.path("digest"), "tenant": call.tenant})
 
 
 async def _parts(content: StreamReader, seconds: float) -> AsyncIterator[tuple[bytes, bool]]:

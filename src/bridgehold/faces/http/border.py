@@ -119,13 +119,13 @@ class Border:
     async def _in_turn(self, route: Route, call: Call) -> web.StreamResponse:
         """Within its principal's share. Raises `Refused`."""
         if route.uncounted:
-            return await route.handler(call)
+            return await route.respond(call)
         principal, requests = call.caller.principal, self._face.requests
         place, under_way = requests.of(principal), requests.held_by(principal)
         if under_way >= self._face.config.requests or not place.take(1):
             raise Refused(429, BusyError(f"{principal} has {under_way} requests under way", hint=""))
         try:
-            return await route.handler(call)
+            return await route.respond(call)
         finally:
             place.give_back()
 

@@ -13,47 +13,58 @@ from aiohttp import web
 from bridgehold.error_texts import defect_of
 from bridgehold.errors import BridgeholdError, BusyError, CancelledError, NotFoundError, UsageError
 from bridgehold.faces.http import sse
-from bridgehold.faces.http.bodies import Command, Run, RunOperation, Taken, ToolAnswer
+from bridgehold.faces.http.bodies import Command, CommandFacts, Run, RunOperation, Taken, ToolAnswer
 from bridgehold.faces.http.calls import Call
 from bridgehold.faces.http.checks import bearer, prefers
 from bridgehold.faces.http.replies import answer, write
+from bridgehold.faces.http.route import route
 from bridgehold.faces.http.running import Running
 from bridgehold.faces.http.statuses import Refused, status_of
+from bridgehold.protocol.values import Answer
+from bridgehold.tasks import begin_task
 
 _STREAM = "text/event-stream"
 
 
-async def run(call: Call) -> web.StreamResponse:
-    """``POST /run``: any operation, named in the body."""
-    asked = await call.body(Run)
-    where = {"session": asked.session, "tenant": call.caller.tenant(asked.tenant)}
-    return await _run(call, asked, {"operation": asked.operation, **where})
-
-
-async def run_operation(call: Call) -> web.StreamResponse:
-    """``POST``: the operation that the path names."""
-    asked = await call.body(RunOperation)
-    where = {"session": asked.session, "tenant": call.caller.tenant(asked.tenant)}
-    return await _run(call, asked, {"operation": f"{call.path('bridge')}:{call.path('operation')}", **where})
-
-
-async def run_in_session(call: Call) -> web.StreamResponse:
-    """``POST``: an operation in the session that the path names."""
-    asked = await call.body(Command)
+@route("POST", "/v1/sessions/{session}/commands", gives=Answer, streams=True)
+async def run_in_session(call: Call, asked: Command) -> object:
+    """Run a command in a session."""
     session = call.session_id()
     bridge, tenant = await call.place(session)
     operation = asked.operation if ":" in asked.operation else f"{bridge}:{asked.operation}"
     return await _run(call, asked, {"operation": operation, "session": session, "tenant": tenant})
 
 
-async def cancel(call: Call) -> web.StreamResponse:
-    """The command's own request ends with the error ``cancelled``."""
+@route("POST", "/v1/run", gives=Answer, streams=True)
+async def run(call: Call, asked: Run) -> object:
+    """Run a command in the session `anonymous`, or one that is named."""
+    where = {"session": asked.session, "tenant": call.caller.tenant(asked.tenant)}
+    return await _run(call, asked, {"operation": asked.operation, **where})
+
+
+@route("POST", "/v1/run/{bridge}/{operation}", gives=Answer, streams=True)
+async def run_operation(call: Call, asked: RunOperation) -> object:
+    """The same, the operation being named in the path."""
+    where = {"session": asked.session, "tenant": call.caller.tenant(asked.tenant)}
+    return await _run(call, asked, {"operation": f"{call.path('bridge')}:{call.path('operation')}", **where})
+
+
+@route("DELETE", "/v1/commands/{command}", gives=Taken, status=202, uncounted=True)
+async def cancel(call: Call) -> object:
+    """Cancel a command of yours that is under way.
+
+    The command's own request ends with the error ``cancelled``.
+    """
     call.face.commands.find(call.caller.principal, call.path("command")).cancel()
-    return answer(Taken(status="cancelling"), 202)
+    return Taken(status="cancelling")
 
 
-async def answer_tool(call: Call) -> web.StreamResponse:
-    """What a tool call came to, for the command whose stream asked for it, from its own principal."""
+@route("POST", "/v1/commands/{command}/tools/{call}", body=ToolAnswer, gives=Taken, uncounted=True)
+async def answer_tool(call: Call) -> object:
+    """Answer a tool call that a command's stream told.
+
+    From the principal of the command whose stream asked for it.
+    """
     running = call.face.commands.find(call.caller.principal, call.path("command"))
     number = call.path("call")
     if not (number.isascii() and number.isdigit() and len(number) < 16 and int(number) in running.calls):
@@ -72,7 +83,7 @@ async def answer_tool(call: Call) -> web.StreamResponse:
     except BaseException:
         running.calls.add(int(number))
         raise
-    return answer(Taken(status="taken"))
+    return Taken(status="taken")
 
 
 async def _run(call: Call, asked: Command | Run | RunOperation, params: dict[str, Any]) -> web.StreamResponse:
@@ -105,13 +116,15 @@ async def _run(call: Call, asked: Command | Run | RunOperation, params: dict[str
             call.link.spoiled = call.link.spoiled or not _over(running.work)
 
 
-async def look(call: Call) -> web.StreamResponse:
-    """Under way or over: its state, and what came of it while that is kept."""
-    return answer(call.face.commands.look(call.caller.principal, call.path("command")).facts())
+@route("GET", "/v1/commands/{command}", gives=CommandFacts, uncounted=True)
+async def look(call: Call) -> object:
+    """A command of yours: its state, and what came of it while that is kept."""
+    return call.face.commands.look(call.caller.principal, call.path("command")).facts()
 
 
-async def events(call: Call) -> web.StreamResponse:
-    """A resumable command's events after ``Last-Event-ID`` (or `?after=`), as they come."""
+@route("GET", "/v1/commands/{command}/events", query=("after",), gives_kind="text/event-stream")
+async def events(call: Call) -> object:
+    """A resumable command's events after `Last-Event-ID`, as they come."""
     running = call.face.commands.look(call.caller.principal, call.path("command"))
     if running.log is None:
         raise NotFoundError(
@@ -164,9 +177,7 @@ async def _begun(call: Call, running: Running, params: dict[str, Any]) -> web.St
             place.give_back()
             face.commands.end(principal, running)
 
-    task = asyncio.create_task(work())
-    face.commands.tasks.add(task)
-    task.add_done_callback(face.commands.tasks.discard)
+    begin_task(work(), face.commands.tasks)
     return await _followed(call, running, log, 0)
 
 

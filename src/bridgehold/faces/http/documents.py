@@ -6,11 +6,13 @@ from aiohttp import web
 
 from bridgehold.errors import BridgeholdError
 from bridgehold.faces.http.calls import Call
-from bridgehold.faces.http.replies import answer, headers
+from bridgehold.faces.http.replies import headers
+from bridgehold.faces.http.route import route
 
 
-async def metrics(call: Call) -> web.StreamResponse:
-    """The host refuses who is no operator."""
+@route("GET", "/metrics", gives_kind="text/plain")
+async def metrics(call: Call) -> object:
+    """The host's figures and the face's own, for Prometheus; operators only."""
     said = await call.ask("metrics", {})
     return web.Response(
         body=(str(said["text"]) + call.face.metrics.text()).encode(),
@@ -18,8 +20,12 @@ async def metrics(call: Call) -> web.StreamResponse:
     )
 
 
-async def openapi(call: Call) -> web.StreamResponse:
-    """With a path for each operation that the tenant is granted; a bridge with a fault is left out."""
+@route("GET", "/openapi.json", query=("tenant",))
+async def openapi(call: Call) -> object:
+    """This interface, and the operations that the tenant is granted, as OpenAPI 3.1.
+
+    A bridge with a fault is left out.
+    """
     described = []
     for one in await call.ask("bridges", {}):
         if one["tenant"] not in ("", call.tenant):
@@ -28,4 +34,4 @@ async def openapi(call: Call) -> web.StreamResponse:
             described.append(await call.ask("describe", {"bridge": one["name"], "tenant": call.tenant}))
         except BridgeholdError:
             continue
-    return answer(call.face.document(described))
+    return call.face.document(described)

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from aiohttp import web
+import msgspec
 
 from bridgehold.faces.http.bodies import ProposalAsked, Rejection
 from bridgehold.faces.http.calls import Call
-from bridgehold.faces.http.replies import answer
+from bridgehold.faces.http.route import route
+from bridgehold.protocol.proposals import Proposal, ShownProposal
 
 
-async def propose(call: Call) -> web.StreamResponse:
-    """``POST``: the smallest rule that would have allowed what was refused. Status 201."""
-    asked = await call.body(ProposalAsked)
-    params = {field: getattr(asked, field) for field in asked.__struct_fields__}
-    return answer(await call.ask("proposal.make", params), 201)
+@route("POST", "/v1/proposals", gives=Proposal, status=201)
+async def propose(call: Call, asked: ProposalAsked) -> object:
+    """Ask for the smallest rule that would have allowed what was refused."""
+    return await call.ask("proposal.make", msgspec.structs.asdict(asked))
 
 
-async def listed(call: Call) -> web.StreamResponse:
-    """``GET``: those of one tenant, or of all that the caller may act for."""
-    return answer(await call.ask("proposal.list", {"tenant": call.query("tenant") or None}))
+@route("GET", "/v1/proposals", gives=list[Proposal], query=("tenant",))
+async def listed(call: Call) -> object:
+    """Rules that were asked for, the newest last."""
+    return await call.ask("proposal.list", {"tenant": call.query("tenant") or None})
 
 
-async def show(call: Call) -> web.StreamResponse:
-    """``GET``: one, as it would change what is granted now."""
-    return answer(await call.ask("proposal.show", {"proposal": call.path("proposal")}))
+@route("GET", "/v1/proposals/{proposal}", gives=ShownProposal)
+async def show(call: Call) -> object:
+    """One of them: the rule, what it gains, its risk; it is approved at a terminal."""
+    return await call.ask("proposal.show", {"proposal": call.path("proposal")})
 
 
-async def reject(call: Call) -> web.StreamResponse:
-    """``POST``: it is over, and holds no more if it did."""
-    asked = await call.body(Rejection)
+@route("POST", "/v1/proposals/{proposal}/reject", gives=Proposal)
+async def reject(call: Call, asked: Rejection) -> object:
+    """Refuse it, or end one that was approved; operators only."""
     params = {"proposal": call.path("proposal"), "reason": asked.reason}
-    return answer(await call.ask("proposal.reject", params))
+    return await call.ask("proposal.reject", params)

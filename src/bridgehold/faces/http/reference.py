@@ -14,21 +14,10 @@ from bridgehold.faces.http.routes import ROUTES
 from bridgehold.faces.http.statuses import STATUSES
 from bridgehold.protocol.frames import OfferedTool
 
-_BODIES = (
-    bodies.OpenSession,
-    bodies.Command,
-    bodies.Run,
-    bodies.RunOperation,
-    OfferedTool,
-    bodies.ToolAnswer,
-    bodies.CreateResource,
-    bodies.ExecuteResource,
-    bodies.CommandFacts,
-    bodies.NewTenant,
-    bodies.TenantLimits,
-    bodies.Reason,
-    bodies.NewTokenAsked,
-    bodies.Rotation,
+_BODIES = tuple(
+    dict.fromkeys(
+        [*(route.body for route in ROUTES if route.body is not None), OfferedTool, bodies.CommandFacts]
+    )
 )
 _EVENTS = (
     ("open", "`command`", "first, at once: what the command is called"),

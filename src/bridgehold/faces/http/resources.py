@@ -5,43 +5,51 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from aiohttp import web
 
 from bridgehold.faces.http.bodies import CreateResource, ExecuteResource
 from bridgehold.faces.http.calls import Call
-from bridgehold.faces.http.replies import answer
+from bridgehold.faces.http.route import route
+from bridgehold.protocol.values import Answer, ResourceRef
 
 
-async def create(call: Call) -> web.StreamResponse:
-    """``POST``: create a resource of a kind, whichever bridge has it. Status 201."""
-    return answer(await call.link.pass_on("resource.create", await _body(call, CreateResource)), 201)
+@route("POST", "/v1/resources", gives=Answer, status=201)
+async def create(call: Call, asked: CreateResource) -> object:
+    """Make a resource by the bridge's own operation."""
+    return await call.link.pass_on("resource.create", _params(call, asked))
 
 
-async def configure(call: Call) -> web.StreamResponse:
-    """``POST``: change a resource."""
-    return answer(await call.link.pass_on("resource.configure", await _body(call, CreateResource)))
+@route("POST", "/v1/configure", gives=Answer)
+async def configure(call: Call, asked: CreateResource) -> object:
+    """Run the bridge's configuring operation: its language model, most often."""
+    return await call.link.pass_on("resource.configure", _params(call, asked))
 
 
-async def execute(call: Call) -> web.StreamResponse:
-    """``POST``: run the resource that the path names."""
-    params = await _body(call, ExecuteResource)
-    return answer(await call.link.pass_on("resource.execute", {**params, "id": call.path("resource")}))
+@route("POST", "/v1/resources/{resource}/execute", gives=Answer)
+async def execute(call: Call, asked: ExecuteResource) -> object:
+    """Run a resource, wherever it lives."""
+    params = {**_params(call, asked), "id": call.path("resource")}
+    return await call.link.pass_on("resource.execute", params)
 
 
-async def delete(call: Call) -> web.StreamResponse:
-    """``DELETE``: delete the resource that the path names."""
+@route(
+    "DELETE",
+    "/v1/resources/{resource}",
+    gives=Answer,
+    query=("tenant", "bridge", "kind", "session", "operation"),
+)
+async def delete(call: Call) -> object:
+    """Delete a resource."""
     where = {name: call.query(name) for name in ("bridge", "kind", "session", "operation")}
     params = {**where, "tenant": call.tenant, "id": call.path("resource")}
-    return answer(await call.ask("resource.delete", params))
+    return await call.ask("resource.delete", params)
 
 
-async def listed(call: Call) -> web.StreamResponse:
-    """``GET``: the tenant's resources, of a bridge, kind or session if the query names one."""
+@route("GET", "/v1/resources", gives=list[ResourceRef], query=("tenant", "bridge", "kind", "session"))
+async def listed(call: Call) -> object:
+    """What the tenant's sessions hold."""
     where = {name: call.query(name) for name in ("bridge", "kind", "session")}
-    return answer(await call.ask("resource.list", {**where, "tenant": call.tenant}))
+    return await call.ask("resource.list", {**where, "tenant": call.tenant})
 
 
-async def _body(call: Call, kind: type[CreateResource] | type[ExecuteResource]) -> dict[str, Any]:
-    asked: CreateResource | ExecuteResource = await call.body(kind)
-    params = msgspec.structs.asdict(asked)
-    return {**params, "tenant": call.caller.tenant(asked.tenant)}
+def _params(call: Call, asked: CreateResource | ExecuteResource) -> dict[str, Any]:
+    return {**msgspec.structs.asdict(asked), "tenant": call.caller.tenant(asked.tenant)}

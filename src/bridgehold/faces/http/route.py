@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, get_type_hints
 
 import msgspec
 from aiohttp import web
 
 from bridgehold.faces.http.calls import Call
+from bridgehold.faces.http.replies import answer
 
-Handler = Callable[[Call], Awaitable[web.StreamResponse]]
+Handler = Callable[..., Awaitable[object]]
+"""Takes the call and, as `asked`, its JSON body, if it takes one; gives a response, or what its JSON says."""
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,7 +22,6 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     """As OpenAPI and the router write it: ``/v1/sessions/{session}``."""
     handler: Handler
-    summary: str
     body: Any = None
     """The type of its JSON body, if it takes one."""
     gives: Any = None
@@ -38,3 +39,27 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     def name(self) -> str:
         """The handler's, as the OpenAPI document's ``operationId``."""
         return f"{self.handler.__module__.rpartition('.')[2]}_{self.handler.__name__}"
+
+    @property
+    def summary(self) -> str:
+        """The first line of the handler's docstring."""
+        return (self.handler.__doc__ or "").partition("\n")[0].removesuffix(".")
+
+    async def respond(self, call: Call) -> web.StreamResponse:
+        """Have `call` handled. Raises what the handler does, and what `Call.body` does."""
+        asked = (await call.body(self.body),) if "asked" in self.handler.__annotations__ else ()
+        given = await self.handler(call, *asked)
+        return given if isinstance(given, web.StreamResponse) else answer(given, self.status)
+
+
+def route(method: str, path: str, **facts: Any) -> Callable[[Handler], Route]:
+    """Make an endpoint of its handler. `facts`: further fields of `Route`.
+
+    `body` is the type of the handler's `asked`; said here only where the handler reads its body itself.
+    """
+
+    def make(handler: Handler) -> Route:
+        asked = {"body": kind} if (kind := get_type_hints(handler).get("asked")) is not None else {}
+        return Route(method=method, path=path, handler=handler, **asked, **facts)
+
+    return make

@@ -2,84 +2,91 @@
 
 from __future__ import annotations
 
-from aiohttp import web
+import msgspec
 
 from bridgehold.errors import UsageError
 from bridgehold.faces.http.bodies import NewTenant, NewTokenAsked, Reason, Rotation, TenantLimits
 from bridgehold.faces.http.calls import Call
-from bridgehold.faces.http.replies import answer
+from bridgehold.faces.http.route import route
+from bridgehold.protocol.tenants import NewToken, Removed, Revoked, TenantInfo, TokenInfo
 
 
-async def listed(call: Call) -> web.StreamResponse:
-    """``GET``: all tenants."""
-    return answer(await call.ask("tenant.list", {}))
+@route("GET", "/v1/tenants", gives=list[TenantInfo])
+async def listed(call: Call) -> object:
+    """Every tenant; operators only, as all of tenants and tokens."""
+    return await call.ask("tenant.list", {})
 
 
-async def create(call: Call) -> web.StreamResponse:
-    """``POST``: declare a tenant. Status 201."""
-    asked = await call.body(NewTenant)
-    return answer(await call.ask("tenant.create", {"name": asked.name, "limits": asked.limits}), 201)
+@route("POST", "/v1/tenants", gives=TenantInfo, status=201)
+async def create(call: Call, asked: NewTenant) -> object:
+    """Make a tenant."""
+    return await call.ask("tenant.create", {"name": asked.name, "limits": asked.limits})
 
 
-async def show(call: Call) -> web.StreamResponse:
-    """``GET``: one tenant."""
-    return answer(await call.ask("tenant.show", {"name": call.path("tenant")}))
+@route("GET", "/v1/tenants/{tenant}", gives=TenantInfo)
+async def show(call: Call) -> object:
+    """A tenant: state, ceilings, who changed it last."""
+    return await call.ask("tenant.show", {"name": call.path("tenant")})
 
 
-async def limit(call: Call) -> web.StreamResponse:
-    """``PATCH``: change a tenant's ceilings."""
-    asked = await call.body(TenantLimits)
-    return answer(await call.ask("tenant.limit", {"name": call.path("tenant"), "limits": asked.limits}))
+@route("PATCH", "/v1/tenants/{tenant}", gives=TenantInfo)
+async def limit(call: Call, asked: TenantLimits) -> object:
+    """Set ceilings, or take some away."""
+    return await call.ask("tenant.limit", {"name": call.path("tenant"), "limits": asked.limits})
 
 
-async def suspend(call: Call) -> web.StreamResponse:
-    """``POST``: refuse everything of a tenant, until `resume`."""
-    return await _in_state(call, "tenant.suspend")
+@route("POST", "/v1/tenants/{tenant}/suspend", gives=TenantInfo, uncounted=True)
+async def suspend(call: Call, asked: Reason) -> object:
+    """Let nothing more begin for a tenant."""
+    return await call.ask("tenant.suspend", _said(call, asked))
 
 
-async def resume(call: Call) -> web.StreamResponse:
-    """``POST``: let a suspended tenant ask again."""
-    return await _in_state(call, "tenant.resume")
+@route("POST", "/v1/tenants/{tenant}/resume", gives=TenantInfo, uncounted=True)
+async def resume(call: Call, asked: Reason) -> object:
+    """Let a suspended tenant go on."""
+    return await call.ask("tenant.resume", _said(call, asked))
 
 
-async def revoke(call: Call) -> web.StreamResponse:
-    """``POST``: end everything of a tenant."""
-    return await _in_state(call, "tenant.revoke")
+@route("POST", "/v1/tenants/{tenant}/revoke", gives=Revoked, uncounted=True)
+async def revoke(call: Call, asked: Reason) -> object:
+    """End a tenant's sessions, warm processes, tokens and keys for good."""
+    return await call.ask("tenant.revoke", _said(call, asked))
 
 
-async def remove(call: Call) -> web.StreamResponse:
-    """``DELETE``: remove a tenant; `?artifacts=true`: with what it keeps."""
+@route("DELETE", "/v1/tenants/{tenant}", gives=Removed, query=("artifacts",))
+async def remove(call: Call) -> object:
+    """Remove a revoked tenant; a ceiling and, without `artifacts=true`, artifacts stay."""
     gone = call.query("artifacts")
     if gone not in ("", "true", "false"):
         raise UsageError("`artifacts` is true or false", where="?artifacts=")
     asked = {"name": call.path("tenant"), "artifacts": gone == "true"}
-    return answer(await call.ask("tenant.remove", asked))
+    return await call.ask("tenant.remove", asked)
 
 
-async def list_tokens(call: Call) -> web.StreamResponse:
-    """``GET``: all tokens, without the tokens themselves."""
-    return answer(await call.ask("token.list", {}))
+@route("GET", "/v1/tokens", gives=list[TokenInfo])
+async def list_tokens(call: Call) -> object:
+    """Tokens by name and scope, never a token."""
+    return await call.ask("token.list", {})
 
 
-async def create_token(call: Call) -> web.StreamResponse:
-    """The one answer that holds a token."""
-    asked = await call.body(NewTokenAsked)
-    params = {field: getattr(asked, field) for field in asked.__struct_fields__}
-    return answer(await call.ask("token.create", params), 201)
+@route("POST", "/v1/tokens", gives=NewToken, status=201)
+async def create_token(call: Call, asked: NewTokenAsked) -> object:
+    """Make a token: this answer holds it, and nothing else does."""
+    return await call.ask("token.create", msgspec.structs.asdict(asked))
 
 
-async def rotate(call: Call) -> web.StreamResponse:
-    """``POST``: give a token a new secret; the one before may stay for a while."""
-    asked = await call.body(Rotation)
+@route("POST", "/v1/tokens/{token}/rotate", gives=NewToken)
+async def rotate(call: Call, asked: Rotation) -> object:
+    """Give a token another secret."""
     params = {"name": call.path("token"), "grace_s": asked.grace_s}
-    return answer(await call.ask("token.rotate", params))
+    return await call.ask("token.rotate", params)
 
 
-async def revoke_token(call: Call) -> web.StreamResponse:
-    """``DELETE``: make a token worthless."""
-    return answer(await call.ask("token.revoke", {"name": call.path("token")}))
+@route("DELETE", "/v1/tokens/{token}", uncounted=True)
+async def revoke_token(call: Call) -> object:
+    """Make a token worth nothing."""
+    return await call.ask("token.revoke", {"name": call.path("token")})
 
 
-async def _in_state(call: Call, method: str) -> web.StreamResponse:
-    asked = await call.body(Reason)
-    return answer(await call.ask(method, {"name": call.path("tenant"), "reason": asked.reason}))
+def _said(call: Call, asked: Reason) -> dict[str, str]:
+    return {"name": call.path("tenant"), "reason": asked.reason}

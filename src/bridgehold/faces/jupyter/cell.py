@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bridgehold.errors import BridgeholdError
-from bridgehold.faces.jupyter.forms import bundle, visible
+from bridgehold.faces.jupyter.forms import bundle, size_of, visible
 
 MOST_TEXT = 8 * 1024 * 1024
 """Characters of a cell's two streams; the first ones."""
@@ -15,6 +15,8 @@ MOST_SHOWN = 1_000
 """Displays of a cell."""
 MOST_CHANGED = 10_000
 """Of what it has shown: in its place, or taken away."""
+ROOM = {"display_data": 128 * 1024 * 1024, "update_display_data": 512 * 1024 * 1024}
+"""Characters of both, as a page gets them: it keeps all displays, and of a place the newest."""
 _MOST_NAME = 200
 _MOST_PROMPT = 4_096
 _RAISED = re.compile(r"([A-Za-z_][\w.]*)(?:: (.*))?", re.DOTALL)
@@ -30,6 +32,7 @@ class Cell:
         self._trusted = trusted
         self._room = MOST_TEXT
         self._shown = self._changed = 0
+        self._left = dict(ROOM)
         self._end = ""
         self._prompt = ""
 
@@ -75,8 +78,14 @@ class Cell:
             self._show("display_data", forms, place)
 
     def _show(self, kind: str, forms: object, place: dict[str, str]) -> None:
-        if data := bundle(forms, trusted=self._trusted):
+        data = bundle(forms, trusted=self._trusted) if self._left[kind] > 0 else {}
+        if not data:
+            return
+        self._left[kind] -= size_of(data)
+        if self._left[kind] > 0:
             self._publish(kind, {"data": data, "metadata": {}, "transient": place})
+        else:
+            self.note(f"[what else this cell shows is left out: it has more than {ROOM[kind] >> 20} MiB]")
 
     def asked(self, prompt: str) -> str:
         """The prompt to ask with. The code has printed it, too: it is shown once, whichever comes first."""

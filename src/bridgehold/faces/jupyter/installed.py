@@ -13,6 +13,7 @@ import msgspec
 from bridgehold import reads, writes
 from bridgehold.error_texts import from_os
 from bridgehold.errors import DependencyError, NotFoundError, UsageError
+from bridgehold.ids import nearest
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}", re.ASCII)
 _MARK = "bridgehold"
@@ -95,7 +96,8 @@ def uninstall(name: str) -> Installed:
                 raise from_os(error) from error
             return one
     hint = "`bridgehold jupyter list` shows those that are there."
-    raise NotFoundError("there is no kernel of ours with this name", where=name, hint=hint)
+    near = nearest(name, [one.name for one in find()])
+    raise NotFoundError(f"there is no kernel of ours with this name{near}", where=name, hint=hint)
 
 
 def _check(name: str) -> None:

@@ -11,12 +11,13 @@ from typing import Any
 from aiohttp import web
 
 from bridgehold.audit.query import parse_time
-from bridgehold.errors import AuditError, BridgeholdError, NotFoundError, UsageError
+from bridgehold.errors import AuditError, BridgeholdError, BusyError, DeniedError, NotFoundError, UsageError
 from bridgehold.faces.http.guard import BoundedServer
 from bridgehold.faces.report.gather import trust
 from bridgehold.faces.review import pages, plots
 from bridgehold.faces.review.books import Books
 from bridgehold.faces.review.gate import COOKIE, ENTER, HEADERS, Gate, Refused, Visit
+from bridgehold.faces.review.proposals import Ask, ProposalPages, Tell
 from bridgehold.faces.review.question import VIEWS, Question, read_question
 from bridgehold.faces.review.reach import COLUMNS
 from bridgehold.faces.review.rows import row_of_hit
@@ -37,8 +38,10 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class App:
     """The pages of one review."""
 
-    def __init__(self, books: Books, gate: Gate) -> None:
+    def __init__(self, books: Books, gate: Gate, ask: Ask | None = None, tell: Tell | None = None) -> None:
+        """`ask`: the host beside the audit; `tell`: proposals are decided, with a code that it is given."""
         self.books, self.gate = books, gate
+        self.proposals = ProposalPages(self._page, ask, tell)
         self.server: BoundedServer | None = None
         """Set by who serves; a request under way keeps its connection."""
         self._live = 0
@@ -57,6 +60,7 @@ class App:
         for path, handler in shown.items():
             made.router.add_get(path, handler)
         made.router.add_post(ENTER, self.enter)
+        self.proposals.add_to(made.router)
         return made
 
     async def _end(self, _: web.Application) -> None:
@@ -113,6 +117,7 @@ class App:
         sources = {
             "audit": self.books.sources.audit.name,
             "verdict": self.books.verdict,
+            "changes_something": self.proposals.decides,
             "reading": not self.books.snapshot.complete,
         }
         text = pages.render(template, **pages.frame(values, request.path, sources))
@@ -336,5 +341,12 @@ def _refused(error: BridgeholdError) -> Refused:
         isinstance(error, AuditError) and "no event" in error.message
     )
     status = HTTPStatus.NOT_FOUND if missing else HTTPStatus.INTERNAL_SERVER_ERROR
-    status = HTTPStatus.BAD_REQUEST if isinstance(error, UsageError) else status
+    status = next((one for kind, one in _STATUSES.items() if isinstance(error, kind)), status)
     return Refused(status, error.message, error.hint)
+
+
+_STATUSES: dict[type[BridgeholdError], HTTPStatus] = {
+    UsageError: HTTPStatus.BAD_REQUEST,
+    DeniedError: HTTPStatus.FORBIDDEN,
+    BusyError: HTTPStatus.TOO_MANY_REQUESTS,
+}

@@ -16,6 +16,8 @@ COOKIE = "bridgehold-review"
 ENTER = "/enter"
 _SAME = frozenset({"same-origin", "none", ""})
 """What a browser says of who asks; tools that are no browser say nothing."""
+_UNSAID = frozenset({"", "null"})
+"""Origins of a form that a page without referrers sends: its browser says by the header above whose it is."""
 _POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -80,8 +82,10 @@ _NOT_LET_IN = Refused(
 class Gate:
     """One run of the page: its token, its cookie, its names."""
 
-    def __init__(self, authority: str, token: str = "") -> None:
-        """`authority`: ``ADDRESS:PORT`` as it listens. `token`: made, if it isn't given."""
+    def __init__(self, authority: str, token: str = "", changes: str = "") -> None:
+        """`authority`: ``ADDRESS:PORT`` as it listens. `token`: made, if it isn't given. `changes`: how paths
+        begin below which something may be changed; empty: nowhere."""
+        self._changes = changes
         self.token = token or secrets.token_urlsafe(32)
         self.cookie = secrets.token_urlsafe(32)
         address, _, port = authority.rpartition(":")
@@ -108,12 +112,16 @@ class Gate:
         if visit.host not in self._hosts:
             return _ELSEWHERE
         entering = visit.path == ENTER
-        if visit.method not in ("GET", "HEAD") and not (entering and visit.method == "POST"):
+        changing = visit.method not in ("GET", "HEAD") and not (entering and visit.method == "POST")
+        if changing and not (
+            visit.method == "POST" and self._changes and visit.path.startswith(self._changes)
+        ):
             return _ONLY_SHOWS
         if entering and visit.method != "POST":
             return None  # the token is the proof, wherever its link was opened from
         own = {f"http://{host}" for host in self._hosts}
-        if visit.site not in _SAME or (visit.origin and visit.origin not in own):
+        ours = visit.origin in own or (visit.site == "same-origin" and visit.origin in _UNSAID)
+        if visit.site not in _SAME or not (ours or (visit.origin == "" and not changing)):
             return _ANOTHER_SITE
         let_in = hmac.compare_digest(visit.cookie.encode("utf-8", "replace"), self.cookie.encode("ascii"))
         return None if let_in or entering or visit.path.startswith("/static/") else _NOT_LET_IN

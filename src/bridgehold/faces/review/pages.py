@@ -21,6 +21,7 @@ NAVIGATION = (
     ("/sessions", "Sessions"),
     ("/keys", "Keys and budgets"),
     ("/changes", "Changes"),
+    ("/proposals", "Proposals"),
     ("/trust", "Trust"),
 )
 STATIC = {"review.css": "text/css", "review.js": "text/javascript", "icon.svg": "image/svg+xml"}

@@ -17,6 +17,7 @@ from bridgehold.faces.review import pages
 from bridgehold.faces.review.app import App
 from bridgehold.faces.review.books import Books, Sources
 from bridgehold.faces.review.gate import ENTER, Gate
+from bridgehold.faces.review.proposals import PLACE, Ask, Tell
 
 _PLACES, _IDLE_S = 64, 60.0
 _PATIENCE_S = 2.0
@@ -40,14 +41,17 @@ def listening(text: str) -> socket.socket:
 
 
 @contextlib.asynccontextmanager
-async def opened(sources: Sources, listener: socket.socket) -> AsyncIterator[App]:
-    """The pages on `listener`, as long as the block lasts.
+async def opened(
+    sources: Sources, listener: socket.socket, ask: Ask | None = None, tell: Tell | None = None
+) -> AsyncIterator[App]:
+    """The pages on `listener`, as long as the block lasts. `ask` and `tell` as of `App`.
 
     Raises `AuditError`, and `DependencyError` where Jinja2 is missing.
     """
     pages.prepare()
     async with Books(sources) as books:
-        app = App(books, Gate(url_of(listener).removeprefix("http://")))
+        gate = Gate(url_of(listener).removeprefix("http://"), changes=PLACE if ask and tell else "")
+        app = App(books, gate, ask, tell)
         runner = Runner(app.application(), _PLACES, _IDLE_S)
         try:
             await runner.setup()
@@ -59,7 +63,13 @@ async def opened(sources: Sources, listener: socket.socket) -> AsyncIterator[App
             await runner.cleanup()
 
 
-async def serve(sources: Sources, listener: socket.socket, told: Callable[[str], None]) -> None:
+async def serve(
+    sources: Sources,
+    listener: socket.socket,
+    told: Callable[[str], None],
+    ask: Ask | None = None,
+    tell: Tell | None = None,
+) -> None:
     """Show the review until SIGINT or SIGTERM. `told` gets the link, once the first page can be shown.
 
     Raises as `opened` does.
@@ -68,7 +78,7 @@ async def serve(sources: Sources, listener: socket.socket, told: Callable[[str],
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    async with opened(sources, listener) as app:
+    async with opened(sources, listener, ask, tell) as app:
         counting = asyncio.create_task(app.books.counted())
         leaving = asyncio.create_task(stop.wait())
         done, _ = await asyncio.wait(

@@ -22,6 +22,7 @@ from bridgehold.host.shares import cell_wire
 from bridgehold.host.shares.link import Link, decoded
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.protocol.values import Principal
+from bridgehold.tasks import begin_task
 
 _READ_AHEAD = 16 * 1024
 _LARGEST = 64 * 1024
@@ -92,9 +93,7 @@ class Entrance:
         sock, ahead = given
         with os.fdopen(ahead, "rb") as file:
             read = file.read()
-        task = asyncio.create_task(self._serve(proven, socket.socket(fileno=sock), read))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        begin_task(self._serve(proven, socket.socket(fileno=sock), read), self._tasks)
 
     async def _serve(self, handed: cell_wire.HandedIn, sock: socket.socket, ahead: bytes) -> None:
         loop = asyncio.get_running_loop()

@@ -248,9 +248,7 @@ class Methods:
         try:
             session = await self._sessions.get_or_open(
                 key,
-                lambda session_id: self._make_order(
-                    key.tenant, key.bridge, session_id, key.name, principal.name, asked
-                ),
+                lambda session_id: self._make_order(key.tenant, key.asks(session_id, principal.name, asked)),
                 principal.name,
             )
         except BridgeholdError as error:
@@ -270,6 +268,8 @@ class Methods:
         session = self._find(principal, params.session)
         asked = read_asked(params.limits, TIMES)
         grant = await self._registry.grant(session.key.tenant, session.key.bridge)
+        if not session.alive:  # it is on its way out, and nothing prolongs it any more
+            raise session.why
         return await session.extend(grant, asked, principal.name, self._journal)
 
     async def session_close(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import msgspec
 
 from bridgehold.bridges.frames import BootFrame, ProviderBinding
 from bridgehold.bridges.manifest import Manifest
+from bridgehold.host.shares.cell_wire import AskOrder
 from bridgehold.policies.limits_request import NOTHING, LimitsRequest
 from bridgehold.policies.model import Grant
 from bridgehold.sandbox.spec import resources
@@ -76,20 +77,8 @@ class StartOrder(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self.spec, resources=resources(self.grant))
 
 
-class OrderMaker(Protocol):
-    """Says what to start; see `Orders.make`."""
-
-    def __call__(
-        self,
-        tenant: str,
-        bridge: str,
-        session: str,
-        session_name: str,
-        principal: str,
-        asked: LimitsRequest = NOTHING,
-        /,
-    ) -> Awaitable[StartOrder]:
-        """An order for `tenant`'s session of `bridge`."""
+OrderMaker = Callable[[str, AskOrder], Awaitable[StartOrder]]
+"""Says what to start for a tenant; see `Orders.make`."""
 
 
 def new_placeholder() -> str:

@@ -128,9 +128,7 @@ class CellAsks:
         LISTENER.set(told)
         try:
             asks = ask.principal if ask.principal in cell.principals else ""
-            order = await self._orders.make(
-                tenant, ask.bridge, ask.session, ask.session_name, asks, ask.asked
-            )
+            order = await self._orders.make(tenant, msgspec.structs.replace(ask, principal=asks))
             ways = starts_of(order.spec, self._zygote_bytes())
             cell.bridges.add(ask.bridge)
             cell.asked.add(ask.bridge)

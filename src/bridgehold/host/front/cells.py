@@ -32,7 +32,7 @@ from bridgehold.host.shares import cell_wire
 from bridgehold.host.shares.callers import LEAVING
 from bridgehold.host.shares.cordons import Cordons
 from bridgehold.host.shares.lending import Lending
-from bridgehold.host.shares.link import Bounds, Link, decoded
+from bridgehold.host.shares.link import OF_CELL, Link, decoded
 from bridgehold.host.shares.observe import counted, merged, sound
 from bridgehold.host.shares.places import Places
 from bridgehold.host.startup import MOST_CELLS
@@ -40,6 +40,7 @@ from bridgehold.host.template import Template
 from bridgehold.ids import parse_name
 from bridgehold.keeper.spending import Used
 from bridgehold.protocol.values import Principal
+from bridgehold.tasks import begin_task
 
 _LOOK_SECONDS = 5.0
 _DRAIN_SECONDS = 10.0
@@ -50,8 +51,6 @@ _END_SECONDS = 4.0
 _YOUNG_SECONDS, _PAUSE, _LONGEST_PAUSE = 10.0, 0.25, 30.0
 """A cell that ends by itself sooner is begun again later each time."""
 _LONGEST_PAST = 512 * 1024
-_OF_CELL = Bounds(asked=1_024, question_bytes=64 * 1024, frames_per_second=4_000)
-"""What one cell may have of the front, which all share."""
 _KILL_SECONDS = 10.0
 """After it was asked to stop, beyond what its commands may still take."""
 
@@ -205,9 +204,7 @@ class Cells:
             cell.tell("recall", None)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        begin_task(work, self._tasks)
 
     def rules_changed(self, tenant: str) -> None:
         """Something else holds in place of the tenant's file, or no longer does."""
@@ -307,7 +304,7 @@ class Cells:
             await _in_time(before.ended)
             self._demand_rest(tenant)
         cell, generation = Cell(tenant), self._generation
-        link = Link(partial(self.asks.answer, cell), _OF_CELL, partial(self.asks.told, cell))
+        link = Link(partial(self.asks.answer, cell), OF_CELL, partial(self.asks.told, cell))
         config = await self._make_config(tenant)
         lending = self.asks.lending
         try:

@@ -128,7 +128,9 @@ class Forwarding:
         return Method(scope, handler, gives=kind.gives, reads=kind.reads)
 
     async def _to_tenant(self, name: str, principal: Principal, asked: Forwarded, emit: Emit) -> object:
-        tenant = asked.tenant or LOCAL_TENANT
+        tenant = (
+            LOCAL_TENANT if asked.tenant is None else asked.tenant
+        )  # an empty one is no name, to cells too
         cell = self._cells.now(tenant)
         if cell is None:
             await self._demand_bridge(name, principal, tenant, asked)

@@ -42,6 +42,7 @@ from bridgehold.keeper.resolve import Lookup, resolve
 from bridgehold.policies.buckets import TokenBucket
 from bridgehold.policies.decide import decide_address, decide_connect, decide_tool
 from bridgehold.policies.model import Grant
+from bridgehold.tasks import begin_task
 
 _RATE, _BURST = 200.0, 400.0
 """Questions a second of one cell; more wait in its socket."""
@@ -163,9 +164,7 @@ class Opens:
             case _ if len(self._tasks) >= _MOST_AT_ONCE:
                 self._send(Opened(id=ask.id, error=BusyError("much is being opened for it already").info()))
             case _:
-                task = asyncio.create_task(self._serve(ask))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                begin_task(self._serve(ask), self._tasks)
 
     def _answer_now(self, ask: openings.AskRules | openings.AskBridges) -> None:
         """Whoever asks waits for it, and nobody else: it is read here and now."""

@@ -19,7 +19,8 @@ from bridgehold.host.front.boots import GATEWAY_PORT, StartOrder
 from bridgehold.host.front.environments import Environments
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.shares import cell_wire
-from bridgehold.policies.limits_request import NOTHING, LimitsRequest, narrowed
+from bridgehold.host.shares.cell_wire import AskOrder
+from bridgehold.policies.limits_request import NOTHING, narrowed
 from bridgehold.policies.model import Grant
 from bridgehold.sandbox.spec import worker_spec
 
@@ -73,31 +74,23 @@ class Orders:
         """As it is resolved and written down now. Raises `PolicyError`, `NotFoundError`."""
         return await self._registry.grant(tenant, bridge)
 
-    async def make(
-        self,
-        tenant: str,
-        bridge: str,
-        session: str,
-        session_name: str,
-        principal: str,
-        asked: LimitsRequest = NOTHING,
-    ) -> StartOrder:
-        """`principal`: who opens the session; empty, as `session` is, where none is opened.
+    async def make(self, tenant: str, ask: AskOrder) -> StartOrder:
+        """What `ask` takes to start.
 
         Raises `PolicyError`, `UnsupportedError`, `EnvironmentBuildError`, `DependencyError`; `DeniedError`
         for what is `asked` beyond the policy."""
         for _ in range(_MOST_TRIES):
-            manifest = self._registry.manifest(bridge, tenant)
-            section = self._settings.bridge(bridge)
+            manifest = self._registry.manifest(ask.bridge, tenant)
+            section = self._settings.bridge(ask.bridge)
             await self._check_required(tenant, manifest, section)
-            grant = self._startable(await self._registry.grant(tenant, bridge))
-            own = narrowed(grant, asked, manifest.needs.limits) if asked != NOTHING else grant
+            grant = self._startable(await self._registry.grant(tenant, ask.bridge))
+            own = narrowed(grant, ask.asked, manifest.needs.limits) if ask.asked != NOTHING else grant
             environment = await self._environments.ensure(manifest, grant=grant)
-            if await self._holds(tenant, manifest, grant):
+            if await self._holds(tenant, manifest, grant) and self._settings.bridge(ask.bridge) == section:
                 break
         else:
             raise BusyError(
-                f"what {tenant} has of {bridge} changes while a start of it is made", retry="later"
+                f"what {tenant} has of {ask.bridge} changes while a start of it is made", retry="later"
             )
         shapes = {name: provider.shape for name, provider in self._settings.now.providers.items()}
         folder: Path = manifest.folder
@@ -107,11 +100,11 @@ class Orders:
             folder, further = Path(first), tuple(others)
         paths = system_paths(environment.path, folder, environment.python_prefix, further)
         return StartOrder(
-            session=session,
-            session_name=session_name,
+            session=ask.session,
+            session_name=ask.session_name,
             manifest=manifest,
             grant=own,
-            asked=asked,
+            asked=ask.asked,
             spec=worker_spec(
                 grant,
                 paths,
@@ -127,7 +120,7 @@ class Orders:
                 for endpoint in grant.endpoints
                 if endpoint.provider in shapes
             },
-            env_secrets=await self._revealed(session, principal, grant, manifest),
+            env_secrets=await self._revealed(ask.session, ask.principal, grant, manifest),
         )
 
     async def of_trial(self, manifest: Manifest, grant: Grant, session: str) -> StartOrder:

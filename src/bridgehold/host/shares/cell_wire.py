@@ -121,12 +121,14 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AskOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """As `OrderMaker`'s arguments, of the cell's own tenant."""
+    """What is asked for of a tenant's bridge, by whoever wants to start it."""
 
     bridge: str
-    session: str
-    session_name: str
-    principal: str
+    session: str = ""
+    """Empty where none is opened, as the next two are."""
+    session_name: str = ""
+    principal: str = ""
+    """Who opens it."""
     asked: LimitsRequest = NOTHING
 
 

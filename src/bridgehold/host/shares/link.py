@@ -19,6 +19,7 @@ from bridgehold.error_info import ErrorInfo
 from bridgehold.error_texts import at_border
 from bridgehold.errors import (
     BridgeholdError,
+    BusyError,
     CancelledError,
     CellEndedError,
     InternalError,
@@ -27,6 +28,7 @@ from bridgehold.errors import (
 )
 from bridgehold.policies.buckets import TokenBucket
 from bridgehold.protocol.frames import HEADER, MAX_FRAME
+from bridgehold.tasks import begin_task
 
 MOST = MAX_FRAME + 64 * 1024
 """Bytes of a frame: what a caller may send, and what stands beside it."""
@@ -42,6 +44,8 @@ _STUCK_SECONDS = 30.0
 """In so long the other end takes what waits for it, or it is not sound."""
 _FRAME_BYTES = 16 * 1024
 """A frame of so many bytes more is paced as one more."""
+_BESIDE = 256
+"""Bytes of a question's frame beside its parameters, at the most."""
 _TURN = 64
 """Frames that are taken before others of the loop have their turn."""
 _NOTHING = msgspec.Raw(b"null")
@@ -110,6 +114,10 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """0: as many as come."""
 
 
+OF_CELL = Bounds(asked=1_024, question_bytes=64 * 1024, frames_per_second=4_000)
+"""What one cell may have of the front, which all share: the front takes no more, the cell asks no more."""
+
+
 class Link:
     """One end. `run` until the other end is gone, or breaks the rules."""
 
@@ -118,8 +126,11 @@ class Link:
         answers: Answers,
         bounds: Bounds | None = None,
         tells: Tells = lambda _method, _body: False,
+        theirs: Bounds | None = None,
     ) -> None:
+        """`theirs`: what the other end takes of this one; a question beyond it is refused here."""
         bounds = bounds or Bounds()
+        self._theirs = theirs or Bounds()
         self._answers = answers
         self._tells = tells
         self._bounds = bounds
@@ -176,9 +187,15 @@ class Link:
                 future.set_exception(_gone())
 
     async def ask(self, method: str, params: object, told: Told | None = None) -> msgspec.Raw:
-        """What the other end answers, as JSON. Raises its typed error; cancelled, that end gives up too."""
+        """What the other end answers, as JSON. Raises its typed error; cancelled, that end gives up too.
+
+        `LimitError` for a question that the other end doesn't take, which would end the link.
+        """
         if self.gone.is_set():
             raise _gone()
+        body, most = _raw(params), self._theirs.question_bytes - _BESIDE
+        if len(memoryview(body)) > most:
+            raise LimitError(f"{len(memoryview(body))} bytes of parameters; {most} are taken here")
         self._next += 1
         number = self._next
         future: asyncio.Future[msgspec.Raw] = asyncio.get_running_loop().create_future()
@@ -186,7 +203,7 @@ class Link:
         try:
             async with self._turn:  # nothing waits in our memory for an end that doesn't read
                 await self._drain()
-                self._send(Frame(kind="ask", id=number, method=method, body=_raw(params)))
+                self._send(Frame(kind="ask", id=number, method=method, body=body))
             return await future
         except asyncio.CancelledError:
             self._send(Frame(kind="cancel", id=number))
@@ -225,8 +242,13 @@ class Link:
             case "ask":
                 if self._tells(frame.method, frame.body):
                     return
-                if frame.id in self._answering or len(self._answering) >= self._bounds.asked:
+                if frame.id in self._answering:
                     raise EOFError
+                if (
+                    len(self._answering) >= self._bounds.asked
+                ):  # callers of a sound end may well have asked it
+                    self._refuse(frame.id)
+                    return
                 waiting = Waiting(
                     lambda raw: self._send(Frame(kind="event", id=frame.id, body=raw)),
                     lambda: self._leave(frame.id),
@@ -243,6 +265,13 @@ class Link:
                 self._event(frame)
             case _:
                 self._answered(frame)
+
+    def _refuse(self, number: int) -> None:
+        """Answered by this at once; an end that doesn't read such answers is not sound. Raises `EOFError`."""
+        if self._writer is None or self._writer.transport.get_write_buffer_size() > MOST + _UNREAD_BYTES:
+            raise EOFError
+        error = BusyError(f"{self._bounds.asked} questions of this tenant's are under way", retry="later")
+        self._send(Frame(kind="error", id=number, error=error.info()))
 
     def _leave(self, number: int) -> None:
         if (known := self._answering.get(number)) is not None:
@@ -261,9 +290,7 @@ class Link:
         self._untold[frame.id] = self._untold.get(frame.id, 0) + size
         if waiting:
             return
-        task = asyncio.create_task(self._tell_taken(frame.id, told))
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
+        begin_task(self._tell_taken(frame.id, told), self._telling)
 
     async def _tell_taken(self, number: int, told: Told) -> None:
         """Once whoever is told has read what waits for it."""

@@ -84,6 +84,10 @@ class Refusals:
 
     async def record(self, event: Event) -> str:
         """Write `event`; its reference, or nothing where it was counted for one that tells of many."""
+        if (
+            self._account and event.tenant != self._account
+        ):  # whatever a caller names: a cell that writes it ends
+            event = msgspec.structs.replace(event, tenant=self._account)
         if self._bucket(event.principal).try_take(1, time.monotonic()):
             with contextlib.suppress(BudgetError):  # its tenant has no room left: it is counted all the same
                 return (await self._journal.append(event)).ref

@@ -22,6 +22,7 @@ from bridgehold.policies.model import MIB
 from bridgehold.sandbox import procfs
 from bridgehold.sandbox.cgroups import files, owned, tenants
 from bridgehold.sandbox.cgroups.admission import Capacity, machine_capacity
+from bridgehold.sandbox.cgroups.leaves import Leaves
 from bridgehold.sandbox.cgroups.places import Hierarchy, hierarchies, own_cgroups
 from bridgehold.sandbox.cgroups.remedy import V1 as CONTROLLERS
 from bridgehold.sandbox.cgroups.remedy import given_to, own_account
@@ -89,7 +90,7 @@ _SESSIONS_SHARES, _EQUAL_SHARES = 256, 1024
 """All sessions together against 1024 for each process beside them: the host answers under load."""
 
 
-class Parent:
+class Parent(Leaves["Leaf"]):
     """What all sessions of this instance share."""
 
     version: Literal["v1"] = "v1"
@@ -102,8 +103,7 @@ class Parent:
         self._folders = folders
         self._mounted = mounted
         self._locks = owned.Locks(locks)
-        self._leaves: list[Leaf] = []
-        self._tenants = tenants.Tenants(folders.values(), self._limit_tenant)
+        super().__init__(folders.values())
         memory, pids = folders["memory"], folders["pids"]
         self.capacity: Capacity = machine_capacity(
             reserve_bytes=reserve_bytes,
@@ -119,62 +119,18 @@ class Parent:
         files.limit(pids / "pids.max", self.capacity.processes)
         files.limit(folders["cpu"] / "cpu.shares", _SESSIONS_SHARES)
 
-    def create(
-        self, name: str, resources: Resources, *, tenant: str, share: TenantShare | None = None
-    ) -> Leaf:
-        """A leaf with its limits, read back. `UnsupportedError` where one does not hold."""
-        self.tidy()
-        leaf_name = owned.leaf_name(name)
-        try:
-            own = self._tenants.enter(tenant, share)
-        except OSError as error:
-            where = str(self._folders["memory"])
-            raise UnsupportedError(f"no cgroup for {name}: {error}", where=where) from error
-        folders = {c: folder / own / leaf_name for c, folder in self._folders.items()}
-        leaf = Leaf(folders, {c: self._mounted[c].name(folder) for c, folder in folders.items()}, self._locks)
-        try:
-            leaf.make(resources)
-        except BaseException as error:
-            leaf.remove()
-            if isinstance(error, OSError):
-                raise UnsupportedError(f"no cgroup for {name}: {error}", where=leaf.path) from error
-            raise
-        self._leaves.append(leaf)
-        return leaf
-
     def sweep(self) -> list[str]:
         """What instances that are gone left in any hierarchy, ended and removed."""
         roots = dict.fromkeys(self._mounted[c].mount for c in CONTROLLERS)
         return owned.sweep([self._mounted["memory"].mount], roots, self._folders["memory"].name)
 
-    def close(self) -> None:
-        """End every session that is left, and remove the instance's folders."""
-        for leaf in self._leaves:
-            if not leaf.gone:
-                leaf.lift()
-                with contextlib.suppress(OSError):  # the others are ended all the same
-                    leaf.kill(most=None)
-                leaf.remove(seconds=0.5)
-        self._tenants.keep(set())
-        for folder in reversed(dict.fromkeys(self._folders.values())):  # the locked one last
-            files.remove(folder)
-        self._locks.close()
-
-    def share_out(self, tenant: str, share: TenantShare) -> None:
-        """As `CgroupParent.share_out`."""
-        self._tenants.enter(tenant, share)
-
     def carry_cells(self) -> None:
         """As `CgroupParent.carry_cells`."""
         files.limit(self._folders["cpu"] / "cpu.shares", _EQUAL_SHARES)
 
-    def tidy(self) -> None:
-        """As `CgroupParent.tidy`."""
-        for leaf in self._leaves:
-            if leaf.left_over:
-                leaf.remove()
-        self._leaves = [leaf for leaf in self._leaves if not leaf.gone]
-        self._tenants.keep({leaf.tenant for leaf in self._leaves})
+    def _leaf(self, tenant: str, name: str) -> Leaf:
+        folders = {controller: folder / tenant / name for controller, folder in self._folders.items()}
+        return Leaf(folders, {c: self._mounted[c].name(folder) for c, folder in folders.items()}, self._locks)
 
     def _limit_tenant(self, name: str, tenant: str, share: TenantShare) -> None:
         folders = {controller: folder / name for controller, folder in self._folders.items()}

@@ -18,6 +18,7 @@ from bridgehold.errors import UnsupportedError
 from bridgehold.sandbox import procfs
 from bridgehold.sandbox.cgroups import delegation, files, inotify, owned, tenants
 from bridgehold.sandbox.cgroups.admission import Capacity, machine_capacity
+from bridgehold.sandbox.cgroups.leaves import Leaves
 from bridgehold.sandbox.cgroups.places import Hierarchy, hierarchies, own_cgroups
 from bridgehold.sandbox.values import Resources, TenantShare, Usage
 
@@ -52,7 +53,7 @@ def named(base: str, mount: Path) -> Path:
     return path if path.is_relative_to(mount) else mount / base.lstrip("/")
 
 
-class Parent:
+class Parent(Leaves["Leaf"]):
     """What all sessions of this instance share."""
 
     version: Literal["v2"] = "v2"
@@ -65,9 +66,8 @@ class Parent:
         )
         self.capacity_bytes = self.capacity.memory_bytes
         self._hierarchy = hierarchy
-        self._leaves: list[Leaf] = []
         self._folder = base / owned.folder_name(instance)
-        self._tenants = tenants.Tenants([self._folder], self._limit_tenant)
+        super().__init__([self._folder])
         try:
             self._locks = owned.Locks([owned.claim(self._folder)])
         except OSError as error:
@@ -81,26 +81,9 @@ class Parent:
             self.close()
             raise
 
-    def create(
-        self, name: str, resources: Resources, *, tenant: str, share: TenantShare | None = None
-    ) -> Leaf:
-        """A leaf with its limits, read back. `UnsupportedError` where one does not hold."""
-        self.tidy()
-        leaf_name = owned.leaf_name(name)
-        try:
-            folder = self._folder / self._tenants.enter(tenant, share) / leaf_name
-        except OSError as error:
-            raise UnsupportedError(f"no cgroup for {name}: {error}", where=str(self._folder)) from error
-        leaf = Leaf(folder, self._hierarchy.name(folder), self._locks)
-        try:
-            leaf.make(resources)
-        except BaseException as error:
-            leaf.remove()
-            if isinstance(error, OSError):
-                raise UnsupportedError(f"no cgroup for {name}: {error}", where=leaf.path) from error
-            raise
-        self._leaves.append(leaf)
-        return leaf
+    def _leaf(self, tenant: str, name: str) -> Leaf:
+        folder = self._folder / tenant / name
+        return Leaf(folder, self._hierarchy.name(folder), self._locks)
 
     def _limit_tenant(self, name: str, tenant: str, share: TenantShare) -> None:
         folder, wanted = self._folder / name, tenants.limits(share, self.capacity)
@@ -117,38 +100,14 @@ class Parent:
         roots = [self._hierarchy.mount]
         return owned.sweep(roots, roots, self._folder.name)
 
-    def close(self) -> None:
-        """End every session that is left, and remove the instance's folder. ``host`` stays."""
-        for leaf in self._leaves:
-            if not leaf.gone:
-                leaf.lift()
-                with contextlib.suppress(OSError):  # the others are ended all the same
-                    leaf.kill(most=None)
-                leaf.remove(seconds=0.5)
-        self._tenants.keep(set())
-        files.remove(self._folder)
-        self._locks.close()
-
     @property
     def weighs_io(self) -> bool:
         """Whether the kernel shares out disk time here."""
         return (self._folder / "io.weight").exists()
 
-    def share_out(self, tenant: str, share: TenantShare) -> None:
-        """As `CgroupParent.share_out`."""
-        self._tenants.enter(tenant, share)
-
     def carry_cells(self) -> None:
         """As `CgroupParent.carry_cells`."""
         files.limit(self._folder / "cpu.weight", _EQUAL_WEIGHT)
-
-    def tidy(self) -> None:
-        """As `CgroupParent.tidy`."""
-        for leaf in self._leaves:
-            if leaf.left_over:
-                leaf.remove()
-        self._leaves = [leaf for leaf in self._leaves if not leaf.gone]
-        self._tenants.keep({leaf.tenant for leaf in self._leaves})
 
 
 def _limit_memory(folder: Path, count: int) -> None:

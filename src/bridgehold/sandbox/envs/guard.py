@@ -20,6 +20,7 @@ from bridgehold.ids import Digest
 from bridgehold.sandbox.envs.digest import Fact, folders_of
 from bridgehold.sandbox.envs.store import EnvironmentStore
 from bridgehold.sandbox.envs.values import Environment
+from bridgehold.tasks import begin_task
 
 LOOK_SECONDS = 60.0
 """How old a comparison of all facts may be, in a host that starts sessions."""
@@ -105,9 +106,7 @@ class Guard:
                     known = await asyncio.to_thread(self._look, environment)
         elif _age(known) > LOOK_SECONDS:
             known.looked = time.monotonic()
-            task = asyncio.create_task(asyncio.to_thread(self._compare, environment, known))
-            self._looks.add(task)
-            task.add_done_callback(self._looks.discard)
+            begin_task(asyncio.to_thread(self._compare, environment, known), self._looks)
         if known.fault is not None:
             raise EnvironmentChangedError(known.fault.message, where=known.fault.where)
 

@@ -10,12 +10,6 @@ from frame_filters import column_of
 
 from bridgehold_sdk import InvalidInput
 
-AGGREGATES = (
-    *("count", "size", "sum", "mean", "median", "min", "max", "std", "var"),
-    *("first", "last", "nunique", "any", "all"),
-)
-
-
 EXACT = 2**53
 """Up to here a double holds each integer."""
 

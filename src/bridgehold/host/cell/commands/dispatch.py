@@ -301,9 +301,7 @@ class Dispatch:
             raise UsageError(f"{request.session[:80]!r} is not a session's name or id")
         return await self._sessions.get_or_open(
             key,
-            lambda session_id: self._make_order(
-                key.tenant, key.bridge, session_id, key.name, plan.principal.name
-            ),
+            lambda session_id: self._make_order(key.tenant, key.asks(session_id, plan.principal.name)),
             plan.principal.name,
             nested=self._chains.waiting(plan) is not None,
         )

@@ -23,7 +23,7 @@ from bridgehold.host.cell.gateway.replies import Refusal, Replies
 from bridgehold.host.cell.gateway.wire import GuestGone, Wire
 from bridgehold.keeper.protocol import REDIRECT, UNREACHED, UpstreamRequest
 from bridgehold.keeper.shapes import Usage
-from bridgehold.keeper.usage import NOTHING, Unasked, UsageTap, charge, is_stream
+from bridgehold.keeper.usage import NOTHING, Unasked, UsageTap, is_stream
 
 T = TypeVar("T")
 _NOT_BEGUN = (BusyError, BudgetError, SuspendedError, AuditError)
@@ -213,13 +213,7 @@ class Exchange:
         counted = self._tap.counted if self._tap is not None else NOTHING
         answered = 0 < self._answered < 300
         open_ended = len(admitted.body) if admitted.open_ended else 0
-        charged = charge(self._reservation.tokens, counted, self._answered, open_ended=open_ended)
-        fees = self._reservation.fees_due(self._answered, counted.used) if self._sent else 0
-        if self._sent:
-            self._reservation.settle(charged, fees)
-        else:
-            charged = 0
-            self._reservation.give_back()
+        charged, fees = self._reservation.end(counted, self._answered, sent=self._sent, open_ended=open_ended)
         said = counted.said or Usage(
             input_tokens=len(admitted.body) // 4 if answered else 0, output_tokens=counted.seen
         )
@@ -263,6 +257,4 @@ def never_sent(error: BridgeholdError) -> bool:
         return error.retry != "same"
     if isinstance(error, DeniedError):
         return error.where != REDIRECT
-    return error.where == UNREACHED or isinstance(
-        error, BusyError | BudgetError | SuspendedError | AuditError
-    )
+    return error.where == UNREACHED or isinstance(error, _NOT_BEGUN)

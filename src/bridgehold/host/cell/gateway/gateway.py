@@ -12,7 +12,7 @@ import contextlib
 import functools
 import socket
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 
 import h11
 
@@ -35,6 +35,7 @@ from bridgehold.keeper.resolve import Lookup, system_lookup
 from bridgehold.policies.buckets import TokenBucket
 from bridgehold.policies.decide import secret_of
 from bridgehold.policies.model import Grant
+from bridgehold.tasks import begin_task
 
 _DESCRIPTORS = 2
 """Of one connection: the guest's, and a tunnel's other end."""
@@ -92,7 +93,7 @@ class Gateway:
 
     async def serve(self) -> None:
         """Accept until closed, or until the listener's namespace has gone."""
-        self._spawn(self._prefetch())
+        begin_task(self._prefetch(), self._tasks)
         while not self._closed:
             await _readable(self._listener)
             await self._free.acquire()
@@ -105,7 +106,7 @@ class Gateway:
             try:
                 await asyncio.sleep(self._connections.take(1, time.monotonic()))
                 wire = Wire(self._listener.accept()[0], self._limits, self._pace)
-                serving = self._spawn(self._connection(wire))
+                serving = begin_task(self._connection(wire), self._tasks)
                 serving.add_done_callback(functools.partial(self._ended, wire))
             except (BlockingIOError, ConnectionAbortedError, InterruptedError):
                 continue
@@ -153,12 +154,6 @@ class Gateway:
         wait = self._reads.take(1, time.monotonic())
         if wait:
             await asyncio.sleep(wait)
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
 
     async def _prefetch(self) -> None:
         """Have keys at hand before the first request: an encrypted file takes a second to open."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from bridgehold.audit.arguments import left_in, split_in_turns
@@ -45,6 +45,7 @@ from bridgehold.policies.model import MIB, Grant
 from bridgehold.policies.units import format_ms
 from bridgehold.protocol.frames import INPUT_CLOSED
 from bridgehold.protocol.values import Principal
+from bridgehold.tasks import begin_task
 
 MAX_PENDING = 256
 _DRAIN_SECONDS = 5.0
@@ -138,7 +139,7 @@ class Relay:
             if self._may_read:
                 worker.log.tap = self._on_log
             worker.relay(PlainBytes(), self._on_output, self._full)
-        self._spawn(self._settle())
+        begin_task(self._settle(), self._tasks)
         await worker.send_raw(b"\n")
 
     async def send(self, data: bytes, principal: Principal) -> None:
@@ -203,7 +204,7 @@ class Relay:
         self.session.worker.finish_input()
         if self._protocol and not self._leaving:
             self._leaving = True
-            self._spawn(self._see_out())
+            begin_task(self._see_out(), self._tasks)
 
     async def _see_out(self) -> None:
         """What is in flight may end; a script that nobody has asked anything may still be starting."""
@@ -317,7 +318,7 @@ class Relay:
             return
         self._emit({"type": "frame", "data": body, "id": answer.id})
         self._arm()
-        self._spawn(self._ledger.record(pending, answer, body=body))
+        begin_task(self._ledger.record(pending, answer, body=body), self._tasks)
 
     def _full(self) -> bool:
         """Whether its caller leaves so much unread that the script has to wait, as it would at home.
@@ -362,7 +363,7 @@ class Relay:
             f"a command did not end within {format_ms(deadline_ms)}; its session was ended",
             hint="Give it more time in the policy (`[limits] command`), or ask for less.",
         )
-        self._spawn(self._end("command deadline", error))
+        begin_task(self._end("command deadline", error), self._tasks)
 
     async def _end(self, reason: str, error: CommandTimeoutError) -> None:
         await self.session.end(reason, error)
@@ -380,8 +381,3 @@ class Relay:
             else:
                 await self._ledger.record(pending, None, failure=ending)
         self._pending.clear()
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

@@ -38,6 +38,7 @@ from bridgehold.policies.buckets import CommandRates
 from bridgehold.policies.units import format_ms
 from bridgehold.protocol.frames import INPUT_CLOSED
 from bridgehold.protocol.values import Principal
+from bridgehold.tasks import begin_task
 
 _MOST_INSIDE = 16
 """Connections that the worker may have at once to what it calls back."""
@@ -47,6 +48,8 @@ _LOOK_SECONDS = 0.05
 _LAST_WORDS = 16_384
 _ACCEPTS = 64
 """A second, and no more: what is beyond is accepted later."""
+_LONGEST_TURN = 30.0
+"""Seconds that a worker which doesn't come to listen keeps others of its tenant from beginning."""
 
 
 class RpcRelay:
@@ -62,9 +65,14 @@ class RpcRelay:
         emit: Emit,
         may_read: bool,
         connect: Connect,
+        turns: asyncio.Semaphore,
     ) -> None:
-        """As of `Relay`. `connect`: one of the sockets that lead to the worker."""
+        """As of `Relay`. `connect`: one of the sockets that lead to the worker. `turns`: of its tenant's
+        workers, to begin: their imports take all processors, so that many at once would all be late."""
         self._connect = connect
+        self._turns = turns
+        self._turn: asyncio.TimerHandle | None = None
+        """Its own, while it has one."""
         self.session = session
         self.ledger = ledger
         self.grant = session.order.grant
@@ -94,7 +102,33 @@ class RpcRelay:
         worker.relay(Splitter(_LARGEST_FRAME), self._on_body, lambda: False)
         self._accepting = asyncio.create_task(self._accept())
         self.spawn(self._settle())
+        await self._take_turn()
         await worker.send_raw(b"\n")
+
+    async def _take_turn(self) -> None:
+        """Wait for it, or for the session's end."""
+        if self._turns.locked():
+            waits = "bridgehold: others of this tenant start: this worker waits for its turn\n"
+            self._emit({"type": "err", "data": waits.encode()})
+        taking = asyncio.ensure_future(self._turns.acquire())
+        ending = asyncio.ensure_future(self.session.wait_ended())
+        try:
+            await asyncio.wait({taking, ending}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ending.cancel()
+            if not taking.done():
+                taking.cancel()
+            elif self.session.alive:
+                self._turn = asyncio.get_running_loop().call_later(_LONGEST_TURN, self._give_turn)
+            else:
+                self._turns.release()
+
+    def _give_turn(self) -> None:
+        """The next one's, once."""
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
+            self._turns.release()
 
     async def send(self, _data: bytes, _principal: Principal) -> None:
         """Raises: such a worker has no input."""
@@ -235,9 +269,7 @@ class RpcRelay:
 
     def spawn(self, work: Coroutine[None, None, None]) -> None:
         """Do `work` beside what comes next."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        begin_task(work, self._tasks)
 
     def _on_body(self, body: bytes) -> None:
         """One frame of the runner's inside, or of whatever writes in its name: a port there, a status."""
@@ -250,6 +282,7 @@ class RpcRelay:
             self.session.worker.violation("a frame of a worker that has none")
             return
         self._port = port
+        self._give_turn()
         self._emit({"type": "ready"})
 
     def say_last_words(self) -> None:
@@ -266,6 +299,7 @@ class RpcRelay:
 
     async def _settle(self) -> None:
         await self.session.wait_ended()
+        self._give_turn()
         for pair in list(self._pairs.values()):
             pair.close("the worker has ended")
         self.session.worker.hold(self, 0)

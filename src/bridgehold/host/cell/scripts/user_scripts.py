@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import weakref
 from collections.abc import Callable
 
 import msgspec
@@ -31,6 +33,9 @@ from bridgehold.policies.buckets import CommandRates
 from bridgehold.policies.model import Grant
 from bridgehold.protocol.frames import OpenScriptParams, ScriptEofParams, ScriptSendParams, ScriptWireParams
 from bridgehold.protocol.values import Principal
+
+_LEAST_TURNS = 2
+"""Workers of a tenant that start at once, on a machine with fewer processors than that."""
 
 
 class UserScripts:
@@ -63,6 +68,15 @@ class UserScripts:
         self._relays: dict[str, Relay | RpcRelay] = {}
         self._rates = rates
         self._keys = keys
+        self._turns: weakref.WeakValueDictionary[str, asyncio.Semaphore] = weakref.WeakValueDictionary()
+        """By tenant; kept by the workers that have or await one."""
+
+    def _turns_of(self, tenant: str) -> asyncio.Semaphore:
+        turns = self._turns.get(tenant)
+        if turns is None:
+            most = max(_LEAST_TURNS, len(os.sched_getaffinity(0)))
+            turns = self._turns[tenant] = asyncio.Semaphore(most)
+        return turns
 
     async def open(self, principal: Principal, params: OpenScriptParams, emit: Emit) -> object:
         """Run a script for as long as this request lasts; its frames are events."""
@@ -106,6 +120,7 @@ class UserScripts:
                 relay = RpcRelay(
                     session,
                     connect=self._connect,
+                    turns=self._turns_of(key.tenant),
                     ledger=ledger,
                     rules=rules,
                     rates=self._rates,
@@ -171,7 +186,7 @@ class UserScripts:
     async def _order(
         self, key: SessionKey, session: str, script: Script, principal: str, kept_back: tuple[str, ...]
     ) -> StartOrder:
-        order = await self._make_order(key.tenant, key.bridge, session, key.name, principal)
+        order = await self._make_order(key.tenant, key.asks(session, principal))
         spec = msgspec.structs.replace(order.spec, callback_port=script.callback)
         return msgspec.structs.replace(order, script=script, spec=spec, kept_back=kept_back)
 

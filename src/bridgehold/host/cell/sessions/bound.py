@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from bridgehold.errors import BridgeholdError
 from bridgehold.host.cell.sessions.session import Session
 from bridgehold.host.shares.callers import CALLER
+from bridgehold.tasks import begin_task
 
 LEFT_SECONDS = 12.0
 """Longer than a client looks for a host whose connection it has lost."""
@@ -104,6 +105,4 @@ class UnnamedSessions:
 
 
 def _later(end: Coroutine[None, None, None]) -> None:
-    task = asyncio.create_task(end)
-    _ending.add(task)
-    task.add_done_callback(_ending.discard)
+    begin_task(end, _ending)

@@ -29,10 +29,11 @@ from bridgehold.host.cell.workers.live import LiveWorker
 from bridgehold.host.cell.workers.translate import fault_error
 from bridgehold.host.front.boots import StartOrder
 from bridgehold.host.shares.callers import LEAVING
+from bridgehold.host.shares.cell_wire import AskOrder
 from bridgehold.host.shares.closings import Closings, Journal
 from bridgehold.host.shares.logs import CommandOutput
 from bridgehold.ids import ANONYMOUS_SESSION
-from bridgehold.policies.limits_request import LimitsRequest, beyond
+from bridgehold.policies.limits_request import NOTHING, LimitsRequest, beyond
 from bridgehold.policies.model import Grant
 from bridgehold.policies.units import format_ms
 from bridgehold.protocol.values import QUEUE_BOUND, SessionInfo
@@ -50,6 +51,12 @@ class SessionKey(msgspec.Struct, frozen=True, order=True):
     tenant: str
     bridge: str
     name: str
+
+    def asks(self, session: str, principal: str, asked: LimitsRequest = NOTHING) -> AskOrder:
+        """What a start of it takes, as the session of that id."""
+        return AskOrder(
+            bridge=self.bridge, session=session, session_name=self.name, principal=principal, asked=asked
+        )
 
 
 class Session:

@@ -32,6 +32,7 @@ from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.session_ends import SessionEnd, no_session
 from bridgehold.ids import new_session_id
 from bridgehold.policies.units import format_ms
+from bridgehold.tasks import begin_task
 
 _LOOK_SECONDS = 0.02
 _NAMED = 5
@@ -189,9 +190,7 @@ class Sessions:
         kind = "fork" if worker.launched.zygote else "cold"
         kind = kind if order.session == wanted.session else "parked"
         self._metrics.starts.labels(key.bridge, kind).observe(time.monotonic() - begun)
-        watcher = asyncio.create_task(self._watch(session, wanted.session))
-        self._watchers.add(watcher)
-        watcher.add_done_callback(self._watchers.discard)
+        begin_task(self._watch(session, wanted.session), self._watchers)
         return session
 
     async def _watch(self, session: Session, ordered: str) -> None:

@@ -28,6 +28,7 @@ from bridgehold.errors import BudgetError, LimitError, NotFoundError, UsageError
 from bridgehold.ids import is_digest, parse_name
 from bridgehold.policies.units import format_size
 from bridgehold.protocol.values import Artifact
+from bridgehold.tasks import begin_task
 
 T = TypeVar("T")
 MOST_UPLOADS = 64
@@ -51,17 +52,29 @@ class SerialChanges:
         self._locks: dict[str, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    async def take(self, tenant: str, change: Callable[[], Coroutine[None, None, T]]) -> T:
-        """Do `change` when the tenant's changes before it are done. A cancelled caller does not cancel it."""
+    async def take(
+        self, tenant: str, change: Callable[[], Coroutine[None, None, T]], *, unasked: bool = True
+    ) -> T:
+        """Do `change` when the tenant's changes before it are done. A cancelled caller does not cancel it.
+
+        Without `unasked` it does, as long as its turn has not come: nothing waits for who is gone.
+        """
+        begun = False
 
         async def alone() -> T:
+            nonlocal begun
             async with self._locks.setdefault(tenant, asyncio.Lock()):
+                begun = True
                 return await change()
 
-        task = asyncio.create_task(alone())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(task)
+        task = begin_task(alone(), self._tasks)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # who asked may be gone
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not (begun or unasked):
+                task.cancel()
+            raise
 
 
 class ArtifactStore:

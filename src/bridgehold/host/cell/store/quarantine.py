@@ -5,7 +5,6 @@ Its methods block: call them from a thread, one change of a tenant's at a time.
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shutil
 import time
@@ -19,7 +18,8 @@ from bridgehold.bridges.bundle import Bundle
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.bridges.manifest_file import parse_manifest
 from bridgehold.errors import BudgetError, ManifestError, NotFoundError, UsageError
-from bridgehold.ids import is_name, parse_name, random_id
+from bridgehold.host.cell.store.records import Records
+from bridgehold.ids import random_id
 from bridgehold.policies.tables import format_time, parse_time
 from bridgehold.policies.units import format_size
 from bridgehold.protocol.submissions import Submission
@@ -30,18 +30,17 @@ MOST_WAITING = 8
 """Of one tenant, unless its ceiling `submissions` says less."""
 MOST_RECORDS = 50
 """Of one tenant: of those that were decided the oldest are forgotten first."""
-_ID = re.compile(r"sub-[0-9a-z]{16}")
-_RECORD, _BYTES, _TREE = ".json", ".bundle", ".tree"
+_BYTES, _TREE = ".bundle", ".tree"
 _OPEN = ("checking", "waiting")
 _LATE = "nobody decided in time"
-_LONGEST_RECORD = 256 * 1024
 
 
-class Quarantine:
+class Quarantine(Records[Submission]):
     """All tenants' submissions below one folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    _kind = Submission
+    _id = re.compile(r"sub-[0-9a-z]{16}")
+    _longest = 256 * 1024
 
     def demand_room(self, tenant: str, most: int | None, most_bytes: int | None, size: int) -> None:
         """Raise `BudgetError` where one more of `size` bytes is too much."""
@@ -64,11 +63,11 @@ class Quarantine:
         writes.replace(self._path(record, _BYTES), bundle.encode(found), mode=0o600)
         self.write(record)
 
-    def write(self, record: Submission) -> None:
+    def write(self, one: Submission) -> None:
         """The record as it is now; of one that is over the bytes go, but for one that was approved."""
-        writes.replace(self._path(record, _RECORD), msgspec.json.encode(record), mode=0o600)
-        if record.state not in _OPEN:
-            self._path(record, _BYTES).unlink(missing_ok=True)
+        super().write(one)
+        if one.state not in _OPEN:
+            self._path(one, _BYTES).unlink(missing_ok=True)
 
     def bundle(self, record: Submission) -> Bundle:
         """Its files, if they still are what the record says. Raises `UsageError` otherwise."""
@@ -78,35 +77,18 @@ class Quarantine:
             raise UsageError(f"the bytes of {record.id} are not those that were checked")
         return found
 
-    def find(self, name: str) -> Submission:
-        """Whosever it is; one that waits too long has expired. Raises `NotFoundError`."""
-        if _ID.fullmatch(name):
-            for folder in self._tenants():
-                with contextlib.suppress(NotFoundError):
-                    return _as_of(time.time(), self._read(folder / f"{name}{_RECORD}"))
-        raise nothing(name)
-
-    def of(self, tenant: str) -> list[Submission]:
-        """The newest last; those that wait too long have expired."""
-        now = time.time()
-        return [_as_of(now, one) for one in self._kept(tenant)]
-
     def environments(self, tenant: str) -> dict[str, int]:
         """Digests and bytes of what was built for those that wait."""
         waiting = [one for one in self.of(tenant) if one.state in _OPEN and one.environment]
         return {one.environment: one.environment_bytes for one in waiting}
-
-    def tenants(self) -> tuple[str, ...]:
-        """Those who have submitted anything that is still known."""
-        return tuple(folder.name for folder in self._tenants())
 
     def expire(self, tenant: str, now: float) -> list[Submission]:
         """What of the tenant's has waited too long is over, and given; what was decided long ago goes."""
         records = self._kept(tenant)
         decided = [one for one in records if one.state not in _OPEN]
         for one in decided[: max(0, len(records) - MOST_RECORDS)]:
-            self._path(one, _RECORD).unlink(missing_ok=True)
-        over = [late for one in records if (late := _as_of(now, one)) is not one]
+            self._path(one).unlink(missing_ok=True)
+        over = [late for one in records if (late := self._as_of(now, one)) is not one]
         for one in over:
             self.write(one)
         return over
@@ -149,34 +131,14 @@ class Quarantine:
         shutil.rmtree(self._of(tenant), ignore_errors=True)
         return count
 
-    def _kept(self, tenant: str) -> list[Submission]:
-        """As they are written."""
-        found = []
-        folder = self._of(tenant)
-        for path in folder.glob(f"*{_RECORD}") if folder.is_dir() else ():
-            with contextlib.suppress(NotFoundError):
-                found.append(self._read(path))
-        return sorted(found, key=lambda one: (one.at, one.id))
+    def _nothing(self, name: str) -> NotFoundError:
+        return nothing(name)
 
-    def _tenants(self) -> list[Path]:
-        folders = sorted(self._folder.iterdir()) if self._folder.is_dir() else []
-        return [one for one in folders if is_name(one.name) and one.is_dir() and not one.is_symlink()]
-
-    def _of(self, tenant: str) -> Path:
-        return self._folder / parse_name(tenant, "tenant")
-
-    def _path(self, record: Submission, suffix: str) -> Path:
-        return self._of(record.tenant) / f"{record.id}{suffix}"
-
-    def _read(self, path: Path) -> Submission:
-        data = reads.read_bytes(path, NotFoundError, most=_LONGEST_RECORD)
-        try:
-            found = msgspec.json.decode(data, type=Submission)
-        except (msgspec.MsgspecError, ValueError):
-            raise nothing(path.stem) from None
-        if (found.tenant, found.id) != (path.parent.name, path.stem):
-            raise nothing(path.stem)
-        return found
+    def _as_of(self, now: float, one: Submission) -> Submission:
+        """One that waits too long has expired."""
+        if one.state == "waiting" and parse_time(one.expires) <= now:
+            return msgspec.structs.replace(one, state="expired", reason=_LATE)
+        return one
 
 
 def new_record(tenant: str, found: Bundle, name: str, version: str, by: str) -> Submission:
@@ -203,13 +165,6 @@ def manifest_of(found: Bundle, folder: Path = Path("/bridge")) -> Manifest:
     if data is None:
         raise ManifestError("there is no bridge.toml at the top of it", where="the archive")
     return parse_manifest(reads.decode(data, ManifestError, "bridge.toml"), folder)
-
-
-def _as_of(now: float, record: Submission) -> Submission:
-    """The record itself, unless it has waited too long (pure)."""
-    if record.state == "waiting" and parse_time(record.expires) <= now:
-        return msgspec.structs.replace(record, state="expired", reason=_LATE)
-    return record
 
 
 def nothing(name: str) -> NotFoundError:

@@ -31,6 +31,7 @@ from bridgehold.host.shares.observe import Metrics
 from bridgehold.policies.decide import DEFAULT_DENY, decide_tool
 from bridgehold.policies.model import Decision, Grant
 from bridgehold.policies.units import format_ms
+from bridgehold.tasks import begin_task
 
 MOST_AT_ONCE = 16
 MOST_PER_COMMAND = 1_000
@@ -79,9 +80,7 @@ class ToolCalls(msgspec.Struct, kw_only=True):
         self.asked += 1
         if self.asked > MOST_PER_COMMAND or len(self.running) >= 2 * MOST_AT_ONCE:
             return "more tool calls than a command may make"
-        task = asyncio.create_task(self._serve(frame, pipes, busy=len(self.running) >= MOST_AT_ONCE))
-        self.running.add(task)
-        task.add_done_callback(self.running.discard)
+        begin_task(self._serve(frame, pipes, busy=len(self.running) >= MOST_AT_ONCE), self.running)
         return ""
 
     async def close(self) -> None:

@@ -30,7 +30,7 @@ from bridgehold.keeper.budgets import Budgets, Reservation
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.keeper.protocol import UpstreamRequest
 from bridgehold.keeper.shapes import each_answer, most_tokens, names_bound
-from bridgehold.keeper.usage import NOTHING, UsageTap, charge
+from bridgehold.keeper.usage import NOTHING, UsageTap
 from bridgehold.policies.content import ParsedRequest, body_facts
 from bridgehold.policies.decide import decide_tool, tool_secret_of
 from bridgehold.steps import in_turns
@@ -196,13 +196,9 @@ class _EndpointCall:
 
     async def _record(self, started: float, code: str, sent: int) -> None:
         counted = self._tap.counted if self._tap is not None else NOTHING
-        charged = charge(self._reservation.tokens, counted, self._status, open_ended=self._open_ended)
-        fees = self._reservation.fees_due(self._status, counted.used) if self._sent else 0
-        if self._sent:
-            self._reservation.settle(charged, fees)
-        else:
-            charged = 0
-            self._reservation.give_back()
+        charged, fees = self._reservation.end(
+            counted, self._status, sent=self._sent, open_ended=self._open_ended
+        )
         await self._records.outcome(
             self._announced,
             started=started,

@@ -21,11 +21,14 @@ from bridgehold.host.cell.tools.values import ToolContext, ToolSpec
 from bridgehold.host.cell.tools.worker import MOST_BYTES
 from bridgehold.host.shares.tool_starts import Running, Start
 from bridgehold.steps import in_turns
+from bridgehold.tasks import begin_task
 
 _HEAD = 64
 _IDLE_SECONDS = 60.0
 _LAST_SECONDS = 0.5
 """Between the end of a worker and the end of what it wrote, whichever comes first."""
+_Key = tuple[str, str, str]
+"""A tool's name, its ``module:function``, and the tenant: another function is another process."""
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -167,7 +170,7 @@ class ProcessTools:
         self._begin = begin
         self._entries: Mapping[str, str] = {}
         self._idle_seconds = idle_seconds
-        self._processes: dict[tuple[str, str], asyncio.Task[_Process]] = {}
+        self._processes: dict[_Key, asyncio.Task[_Process]] = {}
         self._ending: set[asyncio.Task[None]] = set()
 
     async def call(
@@ -177,7 +180,10 @@ class ProcessTools:
         request = {"arguments": arguments, "context": msgspec.to_builtins(context)}
         if len(msgspec.json.encode(request)) > MOST_BYTES:
             raise LimitError(f"the arguments of {tool.name} take more than {MOST_BYTES} bytes")
-        key = (tool.name, context.tenant)
+        entry = self._entries.get(tool.name)
+        if entry is None:
+            raise NotFoundError(f"the tool {tool.name} is not offered any more")
+        key = (tool.name, entry, context.tenant)
         process = await self._running(key)
         try:
             return await process.call(request)
@@ -221,30 +227,24 @@ class ProcessTools:
             self._end(process, "")
 
     def _end(self, process: _Process, why: str) -> asyncio.Task[None]:
-        task = asyncio.create_task(process.end(why))
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
-        return task
+        return begin_task(process.end(why), self._ending)
 
-    def _leave(self, key: tuple[str, str], process: _Process) -> None:
+    def _leave(self, key: _Key, process: _Process) -> None:
         """Some time after a call: end the process where no other call has come since."""
         if self._is_current(key, process) and process.idle and process.unused_for(self._idle_seconds):
             del self._processes[key]
             self._end(process, "")
 
-    def _is_current(self, key: tuple[str, str], process: _Process) -> bool:
+    def _is_current(self, key: _Key, process: _Process) -> bool:
         task = self._processes.get(key)
         return task is not None and task.done() and not task.exception() and task.result() is process
 
-    async def _running(self, key: tuple[str, str]) -> _Process:
+    async def _running(self, key: _Key) -> _Process:
         task = self._processes.get(key)
         if task is None or (task.done() and (task.exception() or not task.result().alive)):
-            task = asyncio.create_task(self._start(key[0]))
+            task = asyncio.create_task(self._start(*key[:2]))
             self._processes[key] = task
         return await asyncio.shield(task)
 
-    async def _start(self, name: str) -> _Process:
-        entry = self._entries.get(name)
-        if entry is None:
-            raise NotFoundError(f"the tool {name} is not offered any more")
+    async def _start(self, name: str, entry: str) -> _Process:
         return _Process(await self._begin(name, entry))

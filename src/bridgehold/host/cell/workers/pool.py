@@ -21,8 +21,10 @@ from bridgehold.errors import BridgeholdError, BusyError, NotFoundError, Replace
 from bridgehold.host.cell.workers.live import LiveWorker, Services
 from bridgehold.host.cell.workers.starts import Record, guarded, open_session
 from bridgehold.host.front.boots import OrderMaker, StartOrder
+from bridgehold.host.shares.cell_wire import AskOrder
 from bridgehold.ids import new_session_id
 from bridgehold.sandbox.spec import spec_digest
+from bridgehold.tasks import begin_task
 
 
 class Preparer(Protocol):
@@ -159,10 +161,7 @@ class WarmPool:
     def _fill(self, pool: _Pool, order: StartOrder) -> None:
         while len(pool.ready) + pool.under_way < pool.limits.size:
             pool.under_way += 1
-            task = asyncio.create_task(self._add(pool, order))
-            for tasks in (self._tasks, pool.starts):
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
+            begin_task(self._add(pool, order), self._tasks, pool.starts)
 
     async def _add(self, pool: _Pool, like: StartOrder) -> None:
         order = msgspec.structs.replace(like, session=new_session_id(), session_name="")
@@ -188,7 +187,7 @@ class WarmPool:
             await asyncio.sleep(_LOOK_SECONDS)
             for (tenant, bridge), pool in list(self._pools.items()):
                 try:
-                    order = await make_order(tenant, bridge, "", "", "")
+                    order = await make_order(tenant, AskOrder(bridge=bridge))
                     current = self._pool(order)
                     found = await versions(tenant)
                     changed = bool(pool.secrets) and pool.secrets != found
@@ -224,10 +223,7 @@ class WarmPool:
     def _drain(self, pool: _Pool, reason: str) -> list[asyncio.Task[None]]:
         ending = []
         while pool.ready:
-            task = asyncio.create_task(_end(pool.ready.popleft(), reason))
-            ending.append(task)
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            ending.append(begin_task(_end(pool.ready.popleft(), reason), self._tasks))
         return ending
 
     async def stop(self) -> None:

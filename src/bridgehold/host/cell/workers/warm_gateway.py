@@ -20,6 +20,7 @@ from bridgehold.host.cell.gateway.parse import BadRequest, parse_head
 from bridgehold.host.cell.gateway.values import GatewayLimits
 from bridgehold.host.cell.gateway.wire import GuestGone, Wire
 from bridgehold.policies.buckets import TokenBucket
+from bridgehold.tasks import begin_task
 
 _TEXT = "The simulated answer to: warm up"
 _MOST_CONNECTIONS, _MOST_REQUESTS = 4, 64
@@ -59,9 +60,7 @@ class WarmGateway:
             if len(self._serving) >= _MOST_CONNECTIONS:
                 sock.close()
                 continue
-            task = asyncio.create_task(self._serve(Wire(sock, _LIMITS, self._pace)))
-            self._serving.add(task)
-            task.add_done_callback(self._serving.discard)
+            begin_task(self._serve(Wire(sock, _LIMITS, self._pace)), self._serving)
 
     async def _pace(self) -> None:
         """Before each connection and each read, a byte of a body too: all of them together wait."""

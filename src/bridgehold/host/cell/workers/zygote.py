@@ -13,6 +13,7 @@ from bridgehold.host.cell.workers.live import LiveWorker
 from bridgehold.host.cell.workers.pipes import GuestPipes
 from bridgehold.host.shares.logs import SessionLog
 from bridgehold.sandbox.values import Launched
+from bridgehold.tasks import begin_task
 
 
 class ZygoteInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,9 +69,7 @@ class Zygote:
         self.failed = 0
         self.used = time.monotonic()
         self.hold(worker.name)
-        task = asyncio.create_task(self._let_go(worker))
-        self._watching.add(task)
-        task.add_done_callback(self._watching.discard)
+        begin_task(self._let_go(worker), self._watching)
 
     async def _let_go(self, worker: LiveWorker) -> None:
         await worker.ended.wait()

@@ -40,6 +40,7 @@ from bridgehold.ids import random_id
 from bridgehold.policies.units import format_size
 from bridgehold.sandbox.spec import spec_digest, warming_spec
 from bridgehold.sandbox.values import ExitReport, SandboxSpec, StartNote
+from bridgehold.tasks import begin_task
 
 T = TypeVar("T")
 _LOG_BYTES = 64 * 1024
@@ -186,12 +187,7 @@ class Zygotes:
         try:
             await self._make_room()
             zygote = await self._warm(key, spec, order)
-        except (
-            BusyError,
-            ShortageError,
-            AuditError,
-            BudgetError,
-        ) as error:  # nothing that this key is to blame for
+        except _OTHERS_FAULTS as error:
             raise NoZygoteError(error.message) from error
         except BridgeholdError as error:
             lasting = isinstance(error, UnsupportedError)
@@ -363,6 +359,4 @@ class Zygotes:
             self._spawn(self._end(zygote, why))
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        begin_task(work, self._tasks)
