@@ -310,6 +310,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
     monkeypatch.setattr(quarantine, "time", SimpleNamespace(time=lambda: found.now))
+    monkeypatch.setattr("bridgehold.host.cell.store.records.time", SimpleNamespace(time=lambda: found.now))
     monkeypatch.setattr("bridgehold.host.submissions.time", SimpleNamespace(time=lambda: found.now))
     return found
 
