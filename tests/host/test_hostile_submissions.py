@@ -136,6 +136,22 @@ def test_what_wheels_ask_for_takes_no_more_memory_than_a_resolver_has(
     assert "fewer packages" in error.hint
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "memory allocation of 805306368 bytes failed\n",
+        "thread 'tokio-rt-worker' (31) panicked: no alternative stack: Cannot allocate memory (os error 12)\n",
+    ],
+)
+def test_wherever_a_resolver_met_its_bound_it_is_told_in_one_way(
+    said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolving, "_run", lambda *_: (101, "", said))
+    error = refused(lambda: resolving.resolve("p0\n", "r.in", "3.11", environment={}))
+    assert error.message.endswith("more memory than 3 GiB")
+    assert "fewer packages" in error.hint
+
+
 def test_locks_being_made_keep_no_thread_of_anybody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[object] = []
     go_on = threading.Event()

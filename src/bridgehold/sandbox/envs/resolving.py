@@ -20,6 +20,8 @@ _COMMENT = re.compile(r"(?:^|\s)#.*$")
 _SECONDS = 300
 _MEMORY = 3 * GIB
 """That the resolver may ask for; what a thousand packages take is a tenth."""
+_NO_MEMORY = r"memory allocation of [0-9]+ bytes failed|Cannot allocate memory"
+"""The heap's own word, and the one for a thread's stack: whichever is asked for first past the bound."""
 _NICE = 10
 _MOST_REQUIREMENTS = 500
 _MOST_BYTES = 256 * 1024
@@ -120,7 +122,7 @@ def _run(argv: list[str], asked: str, environment: Mapping[str, str], where: str
 
 _WHEELS = "Every package must have a wheel for this machine: nothing is built from source."
 _REMEDIES = (
-    (r"memory allocation of [0-9]+ bytes failed", "Ask for fewer packages, and say more exactly which."),
+    (_NO_MEMORY, "Ask for fewer packages, and say more exactly which."),
     (
         r"error sending request|Failed to fetch|[Cc]ould not connect|timed out",
         "Check the network, proxy and certificates of this machine, or name another `index` in config.toml.",
@@ -137,7 +139,9 @@ _REMEDIES = (
 
 
 def _resolver_message(text: str) -> str:
-    """What the resolver said, without the words for its own options."""
+    """What the resolver said, without the words for its own options, or what became of it."""
+    if re.search(_NO_MEMORY, text):
+        return f"the resolver would take more memory than {_MEMORY // GIB} GiB"
     lines = [line.rstrip() for line in text.strip().splitlines() if line.strip() and "BACKTRACE" not in line]
     first = lines[0].removeprefix("error: ") if lines else "no reason was given"
     return "\n".join([first, *lines[1:]])[-1500:]
