@@ -143,7 +143,7 @@ def test_a_test_that_can_not_be_ended_says_where_it_stands_and_holds_up_nothing(
     (tmp_path / "test_other.py").write_text(GOOD)
     argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
     argv += ["-c", "/dev/null", "-n", "2", "--dist", "loadfile", f"--junitxml={tmp_path / 'hung'}.xml"]
-    hanging = [one.replace("=240", "=3") for one in suite.HANGING]
+    hanging = [one.replace("=660", "=3") for one in suite.HANGING]
     stage = suite.Stage("hung", (*argv, "-o", "timeout=1", *hanging, str(tmp_path)), tests=True)
     monkeypatch.setattr(suite, "stages", lambda: (stage,))
     assert suite.main([]) == 1
