@@ -56,7 +56,6 @@ PAUSES = {
     },
     "http_face/test_http_hostile.py": {
         "test_a_slow_body_and_a_slow_head_end": "the pace of an attacker",
-        "test_an_answer_that_nobody_reads_is_cut_off": "how long nobody reads",
     },
     "keeper/test_channel.py": {
         "test_an_ask_that_is_cancelled_at_once_keeps_no_stream": "requests come in waves",
