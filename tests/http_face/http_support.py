@@ -44,7 +44,7 @@ requests = 6
 body = "1MiB"
 buffered = "18MiB"
 idle_s = 1.5
-body_s = 1.5
+body_s = 3
 beat_s = 0.3
 read_s = 1.5
 """
