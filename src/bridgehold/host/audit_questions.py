@@ -28,7 +28,7 @@ from bridgehold.protocol.values import Principal
 _MOST_BYTES = 1 << 20
 _MOST_OUTPUT = 8 << 20
 _MOST_ASKED = 2
-"""Questions of one principal that wait or are answered."""
+"""Questions that wait or are answered: of one tenant's principals together, of one that has several alone."""
 _SECONDS = 300.0
 """For the first question too, which builds the index."""
 _KEPT = ("PATH", "PYTHONPATH", "LANG", "LC_ALL", "TZ")
@@ -40,7 +40,7 @@ class AuditQuestions:
     def __init__(self, layout: Layout, journal: JournalClient) -> None:
         self._layout = layout
         self._journal = journal
-        self._asking: Counter[str] = Counter()
+        self._asking: Counter[tuple[str, str]] = Counter()
         self._free = asyncio.Lock()
 
     def table(self) -> dict[str, Method]:
@@ -60,16 +60,18 @@ class AuditQuestions:
         if params.before and params.after:
             raise UsageError("either older or younger ones", where="before, after")
         parse(params.question)
-        if self._asking[principal.name] >= _MOST_ASKED:
-            raise BusyError(f"{principal.name} has {_MOST_ASKED} questions to the audit under way")
-        self._asking[principal.name] += 1
+        counted = (principal.account, "" if principal.account else principal.name)
+        if self._asking[counted] >= _MOST_ASKED:
+            who = f"tenant {principal.account}" if principal.account else principal.name
+            raise BusyError(f"{who} has {_MOST_ASKED} questions to the audit under way")
+        self._asking[counted] += 1
         try:
             async with self._free:
                 return await self._told(principal, params)
         finally:
-            self._asking[principal.name] -= 1
-            if not self._asking[principal.name]:
-                del self._asking[principal.name]
+            self._asking[counted] -= 1
+            if not self._asking[counted]:
+                del self._asking[counted]
 
     async def _told(self, principal: Principal, params: AuditQueryParams) -> FoundEvents:
         found, fault = FoundEvents(events=(), more=False), None

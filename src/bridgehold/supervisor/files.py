@@ -99,10 +99,14 @@ def _check_signed(layout: Layout, path: Path, wanted: FileChange, text: str, bef
         rules = read_rules(bridge, tenant, text, str(path), verified)
         stay, sound = {one.id for one in rules}, {(one.id, one.signature) for one in known}
         signed = [one.approved for one in rules if (one.id, one.signature) not in sound]
-        gone = ended.keys() | {one.id for one in known if one.until > now and one.id not in stay}
-        if lost := gone - read_ended(text, str(path), now).keys():
+        gone = {name: parse_time(until) for name, until in ended.items()}
+        gone |= {one.id: one.until for one in known if one.until > now and one.id not in stay}
+        said = read_ended(text, str(path), now)
+        lost = [name for name, until in gone.items() if name not in said or parse_time(said[name]) < until]
+        if lost:
             raise PolicyError(
-                f"what was ended is left out of [ended]: {', '.join(sorted(lost))}", where=str(path)
+                f"what was ended is left out of [ended], or not until its time: {', '.join(sorted(lost))}",
+                where=str(path),
             )
     for at in signed:
         if abs(parse_time(at) - time.time()) > SKEW_S:

@@ -8,9 +8,8 @@ from bridgehold.audit.reading.asked import FoundEvents
 from bridgehold.errors import UsageError
 from bridgehold.faces.http.calls import Call
 from bridgehold.faces.http.route import route
+from bridgehold.ids import whole_number
 from bridgehold.protocol.reviews import PolicyReview
-
-_LONGEST_LIMIT = 6
 
 
 @route("GET", "/v1/policies/{policy}/review", gives=PolicyReview)
@@ -24,7 +23,8 @@ async def query(call: Call) -> Any:
     """Events that a question fits, of your own tenants; operators: of all."""
     params: dict[str, object] = {name: call.query(name) for name in ("question", "before", "after")}
     if limit := call.query("limit"):
-        if not (limit.isascii() and limit.isdecimal() and len(limit) <= _LONGEST_LIMIT):
-            raise UsageError("`limit` is a number", where="?limit=")
-        params["limit"] = int(limit)
+        try:
+            params["limit"] = whole_number(limit)
+        except ValueError as error:
+            raise UsageError(str(error), where="?limit=") from None
     return await call.ask("audit.query", params)

@@ -1,0 +1,59 @@
+"""How many questions to the audit wait for one tenant: one process answers all callers of the host."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from bridgehold.audit.reading.asked import Answer, FoundEvents
+from bridgehold.config.layout import find_layout
+from bridgehold.errors import BusyError
+from bridgehold.host import audit_questions
+from bridgehold.host.audit_questions import AuditQuestions
+from bridgehold.protocol.audits import AuditQueryParams
+from bridgehold.protocol.values import Principal
+
+
+class Journal:
+    async def append(self, event: object) -> None:
+        """Whatever it is."""
+
+
+def test_a_tenants_tokens_have_two_questions_under_way_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def act() -> None:
+        slow = asyncio.Event()
+
+        async def answered(_: bytes) -> bytes:
+            await slow.wait()
+            return msgspec.json.encode(Answer(found=FoundEvents(events=(), more=False)))
+
+        monkeypatch.setattr(audit_questions, "_by_a_process", answered)
+        layout, journal = find_layout({"BRIDGEHOLD_HOME": str(tmp_path)}, 0), Journal()
+        questions: Any = AuditQuestions(layout, journal)  # type: ignore[arg-type]  # all that is asked of it
+
+        def asks(name: str, *tenants: str, operator: bool = False) -> Coroutine[Any, Any, FoundEvents]:
+            principal = Principal(name=name, tenants=tenants, operator=operator)
+            found: Coroutine[Any, Any, FoundEvents] = questions.query(principal, AuditQueryParams(), print)
+            return found
+
+        waiting = [asyncio.create_task(asks(f"token:{number}", "acme")) for number in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(BusyError, match="tenant acme has 2 questions"):
+            await asks("token:2", "acme")
+        waiting += [
+            asyncio.create_task(asks("token:3", "rival")),
+            asyncio.create_task(asks("boss", "*", operator=True)),
+        ]
+        await asyncio.sleep(0)
+        slow.set()
+        assert [one.more for one in await asyncio.gather(*waiting)] == [False] * 4
+        assert not (await asks("token:2", "acme")).more
+
+    asyncio.run(act())
