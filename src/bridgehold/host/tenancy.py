@@ -207,7 +207,7 @@ class Tenancy:
     async def remove(self, principal: Principal, params: RemoveParams, _emit: Emit) -> Removed:
         """Once it is revoked; its ceiling stays. Raises `UsageError` where the configuration names it."""
         name = parse_name(params.name, "tenant")
-        if not self._files.of(name).declared:
+        if not self._files.said(name).declared:
             raise self._unknown(name)
         owners = [one for one, section in self._settings.now.principals.items() if name in section.tenants]
         if owners:
@@ -251,7 +251,7 @@ class Tenancy:
                 if state == "suspended":
                     known = Tenant(name=name)
                     with contextlib.suppress(PolicyError):
-                        known = self._files.of(name)
+                        known = self._files.said(name)
                     await self._files.hold(name, edit(known))
                     error.hint = _SUSPENDED_BY_HAND
                 raise
