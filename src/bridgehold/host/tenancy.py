@@ -288,10 +288,10 @@ class Tenancy:
         """Who is refused beside a file that is broken is shown as that, with both reasons."""
         held = ""
         try:
-            tenant = self._files.of(name)
+            tenant = self._files.said(name)
             held = "" if tenant.state == "active" else f"; {tenant.decision.reason}"
             self._files.check(name)
-            return self._info(tenant)
+            return self._info(self._files.of(name))
         except PolicyError as error:
             info = TenantInfo(name=name, state="broken", reason=f"{error.message}{held}", declared=True)
             return msgspec.structs.replace(info, sessions=self._open(name), tokens=self._tokens_of(name))
