@@ -198,7 +198,7 @@ def test_callers_of_all_cells_and_of_the_front_have_one_bound() -> None:
         # What answers a caller isn't cut for what is not lent yet, and nothing is let in until it is.
         assert cells["late"].take("p", 8 * MIB)
         assert cells["late"].taken > cells["late"].total
-        assert not cells["late"].fits("q", 1)
+        assert not cells["late"].let_in("q", 1)
         await eventually(lambda: cells["late"].taken <= cells["late"].total)
         assert cells["late"].most < TOTAL // 2, "what finds no room in any case is refused at once"
         assert not cells["late"].take("p", TOTAL)

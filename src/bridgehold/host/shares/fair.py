@@ -59,10 +59,11 @@ class Shares:
             self._freed.set()
         return True
 
+    let_in = take
+    """As `take`, of a request that can wait instead."""
+
     async def wait(self, who: str, amount: int, seconds: float) -> bool:
         """As `take`, once others have given back enough; at most so long."""
-        if self.fits(who, amount):  # mostly, and without a timer
-            return self.take(who, amount)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while not self.fits(who, amount):
