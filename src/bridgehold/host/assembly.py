@@ -131,7 +131,12 @@ def assemble(given: Foundation) -> HostParts:
         shared.settings,
         serving.used,
         serving.ending(),
-        AtRest(submissions=submissions.end, artifacts=_kept_artifacts(ground, shared).left),
+        AtRest(
+            submissions=submissions.end,
+            artifacts=_kept_artifacts(ground, shared).left,
+            proposals=proposals.end,
+            ends=serving.forget,
+        ),
         peers.keeper,
         peers.journal,
         log,

@@ -59,6 +59,9 @@ class Serving(Protocol):
     def ending(self) -> Ending:
         """How all of a tenant's ends."""
 
+    def forget(self, tenant: str) -> None:
+        """How the tenant's sessions ended is nobody's to ask any more."""
+
     def needs(self) -> Iterable[tuple[str, Coroutine[None, None, None]]]:
         """What returns once something is gone without which the host is not to run, by name."""
 
@@ -113,6 +116,10 @@ class InHost(msgspec.Struct, frozen=True):
         return Ending(
             sessions=cell.sessions.end_all, zygotes=cell.zygotes.end_all, warm_pool=cell.pool.end_all
         )
+
+    def forget(self, tenant: str) -> None:
+        """See `Serving.forget`."""
+        self.cell.sessions.forget(tenant)
 
     def needs(self) -> Iterable[tuple[str, Coroutine[None, None, None]]]:
         """See `Serving.needs`."""
@@ -196,6 +203,10 @@ class Celled(msgspec.Struct, frozen=True):
             return end
 
         return Ending(sessions=part("sessions"), zygotes=part("zygotes"), warm_pool=part("warm_pool"))
+
+    def forget(self, tenant: str) -> None:
+        """See `Serving.forget`."""
+        self.cells.ends.forget(tenant)
 
     def needs(self) -> Iterable[tuple[str, Coroutine[None, None, None]]]:
         """See `Serving.needs`."""
