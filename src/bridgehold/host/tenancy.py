@@ -218,6 +218,11 @@ class Tenancy:
             )
 
         async def act() -> Removed:
+            if self._files.of(name).state != "revoked":
+                hint = f"`bridgehold tenant revoke {name}`."
+                raise UsageError(f"tenant {name} is not revoked", hint=hint)
+            await self._at_rest.proposals(name)
+            self._at_rest.ends(name)
             await self._files.remove(name)
             return await self._left(name, gone=params.artifacts)
 
