@@ -284,7 +284,7 @@ def test_a_session_is_found_by_its_name_too(home: Layout, say: Say) -> None:
     by_id = [say("audit", "query", "--session", one, "--json")[1].splitlines() for one in ids]
     assert list(map(json.loads, by_id[0] + by_id[1])) == found
     assert len(say("audit", "query", "--session", "mine", "--limit", "3")[1].splitlines()) == 3
-    for words, told in (
+    for typed, told in (
         (("pyton",), "there is no bridge 'pyton', here or in this audit (nearest: 'python')"),
         (("pyton", "--json"), "there is no bridge 'pyton'"),
         (("python", "--tenant", "locl"), "there is no tenant 'locl' (nearest: 'local')"),
@@ -295,7 +295,7 @@ def test_a_session_is_found_by_its_name_too(home: Layout, say: Say) -> None:
             f"remedy `bridgehold policy learn python --tenant local --session {ids[0]}`",
         ),
     ):
-        status, out, err = say("policy", "learn", *words)
+        status, out, err = say("policy", "learn", *typed)
         assert (status, told in out + err) == (6, True), out + err
     status, out, err = say("policy", "learn", "pandas")  # which did nothing: an answer, and no fault
     assert (status, "extends" in out, "was let do nothing" in err) == (0, True, True)
