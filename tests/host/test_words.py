@@ -164,6 +164,11 @@ def test_a_key_whose_name_is_a_slip_is_kept_and_said(
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"sk-0123456789abcdef\n")))
     status, _, err = say("secrets", "set", "openia")
     assert status == 0
+    status, _, err = say("secrets", "set", "openai", "--tenant", "acme")  # nothing more comes
+    assert (status, "| bridgehold secrets set openai --tenant acme" in err) == (2, True), err
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"sk-0123456789abcdef\n")))
+    status, _, err = say("secrets", "set", "openia")
+    assert status == 0
     assert "no provider and no bridge asks for 'openia' (nearest: 'openai')" in err
     assert "`bridgehold secrets rm openia` forgets it" in err
     assert "`bridgehold secrets rm pariss --tenant acme` forgets it" in told("acme", "pariss")
