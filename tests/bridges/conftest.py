@@ -44,7 +44,7 @@ from hostile.stage import built_environments
 from ways import open_way
 
 SOURCE = Path(bridgehold.__file__).parent
-PATIENCE = 30.0
+PATIENCE = 90.0
 
 
 class Guest:
