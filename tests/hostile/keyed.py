@@ -202,8 +202,7 @@ class Keyed:
         self, changes: dict[str, Any] | None = None, *, at_import: str = "", close_seconds: float = 0
     ) -> str:
         """A new bridge under `BASE` with `changes`."""
-        self.stage.made += 1
-        name = f"keyed{self.stage.made}"
+        name = f"keyed{self.stage.number()}"
         folder = self.stage.layout.bridges / name
         folder.mkdir()
         folder.chmod(0o755)

@@ -7,6 +7,7 @@ to it (v1 here), made and removed by the fixture.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pwd
 import re
@@ -15,8 +16,8 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,8 @@ from waiting import until
 USER = f"bh-test-{os.getpid()}"
 """Of this run alone: two runs beside each other must not remove each other's account."""
 KINDS_OF_HOSTS = ["root", "user"] if os.getuid() == 0 else ["self"]
+PAIRED = [("root", "fork"), ("user", "cold")] if os.getuid() == 0 else [("self", "fork"), ("self", "cold")]
+"""Each kind of host and each start once: for what has nothing to do with how they meet."""
 V1 = ("memory", "pids", "cpu", "cpuacct", "freezer")
 ROOT = Path(__file__).parents[2]
 
@@ -100,13 +103,16 @@ class Stage:
     client: SyncClient
     supervisor: int
     start: str = "cold"
-    made: int = 0
+    number: Callable[[], int] = field(default_factory=lambda: itertools.count(1).__next__)
     log: Path = field(default_factory=Path)
+
+    def starting(self, start: str) -> Stage:
+        """The same host, whose bridges made from here on start `start`."""
+        return replace(self, start=start)
 
     def bridge(self, at_import: str = "", manifest: str = MANIFEST, **limits: str) -> str:
         """Write a bridge whose module runs `at_import` when it is imported, under other `limits`; its name."""
-        self.made += 1
-        name = f"hostile{self.made}"
+        name = f"hostile{self.number()}"
         folder = self.layout.bridges / name
         folder.mkdir(parents=True)
         folder.chmod(0o755)

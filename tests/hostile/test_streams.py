@@ -10,9 +10,10 @@ import pytest
 
 from bridgehold import BridgeholdError
 from bridgehold.client.sync import SyncSession
-from hostile.stage import POLICY, Stage
+from hostile.stage import PAIRED, POLICY, Stage
 from waiting import until
 
+WAYS = PAIRED
 MANIFEST = """
 name = "{name}"
 version = "1.0.0"
@@ -66,8 +67,7 @@ class Streams(Bridge):
 
 @pytest.fixture(scope="module")
 def bridge(host: Stage) -> str:
-    name = f"streams{host.made}"
-    host.made += 1
+    name = f"streams{host.number()}"
     folder = host.layout.bridges / name
     folder.mkdir(parents=True)
     folder.chmod(0o755)
