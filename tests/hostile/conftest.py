@@ -1,4 +1,4 @@
-"""The hosts of the suite: root's and an ordinary user's (or, run by one, its own), each for both starts."""
+"""The hosts of the suite: root's and an ordinary user's (or, run by one, its own), in both starts."""
 
 from __future__ import annotations
 
@@ -10,33 +10,23 @@ import pytest
 from hostile.stage import KINDS_OF_HOSTS, Stage, stage
 
 KINDS = KINDS_OF_HOSTS
-STARTS = ["cold", "fork"]
+ALL = [(kind, start) for kind in KINDS for start in ("cold", "fork")]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every kind of host with every start; a module that says `WAYS` has these alone."""
-    if "started" not in metafunc.fixturenames:
-        return
-    if ways := getattr(metafunc.module, "WAYS", None):
-        metafunc.parametrize(("started", "host"), ways, indirect=True, scope="session")
-    else:
-        metafunc.parametrize("started", KINDS, indirect=True, scope="session")
-        metafunc.parametrize("host", STARTS, indirect=True, scope="module")
+    """Each kind of host with each start; a module that names its `WAYS` has these alone."""
+    if "host" in metafunc.fixturenames and not hasattr(metafunc.module, "host"):
+        ways = getattr(metafunc.module, "WAYS", ALL)
+        metafunc.parametrize("host", ways, indirect=True, scope="session", ids="-".join)
 
 
 @pytest.fixture(scope="session")
-def started(request: pytest.FixtureRequest) -> Iterator[Stage]:
-    """A host: what its sessions start as is said by their policies."""
+def host(request: pytest.FixtureRequest) -> Iterator[Stage]:
     if os.environ.get("CI") and os.getuid() != 0:
         pytest.fail("in CI the hostile suite is run by root, who starts a host of each kind")
-    with stage(request.param) as ready:
+    kind, start = request.param
+    with stage(kind, start) as ready:
         yield ready
-
-
-@pytest.fixture(scope="module")
-def host(request: pytest.FixtureRequest, started: Stage) -> Iterator[Stage]:
-    before = {kind: len(started.events(kind)) for kind in ("worker.attested", "start.fell_back")}
-    yield started.starting(request.param)
-    proofs = started.events("worker.attested")[before["worker.attested"] :]
-    assert all(bool(proof["zygote"]) == (request.param == "fork") for proof in proofs)
-    assert started.events("start.fell_back")[before["start.fell_back"] :] == []
+        proofs = ready.events("worker.attested")
+        assert all(bool(proof["zygote"]) == (start == "fork") for proof in proofs)
+        assert ready.events("start.fell_back") == []

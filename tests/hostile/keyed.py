@@ -202,7 +202,8 @@ class Keyed:
         self, changes: dict[str, Any] | None = None, *, at_import: str = "", close_seconds: float = 0
     ) -> str:
         """A new bridge under `BASE` with `changes`."""
-        name = f"keyed{self.stage.number()}"
+        self.stage.made += 1
+        name = f"keyed{self.stage.made}"
         folder = self.stage.layout.bridges / name
         folder.mkdir()
         folder.chmod(0o755)

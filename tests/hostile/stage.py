@@ -7,7 +7,7 @@ to it (v1 here), made and removed by the fixture.
 from __future__ import annotations
 
 import contextlib
-import itertools
+import json
 import os
 import pwd
 import re
@@ -16,8 +16,8 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -103,16 +103,13 @@ class Stage:
     client: SyncClient
     supervisor: int
     start: str = "cold"
-    number: Callable[[], int] = field(default_factory=lambda: itertools.count(1).__next__)
+    made: int = 0
     log: Path = field(default_factory=Path)
-
-    def starting(self, start: str) -> Stage:
-        """The same host, whose bridges made from here on start `start`."""
-        return replace(self, start=start)
 
     def bridge(self, at_import: str = "", manifest: str = MANIFEST, **limits: str) -> str:
         """Write a bridge whose module runs `at_import` when it is imported, under other `limits`; its name."""
-        name = f"hostile{self.number()}"
+        self.made += 1
+        name = f"hostile{self.made}"
         folder = self.layout.bridges / name
         folder.mkdir(parents=True)
         folder.chmod(0o755)
@@ -230,6 +227,21 @@ def built_environments() -> Path:
     if not folder.is_dir():
         pytest.fail("the environments of the shipped bridges are missing; run: make environments")
     return folder
+
+
+def copy_environment(package: str, folder: Path, user: str = "") -> None:
+    """A built environment, as a restored backup is one: whoever finds it there reads every byte."""
+    built = built_environments()
+    [facts] = [file for file in built.glob("*.json") if f'"name": "{package}"' in file.read_text()]
+    key = json.loads(facts.read_text())["key"]
+    way = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"] if user else []
+    for place, names in (
+        (folder / "keys", [f"keys/{key}.json"]),
+        (folder, [facts.stem, facts.name, f"{facts.stem}.facts"]),
+    ):
+        subprocess.run([*way, "mkdir", "-p", str(place)], check=True)
+        cp = [*way, "cp", "-R", "--preserve=mode,links,timestamps"]
+        subprocess.run([*cp, *(str(built / name) for name in names), str(place)], check=True)
 
 
 def start_host(layout: Layout, *, user: str = "") -> subprocess.Popen[bytes]:

@@ -67,7 +67,8 @@ class Streams(Bridge):
 
 @pytest.fixture(scope="module")
 def bridge(host: Stage) -> str:
-    name = f"streams{host.number()}"
+    name = f"streams{host.made}"
+    host.made += 1
     folder = host.layout.bridges / name
     folder.mkdir(parents=True)
     folder.chmod(0o755)
