@@ -8,13 +8,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from bridgehold.config.layout import find_layout
-from hostile.stage import start_host, stop_host
 from ways import open_way
 
 SCRIPT = '''
@@ -73,15 +70,6 @@ def toy(home: Path, made_once: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def serving(home: Path) -> Iterator[None]:
-    """A host of this home, which no command has to begin and to end for itself."""
-    home.mkdir()
-    host = start_host(find_layout({"BRIDGEHOLD_HOME": str(home)}, os.getuid()))
-    yield
-    assert stop_host(host) == 0
-
-
 def test_a_new_bridge_runs_is_checked_and_its_own_tests_pass(home: Path) -> None:
     made = run(home, "bridge", "new", "my-greeter")
     assert made.returncode == 0, made.stderr
@@ -108,7 +96,6 @@ def test_a_new_bridge_runs_is_checked_and_its_own_tests_pass(home: Path) -> None
     assert not (home / "config/evil").exists()
 
 
-@pytest.mark.usefixtures("serving")
 def test_a_bridge_that_breaks_its_word_fails_its_check(home: Path) -> None:
     run(home, "bridge", "new", "liar")
     code = home / "config/bridges/liar/liar_bridge.py"
