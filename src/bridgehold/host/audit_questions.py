@@ -19,7 +19,15 @@ from bridgehold.audit.events import AuditQueried
 from bridgehold.audit.reading.asked import Answer, FoundEvents, Inquiry, Scope
 from bridgehold.audit.reading.language import parse, without_texts
 from bridgehold.config.layout import Layout
-from bridgehold.errors import AuditError, BridgeholdError, BusyError, CancelledError, DeniedError, UsageError, from_info
+from bridgehold.errors import (
+    AuditError,
+    BridgeholdError,
+    BusyError,
+    CancelledError,
+    DeniedError,
+    UsageError,
+    from_info,
+)
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.protocol.audits import AuditQueryParams
