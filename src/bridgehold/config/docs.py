@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from bridgehold.config import sections as config
+from bridgehold.config.retention import RetentionSection
 
 _SECTIONS = (
     ("[host]", config.HostSection),
@@ -23,6 +24,7 @@ _SECTIONS = (
     ("[zygotes]", config.ZygotesSection),
     ("[features]", config.FeaturesSection),
     ("[push.NAME]", config.PushSection),
+    ("[retention]", RetentionSection),
 )
 
 

@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails
 from bridgehold import reads
 from bridgehold.config.kinds import Name
 from bridgehold.config.providers import provider_entry, provider_faults
+from bridgehold.config.retention import RetentionSection
 from bridgehold.config.sections import (
     BridgeSection,
     FeaturesSection,
@@ -57,6 +58,7 @@ class Config(Strict):
     http: HttpSection = HttpSection()
     supply: SupplySection = SupplySection()
     push: dict[Name, PushSection] = Field(default_factory=dict)
+    retention: RetentionSection = RetentionSection()
     features: FeaturesSection = FeaturesSection()
     default_bridge: str = "dspy"
 

@@ -22,6 +22,7 @@ from bridgehold.host.front.method import Method
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.revocation import EndAll, Ending
 from bridgehold.host.shares.cell_wire import Ended
+from bridgehold.host.shares.fair import Shares
 from bridgehold.keeper.budgets import Budgets
 from bridgehold.keeper.spending import Used, prices_of
 
@@ -32,6 +33,10 @@ class Serving(Protocol):
     @property
     def entrances(self) -> Entrances | None:
         """To cells that have connections of their own, where there are any."""
+
+    @property
+    def held(self) -> Shares | None:
+        """Bytes of callers, where cells have a part of them."""
 
     def table(self) -> dict[str, Method]:
         """The methods that are answered there, by name."""
@@ -79,6 +84,7 @@ class InHost(msgspec.Struct, frozen=True):
     cell: CellParts
     ground: Ground
     entrances: None = None
+    held: None = None
 
     def table(self) -> dict[str, Method]:
         """See `Serving.table`."""
@@ -148,6 +154,11 @@ class Celled(msgspec.Struct, frozen=True):
     settings: Settings
     budgets: Budgets
     """As counted when the host began: what a tenant's first cell begins with."""
+
+    @property
+    def held(self) -> Shares:
+        """See `Serving.held`."""
+        return self.cells.held
 
     def table(self) -> dict[str, Method]:
         """See `Serving.table`."""

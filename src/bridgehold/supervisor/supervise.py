@@ -44,6 +44,7 @@ from bridgehold.supervisor.handover import (
 from bridgehold.supervisor.owner import KEPT, READY, Owner
 from bridgehold.supervisor.pushing import Pushing
 from bridgehold.supervisor.rereading import Rereading
+from bridgehold.supervisor.retention import Retention
 
 _END_SECONDS = 10.0
 """How long the others may take after the first one ended, before they are killed."""
@@ -104,7 +105,7 @@ def run(
         children, channel, rereading = _start(
             layout, config, listener, http, service=not private, lasting=given.lasting
         )
-        pushing = Pushing(layout, config)
+        pushing, retention = Pushing(layout, config), Retention(layout, config)
         patience = config.host.drain_s + _END_SECONDS
         replacing = Replacing(
             channel,
@@ -126,6 +127,7 @@ def run(
             replacing.close()
             rereading.close()
             pushing.stop()
+            retention.stop()
             kept_open = given.lasting or again
             rest = _END_SECONDS if again else patience  # a host that is replaced has had its own time
             kept_listener = None if kept_open else listener
