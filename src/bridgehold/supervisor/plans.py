@@ -147,7 +147,9 @@ def plan(
         ),
         keeper=ProcessPlan(
             module=MODULES["keeper"],
-            config=msgspec.json.encode(keeper_config(layout, config, credentials_directory=credentials)),
+            config=msgspec.json.encode(
+                keeper_config(layout, config, credentials_directory=credentials, lasts=service)
+            ),
             environment=_keeper_environment(environment),
         ),
         journal=ProcessPlan(
