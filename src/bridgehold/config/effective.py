@@ -48,7 +48,7 @@ def flat(config: Config) -> dict[str, object]:
 def flat_defaults(place: str, section: type[Strict]) -> dict[str, object]:
     """The defaults of a table's keys, as `flat` has them below `place` (pure)."""
     fields = [field for field in msgspec.structs.fields(section) if not field.required]
-    return _flat(f"{place}.", {field.name: default_of(field) for field in fields})
+    return _flat(f"{place}.", to_json({field.name: default_of(field) for field in fields}))
 
 
 def default_of(field: msgspec.structs.FieldInfo) -> object:
@@ -56,9 +56,9 @@ def default_of(field: msgspec.structs.FieldInfo) -> object:
     return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
 
 
-def to_json(section: Strict) -> dict[str, object]:
+def to_json(table: Strict | dict[str, object]) -> dict[str, object]:
     """A table's keys, and what they hold, as JSON has it."""
-    found: dict[str, object] = msgspec.json.decode(msgspec.json.encode(section))
+    found: dict[str, object] = msgspec.json.decode(msgspec.json.encode(table))
     return found
 
 

@@ -35,7 +35,8 @@ from bridgehold.host.front.secret_events import SecretEvents
 from bridgehold.host.front.server import deserted
 from bridgehold.host.lifetime import Lifetime
 from bridgehold.host.parts import Foundation, HostParts
-from bridgehold.host.startup import Ends, HostConfig, SupervisorLink
+from bridgehold.host.startup import Ends, HostConfig
+from bridgehold.host.supervisor_link import SupervisorLink
 from bridgehold.host.template import Begun, begin
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.policies.model import Machine
