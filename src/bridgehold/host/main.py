@@ -25,7 +25,7 @@ from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config, load_config
 from bridgehold.error_texts import to_log_text
 from bridgehold.errors import BridgeholdError
-from bridgehold.hardening import harden, hear_no_more
+from bridgehold.hardening import harden, hear_no_more, leave
 from bridgehold.host.assembly import assemble
 from bridgehold.host.cell_parts import Ground, Peers
 from bridgehold.host.cell_process import run_cell, warm
@@ -210,4 +210,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    leave(main())

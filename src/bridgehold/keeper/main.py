@@ -36,7 +36,7 @@ from bridgehold.errors import (
     ProtocolError,
     SecretError,
 )
-from bridgehold.hardening import harden, hear_no_more, open_descriptors
+from bridgehold.hardening import harden, hear_no_more, leave, open_descriptors
 from bridgehold.intake import Intake
 from bridgehold.keeper import protocol
 from bridgehold.keeper.accounts import Accounts
@@ -396,4 +396,4 @@ def _loop_hook(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> Non
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    leave(main())

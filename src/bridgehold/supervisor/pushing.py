@@ -24,7 +24,7 @@ from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config, load_config
 from bridgehold.error_texts import to_log_text
 from bridgehold.errors import BridgeholdError, ConfigError
-from bridgehold.hardening import harden
+from bridgehold.hardening import harden, leave
 from bridgehold.ids import LOCAL_TENANT
 from bridgehold.keeper.index import read_index
 from bridgehold.keeper.stores import open_store
@@ -132,4 +132,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    leave(main())

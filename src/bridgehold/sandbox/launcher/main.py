@@ -21,7 +21,7 @@ import msgspec
 
 from bridgehold.error_texts import to_log_text
 from bridgehold.errors import BridgeholdError, UnsupportedError, UsageError
-from bridgehold.hardening import open_descriptors, speak_heedless
+from bridgehold.hardening import leave, open_descriptors, speak_heedless
 from bridgehold.retold import hear
 from bridgehold.sandbox import procfs, syscalls
 from bridgehold.sandbox.cgroups import open_parent
@@ -197,4 +197,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    leave(main())
