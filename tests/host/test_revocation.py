@@ -99,7 +99,12 @@ class House:
             zygotes=self._end("zygotes"),
             warm_pool=self._end("pool"),
         )
-        at_rest = AtRest(submissions=self._end("submissions"), artifacts=self._left)
+        at_rest = AtRest(
+            submissions=self._end("submissions"),
+            artifacts=self._left,
+            proposals=self._end("proposals"),
+            ends=lambda _: self.ended.append("ends"),
+        )
         self.tenancy = Tenancy(
             self.tenants,
             self.tokens,

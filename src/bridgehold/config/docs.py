@@ -11,6 +11,7 @@ import msgspec
 from bridgehold.config import sections as config
 from bridgehold.config.effective import default_of
 from bridgehold.config.kinds import Strict
+from bridgehold.config.retention import RetentionSection
 
 _SECTIONS = (
     ("[host]", config.HostSection),
@@ -25,6 +26,7 @@ _SECTIONS = (
     ("[zygotes]", config.ZygotesSection),
     ("[features]", config.FeaturesSection),
     ("[push.NAME]", config.PushSection),
+    ("[retention]", RetentionSection),
 )
 
 

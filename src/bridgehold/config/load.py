@@ -19,6 +19,7 @@ from msgspec import field
 from bridgehold import reads
 from bridgehold.config.kinds import Fault, FaultsError, Name, Strict, is_table, read_table
 from bridgehold.config.providers import provider_entry, provider_faults
+from bridgehold.config.retention import RetentionSection
 from bridgehold.config.sections import (
     BridgeSection,
     FeaturesSection,
@@ -55,6 +56,7 @@ class Config(Strict, frozen=True):
     http: HttpSection = HttpSection()
     supply: SupplySection = SupplySection()
     push: dict[Name, PushSection] = field(default_factory=dict)
+    retention: RetentionSection = RetentionSection()
     features: FeaturesSection = FeaturesSection()
     default_bridge: str = "dspy"
 

@@ -290,7 +290,8 @@ class ReviewSection(Strict, frozen=True):
     """``[review]``: what a person has to have signed before it counts."""
 
     required: bool = False
-    """A policy of yours counts as it was signed (``bridgehold policy approve``), not once it is edited."""
+    """A policy of yours counts as it was signed (``bridgehold policy approve``), not once it is edited; a
+    tenant's file, not once it allows more than was signed of it."""
 
 
 class SupplySection(Strict, frozen=True):
@@ -303,6 +304,10 @@ class SupplySection(Strict, frozen=True):
     nor is any where an advisory can't be read, or all are older than `max_age_days`. Empty: none is."""
     accepted: tuple[Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}\Z")], ...] = ()
     """Ids, or aliases, of advisories that you have looked at: they are shown, and block nothing."""
+    licences: tuple[Annotated[str, Meta(pattern=r"^[A-Za-z0-9*?(][A-Za-z0-9 .,+*?()/-]{0,99}\Z")], ...] = ()
+    """Licences that are not taken, as ``"AGPL-*"`` or ``"not stated"``: an environment with a package under
+    one is not built and starts no session. What packages say of themselves counts; ``pkg:NAME`` in `accepted`
+    takes one package."""
     max_age_days: Annotated[int, Meta(ge=0, le=3_650)] = 30
     """How old the newest advisory may be before a scan warns, and `block` blocks; 0: as old as may be."""
 

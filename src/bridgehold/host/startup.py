@@ -73,7 +73,7 @@ class FileChange(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: Literal["tenants", "tokens", "approved", "review"]
     name: str
-    """Of approved rules ``BRIDGE@TENANT``, of a review the policy's."""
+    """Of approved rules ``BRIDGE@TENANT``; of a review the policy's, or ``@TENANT`` of a tenant's ceiling."""
     text: str | None
     """None: it is to go; of a tenant's the table ``[tenant]`` alone, where something else is said there."""
     was: str

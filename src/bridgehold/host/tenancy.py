@@ -207,7 +207,7 @@ class Tenancy:
     async def remove(self, principal: Principal, params: RemoveParams, _emit: Emit) -> Removed:
         """Once it is revoked; its ceiling stays. Raises `UsageError` where the configuration names it."""
         name = parse_name(params.name, "tenant")
-        if not self._files.of(name).declared:
+        if not self._files.said(name).declared:
             raise self._unknown(name)
         owners = [one for one, section in self._settings.now.principals.items() if name in section.tenants]
         if owners:
@@ -218,6 +218,11 @@ class Tenancy:
             )
 
         async def act() -> Removed:
+            if self._files.of(name).state != "revoked":
+                hint = f"`bridgehold tenant revoke {name}`."
+                raise UsageError(f"tenant {name} is not revoked", hint=hint)
+            await self._at_rest.proposals(name)
+            self._at_rest.ends(name)
             await self._files.remove(name)
             return await self._left(name, gone=params.artifacts)
 
@@ -251,7 +256,7 @@ class Tenancy:
                 if state == "suspended":
                     known = Tenant(name=name)
                     with contextlib.suppress(PolicyError):
-                        known = self._files.of(name)
+                        known = self._files.said(name)
                     await self._files.hold(name, edit(known))
                     error.hint = _SUSPENDED_BY_HAND
                 raise
@@ -288,10 +293,10 @@ class Tenancy:
         """Who is refused beside a file that is broken is shown as that, with both reasons."""
         held = ""
         try:
-            tenant = self._files.of(name)
+            tenant = self._files.said(name)
             held = "" if tenant.state == "active" else f"; {tenant.decision.reason}"
             self._files.check(name)
-            return self._info(tenant)
+            return self._info(self._files.of(name))
         except PolicyError as error:
             info = TenantInfo(name=name, state="broken", reason=f"{error.message}{held}", declared=True)
             return msgspec.structs.replace(info, sessions=self._open(name), tokens=self._tokens_of(name))

@@ -81,7 +81,7 @@ class Keeper:
         self._channel: Channel | None = None
         self._cells: set[asyncio.Task[None]] = set()
         accounts = Accounts(prices_told(config))
-        self._sendings = Sendings(accounts, config.limits.request_bytes)
+        self._sendings = Sendings(accounts, config.limits.request_bytes, self._vault.tenants_with)
 
     async def serve(
         self, sock: socket.socket, intake: socket.socket | None = None, journal: Journal | None = None

@@ -39,6 +39,7 @@ from bridgehold.keeper.stores import check_value
 from bridgehold.keeper.values import UpstreamLimits
 from bridgehold.policies.downloads import parse_hub_item
 
+_PIECE = 64 * 1024
 _POOLS = 256
 
 
@@ -46,7 +47,7 @@ class Account(Protocol):
     """What is kept of a cell's request on its way (`sending`)."""
 
     under_way: asyncio.Event
-    body: bytes | None
+    body: bytes
 
     def head(self, status: int, content_type: str) -> None:
         """The provider answers."""
@@ -171,8 +172,7 @@ class Upstream:
             return
         if request.body_bytes or request.method in ("POST", "PUT", "PATCH"):
             headers["Content-Length"] = str(request.body_bytes)
-        ready = account.body if account is not None else None
-        body = await self._body(stream, request) if ready is None else ready or None
+        body = await self._body(stream, request) if account is None else _sent(account.body)
         pool = self._pool(request.tenant, entry)
         async with pool.request(
             request.method,
@@ -342,6 +342,16 @@ def _watched() -> aiohttp.TraceConfig:
     watched.on_connection_create_end.append(connected)
     watched.on_connection_reuseconn.append(connected)
     return watched
+
+
+def _sent(body: bytes) -> bytes | AsyncIterator[bytes] | None:
+    """As it is written: what is long in pieces."""
+    return _pieces(body) if len(body) > SMALL else body or None
+
+
+async def _pieces(body: bytes) -> AsyncIterator[bytes]:
+    for at in range(0, len(body), _PIECE):
+        yield body[at : at + _PIECE]
 
 
 def _seen_at(error: BridgeholdError, entry: ProviderEntry) -> str:

@@ -31,6 +31,7 @@ from bridgehold.sandbox.attest.view import open_view
 from bridgehold.sandbox.cgroups import scope
 from bridgehold.sandbox.limits import slices
 from bridgehold.supervisor import plans
+from bridgehold.supervisor.beside import Beside
 from bridgehold.supervisor.changing import Changing
 from bridgehold.supervisor.folders import hand_over_credentials, prepare_folders
 from bridgehold.supervisor.handover import (
@@ -44,7 +45,6 @@ from bridgehold.supervisor.handover import (
 )
 from bridgehold.supervisor.owner import KEPT, READY, Owner
 from bridgehold.supervisor.rereading import Rereading
-from bridgehold.supervisor.sender import Pushing
 
 _END_SECONDS = 10.0
 """How long the others may take after the first one ended, before they are killed."""
@@ -105,7 +105,7 @@ def run(
         children, channel, rereading = _start(
             layout, config, listener, http, service=not private, lasting=given.lasting
         )
-        pushing, changing = Pushing(layout, config), Changing(layout, lasts=not private)
+        beside, changing = Beside(layout, config), Changing(layout, lasts=not private)
         patience = config.host.drain_s + _END_SECONDS
         replacing = Replacing(
             channel,
@@ -126,7 +126,7 @@ def run(
         finally:
             replacing.close()
             rereading.close()
-            pushing.stop()
+            beside.stop()
             kept_open = given.lasting or again
             rest = _END_SECONDS if again else patience  # a host that is replaced has had its own time
             kept_listener = None if kept_open else listener
