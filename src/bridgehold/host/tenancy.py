@@ -218,7 +218,7 @@ class Tenancy:
             )
 
         async def act() -> Removed:
-            if self._files.of(name).state != "revoked":
+            if self._files.said(name).state != "revoked":
                 hint = f"`bridgehold tenant revoke {name}`."
                 raise UsageError(f"tenant {name} is not revoked", hint=hint)
             await self._at_rest.proposals(name)
