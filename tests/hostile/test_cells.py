@@ -612,6 +612,11 @@ def test_a_tenant_without_a_name_ends_no_cell(host: Stage, tenant: str | None) -
                     host.client.request(method, {**asked, "tenant": tenant})
         assert session.run("act", {"code": "result['x'] = 1"}) == {"x": 1}
         assert before <= cells(host)
+        if tenant is not None:
+            with pytest.raises(BridgeholdError, match="it is no name") as refused:
+                host.client.request("run", {"operation": f"{host.plain}:act", "tenant": tenant})
+            assert refused.value.code == "denied"
+            assert refused.value.event in [one["ref"] for one in host.events("command.refused")]
 
 
 def test_a_slip_of_a_program_begins_no_cell(host: Stage) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bridgehold.config.layout import Layout, default_layout
 from bridgehold.errors import BridgeholdError, NotFoundError
-from bridgehold.ids import LOCAL_TENANT, nearest, parse_name
+from bridgehold.ids import LOCAL_TENANT, is_name, nearest, parse_name
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -41,7 +41,7 @@ def typed_tenant(name: str) -> str:
         return name
     known: set[str] = {LOCAL_TENANT}
     with contextlib.suppress(OSError, BridgeholdError):
-        known |= {path.stem for path in layout.tenants.glob("*.toml")}
+        known |= {path.stem for path in layout.tenants.glob("*.toml") if is_name(path.stem)}
         known |= {path.name for path in layout.tenants.iterdir() if path.is_dir()}
     with contextlib.suppress(OSError, BridgeholdError):
         for section in load_config(layout.config_file).principals.values():
