@@ -46,7 +46,7 @@ def typed_tenant(name: str) -> str:
         return name
     known: set[str] = {LOCAL_TENANT}
     with contextlib.suppress(OSError, BridgeholdError):
-        known |= {path.stem for path in layout.tenants.glob("*.toml")}
+        known |= {path.stem for path in layout.tenants.glob("*.toml") if is_name(path.stem)}
         known |= {path.name for path in layout.tenants.iterdir() if path.is_dir()}
     with contextlib.suppress(OSError, BridgeholdError):
         for section in load_config(layout.config_file).principals.values():
