@@ -13,10 +13,11 @@ import pytest
 
 from bridgehold import BridgeholdError
 from bridgehold.protocol.frames import PARTED
-from hostile.stage import Stage
+from hostile.stage import PAIRED, Stage
 from waiting import until
 
 pytestmark = pytest.mark.hostile
+WAYS = PAIRED
 SEND = """
 import fcntl, gc, json, os, stat, time
 call = next(one for one in gc.get_objects() if type(one).__name__ == "Runtime")._current

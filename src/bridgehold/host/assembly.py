@@ -198,7 +198,7 @@ def _celled(
             machine=ground.machine,
             spent=await spent(tenant),
             approvals=ground.approvals,
-            config=shared.settings.now.model_dump_json(),
+            config=msgspec.json.encode(shared.settings.now).decode(),
         )
 
     cells = Cells(

@@ -67,7 +67,7 @@ class CellProcess:
         self._given = given
         host = given.host
         self._layout = Layout(config=Path(host.config), state=Path(host.state), run=Path(host.run))
-        self._config = Config.model_validate_json(given.config)
+        self._config = msgspec.json.decode(given.config, type=Config)
         self._link = Link(self._answer, tells=self._told, theirs=OF_CELL)
         self._parts: CellParts | None = None
         self._table: dict[str, Method] = {}
@@ -278,7 +278,7 @@ class CellProcess:
                     parts.methods.left(caller)
             case "config":
                 new = decoded(body, cell_wire.NewConfig)
-                config = Config.model_validate_json(new.config)
+                config = msgspec.json.decode(new.config, type=Config)
                 parts.shared.settings.now = config
                 parts.tell(config, tuple(map(Path, new.gone)))
                 self._look_again(parts)
@@ -372,7 +372,7 @@ def warm() -> None:
         tenant=LOCAL_TENANT,
         host=HostConfig(config=nowhere, state=nowhere, run=nowhere, owner_uid=-1, supervisor=0),
         machine=Machine(cgroup="none", uids="shared", cpus=1),
-        config=Config().model_dump_json(),
+        config=msgspec.json.encode(Config()).decode(),
         spent=cell_wire.Spent(),
     )
     given = msgspec.json.decode(msgspec.json.encode(given), type=cell_wire.CellConfig)

@@ -223,7 +223,7 @@ class Reviews:
 
     def _unbound(self) -> Registry:
         """A registry that demands no review, and writes nothing."""
-        config = self._settings.now.model_copy(update={"review": ReviewSection()})
+        config = msgspec.structs.replace(self._settings.now, review=ReviewSection())
         return Registry(self._layout, config, self._machine, journal=None)
 
 

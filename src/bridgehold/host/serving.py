@@ -173,7 +173,7 @@ class Celled(msgspec.Struct, frozen=True):
         self.registry.replace(config, gone)
         self.budgets.spending.prices = prices_of(config)
         self.cells.places.bound = config.host.max_sessions
-        self.cells.tell(config.model_dump_json(), map(str, gone))
+        self.cells.tell(msgspec.json.encode(config).decode(), map(str, gone))
 
     def left(self, caller: object) -> None:
         """See `Serving.left`."""

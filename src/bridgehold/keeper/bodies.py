@@ -1,4 +1,5 @@
-"""Bodies of cells' requests that are long: held whole, within a bound by tenant, and looked into on a thread.
+"""Bodies of requests; those of cells' that are long are held whole, within a bound by tenant, and looked into
+on a thread.
 
 The loop is all tenants': what a body of a million values takes to be read is nobody's time but its tenant's.
 """
@@ -6,14 +7,16 @@ The loop is all tenants': what a body of a million values takes to be read is no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
 
-from bridgehold.errors import BusyError, LimitError
+from bridgehold.errors import BusyError, LimitError, ProtocolError
 from bridgehold.keeper.channel import Stream
 from bridgehold.keeper.places import Places
-from bridgehold.keeper.upstream import receive_body
+from bridgehold.keeper.protocol import DATA, END
 
+SMALL = 256 * 1024
+"""Up to here a body is sent to the provider in one piece with the head."""
 HELD_BYTES = 256 << 20
 """Of all tenants'."""
 PATIENCE_SECONDS = 10.0
@@ -76,3 +79,18 @@ class Bodies:
         self._looks.discard(task)
         if not task.cancelled():
             task.exception()  # whoever asked has it, or has left
+
+
+async def receive_body(stream: Stream, expected: int) -> AsyncIterator[bytes]:
+    """The request's body from the host: exactly `expected` bytes. Raises `ProtocolError` otherwise."""
+    left = expected
+    while left:
+        frame = await stream.receive()
+        if frame.kind == END:
+            break
+        if frame.kind != DATA or len(frame.payload) > left:
+            break
+        left -= len(frame.payload)
+        yield frame.payload
+    if left:
+        raise ProtocolError("the body of a request is not as long as its head says")

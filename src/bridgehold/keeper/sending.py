@@ -14,11 +14,10 @@ from bridgehold.audit.events import Receipt
 from bridgehold.config.providers import ProviderEntry
 from bridgehold.errors import AuditError, BridgeholdError, BusyError, DeniedError, LimitError
 from bridgehold.keeper.accounts import Accounts, Judged, is_plain
-from bridgehold.keeper.bodies import Bodies
+from bridgehold.keeper.bodies import SMALL, Bodies, receive_body
 from bridgehold.keeper.budgets import Reservation
 from bridgehold.keeper.channel import Stream
 from bridgehold.keeper.protocol import UpstreamRequest
-from bridgehold.keeper.upstream import SMALL, receive_body
 from bridgehold.keeper.usage import NOTHING, Counted, UsageTap
 from bridgehold.policies.buckets import TokenBucket
 from bridgehold.records.sendings import EgressEnded, EgressSent, EgressStopped

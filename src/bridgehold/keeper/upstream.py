@@ -24,13 +24,14 @@ from yarl import URL
 
 from bridgehold.audit.encodings import Encodings
 from bridgehold.config.providers import ProviderEntry
-from bridgehold.errors import BridgeholdError, DeniedError, LimitError, ProtocolError, ProviderError
+from bridgehold.errors import BridgeholdError, DeniedError, LimitError, ProviderError
+from bridgehold.keeper.bodies import SMALL, receive_body
 from bridgehold.keeper.channel import Stream
 from bridgehold.keeper.follow import FOLLOWED, MOST_HOPS, PASSED_ON, REDIRECTS, Hop, next_hop
 from bridgehold.keeper.heads import checked_headers, coding, make_url, returned_headers
 from bridgehold.keeper.paced import PacedSocket, Reads
 from bridgehold.keeper.places import Turns
-from bridgehold.keeper.protocol import DATA, END, REDIRECT, UNREACHED, Done, UpstreamHead, UpstreamRequest
+from bridgehold.keeper.protocol import REDIRECT, UNREACHED, Done, UpstreamHead, UpstreamRequest
 from bridgehold.keeper.resolve import Lookup, resolve, shared, system_lookup
 from bridgehold.keeper.scrub import Scrubber
 from bridgehold.keeper.slots import inject
@@ -38,8 +39,6 @@ from bridgehold.keeper.stores import check_value
 from bridgehold.keeper.values import UpstreamLimits
 from bridgehold.policies.downloads import parse_hub_item
 
-SMALL = 256 * 1024
-"""Request bodies up to here are sent in one piece with the head."""
 _PIECE = 64 * 1024
 _POOLS = 256
 
@@ -353,21 +352,6 @@ def _sent(body: bytes) -> bytes | AsyncIterator[bytes] | None:
 async def _pieces(body: bytes) -> AsyncIterator[bytes]:
     for at in range(0, len(body), _PIECE):
         yield body[at : at + _PIECE]
-
-
-async def receive_body(stream: Stream, expected: int) -> AsyncIterator[bytes]:
-    """The request's body from the host: exactly `expected` bytes. Raises `ProtocolError` otherwise."""
-    left = expected
-    while left:
-        frame = await stream.receive()
-        if frame.kind == END:
-            break
-        if frame.kind != DATA or len(frame.payload) > left:
-            break
-        left -= len(frame.payload)
-        yield frame.payload
-    if left:
-        raise ProtocolError("the body of a request is not as long as its head says")
 
 
 def _seen_at(error: BridgeholdError, entry: ProviderEntry) -> str:

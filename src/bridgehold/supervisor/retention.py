@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
-import threading
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,57 +22,16 @@ from bridgehold.audit.sealing import Done, Wanted, due, seal_audit
 from bridgehold.audit.segments import instance_folders
 from bridgehold.audit.verify import verify_audit
 from bridgehold.config.layout import Layout
-from bridgehold.config.load import Config, load_config
+from bridgehold.config.load import load_config
 from bridgehold.config.retention import RetentionSection
 from bridgehold.error_texts import to_log_text
 from bridgehold.errors import AuditError, BridgeholdError
-from bridgehold.hardening import harden
+from bridgehold.hardening import harden, leave
 from bridgehold.keeper.signer import FILE, Signer
-from bridgehold.supervisor import plans
 
 BY = "retention of "
 """What seals say that nobody made by hand, before whose process it was."""
 _NICE = 15
-_END_S = 5.0
-
-
-class Retention:
-    """The supervisor's side: one look after another, until `stop`."""
-
-    def __init__(self, layout: Layout, config: Config) -> None:
-        """Does nothing where nothing is dropped by itself."""
-        self._layout = layout
-        self._every = config.retention.every_s
-        self._stopped = threading.Event()
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        if config.retention.wanted:
-            threading.Thread(target=self._keep, daemon=True).start()
-
-    def _keep(self) -> None:
-        argv = [sys.executable, *plans.INTERPRETER_FLAGS, "-m", "bridgehold.supervisor.retention"]
-        argv += ["--config", str(self._layout.config), "--state", str(self._layout.state)]
-        argv += ["--run", str(self._layout.run), "--parent", str(os.getpid())]
-        while not self._stopped.wait(self._every):
-            with self._lock:
-                if self._stopped.is_set():
-                    return
-                self._process = subprocess.Popen(
-                    argv,
-                    stdin=subprocess.DEVNULL,
-                    env=plans.push_environment(),
-                    cwd="/",
-                    start_new_session=True,
-                )
-            self._process.wait()
-
-    def stop(self) -> None:
-        """End it, whatever it is at: what is sealed half is as it was."""
-        with self._lock:
-            self._stopped.set()
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait(_END_S)
 
 
 def seal_now(
@@ -162,4 +119,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    leave(main())

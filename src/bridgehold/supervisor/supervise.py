@@ -30,7 +30,9 @@ from bridgehold.retold import Teller, configuration_file
 from bridgehold.sandbox.attest.view import open_view
 from bridgehold.sandbox.cgroups import scope
 from bridgehold.sandbox.limits import slices
-from bridgehold.supervisor import files, plans, releases
+from bridgehold.supervisor import plans
+from bridgehold.supervisor.beside import Beside
+from bridgehold.supervisor.changing import Changing
 from bridgehold.supervisor.folders import hand_over_credentials, prepare_folders
 from bridgehold.supervisor.handover import (
     Inherited,
@@ -42,9 +44,7 @@ from bridgehold.supervisor.handover import (
     listen_at,
 )
 from bridgehold.supervisor.owner import KEPT, READY, Owner
-from bridgehold.supervisor.pushing import Pushing
 from bridgehold.supervisor.rereading import Rereading
-from bridgehold.supervisor.retention import Retention
 
 _END_SECONDS = 10.0
 """How long the others may take after the first one ended, before they are killed."""
@@ -105,7 +105,7 @@ def run(
         children, channel, rereading = _start(
             layout, config, listener, http, service=not private, lasting=given.lasting
         )
-        pushing, retention = Pushing(layout, config), Retention(layout, config)
+        beside, changing = Beside(layout, config), Changing(layout, lasts=not private)
         patience = config.host.drain_s + _END_SECONDS
         replacing = Replacing(
             channel,
@@ -114,8 +114,8 @@ def run(
             ready=ready or (lambda: owner.say(READY)),
             kept=lambda: owner.say(KEPT),
             leave=lambda: _leave(children),
-            write=lambda said: files.answer(layout, said),
-            release=lambda said, descriptor: releases.answer(layout, said, descriptor),
+            write=changing.write,
+            release=changing.release,
             reread=rereading.answer,
         )
         again = alone = False
@@ -126,8 +126,7 @@ def run(
         finally:
             replacing.close()
             rereading.close()
-            pushing.stop()
-            retention.stop()
+            beside.stop()
             kept_open = given.lasting or again
             rest = _END_SECONDS if again else patience  # a host that is replaced has had its own time
             kept_listener = None if kept_open else listener
