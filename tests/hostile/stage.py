@@ -242,6 +242,9 @@ def copy_environment(package: str, folder: Path, user: str = "") -> None:
         subprocess.run([*way, "mkdir", "-p", str(place)], check=True)
         cp = [*way, "cp", "-R", "--preserve=mode,links,timestamps"]
         subprocess.run([*cp, *(str(built / name) for name in names), str(place)], check=True)
+        if not user:  # whose the folder is builds in it
+            whose = (built / place.relative_to(folder)).stat()
+            os.chown(place, whose.st_uid, whose.st_gid)
 
 
 def start_host(layout: Layout, *, user: str = "") -> subprocess.Popen[bytes]:
