@@ -22,6 +22,7 @@ from hostile.stage import KINDS_OF_HOSTS, Stage, stage
 from waiting import until
 
 pytestmark = pytest.mark.hostile
+ONCE = files.Once(0)
 
 
 @pytest.fixture(scope="module", params=KINDS_OF_HOSTS)
@@ -111,11 +112,11 @@ def test_a_review_that_ends_or_is_forged_counts_for_nothing(host: Stage) -> None
     until(lambda: "soundly signed" in code(host, name)[1], 10)
     change = FileChange(kind="review", name=name, text=render(forged), was="")
     with pytest.raises(BridgeholdError):  # of a host that was taken over
-        files.change(host.layout, msgspec.json.encode(change))
+        files.change(host.layout, msgspec.json.encode(change), ONCE)
     for other in (f"{name}x", "../config"):
         change = FileChange(kind="review", name=other, text=sound, was="")
         with pytest.raises((PolicyError, BridgeholdError)):
-            files.change(host.layout, msgspec.json.encode(change))
+            files.change(host.layout, msgspec.json.encode(change), ONCE)
     review.write_text(sound)
     until(lambda: code(host, name)[0] == "", 10)
 

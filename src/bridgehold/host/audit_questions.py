@@ -19,7 +19,15 @@ from bridgehold.audit.events import AuditQueried
 from bridgehold.audit.reading.asked import Answer, FoundEvents, Inquiry, Scope
 from bridgehold.audit.reading.language import parse, without_texts
 from bridgehold.config.layout import Layout
-from bridgehold.errors import AuditError, BridgeholdError, BusyError, DeniedError, UsageError, from_info
+from bridgehold.errors import (
+    AuditError,
+    BridgeholdError,
+    BusyError,
+    CancelledError,
+    DeniedError,
+    UsageError,
+    from_info,
+)
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.protocol.audits import AuditQueryParams
@@ -66,31 +74,34 @@ class AuditQuestions:
             raise BusyError(f"{who} has {_MOST_ASKED} questions to the audit under way")
         self._asking[counted] += 1
         try:
-            async with self._free:
-                return await self._told(principal, params)
+            return await self._told(principal, params)
         finally:
             self._asking[counted] -= 1
             if not self._asking[counted]:
                 del self._asking[counted]
 
     async def _told(self, principal: Principal, params: AuditQueryParams) -> FoundEvents:
-        found, fault = FoundEvents(events=(), more=False), None
+        """The answer, once it is an event that it was asked for, whatever its end: who asks may leave."""
         try:
-            found = await self._found(principal, params)
-        except BridgeholdError as error:
-            fault = error
+            async with self._free:
+                found = await self._found(principal, params)
+        except (BridgeholdError, asyncio.CancelledError) as error:
+            code = error.code if isinstance(error, BridgeholdError) else CancelledError.code
+            await self._say(principal, params, 0, code)
+            raise
+        await self._say(principal, params, len(found.events), "")
+        return found
+
+    async def _say(self, principal: Principal, params: AuditQueryParams, count: int, code: str) -> None:
         await self._journal.append(
             AuditQueried(
                 tenant=principal.account,
                 principal=principal.name,
                 question=without_texts(params.question)[:1_000],
-                count=len(found.events),
-                code=fault.code if fault is not None else "",
+                count=count,
+                code=code,
             )
         )
-        if fault is not None:
-            raise fault
-        return found
 
     async def _found(self, principal: Principal, params: AuditQueryParams) -> FoundEvents:
         scope = Scope(tenants=tuple(principal.tenants), bridges=principal.bridges)

@@ -104,7 +104,7 @@ def run(
         children, channel, rereading = _start(
             layout, config, listener, http, service=not private, lasting=given.lasting
         )
-        pushing = Pushing(layout, config)
+        pushing, once = Pushing(layout, config), files.Once(time.time())
         patience = config.host.drain_s + _END_SECONDS
         replacing = Replacing(
             channel,
@@ -113,7 +113,7 @@ def run(
             ready=ready or (lambda: owner.say(READY)),
             kept=lambda: owner.say(KEPT),
             leave=lambda: _leave(children),
-            write=lambda said: files.answer(layout, said),
+            write=lambda said: files.answer(layout, said, once),
             release=lambda said, descriptor: releases.answer(layout, said, descriptor),
             reread=rereading.answer,
         )
