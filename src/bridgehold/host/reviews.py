@@ -6,11 +6,11 @@ The host signs nothing: who owns the configuration does, and the supervisor look
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Iterator
 
 import msgspec
 
+from bridgehold import clock
 from bridgehold.config.layout import Layout
 from bridgehold.config.sections import ReviewSection
 from bridgehold.config.settings import Settings
@@ -128,7 +128,7 @@ class Reviews:
             near = nearest(name, self._registry.files.names("policy"))
             raise NotFoundError(f"policies/{name[:80]}.toml is not there{near}", hint=hint)
         text = self._own("review", name)
-        known, state = state_of(name, found, text, self._verified, time.time())
+        known, state = state_of(name, found, text, self._verified, clock.now())
         shown = PolicyReview(
             policy=name,
             file=found.file,
@@ -209,5 +209,5 @@ def _check_times(made: Review) -> None:
         begin, end = parse_time(made.at), parse_time(made.expires) if made.expires else 0.0
     except ValueError as error:
         raise UsageError(str(error)) from None
-    if abs(begin - time.time()) > SKEW_S or (end and end <= begin):
+    if abs(begin - clock.now()) > SKEW_S or (end and end <= begin):
         raise UsageError("the review is not of now, or ends before it begins", hint="Are the clocks right?")

@@ -12,13 +12,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
-from bridgehold import reads, writes
+from bridgehold import clock, reads, writes
 from bridgehold.config.layout import Layout
 from bridgehold.error_texts import from_os
 from bridgehold.errors import BridgeholdError, BusyError, NotFoundError, PolicyError, UsageError
@@ -92,7 +91,7 @@ def change(layout: Layout, said: bytes, once: Once) -> None:
         return
     if len(wanted.text.encode()) > LONGEST_FILE:  # what is longer could be changed, or ended, no more
         raise PolicyError(f"more than {LONGEST_FILE} bytes", where=str(path))
-    signed, now = dict[Digest, str](), time.time()
+    signed, now = dict[Digest, str](), clock.now()
     if wanted.kind in _SIGNED:
         known, signed = _check_signed(layout, path, wanted, wanted.text, before)
         once.use(known, now)
@@ -131,7 +130,7 @@ def _check_signed(
             known = {digest_bytes(one.signed(wanted.name)): one.at}
         return known, {digest_bytes(review.signed(wanted.name)): review.at}
     bridge, _, tenant = wanted.name.partition("@")
-    now, stood, ended = time.time(), tuple[Approved, ...](), dict[str, str]()
+    now, stood, ended = clock.now(), tuple[Approved, ...](), dict[str, str]()
     with contextlib.suppress(PolicyError):
         stood = read_rules(bridge, tenant, before, str(path), verified)
         ended = read_ended(before, str(path), now)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from bridgehold import clock
 from bridgehold.bridges.catalogue import Catalogue, Entry, passed_over
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.config.layout import Layout
@@ -248,7 +249,7 @@ class Registry:
         place = (tenant, bridge if begun is None else begun.release)
         for _ in range(_MOST_TRIES):
             known = self._grants.pop(place, None)
-            if known is not None and (known.generation != self._generation or 0 < known.until <= time.time()):
+            if known is not None and (known.generation != self._generation or 0 < known.until <= clock.now()):
                 known = None
             if known is not None and known.catalogue is not self._bridges.catalogue:
                 known = self._carried(known, tenant, begun)
@@ -309,12 +310,11 @@ class Registry:
         own = readings.read("tenant", tenant)
         ceilings = parse_tenant(tenant, own.text, own.file).limits if own is not None else Ceilings()
         rules = self.approved(manifest.name, tenant, readings)
-        extra = () if more is None else (more,)
 
         def resolved(adds: Iterable[Policy]) -> Grant:
             grant = resolve(
                 manifest.needs,
-                widened(policy, (*adds, *extra)),
+                widened(policy, (*adds, more) if more else adds),
                 ceiling,
                 self._machine,
                 tenant=tenant,
@@ -324,7 +324,7 @@ class Registry:
             )
             return msgspec.structs.replace(grant, ceilings=ceilings)
 
-        return until_each_ends(rules, time.time(), resolved)
+        return until_each_ends(rules, clock.now(), resolved)
 
     def approved(self, bridge: str, tenant: str, readings: Readings | None = None) -> tuple[Approved, ...]:
         """Every approved rule of the tenant's bridge, those that have ended too. Raises `PolicyError`."""
@@ -338,7 +338,7 @@ class Registry:
     def _reader(self, readings: Readings) -> Read:
         """Policies by name; only what somebody has signed, where the configuration demands it."""
         required = self._config.review.required
-        return ReviewedOnly(readings, self.verified, time.time()) if required else readings.policy
+        return ReviewedOnly(readings, self.verified, clock.now()) if required else readings.policy
 
     def policy_for(self, name: str, tenant: str) -> tuple[Policy, Readings]:
         """The policy `name` within the tenant's ceiling, and what that rests on; a bridge's own table of the
@@ -350,7 +350,7 @@ class Registry:
         runs = bridge in self._bridge_names(tenant) and self._policy_name(bridge, tenant, readings) == name
         ceiling = self._ceiling(tenant, bridge if runs else "", readings)
         if runs:
-            rules = in_force(self.approved(bridge, tenant, readings), time.time())
+            rules = in_force(self.approved(bridge, tenant, readings), clock.now())
             policy = widened(policy, (one.adds for one in rules))
         return (policy if ceiling is None else narrow(policy, ceiling)), readings
 
