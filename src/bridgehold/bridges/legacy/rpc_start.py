@@ -73,10 +73,9 @@ def bounded(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _is_secret(name: str, value: str) -> bool:
-    from bridgehold.audit.key_shapes import find_shape  # like the guest's package: few processes need them
-    from bridgehold_sdk.secret_names import is_secret
+    from bridgehold_sdk.secret_names import is_secret  # the guest's package, which few processes need
 
-    return is_secret(name, value) or find_shape(value)
+    return is_secret(name, value)
 
 
 def read_ready(body: bytes) -> int | None:
