@@ -150,5 +150,8 @@ def test_a_caller_whose_bytes_belong_nowhere_is_told_so(host: Stage) -> None:
     get = {"id": 2, "method": "artifact.get", "params": {"digest": digest}}
     assert said(frame(get))[0]["result"]["data"] == "AP8="
     told, part = said(frame({**get, "parts": True}))
-    assert (part, told["part"], "data" in told["result"]) == (b"\0\xff", "data", False)
+    if host.events("cell.started"):  # a front passes on what a cell has answered: text
+        assert (part, told.get("part"), told["result"]["data"]) == (b"", None, "AP8=")
+    else:
+        assert (part, told["part"], "data" in told["result"]) == (b"\0\xff", "data", False)
     host.client.remove(digest)
