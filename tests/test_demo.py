@@ -15,7 +15,6 @@ import pytest
 
 from bridgehold.audit.read import read_all
 from bridgehold.audit.verify import verify_audit
-from hostile.stage import copy_environment
 
 
 @pytest.fixture
@@ -30,8 +29,6 @@ def home() -> Iterator[Path]:
 @pytest.mark.network
 @pytest.mark.timeout(300)
 def test_the_demo_plays_to_its_end(home: Path) -> None:
-    """As its second run after a cut-off first one: dspy's environment is there, custom's is built meanwhile."""
-    copy_environment("dspy", home / "state/envs")
     done = subprocess.run(
         [sys.executable, "-m", "bridgehold", "demo", "--home", str(home)],
         capture_output=True,

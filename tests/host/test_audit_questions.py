@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from bridgehold.audit.events import AuditQueried
 from bridgehold.audit.reading.asked import Answer, FoundEvents
 from bridgehold.config.layout import find_layout
 from bridgehold.errors import BusyError
@@ -20,8 +21,13 @@ from bridgehold.protocol.values import Principal
 
 
 class Journal:
-    async def append(self, event: object) -> None:
+    def __init__(self) -> None:
+        self.codes: list[str] = []
+
+    async def append(self, event: AuditQueried) -> None:
         """Whatever it is."""
+        await asyncio.sleep(0)
+        self.codes.append(event.code)
 
 
 def test_a_tenants_tokens_have_two_questions_under_way_together(
@@ -55,5 +61,12 @@ def test_a_tenants_tokens_have_two_questions_under_way_together(
         slow.set()
         assert [one.more for one in await asyncio.gather(*waiting)] == [False] * 4
         assert not (await asks("token:2", "acme")).more
+        slow.clear()
+        leaving = asyncio.create_task(asks("token:2", "acme"))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        assert journal.codes == [""] * 5 + ["cancelled"], "who leaves before its answer is told of, too"
 
     asyncio.run(act())

@@ -31,6 +31,8 @@ from waiting import until
 USER = f"bh-test-{os.getpid()}"
 """Of this run alone: two runs beside each other must not remove each other's account."""
 KINDS_OF_HOSTS = ["root", "user"] if os.getuid() == 0 else ["self"]
+PAIRED = [("root", "fork"), ("user", "cold")] if os.getuid() == 0 else [("self", "fork"), ("self", "cold")]
+"""Each kind of host and each start once: for what has nothing to do with how they meet."""
 V1 = ("memory", "pids", "cpu", "cpuacct", "freezer")
 ROOT = Path(__file__).parents[2]
 

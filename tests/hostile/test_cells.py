@@ -30,7 +30,7 @@ from bridgehold.keeper.admin import SecretAdmin
 from bridgehold.sandbox import procfs
 from hostile import told_anew
 from hostile.served import running
-from hostile.stage import KINDS_OF_HOSTS, Stage, make_home, stage
+from hostile.stage import KINDS_OF_HOSTS, PAIRED, Stage, make_home, stage
 from hostile.taken_over import act_in_cell, doors
 from hostile.test_probes import probes
 from waiting import until
@@ -39,8 +39,7 @@ pytestmark = pytest.mark.hostile
 SLOW = {"code": "import time\ntime.sleep(100)"}
 
 
-@pytest.fixture(scope="module", params=[(kind, start) for kind in KINDS_OF_HOSTS for start in ("cold", "fork")],
-                ids="-".join)  # fmt: skip
+@pytest.fixture(scope="module", params=PAIRED, ids="-".join)
 def host(request: pytest.FixtureRequest) -> Iterator[Stage]:
     kind, start = request.param
     with doors(), stage(kind, start, host="cells = true") as ready:

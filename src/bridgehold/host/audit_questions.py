@@ -19,7 +19,15 @@ from bridgehold.audit.events import AuditQueried
 from bridgehold.audit.reading.asked import Answer, FoundEvents, Inquiry, Scope
 from bridgehold.audit.reading.language import parse, without_texts
 from bridgehold.config.layout import Layout
-from bridgehold.errors import AuditError, BridgeholdError, BusyError, DeniedError, UsageError, from_info
+from bridgehold.errors import (
+    AuditError,
+    BridgeholdError,
+    BusyError,
+    CancelledError,
+    DeniedError,
+    UsageError,
+    from_info,
+)
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.protocol.audits import AuditQueryParams
@@ -74,22 +82,26 @@ class AuditQuestions:
                 del self._asking[counted]
 
     async def _told(self, principal: Principal, params: AuditQueryParams) -> FoundEvents:
-        found, fault = FoundEvents(events=(), more=False), None
+        count, code = 0, "internal"
         try:
             found = await self._found(principal, params)
+            count, code = len(found.events), ""
         except BridgeholdError as error:
-            fault = error
-        await self._journal.append(
-            AuditQueried(
-                tenant=principal.account,
-                principal=principal.name,
-                question=without_texts(params.question)[:1_000],
-                count=len(found.events),
-                code=fault.code if fault is not None else "",
+            code = error.code
+            raise
+        except asyncio.CancelledError:  # who asked is gone, and had it worked on all the same
+            code = CancelledError.code
+            raise
+        finally:
+            await self._journal.append(
+                AuditQueried(
+                    tenant=principal.account,
+                    principal=principal.name,
+                    question=without_texts(params.question)[:1_000],
+                    count=count,
+                    code=code,
+                )
             )
-        )
-        if fault is not None:
-            raise fault
         return found
 
     async def _found(self, principal: Principal, params: AuditQueryParams) -> FoundEvents:

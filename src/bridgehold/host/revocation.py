@@ -81,6 +81,10 @@ class Revocation:
                 raise one
         return dict(zip(acts, (one for one in found if isinstance(one, Part)), strict=True))
 
+    async def end_keys(self, tenant: str) -> None:
+        """Whatever could not be let go of when it was revoked. Raises why it still can't be."""
+        await self._keeper.forget(tenant)
+
     async def _end_tokens(self, tenant: str) -> int:
         """Those of this tenant alone are removed; others lose it."""
         ended = 0

@@ -221,6 +221,12 @@ class Tenancy:
             if self._files.said(name).state != "revoked":
                 hint = f"`bridgehold tenant revoke {name}`."
                 raise UsageError(f"tenant {name} is not revoked", hint=hint)
+            if left := [token for token in self._tokens.names() if self._speaks_for(token, name)]:
+                raise UsageError(
+                    f"{', '.join(f'token {token}' for token in left)} may still act for {name}",
+                    hint=f"`bridgehold token revoke {left[0]}`: whoever is created anew is somebody else.",
+                )
+            await self._revocation.end_keys(name)
             await self._at_rest.proposals(name)
             self._at_rest.ends(name)
             await self._files.remove(name)
@@ -228,6 +234,12 @@ class Tenancy:
 
         details = {"artifacts": "removed" if params.artifacts else "kept"}
         return await self.log.audited(principal, "tenant.remove", name, details, act)
+
+    def _speaks_for(self, token: str, tenant: str) -> bool:
+        """Whether its file says so, also of one that makes nobody as long as this host runs."""
+        with contextlib.suppress(BridgeholdError):
+            return tenant in self._tokens.of(token).scope.tenants
+        return False
 
     async def _left(self, name: str, *, gone: bool) -> Removed:
         """What lies on the disk of a tenant that was removed; its artifacts are `gone`, or stay."""
