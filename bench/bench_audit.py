@@ -31,6 +31,7 @@ from bridgehold.audit.formatter import EventFormatter
 from bridgehold.audit.journal import Journal
 from bridgehold.audit.preview import preview
 from bridgehold.audit.verify import verify_audit
+from bridgehold.audit.writer import Limits
 
 EVENTS = 60_000
 WORKERS = 256
@@ -140,11 +141,12 @@ def measure_verify(folder: Path) -> Row:
     return row("verified events a second", median(rates), "1/s", least=150_000)
 
 
-def a_million(folder: Path) -> None:
-    """`MANY` events of 5,000 sessions of 50 tenants, as the journal writes them, but not made durable."""
-    journal = Journal(JournalConfig(folder=str(folder)), sync=lambda _: None)
+def a_million(folder: Path, many: int = MANY, segment_bytes: int = Limits().segment_bytes) -> None:
+    """`many` events, 200 of each session, of 50 tenants, as the journal writes them, but not made durable."""
+    config = JournalConfig(folder=str(folder), limits=Limits(segment_bytes=segment_bytes))
+    journal = Journal(config, sync=lambda _: None)
     journal.writer.write([GrantResolved(digest="sha256:" + "a" * 64, grant={})])
-    for number in range(MANY // 200):
+    for number in range(many // 200):
         ties: dict[str, Any] = {"tenant": f"tenant{number % 50}", "session": f"s-{number:016d}"}
         journal.writer.write(
             [SessionOpened(bridge="python", grant="sha256:" + "a" * 64, start="fork", **ties)]

@@ -22,7 +22,8 @@ from bridgehold.errors import ConfigError
 from bridgehold.faces.authoring import locking
 from bridgehold.keeper.files import replacing as replacing_private
 from bridgehold.supervisor import plans
-from bridgehold.supervisor.folders import prepare_folders
+from bridgehold.supervisor.folders import check_folders, prepare_folders
+from bridgehold.supervisor.handover import held_lock
 from ways import open_way
 
 ROOT = Path(__file__).parents[1]
@@ -333,6 +334,42 @@ def test_a_private_folder_keeps_nobody_out_of_those_it_lies_in(tmp_path: Path) -
     writes.make_folder(tmp_path / "state/secrets")
     with pytest.raises(FileExistsError):
         writes.make_folder(tmp_path / "state/secrets", new=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="roles have uids of their own under root alone")
+def test_roots_umask_locks_no_role_out_of_a_folder_that_is_made(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir(mode=0o700)
+    before = os.umask(0o077)
+    try:
+        writes.make_folder(tmp_path / "there/home/state/secrets", mode=0o700)
+    finally:
+        os.umask(before)
+    made = ("there", "there/home", "there/home/state", "there/home/state/secrets")
+    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in made]
+    assert modes == [0o700, 0o755, 0o755, 0o700]
+    layout = find_layout({"BRIDGEHOLD_HOME": str(tmp_path / "there/home")}, 0)
+    layout.state.chmod(0o700)  # as one that was made before, or by hand
+    for refused in (prepare_folders, check_folders):
+        with pytest.raises(ConfigError, match="closed to the users") as caught:
+            refused(layout, Config())
+        assert (caught.value.where, f"`chmod o+x {layout.state}`" in caught.value.hint) == (
+            str(layout.state),
+            True,
+        )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone may be somebody else for a moment")
+def test_a_lock_that_one_may_not_write_is_told_as_that(tmp_path: Path) -> None:
+    layout = find_layout({"BRIDGEHOLD_HOME": str(tmp_path)}, 0)
+    layout.run.mkdir()
+    (layout.run / "host.lock").touch(mode=0o600)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(ConfigError, match="Permission denied") as caught, held_lock(layout, -1):
+            pass
+    finally:
+        os.seteuid(0)
+    assert caught.value.hint.startswith("Let uid 65534 write it")
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def read_bytes(
             raise kind("is a link that leads nowhere", where=str(path), hint=hint) from error
         raise kind("there is no such file", where=str(path), hint=hint or _LOOK) from error
     except (OSError, ValueError) as error:
-        remedy = hint or (_PERMIT if isinstance(error, PermissionError) else _LOOK)
+        remedy = _PERMIT if isinstance(error, PermissionError) else hint or _LOOK
         raise kind(f"can't be read: {_why(error)}", where=str(path), hint=remedy) from error
     try:
         with os.fdopen(descriptor, "rb") as file:

@@ -141,6 +141,7 @@ def open_lock(path: Path) -> int:
 def make_folder(path: Path, *, mode: int = 0o755, new: bool = False) -> None:
     """The folder `path`, with those it lies in (0755). Made by descriptor from what was there.
 
+    Root's umask takes nothing from a mode: roles with uids of their own pass these folders. Any other's does.
     `new`: raises `FileExistsError` where it is there already.
     """
     there = path
@@ -152,17 +153,21 @@ def make_folder(path: Path, *, mode: int = 0o755, new: bool = False) -> None:
     try:
         parts = path.relative_to(there).parts
         for number, part in enumerate(parts, 1):
-            last = number == len(parts)
+            last, made = number == len(parts), True
+            exact = mode if last else 0o755
             try:
-                os.mkdir(part, mode if last else 0o755, dir_fd=descriptor)
+                os.mkdir(part, exact, dir_fd=descriptor)
             except FileExistsError:
                 if new and last:
                     raise
+                made = False
             except OSError as error:  # it names the part alone
                 raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
             inner = _inner(descriptor, part, path)
             os.close(descriptor)
             descriptor = inner
+            if made and os.geteuid() == 0:
+                os.fchmod(descriptor, exact)
     finally:
         os.close(descriptor)
 

@@ -26,6 +26,7 @@ from bridgehold.audit.reading.desk import Desk
 from bridgehold.audit.reading.fields import FIELDS, KINDS, value_of
 from bridgehold.audit.reading.language import narrowed, parse
 from bridgehold.audit.reading.linear import Hit, every_hit, matches
+from bridgehold.audit.reading.shelf import forget
 from bridgehold.audit.reading.syntax import EVERYTHING, AnyOf, Compare, Expression, Not, Text, both, equal
 from bridgehold.audit.reading.tallies import Tally
 from bridgehold.audit.segments import folder_name
@@ -162,6 +163,7 @@ def linear(audit: Path, question: Expression) -> list[Hit]:
 SCOPES = [
     within(Scope(tenants=("acme",))),
     within(Scope(tenants=("*",), bridges=("python", "ACME"))),
+    within(Scope(tenants=("acme", "beta", "a/b")), {"acme": "2026-11-20T09:30:02.000Z", "beta": "2999"}),
 ]
 
 
@@ -339,6 +341,44 @@ def test_an_index_that_is_wrong_hides_nothing_that_it_has_begun_to_give_and_make
         assert places(desk.select(everything)) == places(linear(audit, everything))
         file.write_bytes(b"")
         assert desk.select(everything) == []
+
+
+def test_who_acts_for_thousands_is_answered_by_the_index(
+    audit: Path, filler: Callable[..., Filler], tmp_path: Path
+) -> None:
+    """And not by one that is built anew for each question, as it couldn't be asked."""
+    filled(audit, filler)
+    scope = within(Scope(tenants=(*(f"tenant-{n}" for n in range(5_000)), "acme")))
+    with Desk.open(audit, tmp_path / "cache") as desk:
+        built = desk.identity
+        found = desk.select(EVERYTHING, scope=scope)
+        assert places(found) == places([hit for hit in every_hit(audit) if matches(scope, hit)])
+        assert found
+        assert desk.identity == built
+
+
+def test_what_is_built_while_bodies_are_dropped_takes_no_place_afterwards(
+    audit: Path, filler: Callable[..., Filler], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is anything left of a build that was killed."""
+    filled(audit, filler)
+    cache, fill = tmp_path / "cache", store.Filling.fill
+
+    def meanwhile(filling: store.Filling, of: Path) -> int:
+        added = fill(filling, of)
+        forget(cache, audit)
+        return added
+
+    monkeypatch.setattr(store.Filling, "fill", meanwhile)
+    with Desk.open(audit, cache) as desk:
+        assert not desk.indexed
+    monkeypatch.undo()
+    with Desk.open(audit, cache) as desk:
+        assert desk.indexed
+    (index,) = cache.glob("*.sqlite")
+    index.rename(index.with_name(f".{index.name}.0123456789abcdef"))
+    forget(cache, audit)
+    assert [one.suffix for one in cache.iterdir()] == [".lock"]
 
 
 def test_an_index_lies_where_it_is_ones_own_or_there_is_none(

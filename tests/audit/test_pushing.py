@@ -33,6 +33,7 @@ from bridgehold.audit.pushing.sinks import FolderSink, Parcel, Sink, SinkConfig,
 from bridgehold.audit.sealing import Wanted, seal_audit
 from bridgehold.audit.verify import verify_audit
 from bridgehold.audit.writer import Limits
+from bridgehold.config.kinds import read_table
 from bridgehold.config.sections import PushSection
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x07" * 32)
@@ -288,7 +289,7 @@ def test_an_address_that_no_connection_can_be_made_to_is_refused_where_it_is_wri
     kind: str, to: str
 ) -> None:
     with pytest.raises(ValueError, match="`to` is"):
-        PushSection.model_validate({"kind": kind, "to": to})
+        read_table(PushSection, {"kind": kind, "to": to})
 
 
 @pytest.mark.parametrize("fault", [UnicodeError("label empty"), OverflowError("port"), ValueError("sk-0123")])

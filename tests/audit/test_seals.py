@@ -6,7 +6,9 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -29,7 +31,9 @@ from bridgehold.audit.verdicts import Report
 from bridgehold.audit.verify import render_report, verify_audit
 from bridgehold.audit.why import story
 from bridgehold.audit.writer import Limits
+from bridgehold.config.retention import RetentionSection
 from bridgehold.errors import AuditError, BridgeholdError
+from bridgehold.supervisor.retention import wanted_of
 
 KEY, OTHER = (Ed25519PrivateKey.from_private_bytes(bytes([n]) * 32) for n in (7, 8))
 TIME, LATER = "2999-01-01T00:00:00.000Z", "2999-01-02T00:00:00.000Z"
@@ -436,3 +440,19 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     filler.close()
     assert judge(audit).ok
     return audit
+
+
+def test_what_retention_asks_for() -> None:
+    now = datetime(2026, 11, 30, 12, tzinfo=UTC)
+
+    def asked(sizes: list[int], **said: Any) -> list[tuple[str, int]]:
+        found = wanted_of(RetentionSection(**said), sizes, now)
+        assert all(one.drop for one in found)
+        return [(one.before[:10], one.keep) for one in found]
+
+    assert asked([9, 9]) == []
+    assert asked([], days=30) == [("2026-10-31", 1)]
+    assert asked([4, 3, 2, 1], size="6B") == [("2026-11-23", 3)]  # nothing younger than a week
+    assert asked([4, 3, 2, 1], size="10B") == []
+    assert asked([4, 3, 2, 9], size="1B", least_days=0) == [("", 1)]  # the newest is written to
+    assert asked([9, 1], days=1, size="5B") == [("2026-11-29", 1), ("2026-11-23", 1)]

@@ -44,7 +44,7 @@ from hostile.stage import built_environments
 from ways import open_way
 
 SOURCE = Path(bridgehold.__file__).parent
-PATIENCE = 30.0
+PATIENCE = 90.0
 
 
 class Guest:
@@ -240,6 +240,11 @@ def sandbox_argv(
         *("--ro-bind", str(bridge), "/bridge"),
         *("--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/scratch"),
         *("--setenv", "HOME", "/scratch", "--setenv", "LANG", "C.UTF-8", "--setenv", "PATH", "/usr/bin"),
+        *(
+            "--setenv",
+            "OMP_NUM_THREADS",
+            "1",
+        ),  # a host says a session's cores; several spin for models this small
         *("--chdir", "/scratch"),
     ]
     for target, source in (binds or {}).items():

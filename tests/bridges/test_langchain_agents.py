@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bridgehold.bridges.frames import CancelFrame, ToolCallFrame, ToolFact, ToolFault, ToolReplyFrame
-from bridges.langchain_support import anew, begin, kept, refused, run, seen
+from bridges.langchain_support import anew, kept, refused, run, seen
 
 pytestmark = pytest.mark.network
 
 
 @pytest.fixture(scope="module")
-def shared(
+def workers(
     launch_once: Any, environment: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
-) -> Any:
-    return kept(launch_once, environment("langchain"), tmp_path_factory)
+) -> Callable[[bool], Any]:
+    return cache(lambda _hanging: kept(launch_once, environment("langchain"), tmp_path_factory))
 
 
 @pytest.fixture
-def langchain(request: pytest.FixtureRequest) -> Any:
-    """One that is shared; where something hangs, one of the test's own."""
-    if "cancelled" in request.node.name:
-        needed = (request.getfixturevalue(name) for name in ("launch", "environment", "bridge_folder"))
-        launch, environment, bridge_folder = needed
-        guest = begin(launch, environment("langchain"), bridge_folder)
-    else:
-        guest = anew(request.getfixturevalue("shared"))
+def langchain(request: pytest.FixtureRequest, workers: Callable[[bool], Any]) -> Any:
+    """One that is shared; those in which something hangs share another."""
+    guest = anew(workers("cancelled" in request.node.name))
     run(guest, "configure_llm", model="gpt-4o-mini", max_retries=0)
     return guest
 
@@ -181,11 +177,14 @@ def test_an_agent_that_goes_round_in_circles_is_stopped(langchain: Any) -> None:
 def test_an_agent_that_hangs_is_cancelled_and_the_session_lives(langchain: Any, operation: str) -> None:
     run(langchain, "configure_llm", id="slow", model="slow", max_retries=0)
     run(langchain, "create_agent", id="a", tools=["calculator"], llm="slow")
+    run(langchain, "create_agent", id="b", llm="default")
+    run(
+        langchain, "run_agent", agent_id="b", input="x"
+    )  # what an agent imports is there: what hangs is the call
     call = langchain.start(f"langchain:{operation}", {"agent_id": "a", "input": "x"})
     langchain.pump(0.7)
     langchain.send(CancelFrame(id=call))
     assert langchain.reply(call, 5).code == "cancelled"
-    run(langchain, "create_agent", id="b", llm="default")
     assert run(langchain, "run_agent", agent_id="b", input="x")["output"] == "You said: x"
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bridgehold.bridges.frames import CancelFrame
-from bridges.langchain_support import anew, begin, kept, refused, run, seen
+from bridges.langchain_support import anew, kept, refused, run, seen
 
 pytestmark = pytest.mark.network
 CITY = {
@@ -20,22 +21,16 @@ CITY = {
 
 
 @pytest.fixture(scope="module")
-def shared(
+def workers(
     launch_once: Any, environment: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
-) -> Any:
-    return kept(launch_once, environment("langchain"), tmp_path_factory)
+) -> Callable[[bool], Any]:
+    return cache(lambda _hanging: kept(launch_once, environment("langchain"), tmp_path_factory))
 
 
 @pytest.fixture
-def langchain(request: pytest.FixtureRequest) -> Any:
-    """One that is shared; where something hangs, one of the test's own."""
-    if "cancelled" in request.node.name:
-        needed = (request.getfixturevalue(name) for name in ("launch", "environment", "bridge_folder"))
-        launch, environment, bridge_folder = needed
-        guest = begin(launch, environment("langchain"), bridge_folder)
-    else:
-        guest = anew(request.getfixturevalue("shared"))
-    return guest
+def langchain(request: pytest.FixtureRequest, workers: Callable[[bool], Any]) -> Any:
+    """One that is shared; those in which something hangs share another."""
+    return anew(workers("cancelled" in request.node.name))
 
 
 def test_a_chain_from_creation_to_deletion(langchain: Any) -> None:

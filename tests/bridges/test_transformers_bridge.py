@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +49,37 @@ def start(launch: Any, environment: Callable[[str], Path], binds: dict[str, Path
     return guest
 
 
-@pytest.fixture
-def guest(launch: Any, environment: Callable[[str], Path]) -> Any:
-    return start(launch, environment)
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What the module's worker has at these places."""
+    return {target: tmp_path_factory.mktemp("place") for target in ("/data/0", "/scratch")}
 
 
 @pytest.fixture(scope="module")
-def shared(launch_once: Any, environment: Callable[[str], Path]) -> Any:
-    """For what leaves nothing behind: torch takes its seconds once."""
-    return start(launch_once, environment)
+def shared(launch_once: Any, environment: Callable[[str], Path], folders: dict[str, Path]) -> Any:
+    """The module's worker: torch takes its seconds once."""
+    return start(launch_once, environment, folders)
+
+
+@pytest.fixture
+def data(folders: dict[str, Path]) -> Iterator[Path]:
+    """What the worker sees as /data/0; empty again after the test."""
+    yield folders["/data/0"]
+    for path in folders["/data/0"].iterdir():
+        path.unlink() if path.is_symlink() else shutil.rmtree(path)
+
+
+@pytest.fixture
+def guest(shared: Any) -> Any:
+    """The module's worker, without anything of a test's before."""
+    shared.drain()
+    shared.seen.clear()
+    for kind in ("pipeline", "model", "tokenizer", "dataset"):
+        for one in run(shared, f"list_{kind}s")[f"{kind}s"]:
+            run(shared, f"delete_{kind}", **{f"{kind}_id": one[f"{kind}_id"]})
+    for one in run(shared, "list_saved")["saved"]:
+        run(shared, "delete_saved", name=one["name"])
+    return shared
 
 
 def run(guest: Any, name: str, /, **args: Any) -> Any:
@@ -86,6 +108,28 @@ def causal(guest: Any, model_id: str = "g", seed: int = 1) -> Any:
 
 def digest(guest: Any, model_id: str) -> str:
     return str(run(guest, "describe_model", model_id=model_id)["sha256"])
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ({"model_type": "nothing"}, "model_type"),
+        ({}, "model_type"),
+        ({**GPT2, "n_embed": 3}, "has no n_embed"),
+        ({**GPT2, "n_embd": "wide"}, "expected int"),
+        ({**GPT2, "n_embd": 33}, "divisible"),
+        ({**GPT2, "n_embd": 100_000, "n_head": 10}, "at most 1073741824"),
+        ({**GPT2, "auto_map": {"AutoModelForCausalLM": "evil.Model"}}, "not taken"),
+        ({**GPT2, "trust_remote_code": True}, "not taken"),
+        ({**GPT2, "attn_implementation": "someone/kernels"}, "not taken"),
+        ({**GPT2, "_attn_implementation": "someone/kernels"}, "not taken"),
+    ],
+)
+def test_configs_that_make_no_sense(shared: Any, config: dict[str, Any], text: str) -> None:
+    # First of all: what it takes to refuse them isn't hidden by what others needed.
+    peak = shared.value("common:get_stats")["memory_usage"]["peak"]
+    assert text in refused(shared, "load_model", config=config)
+    assert shared.value("common:get_stats")["memory_usage"]["peak"] < peak + (256 << 20)
 
 
 def test_a_causal_model_from_nothing_to_what_it_learned(guest: Any) -> None:
@@ -328,17 +372,12 @@ def test_a_name_without_a_folder_and_a_hub_says_what_to_grant(shared: Any) -> No
     assert "a name is OWNER/NAME" in refused(shared, "load_model", name="acme/tiny", revision="../main")
 
 
-def test_a_name_is_found_in_a_hubs_cache(
-    launch: Any, environment: Callable[[str], Path], tmp_path: Path
-) -> None:
-    scratch, cache, commit = tmp_path / "scratch", tmp_path / "cache", "c" * 40
-    for folder in (scratch, cache):
-        folder.mkdir()
-    guest = start(launch, environment, {"/data/0": cache, "/scratch": scratch})
+def test_a_name_is_found_in_a_hubs_cache(guest: Any, folders: dict[str, Path], data: Path) -> None:
+    commit = "c" * 40
     causal(guest)
     run(guest, "save_model", model_id="g", name="w", tokenizer_id="t")
-    repo = cache / "models--acme--tiny"
-    shutil.copytree(scratch / "saved" / "w", repo / "snapshots" / commit)
+    repo = data / "models--acme--tiny"
+    shutil.copytree(folders["/scratch"] / "saved" / "w", repo / "snapshots" / commit)
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text(commit)
     for revision in (None, "main", commit):
@@ -364,27 +403,6 @@ def test_a_device_that_is_not_there_is_refused_by_name(guest: Any) -> None:
     stats = run(guest, "stats")
     assert stats["bytes_by_device"] == {"cpu": 148480}
     assert stats["resident_bytes"] > 100 << 20
-
-
-@pytest.mark.parametrize(
-    ("config", "text"),
-    [
-        ({"model_type": "nothing"}, "model_type"),
-        ({}, "model_type"),
-        ({**GPT2, "n_embed": 3}, "has no n_embed"),
-        ({**GPT2, "n_embd": "wide"}, "expected int"),
-        ({**GPT2, "n_embd": 33}, "divisible"),
-        ({**GPT2, "n_embd": 100_000, "n_head": 10}, "at most 1073741824"),
-        ({**GPT2, "auto_map": {"AutoModelForCausalLM": "evil.Model"}}, "not taken"),
-        ({**GPT2, "trust_remote_code": True}, "not taken"),
-        ({**GPT2, "attn_implementation": "someone/kernels"}, "not taken"),
-        ({**GPT2, "_attn_implementation": "someone/kernels"}, "not taken"),
-    ],
-)
-def test_configs_that_make_no_sense(shared: Any, config: dict[str, Any], text: str) -> None:
-    peak = shared.value("common:get_stats")["memory_usage"]["peak"]
-    assert text in refused(shared, "load_model", config=config)
-    assert shared.value("common:get_stats")["memory_usage"]["peak"] < peak + (256 << 20)
 
 
 def test_texts_and_tokens_are_bounded(guest: Any) -> None:
@@ -461,11 +479,7 @@ def test_the_hub_is_never_asked(
     assert "offline" in found["said"].lower(), found["said"]
 
 
-def test_a_folder_brings_weights_and_never_code(
-    launch: Any, environment: Callable[[str], Path], tmp_path: Path
-) -> None:
-    data = tmp_path / "data"
-    data.mkdir()
+def test_a_folder_brings_weights_and_never_code(guest: Any, data: Path) -> None:
     code = {"auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}}
     write_model(data / "plain", {**GPT2, "architectures": ["GPT2LMHeadModel"]})
     write_model(data / "known", {**GPT2, **code})
@@ -479,7 +493,6 @@ def test_a_folder_brings_weights_and_never_code(
     (data / "link").symlink_to("/etc")
     (data / "tokens").mkdir()
     (data / "tokens" / "tokenizer.json").write_text('{"model": {}}')
-    guest = start(launch, environment, {"/data/0": data})
     loaded = run(guest, "load_model", path="/data/0/plain", id="plain")
     assert "transformer.wte.weight" not in loaded["missing_keys"]
     assert "transformer.ln_f.weight" in loaded["missing_keys"]

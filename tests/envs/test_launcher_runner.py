@@ -15,7 +15,7 @@ import pytest
 from envs_kit import make_wheel
 from launcher_support import KINDS, Machine, account, delegated, start
 
-from bridgehold.sandbox.launcher.main import LauncherConfig
+from bridgehold.sandbox.launcher.given import LauncherConfig
 
 HOST_UID = 0x78000000 + 1
 HERE = Path(__file__).parent

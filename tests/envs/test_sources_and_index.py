@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 from envs_kit import make_index, make_lock, make_sdist, make_wheel, sha256
-from pypi_simple import NoSuchProjectError
+from pypi_simple import NoSuchProjectError, ProjectPage
 
 from bridgehold.errors import ConfigError, EnvironmentBuildError
 from bridgehold.sandbox.envs.index import Candidate, choose, resolve
@@ -98,6 +98,21 @@ def test_a_missing_package_names_package_places_and_remedy(interpreter):
         resolve(pin, Sources(indexes=("https://user:pw@a/simple/",)), interpreter.tags, nothing_there)
     assert caught.value.where == "https://a/simple/"
     assert caught.value.hint
+
+
+def test_a_remote_index_names_no_file_of_this_machine(interpreter):
+    """A FIFO of this machine would keep the build for ever, whoever runs it."""
+    pin = Pin(name="pkg", version="1.0", hashes=(H,))
+
+    def page(index, project):
+        links = "".join(
+            f'<a href="{base}pkg-1.0-py3-none-any.whl#sha256={H}">pkg-1.0-py3-none-any.whl</a>'
+            for base in ("file:///tmp/", "FILE://localhost/", "data:,", "http+unix://x/")
+        )
+        return ProjectPage.from_html(project, links, base_url=index)
+
+    with pytest.raises(EnvironmentBuildError, match="no index has"):
+        resolve(pin, Sources(indexes=("https://a/simple/",)), interpreter.tags, page)
 
 
 def test_a_version_with_only_an_sdist_is_refused_and_nothing_is_built(tmp_path, dist, interpreter):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import json
 import os
@@ -60,21 +61,50 @@ def test_both_interfaces_have_the_same_methods(asynchronous: type, synchronous: 
         assert inspect.getdoc(member), name
 
 
-def write_bridge(layout: Layout) -> None:
-    folder = layout.bridges / "plain"
+PARTS = """
+    @operation(stream=True)
+    def parts(self):
+        import time
+        for part in range(70):
+            yield part
+            time.sleep(0.1)
+"""
+PARTS_DECLARED = """
+[operations.parts]
+summary = "Seven seconds of parts"
+effect = "read"
+stream = true
+"""
+
+
+@contextlib.contextmanager
+def home() -> Iterator[Layout]:
+    made = make_home(os.getuid())
+    made.config_file.write_text("[host]\ndrain_s = 0\n")  # what runs is cut off, so that its caller is told
+    folder = made.bridges / "plain"
     folder.mkdir()
-    (folder / "bridge.toml").write_text(MANIFEST.format(name="plain"))
-    (folder / "hostile.py").write_text(BRIDGE.format(at_import=""))
-    (layout.policies / "plain.toml").write_text(POLICY + '[sandbox]\nstart = "fork"\n')
+    (folder / "bridge.toml").write_text(MANIFEST.format(name="plain") + PARTS_DECLARED)
+    (folder / "hostile.py").write_text(BRIDGE.format(at_import="") + PARTS)
+    (made.policies / "plain.toml").write_text(POLICY + '[sandbox]\nstart = "fork"\n')
+    yield made
+    shutil.rmtree(made.config.parent, ignore_errors=True)
 
 
 @pytest.fixture
 def layout() -> Iterator[Layout]:
-    made = make_home(os.getuid())
-    made.config_file.write_text("[host]\ndrain_s = 0\n")  # what runs is cut off, so that its caller is told
-    write_bridge(made)
-    yield made
-    shutil.rmtree(made.config.parent, ignore_errors=True)
+    with home() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Layout]:
+    """One host for all that neither end one nor start one."""
+    with home() as made:
+        process = start_host(made)
+        try:
+            yield made
+        finally:
+            stop_host(process)
 
 
 def failure(work: Any, *arguments: Any) -> BridgeholdError:
@@ -134,25 +164,21 @@ def until_busy(client: SyncClient) -> None:
     until(lambda: any(session.state == "busy" for session in client.sessions()))
 
 
-def test_the_end_of_a_session_is_told_each_time_and_to_its_tenant_alone(layout: Layout) -> None:
-    process = start_host(layout)
-    try:
-        with SyncClient.connect(layout.socket) as client, client.session("plain") as session:
-            crash = failure(session.run, "act", {"code": "import os; os._exit(3)"})
-            assert crash.code == "crash"
-            for _ in range(2):
-                again = failure(session.run, "act", {"code": "1"})
-                assert again.code == "session_ended"
-                assert session.id in again.message
-                assert "crash" in again.message
-            stranger = failure(lambda: client.call("plain:report", {}, session=session.id, tenant="acme"))
-            guessed = failure(
-                lambda: client.call("plain:report", {}, session="s-0000000000000000", tenant="acme")
-            )
-            assert stranger.code == guessed.code
-            assert stranger.message.replace(session.id, "s-0000000000000000") == guessed.message
-    finally:
-        stop_host(process)
+def test_the_end_of_a_session_is_told_each_time_and_to_its_tenant_alone(served: Layout) -> None:
+    with SyncClient.connect(served.socket) as client, client.session("plain") as session:
+        crash = failure(session.run, "act", {"code": "import os; os._exit(3)"})
+        assert crash.code == "crash"
+        for _ in range(2):
+            again = failure(session.run, "act", {"code": "1"})
+            assert again.code == "session_ended"
+            assert session.id in again.message
+            assert "crash" in again.message
+        stranger = failure(lambda: client.call("plain:report", {}, session=session.id, tenant="acme"))
+        guessed = failure(
+            lambda: client.call("plain:report", {}, session="s-0000000000000000", tenant="acme")
+        )
+        assert stranger.code == guessed.code
+        assert stranger.message.replace(session.id, "s-0000000000000000") == guessed.message
 
 
 def test_a_client_is_awaited_or_entered(layout: Layout) -> None:
@@ -196,24 +222,8 @@ def test_a_client_is_awaited_or_entered(layout: Layout) -> None:
     assert str(Path(caught.value.where)) == str(layout.socket)
 
 
-PARTS = """
-    @operation(stream=True)
-    def parts(self):
-        import time
-        for part in range(70):
-            yield part
-            time.sleep(0.1)
-"""
-PARTS_DECLARED = """
-[operations.parts]
-summary = "Seven seconds of parts"
-effect = "read"
-stream = true
-"""
-
-
 def test_nothing_that_goes_wrong_while_answers_are_read_leaves_anybody_waiting(
-    layout: Layout, monkeypatch: pytest.MonkeyPatch
+    served: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(event: dict[str, Any]) -> None:
         raise LookupError(event["type"])
@@ -221,39 +231,31 @@ def test_nothing_that_goes_wrong_while_answers_are_read_leaves_anybody_waiting(
     def defect(info: object) -> BridgeholdError:
         raise RuntimeError("of the client's own")
 
-    with (layout.bridges / "plain/bridge.toml").open("a") as manifest:
-        manifest.write(PARTS_DECLARED)
-    with (layout.bridges / "plain/hostile.py").open("a") as module:
-        module.write(PARTS)
-    process = start_host(layout)
-    try:
-        with SyncClient.connect(layout.socket) as client, client.session("plain") as session:
-            began = time.monotonic()
-            with pytest.raises(LookupError, match="chunk"):  # the caller's own, where the caller waits
-                session.call("parts", on_event=broken)
-            assert session.run("act", {"code": "result['x'] = 3"}) == {"x": 3}
-            assert time.monotonic() - began < 6  # the stream was cancelled at the host
-            with client.session("plain") as other:
-                waiting: list[BridgeholdError] = []
-                work = threading.Thread(
-                    target=lambda: waiting.append(
-                        failure(other.run, "act", {"code": "import time; time.sleep(7)"})
-                    )
+    with SyncClient.connect(served.socket) as client, client.session("plain") as session:
+        began = time.monotonic()
+        with pytest.raises(LookupError, match="chunk"):  # the caller's own, where the caller waits
+            session.call("parts", on_event=broken)
+        assert session.run("act", {"code": "result['x'] = 3"}) == {"x": 3}
+        assert time.monotonic() - began < 6  # the stream was cancelled at the host
+        with client.session("plain") as other:
+            waiting: list[BridgeholdError] = []
+            work = threading.Thread(
+                target=lambda: waiting.append(
+                    failure(other.run, "act", {"code": "import time; time.sleep(7)"})
                 )
-                work.start()
-                until_busy(client)
-                with monkeypatch.context() as patched:
-                    patched.setattr("bridgehold.client.connection.from_info", defect)
-                    error = failure(session.run, "act", {"code": "1 / 0"})
-                assert (error.code, str(error.__cause__)) == ("internal", "of the client's own")
-                work.join(30)
-                assert [one.code for one in waiting] == ["internal"]
-            assert session.run("act", {"code": "result['x'] = 4"}) == {"x": 4}  # by another connection
-    finally:
-        stop_host(process)
+            )
+            work.start()
+            until_busy(client)
+            with monkeypatch.context() as patched:
+                patched.setattr("bridgehold.client.connection.from_info", defect)
+                error = failure(session.run, "act", {"code": "1 / 0"})
+            assert (error.code, str(error.__cause__)) == ("internal", "of the client's own")
+            work.join(30)
+            assert [one.code for one in waiting] == ["internal"]
+        assert session.run("act", {"code": "result['x'] = 4"}) == {"x": 4}  # by another connection
 
 
-def test_a_signal_that_ends_the_waiting_ends_the_command(layout: Layout) -> None:
+def test_a_signal_that_ends_the_waiting_ends_the_command(served: Layout) -> None:
     """As a test runner's alarm does: what the handler raises leaves nothing running."""
 
     class Alarm(BaseException):
@@ -262,10 +264,9 @@ def test_a_signal_that_ends_the_waiting_ends_the_command(layout: Layout) -> None
     def ring(*_: object) -> None:
         raise Alarm
 
-    process = start_host(layout)
     before = signal.signal(signal.SIGUSR2, ring)
     try:
-        with SyncClient.connect(layout.socket) as client, client.session("plain") as session:
+        with SyncClient.connect(served.socket) as client, client.session("plain") as session:
             timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGUSR2))
             timer.start()
             began = time.monotonic()
@@ -275,11 +276,11 @@ def test_a_signal_that_ends_the_waiting_ends_the_command(layout: Layout) -> None
             assert time.monotonic() - began < 6
     finally:
         signal.signal(signal.SIGUSR2, before)
-        stop_host(process)
 
 
-def test_a_client_that_is_killed_leaves_no_session_that_nobody_can_name(layout: Layout) -> None:
-    process = start_host(layout)
+def test_a_client_that_is_killed_leaves_no_session_that_nobody_can_name(served: Layout) -> None:
+    with SyncClient.connect(served.socket) as client:
+        until(lambda: not client.sessions())
     code = (
         "import sys, time\nfrom bridgehold import SyncClient\nclient = SyncClient.connect(sys.argv[1])\n"
         "for name in ('', '', 'named'):\n"
@@ -287,12 +288,12 @@ def test_a_client_that_is_killed_leaves_no_session_that_nobody_can_name(layout: 
         "time.sleep(300)"
     )
     killed = subprocess.Popen(
-        [sys.executable, "-c", code, str(layout.socket)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, str(served.socket)], stdout=subprocess.PIPE, text=True
     )
     try:
         assert killed.stdout is not None
         alone, shared, named = (killed.stdout.readline().strip() for _ in range(3))
-        with SyncClient.connect(layout.socket) as client:
+        with SyncClient.connect(served.socket) as client:
             client.call("plain:act", {"code": "result['x'] = 1"}, session=shared)
             assert {one.id for one in client.sessions()} == {alone, shared, named}
             killed.kill()
@@ -301,27 +302,25 @@ def test_a_client_that_is_killed_leaves_no_session_that_nobody_can_name(layout: 
             assert {one.id for one in client.sessions()} == {shared, named}
             said = failure(lambda: client.call("plain:report", {}, session=alone))
             assert (said.code, "its caller went away" in said.message) == ("session_ended", True)
+            for one in (shared, named):
+                client.request("session.close", {"session": one})
     finally:
         killed.kill()
         killed.stdout.close()  # type: ignore[union-attr]  # a pipe, as asked
-        stop_host(process)
 
 
-def test_who_leaves_while_a_nameless_session_opens_leaves_none(layout: Layout) -> None:
-    process = start_host(layout)
+def test_who_leaves_while_a_nameless_session_opens_leaves_none(served: Layout) -> None:
     body = json.dumps({"id": 1, "method": "session.open", "params": {"bridge": "plain"}}).encode()
-    try:
-        with SyncClient.connect(layout.socket) as client:
-            for _ in range(3):
-                with socket.socket(socket.AF_UNIX) as raw:
-                    raw.connect(str(layout.socket))
-                    raw.sendall(len(body).to_bytes(4, "big") + body)
-                    deadline = time.monotonic() + 20
-                    while client.request("ping")["sessions"] == 0:  # it has begun
-                        assert time.monotonic() < deadline
-            until(lambda: not client.request("ping")["sessions"], seconds=LEFT_SECONDS + 20)
-    finally:
-        stop_host(process)
+    with SyncClient.connect(served.socket) as client:
+        until(lambda: not client.request("ping")["sessions"])
+        for _ in range(3):
+            with socket.socket(socket.AF_UNIX) as raw:
+                raw.connect(str(served.socket))
+                raw.sendall(len(body).to_bytes(4, "big") + body)
+                deadline = time.monotonic() + 20
+                while client.request("ping")["sessions"] == 0:  # it has begun
+                    assert time.monotonic() < deadline
+        until(lambda: not client.request("ping")["sessions"], seconds=LEFT_SECONDS + 20)
 
 
 @pytest.mark.parametrize(
@@ -330,7 +329,7 @@ def test_who_leaves_while_a_nameless_session_opens_leaves_none(layout: Layout) -
     ids=repr,
 )
 def test_what_the_callers_own_code_raises_is_told_at_once_and_the_client_goes_on(
-    layout: Layout, raised: BaseException
+    served: Layout, raised: BaseException
 ) -> None:
     """In a value's own method, and in what is told of events: both run on the client's loop."""
 
@@ -341,30 +340,22 @@ def test_what_the_callers_own_code_raises_is_told_at_once_and_the_client_goes_on
     def told(event: dict[str, Any]) -> None:
         raise raised
 
-    with (layout.bridges / "plain/bridge.toml").open("a") as manifest:
-        manifest.write(PARTS_DECLARED)
-    with (layout.bridges / "plain/hostile.py").open("a") as module:
-        module.write(PARTS)
-    process = start_host(layout)
-    try:
-        with SyncClient.connect(layout.socket) as client, client.session("plain") as session:
-            for work in (
-                lambda: session.run("act", {"code": Value(a=1)}),
-                lambda: session.call("parts", on_event=told),
-            ):
-                ended: list[BaseException] = []
+    with SyncClient.connect(served.socket) as client, client.session("plain") as session:
+        for work in (
+            lambda: session.run("act", {"code": Value(a=1)}),
+            lambda: session.call("parts", on_event=told),
+        ):
+            ended: list[BaseException] = []
 
-                def call(work: Callable[[], object] = work, ended: list[BaseException] = ended) -> None:
-                    try:
-                        work()
-                    except BaseException as error:
-                        ended.append(error)
+            def call(work: Callable[[], object] = work, ended: list[BaseException] = ended) -> None:
+                try:
+                    work()
+                except BaseException as error:
+                    ended.append(error)
 
-                thread = threading.Thread(target=call, daemon=True)
-                thread.start()
-                thread.join(30)
-                assert ended, "nobody was told"
-                assert isinstance(ended[0], type(raised) | UsageError | RuntimeError), ended
-                assert session.run("act", {"code": "result['x'] = 3"}) == {"x": 3}
-    finally:
-        stop_host(process)
+            thread = threading.Thread(target=call, daemon=True)
+            thread.start()
+            thread.join(30)
+            assert ended, "nobody was told"
+            assert isinstance(ended[0], type(raised) | UsageError | RuntimeError), ended
+            assert session.run("act", {"code": "result['x'] = 3"}) == {"x": 3}

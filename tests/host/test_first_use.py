@@ -205,21 +205,22 @@ def test_run_shows_what_is_written_while_it_runs_and_an_error_has_it(fresh: Layo
     code = "import time\nprint('first \\x1b[31m'); time.sleep(1)\nprint('last', end='')\n7"
     argv = [sys.executable, "-m", "bridgehold", "run", "python:execute", "--args", json.dumps({"code": code})]
     home = {**os.environ, "BRIDGEHOLD_HOME": str(fresh.config.parent)}
-    with subprocess.Popen(argv, env=home, stdout=PIPE, stderr=PIPE, text=True) as running:
-        assert running.stderr is not None
-        assert running.stdout is not None
-        lines = iter(running.stderr.readline, "")
-        assert "  | first \\x1b[31m\n" in lines  # as text: no terminal does what a guest says
-        shown = time.monotonic()
-        assert next(lines) == "  | last\n"
-        assert time.monotonic() - shown > 0.5
-        assert json.loads(running.stdout.read())["stdout"] == "first \x1b[31m\nlast"
-    failing = json.dumps({"code": "print('partial')\nraise ValueError('x')"})
-    said = bridgehold(fresh, "run", "python:execute", "--args", failing, "--json")
-    assert (said.returncode, json.loads(said.stdout)["output"]) == (1, {"stdout": "partial\n"})
-    assert "partial" not in said.stderr
-    talk = bridgehold(fresh, "shell", "python", given="print('hello')\n6*7\n")
-    assert talk.stdout.replace("python> ", "").splitlines() == ["hello", "42"]
+    with SyncClient.open(fresh):  # one host for all three
+        with subprocess.Popen(argv, env=home, stdout=PIPE, stderr=PIPE, text=True) as running:
+            assert running.stderr is not None
+            assert running.stdout is not None
+            lines = iter(running.stderr.readline, "")
+            assert "  | first \\x1b[31m\n" in lines  # as text: no terminal does what a guest says
+            shown = time.monotonic()
+            assert next(lines) == "  | last\n"
+            assert time.monotonic() - shown > 0.5
+            assert json.loads(running.stdout.read())["stdout"] == "first \x1b[31m\nlast"
+        failing = json.dumps({"code": "print('partial')\nraise ValueError('x')"})
+        said = bridgehold(fresh, "run", "python:execute", "--args", failing, "--json")
+        assert (said.returncode, json.loads(said.stdout)["output"]) == (1, {"stdout": "partial\n"})
+        assert "partial" not in said.stderr
+        talk = bridgehold(fresh, "shell", "python", given="print('hello')\n6*7\n")
+        assert talk.stdout.replace("python> ", "").splitlines() == ["hello", "42"]
 
 
 def test_stdio_says_on_standard_error_what_is_built(fresh: Layout) -> None:

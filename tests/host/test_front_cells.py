@@ -140,6 +140,7 @@ class House:
             house,
             allowances,
             buffered_bytes=256 << 20,
+            caller_bytes=512 << 20,
         )
 
     async def _close(self, cell: str) -> None:
@@ -274,7 +275,7 @@ def test_a_cell_borrows_for_its_own_tenant_alone() -> None:
 
     async def act() -> None:
         async with house() as at, at.taken_over("globex") as (globex, other):
-            lending, most, first = at.cells.asks.lending, 80 << 20, step(256 << 20)
+            lending, most, first = at.cells.asks.lending[False], 80 << 20, step(256 << 20)
             async with at.taken_over("acme") as (acme, link):
                 await link.ask("lend", {"amount": most, "tenant": "globex", "cell": globex.name})
                 assert (lending.lent_to(acme.name), lending.lent_to(globex.name)) == (first + most, first)

@@ -42,7 +42,7 @@ import os
 from bridgehold.faces.cli.main import main
 main()
 """
-PAUSE = 0.02
+PAUSE = 0.2
 """Seconds between two calls of a caller's: six that never pause leave the hosts they call no processor to change places."""
 SLOW = "result['said'] = tools['lookup'](of='old'); time.sleep(0.5)"
 

@@ -44,6 +44,32 @@ def test_every_fault_is_named_at_once() -> None:
     assert caught.value.where == "config.toml"
 
 
+def test_what_is_one_line_or_a_name_ends_where_it_ends() -> None:
+    faults = {
+        '[host]\ncgroup = "auto\\n"\n': r"host\.cgroup: ",
+        '[host]\nmemory_reserve = "1GiB\\n"\n': r"host\.memory_reserve: ",
+        '[host]\npythons = ["/a/python3", "/b/python3\\n"]\n': r"host\.pythons\.1: ",
+        '[host]\ndevices = ["/dev/nvidia0\\n"]\n': r"host\.devices\.0: ",
+        '[bridges.a]\npolicy = "b\\n"\n': r"bridges\.a\.policy: ",
+        '[principals.a]\ntenants = ["*\\n"]\n': r"principals\.a\.tenants\.0: ",
+        '[push."a\\n"]\nkind = "folder"\nto = "/a"\n': r"push\.a\n: as its name ",
+    }
+    for text, fault in faults.items():
+        with pytest.raises(ConfigError, match=fault):
+            parse_config(text, "config.toml")
+
+
+def test_what_is_wrong_is_said_without_the_value() -> None:
+    for text in (
+        '[secrets]\nstore = "hunter2"\n',
+        '[host]\ncells = "hunter2"\n',
+        '[supply]\nblock = "hunter2"\n',
+    ):
+        with pytest.raises(ConfigError, match="one of ") as caught:
+            parse_config(text, "config.toml")
+        assert "hunter2" not in caught.value.message
+
+
 def test_names_of_sections_are_checked() -> None:
     with pytest.raises(ConfigError, match=r"providers\.Bad Name"):
         parse_config('[providers."Bad Name"]\nbase_url = "http://x"\n', "config.toml")

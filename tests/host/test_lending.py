@@ -12,7 +12,15 @@ from bridgehold.errors import BusyError, UsageError
 from bridgehold.host.shares import lending
 from bridgehold.host.shares.buffers import Buffers
 from bridgehold.host.shares.fair import FrameBudget
-from bridgehold.host.shares.lending import Lending, Lent, own_part
+from bridgehold.host.shares.lending import (
+    OF_CALLERS,
+    CallersLent,
+    Lending,
+    Lent,
+    Recalled,
+    lendable,
+    own_part,
+)
 from bridgehold.host.startup import MOST_CELLS
 from waiting import eventually
 
@@ -158,6 +166,42 @@ def test_what_idle_cells_hold_is_there_for_who_needs_it() -> None:
         with pytest.raises(BusyError):
             await asking
         assert recalls == 1, "not more than once a second, however often one asks"
+
+    asyncio.run(act())
+
+
+def test_callers_of_all_cells_and_of_the_front_have_one_bound() -> None:
+    """However many connections a tenant has, in its cell or at the front, the next one's largest request finds room."""
+
+    async def act() -> None:
+        cells: dict[str, CallersLent] = {}
+
+        def recall() -> None:
+            for cell in cells.values():
+                cell.recall()
+
+        held = Recalled(lendable(TOTAL, OF_CALLERS))
+        front = Lending(TOTAL, recall, held)
+        for name in ("greedy", "late", *(f"idle{number}" for number in range(40))):
+            begun = front.begin(name, f"c-{name}")
+            back = partial(front.take_back, name, f"c-{name}")
+            cells[name] = CallersLent(TOTAL, partial(front.lend, name, f"c-{name}"), back, begun)
+        greedy, own = cells["greedy"], own_part(TOTAL, OF_CALLERS)
+        for number in range(1_000):  # of eight callers, each over many connections
+            if not await greedy.wait(f"p{number % 8}", MIB, 0.1):
+                break
+        assert greedy.taken <= own + front.lent_to("c-greedy") <= own + TOTAL // 2
+        assert await held.wait("an operator", 32 * MIB, 1.0), "the front's own callers take of the same"
+        assert await cells["late"].wait("p", 32 * MIB, 1.0), "another tenant's find room"
+        assert held.taken + MOST_CELLS * own <= TOTAL
+
+        # What answers a caller isn't cut for what is not lent yet, and nothing is let in until it is.
+        assert cells["late"].take("p", 8 * MIB)
+        assert cells["late"].taken > cells["late"].total
+        assert not cells["late"].let_in("q", 1)
+        await eventually(lambda: cells["late"].taken <= cells["late"].total)
+        assert cells["late"].most < TOTAL // 2, "what finds no room in any case is refused at once"
+        assert not cells["late"].take("p", TOTAL)
 
     asyncio.run(act())
 

@@ -419,6 +419,50 @@ def test_a_start_imports_no_more_than_it_uses(
     assert {name for name in foreign if not name.startswith("_")} <= others
 
 
+@pytest.mark.parametrize(
+    ("module", "unused"),
+    [
+        ("supervisor.main", {"asyncio", "cryptography", "http", "packaging"}),
+        ("keeper.main", {"aiohttp", "attr", "email", "packaging", "yarl"}),
+        ("audit.journal", {"asyncio", "cryptography", "ssl"}),
+        ("sandbox.launcher.main", {"asyncio", "cryptography", "logging", "ssl"}),
+        ("host.main", {"aiohttp", "keyring", "requests", "typer"}),
+    ],
+)
+def test_a_process_of_a_private_host_loads_nothing_that_few_hosts_use(module: str, unused: set[str]) -> None:
+    text = f"import sys, bridgehold.{module}; print(*sys.modules)"
+    argv = [sys.executable, "-P", "-c", text]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60)
+    assert not {"pydantic", "rich", *unused} & set(done.stdout.split())
+
+
+SERVED = """
+import socket, sys
+from pathlib import Path
+from bridgehold.config.layout import Layout
+from bridgehold.config.load import Config
+from bridgehold.keeper.carrier import Carrier
+from bridgehold.keeper.places import Turns
+from bridgehold.keeper.resolve import system_lookup
+from bridgehold.keeper.values import parse_config
+from bridgehold.supervisor.changing import Changing
+from bridgehold.supervisor.plans import plan
+service = sys.argv[1] == "service"
+layout = Layout(config=Path("/c"), state=Path("/s"), run=Path("/r"))
+keeper = parse_config(plan(layout, Config(), service=service).keeper.config)
+Carrier(keeper, {}, system_lookup, Turns())
+Changing(layout, lasts=service)
+print(*({"aiohttp", "bridgehold.supervisor.files", "bridgehold.supervisor.releases"} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize(("kind", "loaded"), [("service", 3), ("private", 0)])
+def test_a_service_loads_at_its_start_what_may_be_replaced_below_it(kind: str, loaded: int) -> None:
+    argv = [sys.executable, "-P", "-c", SERVED, kind]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60)
+    assert len(done.stdout.split()) == loaded, done.stdout
+
+
 WORDS = st.text(alphabet="abc-é漢", min_size=1, max_size=12)
 CELLS = st.lists(WORDS, max_size=6).map(" ".join)
 

@@ -18,7 +18,14 @@ from bridgehold.audit.events import AdminIntent
 from bridgehold.config.layout import Layout, find_layout
 from bridgehold.config.load import Config
 from bridgehold.config.sections import PrincipalSection
-from bridgehold.errors import AuditError, BridgeholdError, ConfigError, PolicyError, SuspendedError
+from bridgehold.errors import (
+    AuditError,
+    BridgeholdError,
+    ConfigError,
+    PolicyError,
+    SuspendedError,
+    UsageError,
+)
 from bridgehold.host.admin_log import AdminLog
 from bridgehold.host.cell.methods import Methods
 from bridgehold.host.cell.sessions.session import SessionKey
@@ -36,7 +43,7 @@ from bridgehold.keeper.spending import Spending
 from bridgehold.policies import tokens
 from bridgehold.policies.model import Machine
 from bridgehold.protocol.frames import NoParams, RequestFrame, pack, read_frame
-from bridgehold.protocol.tenants import CreateTokenParams, NameParams, StateParams
+from bridgehold.protocol.tenants import CreateTokenParams, NameParams, RemoveParams, StateParams
 from bridgehold.protocol.values import Principal
 from bridgehold.supervisor import files as supervisor
 from waiting import PATIENCE, eventually
@@ -99,7 +106,12 @@ class House:
             zygotes=self._end("zygotes"),
             warm_pool=self._end("pool"),
         )
-        at_rest = AtRest(submissions=self._end("submissions"), artifacts=self._left)
+        at_rest = AtRest(
+            submissions=self._end("submissions"),
+            artifacts=self._left,
+            proposals=self._end("proposals"),
+            ends=lambda _: self.ended.append("ends"),
+        )
         self.tenancy = Tenancy(
             self.tenants,
             self.tokens,
@@ -288,6 +300,32 @@ def test_what_no_file_can_say_is_refused_all_the_same(tmp_path: Path, how: str) 
         assert 'state = "revoked"' in file.read_text()
         assert house.tokens.names() == ("shared",)
         assert house.tenancy._shown("acme").state == "revoked"
+
+    asyncio.run(act())
+
+
+def test_a_tenant_is_not_removed_before_nothing_can_speak_for_its_name(tmp_path: Path) -> None:
+    """A token or a key that could not be ended would be of whoever is created anew, from the next host on."""
+    house = House(tmp_path / "home", "acme")
+    house.token("alone", "acme")
+    house.unwritable = ("tokens",)
+
+    async def remove() -> None:
+        await house.tenancy.remove(OPERATOR, RemoveParams(name="acme"), lambda _: None)
+
+    async def act() -> None:
+        with pytest.raises(UsageError, match="not revoked"):
+            await remove()
+        with pytest.raises(BridgeholdError):
+            await house.revoke("acme")
+        with pytest.raises(UsageError, match="token alone may still act for acme"):
+            await remove()
+        house.unwritable = ()
+        await house.admin.revoke_token(OPERATOR, NameParams(name="alone"), lambda _: None)
+        house.ended.clear()
+        await remove()
+        assert house.ended == ["keys", "proposals", "ends"]
+        assert not (house.layout.tenants / "acme.toml").exists()
 
     asyncio.run(act())
 

@@ -229,6 +229,18 @@ def test_what_draws_is_drawn_and_what_asks_is_not() -> None:
     assert Drawn()(b"\x9b\xff") == b"\\x9b\\xff"
 
 
+@pytest.mark.parametrize("unit", [b"\x1b", b"\x1b[m", b"\x1b]x\x07", b"\x1b\xff"])
+def test_what_a_program_writes_takes_no_more_than_reading_it(unit: bytes) -> None:
+    """A frame of them, at once, kept the terminal of whoever looked for an hour."""
+
+    def cost(size: int) -> float:
+        data, drawn, begun = unit * (size // len(unit)), Drawn(), time.process_time()
+        drawn(data)
+        return time.process_time() - begun
+
+    assert cost(512 * 1024) < 30 * max(cost(32 * 1024), 0.005), "sixteen times as much"
+
+
 def test_a_terminal_needs_one() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "bridgehold", "shell", "--terminal"],

@@ -12,7 +12,7 @@ from bridgehold.audit.events import Event
 from bridgehold.errors import BusyError
 from bridgehold.host.front.secret_events import SecretEvents
 from bridgehold.host.lifetime import Lifetime
-from bridgehold.host.startup import SupervisorLink
+from bridgehold.host.supervisor_link import SupervisorLink
 from bridgehold.keeper.index import Reference
 from waiting import eventually
 

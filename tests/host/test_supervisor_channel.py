@@ -14,7 +14,8 @@ import pytest
 
 from bridgehold.errors import BridgeholdError, HostUnavailableError, PolicyError, UnsupportedError
 from bridgehold.host import startup
-from bridgehold.host.startup import ANOTHER, GO, WRITE, FileChange, SupervisorLink
+from bridgehold.host.startup import ANOTHER, GO, WRITE, FileChange
+from bridgehold.host.supervisor_link import SupervisorLink
 from bridgehold.supervisor.handover import OriginalMounts, Replacing
 
 CHANGE = FileChange(kind="tokens", name="app", text=None, was="")

@@ -26,7 +26,8 @@ from bridgehold.config.layout import Layout, find_layout
 from bridgehold.config.load import load_config, parse_config
 from bridgehold.config.settings import merge
 from bridgehold.errors import BusyError, ConfigError, UsageError
-from bridgehold.faces.cli import secrets, tenants
+from bridgehold.faces.authoring.check import Verdict
+from bridgehold.faces.cli import authoring, secrets, tenants
 from bridgehold.faces.cli.border import guarded
 from bridgehold.faces.cli.commands import app
 from bridgehold.faces.http.listening import listen
@@ -163,6 +164,11 @@ def test_a_key_whose_name_is_a_slip_is_kept_and_said(
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"sk-0123456789abcdef\n")))
     status, _, err = say("secrets", "set", "openia")
     assert status == 0
+    status, _, err = say("secrets", "set", "openai", "--tenant", "acme")  # nothing more comes
+    assert (status, "| bridgehold secrets set openai --tenant acme" in err) == (2, True), err
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"sk-0123456789abcdef\n")))
+    status, _, err = say("secrets", "set", "openia")
+    assert status == 0
     assert "no provider and no bridge asks for 'openia' (nearest: 'openai')" in err
     assert "`bridgehold secrets rm openia` forgets it" in err
     assert "`bridgehold secrets rm pariss --tenant acme` forgets it" in told("acme", "pariss")
@@ -283,6 +289,21 @@ def test_a_session_is_found_by_its_name_too(home: Layout, say: Say) -> None:
     by_id = [say("audit", "query", "--session", one, "--json")[1].splitlines() for one in ids]
     assert list(map(json.loads, by_id[0] + by_id[1])) == found
     assert len(say("audit", "query", "--session", "mine", "--limit", "3")[1].splitlines()) == 3
+    for typed, told in (
+        (("pyton",), "there is no bridge 'pyton', here or in this audit (nearest: 'python')"),
+        (("pyton", "--json"), "there is no bridge 'pyton'"),
+        (("python", "--tenant", "locl"), "there is no tenant 'locl' (nearest: 'local')"),
+        (("python", "--session", f"{ids[0]}x"), f"(nearest: {ids[0]!r})"),
+        (("python", "--session", "mine"), f"its id is {ids[0]}"),
+        (
+            ("pandas", "--session", ids[0]),
+            f"remedy `bridgehold policy learn python --tenant local --session {ids[0]}`",
+        ),
+    ):
+        status, out, err = say("policy", "learn", *typed)
+        assert (status, told in out + err) == (6, True), out + err
+    status, out, err = say("policy", "learn", "pandas")  # which did nothing: an answer, and no fault
+    assert (status, "extends" in out, "was let do nothing" in err) == (0, True, True)
     status, _, err = say("audit", "query", "session = mine")
     assert (status, "--session mine finds it by its name" in err) == (0, True), err
     status, _, err = say("why", "mine")
@@ -608,3 +629,79 @@ def test_a_tenants_sessions_are_shown_beside_their_ceiling(capsys: pytest.Captur
     tenants._one(msgspec.to_builtins(info), json_output=False)
     said = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
     assert [value for key, value in said if key in ("sessions", "memory")] == ["1 of 2", "1GiB"]
+
+
+def test_a_folder_in_a_bridges_place_is_told_as_one(
+    home: Layout, say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert say("bridge", "new", "toy")[0] == 0
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine.py").touch()
+    shutil.copytree(home.bridges / "toy", tmp_path / "copied")
+    of_none = "remedy `bridgehold bridge new mine` writes a bridge that runs"
+    for words, told in (
+        (("bridge", "check", "./mine"), of_none),
+        (("bridge", "check", "mine"), of_none),
+        (("bridge", "check", "mine", "--json"), "no bridge.toml"),
+        (("bridge", "lock", "./mine/"), of_none),
+        (("bridge", "build", str(tmp_path / "mine")), of_none),
+        (("bridge", "dev", "./mine:act"), of_none),
+        (("run", "./mine:act"), of_none),
+        (("shell", "./mine"), of_none),
+        (("policy", "lint", "./mine"), of_none),
+        (("policy", "learn", "./mine"), of_none),
+        (("run", "./mine.py"), "remedy `bridgehold python ./mine.py` runs a script"),
+        (("bridge", "show", str(home.bridges / "toy")), "Type toy instead."),
+        (("bridge", "show", "./copied"), f"Copy it to {home.bridges / 'copied'}"),
+        (("bridge", "show", "./gone"), "there is no bridge './gone'"),
+    ):
+        status, out, err = say(*words)
+        assert (status, told in out + err) == (6, True), out + err
+    (tmp_path / "toy").mkdir()  # beside a bridge of that name: the bridge is meant
+    assert say("bridge", "show", "toy")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "locked", "told"),
+    [
+        ("numpy>>2", "", "requirements.in:1). One a line"),
+        ("numpy\n-r other.txt", "", "requirements.in:2)"),
+        (None, "", "there is no such file"),
+        ("numpy", None, "`bridgehold bridge lock toy{own}` writes it"),
+        ("numpy", "", "numpy is asked for and not in the lock. Remedy: bridgehold bridge lock toy{own}"),
+        ("numpy", "numpy==2.0.0", "requirements.lock:1). Make the lock anew"),
+        ("numpy", f"numpy==2.0.0 --hash=sha256:{'0' * 64}\n" * 2, "pinned twice"),
+        ("numpy; sys_platform == 'win32'", "", ""),
+    ],
+)
+@pytest.mark.parametrize("own", ["", " --tenant acme"])
+def test_bridge_check_says_what_lock_and_build_would_refuse_before_anything_starts(
+    say: Say,
+    home: Layout,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: str | None,
+    locked: str | None,
+    told: str,
+    own: str,
+) -> None:
+    assert say("bridge", "new", "toy", *own.split())[0] == 0
+    folder = (home.own_bridges("acme") if own else home.bridges) / "toy"
+    manifest = folder / "bridge.toml"
+    named = 'requirements = "requirements.in"\nlock = "requirements.lock"\n[resources'
+    manifest.write_text(manifest.read_text().replace("[resources", named, 1))
+    for name, text in (("requirements.in", asked), ("requirements.lock", locked)):
+        if text is not None:
+            (folder / name).write_text(text)
+    started = list[str]()
+
+    async def start(*_: object, **__: object) -> list[Verdict]:
+        started.append("a host")
+        return []
+
+    monkeypatch.setattr(authoring, "_check", start)
+    status, out, _ = say("bridge", "check", "toy", *own.split(), "--json")
+    failed = json.loads(out)
+    assert (status, not failed) == ((1, False) if told else (0, True)), out
+    assert any(told.format(own=own) in one["detail"] for one in failed) or not told, out
+    assert started == ([] if told else ["a host"])

@@ -94,6 +94,12 @@ def test_a_text_is_no_number_of_the_configuration(tmp_path: Path, key: str, said
         load_config(file, {})
 
 
+@pytest.mark.parametrize("said", ["inf", "nan", "9" * 400])
+def test_a_variable_says_no_number_that_a_file_may_not(tmp_path: Path, said: str) -> None:
+    with pytest.raises(ConfigError, match="a number"):
+        load_config(tmp_path / "config.toml", {"BRIDGEHOLD__ZYGOTES__GROWTH": said})
+
+
 @pytest.mark.parametrize("said", ['"on"', "1", '"true"'])
 def test_a_text_or_number_is_no_flag_of_the_configuration(tmp_path: Path, said: str) -> None:
     file = tmp_path / "config.toml"

@@ -7,6 +7,7 @@ to it (v1 here), made and removed by the fixture.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pwd
 import re
@@ -30,6 +31,8 @@ from waiting import until
 USER = f"bh-test-{os.getpid()}"
 """Of this run alone: two runs beside each other must not remove each other's account."""
 KINDS_OF_HOSTS = ["root", "user"] if os.getuid() == 0 else ["self"]
+PAIRED = [("root", "fork"), ("user", "cold")] if os.getuid() == 0 else [("self", "fork"), ("self", "cold")]
+"""Each kind of host and each start once: for what has nothing to do with how they meet."""
 V1 = ("memory", "pids", "cpu", "cpuacct", "freezer")
 ROOT = Path(__file__).parents[2]
 
@@ -224,6 +227,21 @@ def built_environments() -> Path:
     if not folder.is_dir():
         pytest.fail("the environments of the shipped bridges are missing; run: make environments")
     return folder
+
+
+def copy_environment(package: str, folder: Path, user: str = "") -> None:
+    """A built environment, as a restored backup is one: whoever finds it there reads every byte."""
+    built = built_environments()
+    [facts] = [file for file in built.glob("*.json") if f'"name": "{package}"' in file.read_text()]
+    key = json.loads(facts.read_text())["key"]
+    way = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"] if user else []
+    for place, names in (
+        (folder / "keys", [f"keys/{key}.json"]),
+        (folder, [facts.stem, facts.name, f"{facts.stem}.facts"]),
+    ):
+        subprocess.run([*way, "mkdir", "-p", str(place)], check=True)
+        cp = [*way, "cp", "-R", "--preserve=mode,links,timestamps"]
+        subprocess.run([*cp, *(str(built / name) for name in names), str(place)], check=True)
 
 
 def start_host(layout: Layout, *, user: str = "") -> subprocess.Popen[bytes]:

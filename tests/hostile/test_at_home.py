@@ -21,8 +21,9 @@ from bridgehold.client.sync import SyncSession
 from bridgehold.errors import ApplicationError, LimitError, UsageError
 from bridgehold.host.cold_starts import remedy
 from hostile.at_home import DUMP, REASONS, outside, unexplained
-from hostile.stage import KINDS_OF_HOSTS, MANIFEST, Stage, stage
+from hostile.stage import KINDS_OF_HOSTS, MANIFEST, PAIRED, Stage, stage
 
+WAYS = PAIRED
 NO_MODULES = (
     "asyncio",
     "logging",

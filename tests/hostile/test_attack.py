@@ -60,7 +60,8 @@ def command(host: Stage, *arguments: str) -> tuple[int, dict[str, Any], str]:
 )
 def host(request: pytest.FixtureRequest) -> Iterator[Stage]:
     kind, start = request.param
-    with stage(kind, start) as ready:
+    cells = str(kind != "root").lower()  # each tenant has one of its own at the ordinary user's host
+    with stage(kind, start, host=f"cells = {cells}\n") as ready:
         (ready.layout.policies / "python.toml").write_text(f'{PYTHON}[sandbox]\nstart = "{start}"\n')
         yield ready
 
@@ -161,6 +162,15 @@ def test_who_is_no_operator_and_what_is_no_act_are_refused(host: Stage) -> None:
     )  # fmt: skip
     assert done.returncode not in (0, 1)
     assert "fork-bomb" in done.stderr
+    if host.kind == "root":
+        nobody = subprocess.run(
+            ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-P", "-m", "bridgehold",
+             "attack", "--only", "descriptors"],
+            env={"PATH": os.environ["PATH"], "BRIDGEHOLD_HOME": str(host.layout.config.parent)},
+            capture_output=True, text=True, timeout=60, check=False, cwd="/",
+        )  # fmt: skip
+        told = "denied: local user 65534 is nobody here"
+        assert (nobody.returncode, nobody.stderr.splitlines()[0]) == (13, told), nobody.stderr
 
 
 # --- without its barrier, each act says so: in a sandbox that lacks it, and is one all the same

@@ -138,6 +138,8 @@ def test_old_segments_are_sealed_without_their_bodies_under_a_running_host(serve
     with again(served):
         with SyncClient.connect(layout.socket) as client:
             assert client.request("audit.query", {"question": '"for ever"'})["events"]
+            told = {"code": "result['said'] = 'what goes by itself'"}
+            assert client.run(f"{served.plain}:act", told) == {"said": "what goes by itself"}
         assert any(b"for ever" in path.read_bytes() for path in layout.audit_index.iterdir())
         said = bridgehold(served, "audit", "seal", "--keep", "1", "--drop")
         assert not any(b"for ever" in path.read_bytes() for path in layout.audit_index.iterdir())
@@ -152,8 +154,34 @@ def test_old_segments_are_sealed_without_their_bodies_under_a_running_host(serve
         # who owns the machine and not the key changes one line: it is found
         (path,) = [layout.audit / said["sealed"][0]["place"]]
         path.chmod(0o600)
-        path.write_bytes(path.read_bytes().replace(b'"code":""', b'"code":"x"', 1))
+        sound = path.read_bytes()
+        path.write_bytes(sound.replace(b'"code":""', b'"code":"x"', 1))
         assert bridgehold(served, "audit", "verify", status=50)["ok"] is False
+        path.write_bytes(sound)
+        path.chmod(0o440)
+
+
+def test_what_is_too_much_loses_its_bodies_by_itself_and_what_is_not_whole_keeps_them(served: Stage) -> None:
+    """The host before this one said so; beyond a tiny size it is dropped, unless somebody tampered with the audit."""
+    layout = served.layout
+    kept = {path: path.read_bytes() for path in sorted(layout.audit.glob("0*/*.jsonl"))}
+    (path,) = [one for one, data in kept.items() if b"what goes by itself" in data]
+    first = next(iter(kept))
+    first.write_bytes(kept[first].replace(b'"code":""', b'"code":"x"', 1))
+    text = layout.config_file.read_text()
+    layout.config_file.write_text(f'{text}[retention]\nsize = "1KiB"\nleast_days = 0\nevery_s = 1\n')
+    log = layout.config.parent / "host.log"
+    with again(served):
+        until(lambda: "this audit is not whole: nothing of it is sealed" in log.read_text(), 60)
+        assert b"what goes by itself" in path.read_bytes()
+        first.write_bytes(kept[first])
+        until(lambda: b"what goes by itself" not in path.read_bytes(), 60)
+        until(lambda: len(served.events("segment.sealed")) == 2, 60)
+        last = served.events("segment.sealed")[-1]
+        assert (last["by"], int(str(last["bodies"])) > 0) == (f"retention of {by(served)}", True)
+        found = bridgehold(served, "audit", "verify")
+        assert (found["ok"], found["sealing"]["signature"]) == (True, "verified")
+        assert found["sealing"]["seals"][-1]["by"] == f"retention of {by(served)}"
 
 
 @contextlib.contextmanager

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -50,6 +52,22 @@ def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command, env=environment, capture_output=True, text=True, check=False, cwd="/", timeout=120
     )
+
+
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in which `bridge new` has made a bridge, with its policy."""
+    home = tmp_path_factory.mktemp("made") / "home"
+    made = run(home, "bridge", "new", "toy")
+    assert made.returncode == 0, made.stderr
+    return home
+
+
+@pytest.fixture
+def toy(home: Path, made_once: Path) -> Path:
+    """The folder of a new bridge, "toy", of this home's."""
+    shutil.copytree(made_once, home)
+    return home / "config/bridges/toy"
 
 
 def test_a_new_bridge_runs_is_checked_and_its_own_tests_pass(home: Path) -> None:
@@ -138,21 +156,24 @@ def test_a_scripts_commands_become_a_draft_and_the_script_never_runs(home: Path)
         assert (said.returncode != 0, "Traceback" in said.stderr) == (True, False)
 
 
-def test_dev_runs_again_after_each_save_and_shows_what_went_wrong(home: Path) -> None:
-    run(home, "bridge", "new", "toy")
-    code = home / "config/bridges/toy/toy_bridge.py"
+def test_dev_runs_again_after_each_save_and_shows_what_went_wrong(home: Path, toy: Path) -> None:
+    code = toy / "toy_bridge.py"
     nothing = run(home, "bridge", "dev", "toy")
     assert (nothing.returncode, "bridgehold bridge dev toy:create_greeting" in nothing.stderr) == (2, True)
     environment = {**os.environ, "BRIDGEHOLD_HOME": str(home)}
     arguments = ["bridge", "dev", "toy:create_greeting", "--args", '{"words": "{name}"}', "--runs", "3"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "bridgehold", *arguments],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd="/",
-    ) as process:
+    with (
+        subprocess.Popen(
+            [sys.executable, "-m", "bridgehold", *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd="/",
+        ) as process,
+        contextlib.ExitStack() as after,
+    ):
+        after.callback(process.kill)  # whoever fails here waits for no save
         assert process.stdout is not None
         heard: list[str] = []
 
@@ -174,9 +195,8 @@ def test_dev_runs_again_after_each_save_and_shows_what_went_wrong(home: Path) ->
 
 
 @pytest.mark.network
-def test_a_lock_is_resolved_with_hashes_and_names_no_index(home: Path) -> None:
-    run(home, "bridge", "new", "toy")
-    folder = home / "config/bridges/toy"
+def test_a_lock_is_resolved_with_hashes_and_names_no_index(home: Path, toy: Path) -> None:
+    folder = toy
     assert "asks for no packages" in run(home, "bridge", "lock", "toy").stderr
     manifest = folder / "bridge.toml"
     manifest.write_text(
@@ -212,10 +232,9 @@ def test_a_lock_is_resolved_with_hashes_and_names_no_index(home: Path) -> None:
         "six \\\n-e ./evil",
     ],
 )
-def test_a_lock_never_runs_what_a_bridge_asks_for(home: Path, line: str) -> None:
+def test_a_lock_never_runs_what_a_bridge_asks_for(home: Path, toy: Path, line: str) -> None:
     """A resolver asks a source tree what it needs by running its code."""
-    run(home, "bridge", "new", "toy")
-    folder = home / "config/bridges/toy"
+    folder = toy
     manifest = folder / "bridge.toml"
     manifest.write_text(
         manifest.read_text().replace(

@@ -30,7 +30,7 @@ from bridgehold.keeper.admin import SecretAdmin
 from bridgehold.sandbox import procfs
 from hostile import told_anew
 from hostile.served import running
-from hostile.stage import KINDS_OF_HOSTS, Stage, make_home, stage
+from hostile.stage import KINDS_OF_HOSTS, PAIRED, Stage, make_home, stage
 from hostile.taken_over import act_in_cell, doors
 from hostile.test_probes import probes
 from waiting import until
@@ -39,8 +39,7 @@ pytestmark = pytest.mark.hostile
 SLOW = {"code": "import time\ntime.sleep(100)"}
 
 
-@pytest.fixture(scope="module", params=[(kind, start) for kind in KINDS_OF_HOSTS for start in ("cold", "fork")],
-                ids="-".join)  # fmt: skip
+@pytest.fixture(scope="module", params=PAIRED, ids="-".join)
 def host(request: pytest.FixtureRequest) -> Iterator[Stage]:
     kind, start = request.param
     with doors(), stage(kind, start, host="cells = true") as ready:
@@ -613,6 +612,11 @@ def test_a_tenant_without_a_name_ends_no_cell(host: Stage, tenant: str | None) -
                     host.client.request(method, {**asked, "tenant": tenant})
         assert session.run("act", {"code": "result['x'] = 1"}) == {"x": 1}
         assert before <= cells(host)
+        if tenant is not None:
+            with pytest.raises(BridgeholdError, match="it is no name") as refused:
+                host.client.request("run", {"operation": f"{host.plain}:act", "tenant": tenant})
+            assert refused.value.code == "denied"
+            assert refused.value.event in [one["ref"] for one in host.events("command.refused")]
 
 
 def test_a_slip_of_a_program_begins_no_cell(host: Stage) -> None:

@@ -15,10 +15,11 @@ from bridgehold import BridgeholdError
 from bridgehold.audit.read import read_all
 from bridgehold.sandbox.doctor import Context
 from bridgehold.supervisor.checks import environments_probe
-from hostile.stage import Stage, make_home, start_host, stop_host
+from hostile.stage import PAIRED, Stage, make_home, start_host, stop_host
 from waiting import until
 
 pytestmark = pytest.mark.hostile
+WAYS = PAIRED
 
 
 def spoil(tree: Path) -> None:

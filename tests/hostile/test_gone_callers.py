@@ -8,10 +8,11 @@ import contextlib
 import pytest
 
 from bridgehold import BridgeholdError, Client
-from hostile.stage import Stage
+from hostile.stage import PAIRED, Stage
 from waiting import eventually, until
 
 pytestmark = pytest.mark.hostile
+WAYS = PAIRED
 
 DEAF = """
 import time

@@ -24,7 +24,7 @@ from hostile.stage import Stage, stage
 from waiting import until
 
 KINDS = (
-    [("root", "fork", ""), ("root", "cold", ""), ("user", "fork", ""), ("root", "fork", "cells = true")]
+    [("root", "cold", ""), ("user", "fork", ""), ("root", "fork", "cells = true")]
     if os.getuid() == 0
     else [("self", "fork", ""), ("self", "cold", "")]
 )

@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 
 from bridgehold import BridgeholdError
-from hostile.stage import Stage
+from hostile.stage import PAIRED, Stage
 
 pytestmark = pytest.mark.hostile
+WAYS = PAIRED
 
 PROGRAMS = {path.stem: path for path in sorted(Path(__file__).with_name("programs").glob("*.py"))}
 FILES_ALONE = {

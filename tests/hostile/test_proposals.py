@@ -19,6 +19,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from bridgehold import BridgeholdError, SyncClient
 from bridgehold.client.client import connect
 from bridgehold.errors import DeniedError, PolicyError
+from bridgehold.faces.cli.proposals import approve
+from bridgehold.faces.review.confirm import Act
 from bridgehold.host.proposal_store import MOST_RECORDS, ProposalStore
 from bridgehold.host.proposals import rule_of
 from bridgehold.host.startup import FileChange
@@ -343,6 +345,101 @@ def test_a_rule_is_ended_whatever_its_record_says(host: Stage) -> None:
         assert refused(lambda: session.run("act", act)).code == "denied"
 
 
+def test_who_is_created_anew_under_a_name_has_nothing_of_who_had_it_before(host: Stage) -> None:
+    """No rule, no proposal, no story, no session's last words: what an operator was told of stays, and no more."""
+    name, act = bridge(host), {"code": "result['x'] = 1"}
+    before = tenant(host, "heir")
+    with client(host, before) as own:
+        events = list[str]()
+        for code in ("1", "2"):
+            error = refused(lambda code=code: own.run(f"{name}:act", {"code": code}, tenant="heir"))
+            events.append(error.event)
+        held, waiting = (own.request("proposal.make", {"event": event})["id"] for event in events)
+        host.client.request("proposal.approve", signed(host, host.client, held))
+        with own.session(name, name="mine", tenant="heir") as session:
+            assert session.run("act", {"code": "print('of the one before')\nresult['x'] = 1"}) == {"x": 1}
+            assert "of the one before" in own.logs(session.id)
+        assert len(own.request("proposal.list", {})) == 2
+        told = own.request("audit.query", {"question": "kind = session.opened"})["events"]
+        assert [one["session"] for one in told] == [session.id]
+    host.client.request("tenant.revoke", {"name": "heir"})
+    host.client.request("tenant.remove", {"name": "heir"})
+    with client(host, tenant(host, "heir")) as own:
+        assert refused(lambda: own.run(f"{name}:act", act, tenant="heir")).code == "denied"
+        assert own.request("proposal.list", {}) == []
+        for one in (held, waiting):
+            assert (
+                refused(lambda one=one: own.request("proposal.show", {"proposal": one})).code == "not_found"
+            )
+        assert refused(lambda: own.request("proposal.make", {"event": events[0]})).code == "not_found"
+        for one in (session.id, "mine"):
+            assert refused(lambda one=one: own.logs(one)).code == "not_found"
+        with own.session(name, name="mine", tenant="heir") as fresh:
+            assert fresh.run("report") == {}
+        for question in ("", "kind = session", "framework = " + name, '"of the one before"'):
+            known = own.request("audit.query", {"question": question})["events"]
+            assert {one["session"] for one in known} <= {fresh.id, ""}, question
+        assert any(one["session"] == fresh.id for one in own.request("audit.query", {})["events"])
+        before_it = {"before": told[0]["ref"]}
+        assert refused(lambda: own.request("audit.query", before_it)).code == "not_found"
+    whole = host.client.request("audit.query", {"question": "kind = session.opened and tenant = heir"})
+    assert [one["session"] for one in whole["events"]] == [session.id, fresh.id], "an operator has all of it"
+
+
+def test_a_host_that_was_taken_over_has_no_other_rule_signed_than_was_looked_at(
+    host: Stage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The digest of what was looked at is worked out by who signs, on the page and at the command line."""
+    monkeypatch.setenv("BRIDGEHOLD_HOME", str(host.layout.config.parent))
+    name, asked, told = bridge(host), list[str](), list[str]()
+    with client(host, tenant(host, "acme")) as own:
+        error = refused(lambda: own.run(f"{name}:act", {"code": ""}, tenant="acme"))
+        one = str(own.request("proposal.make", {"event": error.event})["id"])
+    lies: dict[str, Any] = {}
+
+    async def ask(method: str, params: dict[str, Any]) -> Any:
+        asked.append(method)
+        async with connect(host.layout.socket) as known:
+            return {**await known.request(method, params), **lies}
+
+    def tell(_shown: ShownProposal, _act: object, code: str) -> None:
+        told.append(code)
+
+    async def act() -> None:
+        async with reading(host.layout.audit, tmp_path, ask=ask, tell=tell) as reader:
+            ours = {"Origin": reader.base}
+
+            async def post(path: str, **form: str) -> int:
+                url = f"{reader.base}/proposal/{one}/{path}"
+                async with reader.session.post(url, data=form, headers=ours, allow_redirects=False) as answer:
+                    return answer.status
+
+            page = (await reader.get(f"/proposal/{one}"))[1]
+            seen = re.findall(r'name="seen" value="([^"]+)"', page)[0]
+            for lie in (
+                {"grants": {"operations.allow": [f"{name}:act", f"{name}:report"]}},
+                {"tenant": "local"}, {"seconds": 7_000_000}, {"bridge": "python"}, {"by": "nobody"},
+            ):  # fmt: skip
+                lies.clear()
+                assert await post("ask", decision="approve", seen=seen) == 303
+                lies.update(lie)
+                assert await post("confirm", code=told[-1]) == 403, lie
+            lies.update({"seen": ""})  # what has no digest was seen by nobody
+            assert await post("ask", decision="approve", seen="waiting") == 303
+            assert await post("confirm", code=told[-1]) == 400
+
+    monkeypatch.setattr("bridgehold.faces.review.confirm.MOST_ASKED", 9)
+    asyncio.run(act())
+    assert "proposal.approve" not in asked
+    lies = {"grants": {"operations.allow": [f"{name}:report"]}}
+    monkeypatch.setattr("bridgehold.faces.cli.proposals.ask", lambda *given: asyncio.run(ask(*given)))
+    shown = host.client.request("proposal.show", {"proposal": one})
+    for seen in ("", shown["seen"]):
+        assert refused(lambda seen=seen: approve(one, seen=seen, yes=True)).code == "denied"
+    assert "proposal.approve" not in asked
+    assert host.client.request("proposal.show", {"proposal": one})["state"] == "waiting"
+
+
 def test_a_tenant_that_asks_and_asks_has_no_rule_forgotten_that_holds(tmp_path: Path) -> None:
     store = ProposalStore(tmp_path)
     one = Proposal(
@@ -376,8 +473,8 @@ def test_on_the_page_only_the_terminals_code_decides_and_only_what_was_seen(
             async with connect(host.layout.socket) as asked:
                 return await asked.request(method, params)
 
-        def tell(shown: ShownProposal, decision: str, code: str) -> None:
-            told.append((shown.id, decision, code))
+        def tell(shown: ShownProposal, act: Act, code: str) -> None:
+            told.append((shown.id, f"{act.decision} {act.reason}".strip(), code))
 
         def state(proposal: str) -> str:
             return str(own.request("proposal.show", {"proposal": proposal})["state"])
@@ -430,6 +527,9 @@ def test_on_the_page_only_the_terminals_code_decides_and_only_what_was_seen(
                 asked = {"decision": "reject", "seen": await seen(one), "reason": "it was a trial"}
                 assert await post(f"{one}/ask", same_site, **asked) == 303
                 policy = host.layout.policies / f"{name}.toml"
+                assert told[-1][1] == "reject it was a trial", (
+                    "the words that are written down are shown, too"
+                )
                 assert await post(f"{one}/confirm", code=told[-1][2]) == 303
                 assert state(one) == "rejected"
                 assert refused(lambda: own.run(f"{name}:act", {"code": ""}, tenant="acme")).code == "denied"

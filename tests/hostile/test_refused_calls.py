@@ -8,9 +8,10 @@ import pytest
 
 from bridgehold.sandbox.launch import seccomp
 from bridgehold.sandbox.launch.seccomp_rules import JOIN
-from hostile.stage import Stage
+from hostile.stage import PAIRED, Stage
 
 pytestmark = pytest.mark.hostile
+WAYS = PAIRED
 
 
 class Library(NamedTuple):

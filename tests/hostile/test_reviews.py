@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from bridgehold import BridgeholdError
 from bridgehold.errors import PolicyError
 from bridgehold.host.startup import FileChange
+from bridgehold.ids import digest_bytes
 from bridgehold.keeper.approver import Approver
 from bridgehold.policies.reviewed import Review, render
 from bridgehold.policies.tables import format_time
@@ -53,9 +55,9 @@ def sign(host: Stage, policy: str, *, lasts: int = 0, key: Any = None) -> dict[s
     }
 
 
-def code(host: Stage, bridge: str) -> tuple[str, str]:
+def code(host: Stage, bridge: str, tenant: str = "local") -> tuple[str, str]:
     try:
-        host.client.run(f"{bridge}:report")
+        host.client.run(f"{bridge}:report", tenant=tenant)
     except BridgeholdError as error:
         return error.code, error.message
     return "", ""
@@ -145,3 +147,116 @@ def test_what_comes_with_the_package_needs_no_review(host: Stage) -> None:
     with pytest.raises(BridgeholdError) as caught:
         host.client.request("policy.review", {"policy": "python"})
     assert caught.value.code == "not_found"
+
+
+def limit(host: Stage, tenant: str, **limits: object) -> str:
+    """What an operator is told who changes ceilings while the host runs; empty: it is done."""
+    try:
+        host.client.request("tenant.limit", {"name": tenant, "limits": limits})
+    except BridgeholdError as error:
+        return f"{error.code}: {error.message}"
+    return ""
+
+
+def is_told(host: Stage, bridge: str, wide: str) -> bool:
+    """Whether acme is refused for what is `wide`; empty: not at all."""
+    said = code(host, bridge, "acme")[1]
+    return wide in said if wide else not said
+
+
+def test_a_ceiling_is_lowered_by_anybody_and_raised_by_who_signs(host: Stage) -> None:
+    name, file = host.bridge(), host.layout.tenants / "acme.toml"
+    host.client.request("policy.approve", sign(host, name))
+    host.client.request("tenant.create", {"name": "acme", "limits": {"sessions": 4}})
+    assert code(host, name, "acme")[0] == ""  # it narrows what was signed, and daily work needs no signature
+    assert limit(host, "acme", sessions=3) == ""
+    for raised in ({"sessions": 4}, {"sessions": None}):  # nor does whoever holds the host raise it
+        assert "a ceiling is raised by who signs: tenant.limits.sessions 3 →" in limit(host, "acme", **raised)
+    shown = host.client.request("policy.review", {"policy": "@acme"})
+    assert (shown["state"], shown["required"]) == ("never", True)
+
+    said = file.read_text()
+    file.write_text(f'[limits]\nmemory = "128MiB"\n{said}')  # rules by hand are looked at by somebody
+    until(lambda: "nobody has reviewed the ceiling of acme" in code(host, name, "acme")[1], 10)
+    assert code(host, name)[0] == ""
+    host.client.request("policy.approve", sign(host, "@acme"))
+    event = [one for one in host.events("admin.intent") if one["action"] == "policy.approve"][-1]
+    details = event["details"]
+    assert isinstance(details, dict)
+    assert (event["subject"], "acme/* tenant.limits.sessions any → 3" in details["lost"]) == ("@acme", True)
+    assert f"acme/{name} limits.memory 256 MiB → 128 MiB" in details["lost"], details
+
+    with host.session(name, "acme") as session:
+        signed = file.read_text()
+        for memory, wide in (("96MiB", ""), ("129MiB", "limits.memory 128 MiB → 129 MiB"), ("128MiB", "")):
+            file.write_text(signed.replace("128MiB", memory))
+            until(functools.partial(is_told, host, name, wide), 10)
+            try:
+                session.run("report")
+                said = ""
+            except BridgeholdError as error:
+                said = error.message
+            assert bool(said) == bool(wide), said
+            assert wide in said
+            shown = host.client.request("policy.review", {"policy": "@acme"})
+            expected = {"96MiB": "narrowed", "129MiB": "edited", "128MiB": "reviewed"}
+            assert shown["state"] == expected[memory], shown
+        for text in (
+            signed.replace("sessions = 3", "sessions = 5"),
+            signed.replace("[limits]\nmemory", "[rate]\n#"),
+        ):
+            file.write_text(text)
+            until(lambda: "it allows more than was reviewed" in code(host, name, "acme")[1], 10)
+            listed = host.client.request("tenant.list", {})
+            if "sessions = 5" in text:
+                (acme,) = (one for one in listed if one["name"] == "acme")
+                assert (acme["state"], "tenant.limits.sessions 3 → 5" in acme["reason"]) == ("broken", True)
+        file.write_text(signed)
+        until(lambda: code(host, name, "acme")[0] == "", 10)
+    assert limit(host, "acme", sessions=1) == limit(host, "acme", sessions=3) == ""  # up to what was signed
+    assert "3 → 4" in limit(host, "acme", sessions=4)
+    assert code(host, name, "acme")[0] == ""
+
+
+def test_no_way_round_what_was_signed_of_a_ceiling(host: Stage) -> None:
+    """Who may write the folder, and who has taken the host over; neither has the key."""
+    name, file = host.bridge(), host.layout.tenants / "umbra.toml"
+    host.client.request("policy.approve", sign(host, name))
+    host.client.request("tenant.create", {"name": "umbra", "limits": {"sessions": 2}})
+    host.client.request("policy.approve", sign(host, "@umbra"))
+    review, said = file.with_name("umbra.review.toml"), file.read_text()
+    sound = review.read_text()
+    wide = said.replace("sessions = 2", "sessions = 9")
+    forged = Review(digest="sha256:" + "0" * 64, by="boss", at=format_time(time.time()), text=wide)
+    for text in (render(forged), sound.replace("sessions = 2", "sessions = 9"), "", "# nothing\n"):
+        review.write_text(text)
+        until(lambda: code(host, name, "umbra")[0] == "policy", 10)
+        change = FileChange(kind="review", name="@umbra", text=text, was=digest_bytes(text.encode()))
+        with pytest.raises(BridgeholdError):
+            files.change(host.layout, msgspec.json.encode(change), ONCE)
+    review.write_text(sound)
+    until(lambda: code(host, name, "umbra")[0] == "", 10)
+    for kind, of, text in (
+        ("tenants", "umbra", wide),
+        ("tenants", "umbra", said.replace("sessions = 2", "")),
+        ("tenants", "umbra.review", sound),
+        ("review", "@umbra/../x", sound),
+        ("review", "@", sound),
+        ("review", f"@{name}", sound),  # of another tenant
+    ):
+        was = digest_bytes(said.encode()) if of == "umbra" else ""
+        with pytest.raises((PolicyError, BridgeholdError)):
+            files.change(
+                host.layout, msgspec.json.encode(FileChange(kind=kind, name=of, text=text, was=was)), ONCE
+            )
+    file.unlink()
+    until(lambda: code(host, name, "umbra")[0] == "policy", 10)
+    host.client.request("reload", {})
+    assert "is gone" in code(host, name, "umbra")[1]
+    file.write_text(wide)
+    until(lambda: "tenant.limits.sessions 2 → 9" in code(host, name, "umbra")[1], 10)
+    # what ends something needs no signature, whatever the file says
+    assert host.client.request("tenant.suspend", {"name": "umbra"})["state"] == "suspended"
+    until(lambda: code(host, name, "umbra")[0] in {"suspended", "policy"}, 10)
+    assert host.client.request("tenant.revoke", {"name": "umbra"})["name"] == "umbra"
+    host.client.request("tenant.remove", {"name": "umbra"})

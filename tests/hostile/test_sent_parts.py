@@ -13,10 +13,11 @@ import pytest
 
 from bridgehold import BridgeholdError
 from bridgehold.protocol.frames import PARTED
-from hostile.stage import Stage
+from hostile.stage import PAIRED, Stage
 from waiting import until
 
 pytestmark = pytest.mark.hostile
+WAYS = PAIRED
 SEND = """
 import fcntl, gc, json, os, stat, time
 call = next(one for one in gc.get_objects() if type(one).__name__ == "Runtime")._current
@@ -149,5 +150,8 @@ def test_a_caller_whose_bytes_belong_nowhere_is_told_so(host: Stage) -> None:
     get = {"id": 2, "method": "artifact.get", "params": {"digest": digest}}
     assert said(frame(get))[0]["result"]["data"] == "AP8="
     told, part = said(frame({**get, "parts": True}))
-    assert (part, told["part"], "data" in told["result"]) == (b"\0\xff", "data", False)
+    if host.events("cell.started"):  # a front passes on what a cell has answered: text
+        assert (part, told.get("part"), told["result"]["data"]) == (b"", None, "AP8=")
+    else:
+        assert (part, told["part"], "data" in told["result"]) == (b"\0\xff", "data", False)
     host.client.remove(digest)

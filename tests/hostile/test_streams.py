@@ -10,9 +10,10 @@ import pytest
 
 from bridgehold import BridgeholdError
 from bridgehold.client.sync import SyncSession
-from hostile.stage import POLICY, Stage
+from hostile.stage import PAIRED, POLICY, Stage
 from waiting import until
 
+WAYS = PAIRED
 MANIFEST = """
 name = "{name}"
 version = "1.0.0"

@@ -20,7 +20,7 @@ from bridgehold.bridges import bundle
 from bridgehold.client.submit import packed
 from bridgehold.errors import NotFoundError
 from envs.envs_kit import make_wheel
-from hostile.stage import BRIDGE, KINDS_OF_HOSTS, MANIFEST, POLICY, Stage, stage
+from hostile.stage import BRIDGE, MANIFEST, PAIRED, POLICY, Stage, stage
 from waiting import until
 
 pytestmark = pytest.mark.hostile
@@ -44,10 +44,11 @@ assert sorted(os.listdir("/bridge")) == ["bridge.toml", "hostile.py"], os.listdi
 """
 
 
-@pytest.fixture(scope="module", params=KINDS_OF_HOSTS)
+@pytest.fixture(scope="module", params=PAIRED, ids="-".join)
 def host(request: pytest.FixtureRequest) -> Iterator[Stage]:
-    cells = str(request.param != "root").lower()  # each tenant has one of its own at the ordinary user's host
-    with stage(request.param, config=CONFIG, host=f'index = "{NOTHING}"\ncells = {cells}\n') as ready:
+    kind, start = request.param
+    cells = str(kind != "root").lower()  # each tenant has one of its own at the ordinary user's host
+    with stage(kind, start, config=CONFIG, host=f'index = "{NOTHING}"\ncells = {cells}\n') as ready:
         yield ready
         assert "Traceback" not in ready.layout.config.parent.joinpath("host.log").read_text()
 
@@ -96,10 +97,9 @@ def code_of(act: Callable[[], object]) -> str:
     return ""
 
 
-@pytest.mark.parametrize("start", ["cold", "fork"])
-def test_from_archive_to_sessions_and_back(host: Stage, tmp_path: Path, start: str) -> None:
-    name, whose = f"plans-{start}", f"acme-{start}"
-    policy(host, name, start)
+def test_from_archive_to_sessions_and_back(host: Stage, tmp_path: Path) -> None:
+    name, whose = "plans", "acme"
+    policy(host, name, host.start)
     secret = tenant(host, whose)
     with client(host, secret) as own:
 

@@ -16,6 +16,7 @@ from envs.envs_kit import make_wheel, sha256
 from hostile.stage import KINDS_OF_HOSTS, MANIFEST, Stage, stage
 from hostile.test_environments import bridgehold, spoil
 from supply.advisory_files import osv, ranges, write
+from waiting import until
 
 pytestmark = pytest.mark.hostile
 METADATA = "Metadata-Version: 2.1\nName: demo-pkg\nVersion: 1.0\nLicense-Expression: MIT\n"
@@ -150,6 +151,64 @@ def test_nothing_is_built_on_what_is_blocked(scanned: Stage) -> None:
         True,
     )
     assert set(scanned.layout.environments.iterdir()) == trees
+
+
+def standing(host: Stage, bridge: str) -> int:
+    """Workers of the bridge that stand ready for whoever comes next."""
+    groups = host.client.request("zygotes").values()
+    return sum(
+        one["count"] for group in groups for one in group if "count" in one and one["bridge"] == bridge
+    )
+
+
+def test_what_stands_ready_is_not_handed_out_once_it_is_blocked(scanned: Stage) -> None:
+    bridge, file = locked(scanned), scanned.layout.config_file
+    folder = advisories(scanned, "ready", miss=MISS)
+    before = file.read_text().partition("[supply]")[0]
+    file.write_text(f"{before}[bridges.{bridge}]\npool_size = 1\n")
+    configure(scanned, folder, 'block = "high"\n')
+    with scanned.session(bridge):
+        pass
+    until(lambda: standing(scanned, bridge) == 1)
+    write(folder, hit=HIT)
+    assert bridgehold(scanned, "bridge", "scan", bridge).returncode == 16  # the folder is looked at now
+    opened = len(scanned.events("session.opened"))
+    assert "GHSA-hit" in blocked(scanned, bridge).message
+    (folder / "hit.json").unlink()
+    for licences, said in (
+        ('["MIT"]', "under a licence that is not taken: MIT"),
+        ('["GPL-*", "not stated"]', ""),
+    ):
+        configure(scanned, folder, f"licences = {licences}\n")
+        if said:
+            error = blocked(scanned, bridge)
+            assert (error.code, said in error.message) == ("dependency", True), error
+            shown = bridgehold(scanned, "bridge", "scan", bridge)
+            assert (shown.returncode, said in " ".join(shown.stdout.split())) == (0, True), shown
+            row = supply_probe(scanned.layout, load_config(file)).run(Context())
+            assert (row.status, said in row.detail) == ("FAIL", True)
+    assert len(scanned.events("session.opened")) == opened
+    with scanned.session(bridge) as session:
+        assert session.run("act", {"code": "result = 1"}) == 1
+    configure(scanned, folder, 'licences = ["MIT"]\naccepted = ["pkg:demo-pkg"]\n')
+    with scanned.session(bridge):
+        pass
+    file.write_text(before)
+    scanned.client.request("reload")
+
+
+def test_nothing_is_built_under_a_licence_that_is_not_taken(scanned: Stage) -> None:
+    configure(scanned, advisories(scanned, "licences", miss=MISS), 'licences = ["MIT"]\n')
+    bridge = locked(scanned)
+    folder = scanned.layout.bridges / bridge
+    wheel = make_wheel(folder / "wheels", version="1.0.7", metadata=METADATA.replace("1.0", "1.0.7"))
+    (folder / "lock.txt").write_text(f"demo-pkg==1.0.7 --hash=sha256:{sha256(wheel)}\n")
+    trees = set(scanned.layout.environments.iterdir())
+    said = bridgehold(scanned, "bridge", "build", bridge)
+    told = ("not taken: MIT" in said.stderr, "pkg:demo-pkg" in said.stderr)
+    assert (said.returncode, *told) == (16, True, True), said
+    assert {one.name for one in set(scanned.layout.environments.iterdir()) - trees} == set()
+    configure(scanned, scanned.layout.config.parent / "licences", "")
 
 
 def test_what_can_not_be_told_blocks(scanned: Stage) -> None:

@@ -353,6 +353,27 @@ def test_a_revoked_tenant_ends_within_five_seconds_part_by_part(host: Stage) -> 
     }  # type: ignore[call-overload]
 
 
+def test_a_tokens_name_that_is_given_anew_brings_no_command_of_who_had_it(host: Stage) -> None:
+    made(host, "once")
+    made(host, "later")
+    before = token(host, "handed-on", tenants=["once"])
+    what = {
+        "operation": f"{host.plain}:act",
+        "arguments": {"code": "result['x'] = 'of the first'"},
+        "id": "job",
+    }
+    assert asked(host, before, "POST", "/v1/run", what)[0] == 200
+    assert "of the first" in str(asked(host, before, "GET", "/v1/commands/job"))
+    rotated = str(host.client.request("token.rotate", {"name": "handed-on", "grace_s": 60})["token"])
+    assert asked(host, rotated, "GET", "/v1/commands/job")[0] == 404
+    assert asked(host, before, "GET", "/v1/commands/job")[0] == 200
+    host.client.request("token.revoke", {"name": "handed-on"})
+    after = token(host, "handed-on", tenants=["later"])
+    for path in ("/v1/commands/job", "/v1/commands/job/events"):
+        assert asked(host, after, "GET", path)[0] == 404, path
+    assert asked(host, after, "DELETE", "/v1/commands/job")[0] == 404
+
+
 @pytest.mark.parametrize("how", ["revoked", "expired", "removed", "rotated", "broken"])
 def test_an_open_stream_ends_with_its_token(host: Stage, how: str) -> None:
     name = f"streams-{how}"

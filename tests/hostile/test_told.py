@@ -16,10 +16,11 @@ import pytest
 from bridgehold import BridgeholdError
 from bridgehold.client.sync import SyncSession
 from bridgehold.protocol.values import Reply
-from hostile.stage import POLICY, Stage
+from hostile.stage import PAIRED, POLICY, Stage
 from waiting import until
 
 pytestmark = pytest.mark.hostile
+WAYS = PAIRED
 
 WRONG = """\
 def half(x):

@@ -260,7 +260,7 @@ def test_what_can_only_be_looked_at_ends_who_holds_too_much(
         assert (
             sibling.run("act", {"code": act.format(count=most * 9 // 1000 * 100, wait=0)})["made"] > most // 2
         )
-        error = host.fails(act.format(count=most * 2, wait=6))
+        error = host.fails(act.format(count=most * 2, wait=30))
         assert error.code == "memory", (error.code, error.message)
         assert word in error.message
         assert sibling.run("act", {"code": "result = {'alive': True}"}) == {"alive": True}

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from gateway_support import Recorder, credentials, make_grant
 
+from bridgehold.bridges.kit.behaviour import Behaviour
 from bridgehold.bridges.kit.provider import Provider, fingerprint
 from bridgehold.config.providers import ProviderEntry
 from bridgehold.errors import (
@@ -52,7 +53,9 @@ class House:
         provider: Provider,
         recorder: Recorder,
         spending: Spending,
+        keeper: Keeper,
     ) -> None:
+        self.keeper = keeper
         self.recorder = recorder
         self.spending = spending
         self.host = host
@@ -82,7 +85,7 @@ async def house(folder: Path) -> AsyncIterator[House]:
             await host.allow_tenant(protocol.AllowTenant(tenant=tenant, rules=Tenant(name=tenant)))
             await host.allow_session(allowed(tenant))
         try:
-            yield House(host, intake, provider, recorder, keeper._sendings.accounts.budgets.spending)
+            yield House(host, intake, provider, recorder, keeper._sendings.accounts.budgets.spending, keeper)
         finally:
             await host.close()
             intake.close()
@@ -219,6 +222,72 @@ def test_what_two_readers_may_read_in_two_ways_is_not_sent_for_a_cell(tmp_path: 
     asyncio.run(act())
 
 
+LONG = b'"%s"' % (b"x" * (300 * 1024))
+MANY = b"[%s]" % b",".join([b"[]"] * 6_000)
+PADDED: dict[str, tuple[bytes, dict[str, object], str]] = {
+    "another path": (LONG, {"path": "/files"}, "default-deny"),
+    "another provider": (LONG, {"provider": "other"}, "provider"),
+    "another key": (LONG, {"secret": "other"}, "secrets"),
+    "another method": (LONG, {"method": "DELETE"}, ""),
+    "a query": (LONG, {"query": (("store", "true"),)}, "content"),
+    "a tool of the provider's": (b'{"model":"gpt-4o-mini","messages":[],"tools":[{"type":"web_search"}],"user":%s}' % LONG, {}, "content"),
+    "behind many values": (b'{"logit_bias":{"a":%s},"model":"gpt-4o-mini","messages":[],"tools":[{"type":"web_search"}]}' % MANY, {}, "content"),
+    "no JSON": (LONG[:-1], {}, "content"),
+    "more than a tenant's whole budget": (b'{"model":"gpt-4o-mini","messages":[],"user":%s}' % LONG, {"tokens": 0}, ""),
+}  # fmt: skip
+
+
+def test_a_long_body_is_looked_into_as_a_short_one(tmp_path: Path) -> None:
+    """A cell that was taken over pads what isn't granted, or fills it with values: nothing of it goes out."""
+
+    async def act() -> None:
+        async with house(tmp_path) as at:
+            endpoint = Endpoint(
+                provider="openai", methods=("POST",), paths=("/chat/completions",), fields=("logit_bias",)
+            )  # fmt: skip
+            await at.host.allow_session(allowed("acme", endpoints=(endpoint,)))
+            at.provider.key = ACME
+            rules = Tenant(name="acme", limits=Ceilings(tokens_per_day=200_000))
+            cell, other = await at.cell("acme"), await at.cell("umbra")
+
+            async def said(body: bytes, **changes: Any) -> str:
+                asked = {"method": "POST", "path": "/chat/completions", "body_bytes": len(body), **changes}
+                try:
+                    async with await cell.request(request("acme", **asked), body) as answer:
+                        async for _ in answer.body():
+                            pass
+                        return str(answer.status)
+                except BridgeholdError as error:
+                    return f"{error.code} {error.where}"
+
+            found = {name: await said(body, **changes) for name, (body, changes, _) in PADDED.items()}
+            sent = found.pop("more than a tenant's whole budget")
+            assert {name: one for name, one in found.items() if not one.startswith("denied")} == {}
+            assert {name: one for name, one in found.items() if PADDED[name][2] not in one} == {}
+            assert sent == "200"
+            assert [one.path for one in at.recorder.of(EgressSent)] == ["/chat/completions"]
+            assert at.recorder.of(EgressSent)[0].reserved >= len(LONG)
+            await at.host.allow_tenant(protocol.AllowTenant(tenant="acme", rules=rules))
+            body = PADDED["more than a tenant's whole budget"][0]
+            assert await said(body) == "200"
+            before = at.spending.used("acme").tokens_per_day
+            at.provider.behave(Behaviour(latency_ms=60_000))
+            left = asyncio.create_task(said(body))
+            await eventually(lambda: len(at.provider.log) == 3)
+            left.cancel()  # it has been sent: it is charged with all that it may use
+            at.provider.behave(Behaviour())
+            ended = await eventually(lambda: at.recorder.of(EgressEnded)[2:])
+            assert (ended[0].code, ended[0].charged >= len(body)) == ("cancelled", True)
+            assert at.spending.used("acme").tokens_per_day >= before + len(body) >= 200_000
+            assert await said(body) == "budget tenant.limits.tokens_per_day"
+            assert not at.keeper._sendings._bodies._places.taken
+            assert await key_of(other, "umbra", at.provider) == fingerprint(UMBRA)
+            await cell.close()
+            await other.close()
+
+    asyncio.run(asyncio.wait_for(act(), 60))
+
+
 def test_what_a_cell_leaves_out_of_its_fees_the_keeper_charges(tmp_path: Path) -> None:
     body = b'{"model":"gpt-4o-mini","messages":[{"role":"user","content":"x"}],"web_search_options":{}}'
 
@@ -299,25 +368,27 @@ def test_what_is_under_way_ends_with_its_session(tmp_path: Path) -> None:
             size, go = 1 << 20, asyncio.Event()
 
             async def held_back() -> AsyncIterator[bytes]:
-                yield b" " * 1_000
+                yield b"{" + b" " * 999
                 await go.wait()
-                yield b" " * (size - 1_000)
+                yield b" " * (size - 1_001) + b"}"
 
             def ask(client: KeeperClient, tenant: str) -> asyncio.Task[Any]:
                 asked = request(tenant, method="POST", path="/chat/completions", body_bytes=size)
                 return asyncio.create_task(client.request(asked, held_back()))
 
             mine, theirs = ask(cell, "acme"), ask(other, "umbra")
-            await eventually(lambda: len(at.recorder.of(EgressSent)) == 2)
+            sendings = at.keeper._sendings
+            await eventually(lambda: len(sendings._under_way) == 2)
             await at.host.end_session("acme", "s-1")
             with pytest.raises(DeniedError, match="session has ended"):
                 await mine
-            ended = await eventually(lambda: at.recorder.of(EgressEnded))
-            assert [(one.tenant, one.status) for one in ended] == [("acme", 0)]
             assert not theirs.done()
+            assert not at.recorder.of(EgressSent), "before it was looked into"
             go.set()
             response = await theirs
             await response.close()
+            assert [one.tenant for one in at.recorder.of(EgressSent)] == ["umbra"]
+            await eventually(lambda: not sendings._bodies._places.taken)
             for client in (cell, other):
                 await client.close()
 

@@ -22,7 +22,8 @@ from bridgehold.config.layout import Layout
 from bridgehold.config.load import load_config
 from bridgehold.config.settings import digest_of_told
 from bridgehold.errors import BridgeholdError
-from bridgehold.host.startup import GO, REREAD, SupervisorLink
+from bridgehold.host.startup import GO, REREAD
+from bridgehold.host.supervisor_link import SupervisorLink
 from bridgehold.keeper import protocol
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.keeper.values import keeper_config

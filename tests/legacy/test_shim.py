@@ -43,6 +43,10 @@ SCRIPTS_DIFFER = {
 }
 
 
+EITHER = pytest.mark.parametrize("start", ["fork"], indirect=True)
+"""For what is between the caller and the relay, however the script began."""
+
+
 @pytest.fixture(params=list(PROFILES))
 def start(
     host: Stage, tmp_path: Path, started: list[Peer], request: pytest.FixtureRequest
@@ -109,6 +113,7 @@ def test_an_unmodified_script_answers_and_its_prints_go_to_the_log(host: Stage, 
     assert peer.end() == (0, b"")
 
 
+@EITHER
 def test_bytes_pass_as_they_are(start: Start) -> None:
     """NaN, text that is no ASCII, spaces, the order of keys, and a float's own spelling."""
     peer = start()
@@ -332,6 +337,7 @@ def test_what_a_worker_died_of_is_told_to_who_writes_to_it(host: Stage, start: S
     assert (status, "memory: " in peer.stderr) == (31, True)
 
 
+@EITHER
 @pytest.mark.parametrize(
     ("longer", "which"), [("request", "limits.response"), ("response", "limits.request")]
 )
@@ -390,6 +396,7 @@ def test_a_command_past_its_deadline_ends_the_session_and_a_slow_import_does_not
     assert peer.end() == (30, b"")
 
 
+@EITHER
 @pytest.mark.parametrize("status", [0, 5])
 def test_the_end_of_the_input_is_the_scripts_own_and_its_status_ours(
     host: Stage, start: Start, status: int
@@ -412,6 +419,7 @@ def test_the_end_of_the_input_at_the_start_lets_the_script_start(start: Start) -
     assert "bridge starting" in peer.stderr
 
 
+@EITHER
 def test_a_script_that_closes_its_streams_at_its_exit_has_its_status_all_the_same(start: Start) -> None:
     for status in (0, 5):
         peer = start(*POOL, "--close-at-exit", "--exit", str(status))
@@ -421,6 +429,7 @@ def test_a_script_that_closes_its_streams_at_its_exit_has_its_status_all_the_sam
         assert peer.stderr == ""
 
 
+@EITHER
 @pytest.mark.parametrize(
     ("option", "status", "said"),
     [
@@ -472,6 +481,7 @@ def test_a_killed_relay_leaves_no_session(host: Stage, start: Start) -> None:
     wait_gone(host, session)
 
 
+@EITHER
 def test_the_relay_is_found_by_its_name_and_its_script_and_leads_its_group(host: Stage, start: Start) -> None:
     peer = start()
     peer.handshake()
@@ -509,6 +519,7 @@ def test_text_where_a_frame_belongs_ends_the_session_typed(host: Stage, start: S
     assert peer.end() == (34, b"")
 
 
+@EITHER
 @pytest.mark.parametrize("garbage", [b"Hello, worker!\n", b"\xff\xff\xff\xff"], ids=["text", "length"])
 def test_garbage_from_the_caller_ends_with_one_line(host: Stage, start: Start, garbage: bytes) -> None:
     peer = start()
@@ -519,6 +530,7 @@ def test_garbage_from_the_caller_ends_with_one_line(host: Stage, start: Start, g
     assert peer.stderr.count("\n") == 1
 
 
+@EITHER
 def test_a_frame_that_is_no_request_is_answered_and_never_forwarded(start: Start) -> None:
     peer = start()
     peer.handshake()
@@ -529,6 +541,7 @@ def test_a_frame_that_is_no_request_is_answered_and_never_forwarded(start: Start
     assert peer.ask(1, "ping")["success"]
 
 
+@EITHER
 def test_an_id_in_flight_is_not_taken_twice(start: Start) -> None:
     peer = start()
     peer.handshake()
@@ -540,6 +553,7 @@ def test_an_id_in_flight_is_not_taken_twice(start: Start) -> None:
     assert "in flight already" in refusal["error"]
 
 
+@EITHER
 @pytest.mark.parametrize("supported", [["msgpack", "json"], ["json"]])
 def test_a_script_that_negotiates_gets_its_format(host: Stage, start: Start, supported: list[str]) -> None:
     peer = start("--mode", "pool-worker", script="snakepit_like.py")

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from bridgehold.sandbox.launcher.control import LauncherClient
-from bridgehold.sandbox.launcher.main import LauncherConfig
+from bridgehold.sandbox.launcher.given import LauncherConfig
 from bridgehold.sandbox.values import ExitReport, Launched, Mount, Resources, SandboxSpec
 
 T = TypeVar("T")

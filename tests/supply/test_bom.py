@@ -11,7 +11,7 @@ import pytest
 
 from bridgehold.sandbox.supply.bom import bill_of
 from bridgehold.sandbox.supply.judge import Hit
-from bridgehold.sandbox.supply.licences import Licence, licence_of, licences_in
+from bridgehold.sandbox.supply.licences import Licence, licence_of, licences_in, taken
 from bridgehold.sandbox.supply.scan import Contents, Part, Scanned
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +39,39 @@ sys.exit(str(fault) if fault else 0)
 )
 def test_licences(metadata: str, said: Licence) -> None:
     assert licence_of(metadata) == said
+
+
+@pytest.mark.parametrize(
+    ("said", "blocked", "fine"),
+    [
+        ("MIT", "AGPL-*", True),
+        ("agpl-3.0-only", "AGPL-*", False),
+        ("MIT OR AGPL-3.0-only", "AGPL-*", True),  # one of them is enough
+        ("MIT AND AGPL-3.0-only", "AGPL-*", False),
+        ("MIT OR (BSD-3-Clause AND AGPL-3.0-only)", "AGPL-*", True),
+        ("(MIT OR Apache-2.0) AND (AGPL-3.0-only OR GPL-2.0+)", "*GPL-*", False),
+        ("GPL-2.0-only WITH Classpath-exception-2.0", "GPL-2*", False),
+        ("GPL-2.0-only WITH Classpath-exception-2.0 OR MIT", "GPL-2*", True),
+        # what can't be read: each word counts
+        ("MIT ) AND AGPL-3.0-only", "AGPL-*", False),
+        ("MIT OR AND AGPL-3.0-only", "AGPL-*", False),
+        ("MIT OR", "AGPL-*", True),
+        (f"{'(' * 900}MIT OR AGPL-3.0-only{')' * 900}", "AGPL-*", False),
+        (f"MIT OR {'x' * 3_000}", "AGPL-*", True),
+        (f"AGPL-3.0-only OR {'x' * 3_000} AND MIT", "AGPL-*", False),
+    ],
+)
+def test_a_licence_is_taken_or_not(said: str, blocked: str, fine: bool) -> None:
+    licence = licence_of(f"License-Expression: {said}\n")
+    assert (taken(licence, (blocked,)), taken(licence, ())) == (fine, True)
+
+
+def test_of_names_that_are_no_expression_each_counts() -> None:
+    several = "".join(
+        f"Classifier: License :: OSI Approved :: {one}\n" for one in (*map(str, range(30)), "GPLv3")
+    )
+    assert not taken(licence_of(several), ("gpl*",))
+    assert [taken(Licence(), (one,)) for one in ("GPL*", "not stated")] == [True, False]
 
 
 def test_licences_of_a_folder(tmp_path: Path) -> None:

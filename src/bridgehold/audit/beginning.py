@@ -98,7 +98,13 @@ def lock(audit: Path) -> int:
     try:
         descriptor = writes.open_lock(audit / segments.LOCK)
     except OSError as error:
-        raise AuditError(f"can't open the audit's lock: {error.strerror}", where=str(audit)) from error
+        closed = next((one for one in reversed(audit.parents) if not os.access(one, os.X_OK)), audit)
+        remedy = f"The journal, uid {os.geteuid()}, must pass {closed}: such as by `chmod o+x {closed}`."
+        raise AuditError(
+            f"can't open the audit's lock: {error.strerror}",
+            where=str(audit),
+            hint=remedy if isinstance(error, PermissionError) else "",
+        ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

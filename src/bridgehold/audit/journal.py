@@ -38,6 +38,7 @@ from bridgehold.audit.writer import Refused, Result, Written
 from bridgehold.error_texts import to_log_text
 from bridgehold.errors import AuditError, BridgeholdError
 from bridgehold.hardening import harden_journal as harden
+from bridgehold.hardening import leave
 from bridgehold.records import wire
 
 if TYPE_CHECKING:
@@ -330,4 +331,4 @@ def _channels(options: argparse.Namespace) -> list[Channel]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    leave(main())

@@ -39,6 +39,17 @@ def read_kind(audit: Path, kind: str, tenant: str = "", since: float = 0.0) -> I
                     yield entry
 
 
+def removed_at(audit: Path, tenant: str) -> str:
+    """When the tenant was removed last, as lines have times: what is older is another's. Empty: never."""
+    left = (
+        entry.time
+        for entry in read_kind(audit, "admin.outcome")
+        if (entry.text("action"), entry.text("subject")) == ("tenant.remove", tenant)
+        and entry.fields.get("ok") is True
+    )
+    return max(left, default="")
+
+
 def _written(path: Path) -> float:
     try:
         return path.lstat().st_mtime

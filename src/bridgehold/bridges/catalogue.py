@@ -34,6 +34,7 @@ TENANTS_BRIDGES = "bridges"
 """The folder of a tenant's own bridges, in that tenant's folder."""
 _READ: dict[Path, tuple[Entry, ...]] = {}
 """Shipped bridges as this process has read them: they come with the code that it runs."""
+WRITE_REQUIREMENTS = "Write what it asks for into it, a package a line; an empty file asks for nothing."
 _REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)")
 
 
@@ -112,7 +113,7 @@ class Catalogue:
         if entry.manifest is None:
             return [Problem(kind="manifest", message=entry.fault)]
         manifest = entry.manifest
-        found = [*_file_problems(manifest), *_lock_problems(manifest)]
+        found = problems_of(manifest)
         if pythons is not None:
             found += _python_problems(manifest, pythons)
         if secrets is not None:
@@ -137,6 +138,18 @@ class Catalogue:
                 hint=there if is_name(name) else f"{NO_NAME.capitalize()}.",
             )
         return entry
+
+
+def problems_of(manifest: Manifest) -> Problems:
+    """What its files lack to be started."""
+    return [*_file_problems(manifest), *_lock_problems(manifest)]
+
+
+def lock_command(manifest: Manifest) -> str:
+    """What to type for a lock: what lies in a tenant's folder is named with the tenant."""
+    own, home, tenants = manifest.folder.parents[:3]
+    tenant = f" --tenant {home.name}" if (own.name, tenants.name) == (TENANTS_BRIDGES, "tenants") else ""
+    return f"bridgehold bridge lock {manifest.name}{tenant}"
 
 
 def shipped_folder() -> Path:
@@ -190,7 +203,8 @@ def _entries(
             return
         raise ManifestError("a link that leads nowhere", where=str(folder)) from None
     except OSError as error:
-        raise ManifestError(f"can't be read: {error.strerror}", where=str(folder)) from error
+        hint = f"The host's own user must be able to list it: `chmod o+rx {folder}`."
+        raise ManifestError(f"can't be read: {error.strerror}", where=str(folder), hint=hint) from error
     for place in places:
         try:
             used = _in_use(place) if submitted else None
@@ -320,20 +334,20 @@ def _file_problems(manifest: Manifest) -> Iterable[Problem]:
 
 
 def _lock_files(manifest: Manifest) -> Iterable[Problem]:
-    for path in (manifest.lock_path, manifest.requirements_path):
+    for path, hint in (
+        (manifest.lock_path, lock_command(manifest)),
+        (manifest.requirements_path, WRITE_REQUIREMENTS),
+    ):
         if path is not None and (path.is_symlink() or not path.is_file()):
-            yield Problem(
-                kind="file",
-                message=f"{path} is no regular file",
-                hint=f"bridgehold bridge lock {manifest.name}",
-            )
+            yield Problem(kind="file", message=f"{path} is no regular file", hint=hint)
 
 
 def _lock_problems(manifest: Manifest) -> Iterable[Problem]:
+    hint = lock_command(manifest)
     asked, locked = _requirements(manifest.requirements_path), _requirements(manifest.lock_path)
-    hint = f"bridgehold bridge lock {manifest.name}"
     for name in sorted(asked.keys() - locked.keys()):
-        yield Problem(kind="package", message=f"{name} is asked for and not in the lock", hint=hint)
+        if ";" not in asked[name]:  # for another Python or system, maybe
+            yield Problem(kind="package", message=f"{name} is asked for and not in the lock", hint=hint)
     for name, line in locked.items():
         if "--hash=sha256:" not in line:
             yield Problem(kind="package", message=f"{name} stands in the lock without a hash", hint=hint)

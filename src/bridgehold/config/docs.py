@@ -6,9 +6,12 @@ import ast
 import inspect
 from pathlib import Path
 
-from pydantic import BaseModel
+import msgspec
 
 from bridgehold.config import sections as config
+from bridgehold.config.effective import default_of
+from bridgehold.config.kinds import Strict
+from bridgehold.config.retention import RetentionSection
 
 _SECTIONS = (
     ("[host]", config.HostSection),
@@ -23,6 +26,7 @@ _SECTIONS = (
     ("[zygotes]", config.ZygotesSection),
     ("[features]", config.FeaturesSection),
     ("[push.NAME]", config.PushSection),
+    ("[retention]", RetentionSection),
 )
 
 
@@ -50,18 +54,18 @@ def reference() -> str:
         notes = _notes(model)
         lines += ["", f"## {title}", "", _sentence(model), ""]
         lines += ["| key | default | meaning |", "| --- | --- | --- |"]
-        for name, field in model.model_fields.items():
-            default = "required" if field.is_required() else f"`{field.default!r}`"
-            lines.append(f"| `{name}` | {default} | {notes.get(name, '')} |")
+        for field in msgspec.structs.fields(model):
+            default = "required" if field.required else f"`{default_of(field)!r}`"
+            lines.append(f"| `{field.name}` | {default} | {notes.get(field.name, '')} |")
     return "\n".join(lines) + "\n"
 
 
-def _sentence(model: type[BaseModel]) -> str:
+def _sentence(model: type[Strict]) -> str:
     text = str(inspect.getdoc(model)).partition(": ")[2]
     return text[:1].upper() + text[1:]
 
 
-def _notes(model: type[BaseModel]) -> dict[str, str]:
+def _notes(model: type[Strict]) -> dict[str, str]:
     """The string below each field, which Python itself throws away."""
     tree = ast.parse(Path(str(inspect.getsourcefile(model))).read_text(encoding="utf-8"))
     body = next(n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == model.__name__)

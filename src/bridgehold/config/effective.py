@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
-from pydantic import BaseModel
 
 from bridgehold import reads
+from bridgehold.config.kinds import Strict
 from bridgehold.config.load import Config, load_config, overrides
 from bridgehold.errors import ConfigError
 
@@ -42,12 +42,24 @@ def effective_settings(path: Path, environ: Mapping[str, str]) -> list[Effective
 
 def flat(config: Config) -> dict[str, object]:
     """Keys such as ``bridges.dspy.pool_size``, and what they hold (pure)."""
-    return _flat("", config.model_dump(mode="json"))
+    return _flat("", to_json(config))
 
 
-def flat_table(place: str, section: BaseModel) -> dict[str, object]:
-    """One table's keys, as `flat` has them below `place` (pure)."""
-    return _flat(f"{place}.", section.model_dump(mode="json"))
+def flat_defaults(place: str, section: type[Strict]) -> dict[str, object]:
+    """The defaults of a table's keys, as `flat` has them below `place` (pure)."""
+    fields = [field for field in msgspec.structs.fields(section) if not field.required]
+    return _flat(f"{place}.", to_json({field.name: default_of(field) for field in fields}))
+
+
+def default_of(field: msgspec.structs.FieldInfo) -> object:
+    """What a key holds that nobody says."""
+    return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+
+
+def to_json(table: Strict | dict[str, object]) -> dict[str, object]:
+    """A table's keys, and what they hold, as JSON has it."""
+    found: dict[str, object] = msgspec.json.decode(msgspec.json.encode(table))
+    return found
 
 
 def _flat(place: str, value: object) -> dict[str, object]:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
-from pydantic import Field, ValidationError
-from pydantic_core import ErrorDetails
+from msgspec import field
 
 from bridgehold import reads
-from bridgehold.config.kinds import Name
+from bridgehold.config.kinds import Fault, FaultsError, Name, Strict, is_table, read_table
 from bridgehold.config.providers import provider_entry, provider_faults
+from bridgehold.config.retention import RetentionSection
 from bridgehold.config.sections import (
     BridgeSection,
     FeaturesSection,
@@ -30,7 +30,6 @@ from bridgehold.config.sections import (
     PushSection,
     ReviewSection,
     SecretsSection,
-    Strict,
     SupplySection,
     ToolSection,
     ZygotesSection,
@@ -43,20 +42,21 @@ from bridgehold.policies.units import parse_size
 _HINT = "docs/reference/configuration.md lists every key with its type and default."
 
 
-class Config(Strict):
+class Config(Strict, frozen=True):
     """All of ``config.toml``: a section for each of its tables, each with its defaults."""
 
     host: HostSection = HostSection()
     secrets: SecretsSection = SecretsSection()
     review: ReviewSection = ReviewSection()
-    providers: dict[str, ProviderSection] = Field(default_factory=dict)
-    principals: dict[str, PrincipalSection] = Field(default_factory=dict)
-    bridges: dict[str, BridgeSection] = Field(default_factory=dict)
+    providers: dict[str, ProviderSection] = field(default_factory=dict)
+    principals: dict[str, PrincipalSection] = field(default_factory=dict)
+    bridges: dict[str, BridgeSection] = field(default_factory=dict)
     zygotes: ZygotesSection = ZygotesSection()
-    tools: dict[str, ToolSection] = Field(default_factory=dict)
+    tools: dict[str, ToolSection] = field(default_factory=dict)
     http: HttpSection = HttpSection()
     supply: SupplySection = SupplySection()
-    push: dict[Name, PushSection] = Field(default_factory=dict)
+    push: dict[Name, PushSection] = field(default_factory=dict)
+    retention: RetentionSection = RetentionSection()
     features: FeaturesSection = FeaturesSection()
     default_bridge: str = "dspy"
 
@@ -89,13 +89,15 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None, *, must_ex
 
 def parse_config(text: str, where: str, over: tuple[Override, ...] = ()) -> Config:
     """Pure half of `load_config`: all faults of `text` and of what overrides it, in one `ConfigError`."""
-    data = reads.parse_toml(text, ConfigError, where, hint=_HINT)
+    for one in over:
+        reads.check_plain(one.value, ConfigError, one.variable, hint=_HINT)
+    data = overridden(reads.parse_toml(text, ConfigError, where, hint=_HINT), over)
     faults = []
     config = Config()
     try:
-        config = Config.model_validate(overridden(data, over))
-    except ValidationError as error:
-        faults = [_fault(fault, over) for fault in error.errors()]
+        config = read_table(Config, data)
+    except FaultsError as error:
+        faults = [_fault(fault, over) for fault in error.faults]
     else:
         faults = _name_faults(config)
     if faults:
@@ -104,38 +106,37 @@ def parse_config(text: str, where: str, over: tuple[Override, ...] = ()) -> Conf
             where=where,
             hint=_HINT,
         )
-    providers = DEFAULT_PROVIDERS | {name: _provider(name, said) for name, said in config.providers.items()}
-    return config.model_copy(update={"providers": providers})
+    tables: Any = data.get("providers", {})
+    said = {name: _provider(name, one, tables[name]) for name, one in config.providers.items()}
+    return msgspec.structs.replace(config, providers=DEFAULT_PROVIDERS | said)
 
 
-def _provider(name: str, said: ProviderSection) -> ProviderSection:
-    """`said`, and what it leaves out as the provider of that name has it, unless it is of another shape."""
+def _provider(name: str, said: ProviderSection, keys: Iterable[str]) -> ProviderSection:
+    """`said` by its `keys`, and what it leaves out as the provider of that name has it, unless it is of
+    another shape."""
     known = DEFAULT_PROVIDERS.get(name)
-    if known is None or ("shape" in said.model_fields_set and said.shape != known.shape):
+    if known is None or ("shape" in keys and said.shape != known.shape):
         return said
-    left = {"shape", "auth"} - said.model_fields_set
-    return said.model_copy(update={field: getattr(known, field) for field in left})
+    left = {"shape", "auth"} - set(keys)
+    return msgspec.structs.replace(said, **{key: getattr(known, key) for key in left})
 
 
-def _fault(fault: ErrorDetails, over: tuple[Override, ...]) -> str:
+def _fault(fault: Fault, over: tuple[Override, ...]) -> str:
     """One line: the key, what is wrong, and the variable that said it; never the value."""
-    place = tuple(str(part) for part in fault["loc"])
+    place = fault.place
     said = next((f" ({one.variable})" for one in over if one.path[: len(place)] == place), "")
     said = said or next((f" ({one.variable})" for one in over if place[: len(one.path)] == one.path), "")
-    what = fault["msg"]
-    if fault["type"] == "extra_forbidden":
-        what = f"unknown key{nearest(place[-1], _keys(place[:-1]))}"
-    return f"{'.'.join(place)}: {what}{said}"
+    near = nearest(place[-1], _keys(place[:-1])) if fault.unknown else ""
+    return f"{'.'.join(place)}: {fault.what}{near}{said}"
 
 
 def _keys(table: tuple[str, ...]) -> Iterable[str]:
     """Of a table of the configuration, as its model has them; none of one that there is not."""
-    model: Any = Config
+    kind: Any = Config
     for part in table:
-        fields = model.model_fields if hasattr(model, "model_fields") else {}
-        inner = fields[part].annotation if part in fields else (get_args(model) or ("",))[-1]
-        model = inner
-    return model.model_fields if hasattr(model, "model_fields") else ()
+        fields = {one.name: one.type for one in msgspec.structs.fields(kind)} if is_table(kind) else {}
+        kind = fields[part] if part in fields else (get_args(kind) or ("",))[-1]
+    return kind.__struct_fields__ if is_table(kind) else ()
 
 
 def _name_faults(config: Config) -> list[str]:

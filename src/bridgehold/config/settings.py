@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import msgspec
 
-from bridgehold.config.effective import flat, flat_table
+from bridgehold.config.effective import flat, flat_defaults, to_json
+from bridgehold.config.kinds import Strict
 from bridgehold.config.load import Config
 from bridgehold.config.sections import (
     BridgeSection,
     FeaturesSection,
     PrincipalSection,
     ProviderSection,
-    Strict,
     ToolSection,
 )
 from bridgehold.ids import Digest, digest_bytes
@@ -111,16 +111,16 @@ def merge(old: Config, new: Config) -> tuple[Config, Reload]:
 
     What stays: where keys are kept, the machine's share, and where HTTP is served.
     """
-    host = old.host.model_copy(update={key: getattr(new.host, key) for key in _LIVE_HOST})
+    host = msgspec.structs.replace(old.host, **{key: getattr(new.host, key) for key in _LIVE_HOST})
     told = {name: getattr(old, name) for name in ("secrets", "http")}
-    merged = new.model_copy(update={**told, "host": host})
+    merged = msgspec.structs.replace(new, host=host, **told)
     return merged, Reload(applied=_differences(old, merged), waiting=_differences(merged, new))
 
 
 def digest_of_told(config: Config) -> Digest:
     """Of what the supervisor tells keeper and launcher of `config`, which it reads for itself (pure)."""
     told = (
-        {name: section.model_dump() for name, section in config.providers.items()},
+        {name: to_json(section) for name, section in config.providers.items()},
         {name: section.scripts for name, section in config.bridges.items() if section.scripts},
         config.host.read_roots,
     )
@@ -144,5 +144,5 @@ def _beside(config: Config, other: Config) -> dict[str, object]:
     found = flat(config)
     for table, section in _TABLES.items():
         for name in getattr(other, table).keys() - getattr(config, table).keys():
-            found |= flat_table(f"{table}.{name}", section.model_construct())
+            found |= flat_defaults(f"{table}.{name}", section)
     return found

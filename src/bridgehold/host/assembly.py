@@ -130,7 +130,12 @@ def assemble(given: Foundation) -> HostParts:
         shared.settings,
         serving.used,
         serving.ending(),
-        AtRest(submissions=submissions.end, artifacts=_kept_artifacts(ground, shared).left),
+        AtRest(
+            submissions=submissions.end,
+            artifacts=_kept_artifacts(ground, shared).left,
+            proposals=proposals.end,
+            ends=serving.forget,
+        ),
         peers.keeper,
         peers.journal,
         log,
@@ -192,7 +197,7 @@ def _celled(
             machine=ground.machine,
             spent=await spent(tenant),
             approvals=ground.approvals,
-            config=shared.settings.now.model_dump_json(),
+            config=msgspec.json.encode(shared.settings.now).decode(),
         )
 
     cells = Cells(
@@ -217,6 +222,7 @@ def _celled(
         ),
         Allowances(ground.peers.keeper, shared.settings, shared.tenants.of),
         parse_size(ground.config.host.buffered_bytes),
+        parse_size(ground.config.host.caller_bytes),
     )
     shared.registry.files.on_instead = lambda kind, name: (
         cells.rules_changed(name) if kind == "tenant" else None
@@ -267,7 +273,9 @@ def _serve(given: Foundation, parts: HostParts) -> None:
         principals=principals,
         methods=table,
         refusals=parts.refusals,
-        callers=Callers(limits(host.connections, parse_size(host.caller_bytes), open_descriptors())),
+        callers=Callers(
+            limits(host.connections, parse_size(host.caller_bytes), open_descriptors()), parts.serving.held
+        ),
         active=parts.shared.tenants.demand,
         entrances=parts.serving.entrances,
     )

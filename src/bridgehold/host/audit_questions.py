@@ -74,34 +74,35 @@ class AuditQuestions:
             raise BusyError(f"{who} has {_MOST_ASKED} questions to the audit under way")
         self._asking[counted] += 1
         try:
-            return await self._told(principal, params)
+            async with self._free:
+                return await self._told(principal, params)
         finally:
             self._asking[counted] -= 1
             if not self._asking[counted]:
                 del self._asking[counted]
 
     async def _told(self, principal: Principal, params: AuditQueryParams) -> FoundEvents:
-        """The answer, once it is an event that it was asked for, whatever its end: who asks may leave."""
+        count, code = 0, "internal"
         try:
-            async with self._free:
-                found = await self._found(principal, params)
-        except (BridgeholdError, asyncio.CancelledError) as error:
-            code = error.code if isinstance(error, BridgeholdError) else CancelledError.code
-            await self._say(principal, params, 0, code)
+            found = await self._found(principal, params)
+            count, code = len(found.events), ""
+        except BridgeholdError as error:
+            code = error.code
             raise
-        await self._say(principal, params, len(found.events), "")
-        return found
-
-    async def _say(self, principal: Principal, params: AuditQueryParams, count: int, code: str) -> None:
-        await self._journal.append(
-            AuditQueried(
-                tenant=principal.account,
-                principal=principal.name,
-                question=without_texts(params.question)[:1_000],
-                count=count,
-                code=code,
+        except asyncio.CancelledError:  # who asked is gone, and had it worked on all the same
+            code = CancelledError.code
+            raise
+        finally:
+            await self._journal.append(
+                AuditQueried(
+                    tenant=principal.account,
+                    principal=principal.name,
+                    question=without_texts(params.question)[:1_000],
+                    count=count,
+                    code=code,
+                )
             )
-        )
+        return found
 
     async def _found(self, principal: Principal, params: AuditQueryParams) -> FoundEvents:
         scope = Scope(tenants=tuple(principal.tenants), bridges=principal.bridges)

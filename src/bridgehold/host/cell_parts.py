@@ -123,7 +123,7 @@ def share(ground: Ground, write: Callable[[FileChange], Awaitable[None]], record
     return Shared(
         settings=Settings(ground.config),
         registry=registry,
-        tenants=TenantFiles(registry.files, ground.layout.tenants, write),
+        tenants=TenantFiles(registry.files, ground.layout.tenants, write, registry.signed.demand),
         metrics=Metrics(),
     )
 

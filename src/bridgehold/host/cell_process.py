@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import Coroutine
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -37,7 +38,7 @@ from bridgehold.host.ordering import FrontOrders, FrontRecords, start_order
 from bridgehold.host.shares import cell_wire
 from bridgehold.host.shares.callers import CALLER
 from bridgehold.host.shares.handed_files import HandedFiles
-from bridgehold.host.shares.lending import Lent
+from bridgehold.host.shares.lending import CallersLent, Lent
 from bridgehold.host.shares.link import OF_CELL, Link, Waiting, decoded
 from bridgehold.host.shares.openings import Openings
 from bridgehold.host.startup import FileChange, HostConfig
@@ -66,7 +67,7 @@ class CellProcess:
         self._given = given
         host = given.host
         self._layout = Layout(config=Path(host.config), state=Path(host.state), run=Path(host.run))
-        self._config = Config.model_validate_json(given.config)
+        self._config = msgspec.json.decode(given.config, type=Config)
         self._link = Link(self._answer, tells=self._told, theirs=OF_CELL)
         self._parts: CellParts | None = None
         self._table: dict[str, Method] = {}
@@ -76,7 +77,8 @@ class CellProcess:
         self._tasks: set[asyncio.Task[None]] = set()
         self._trials: set[asyncio.Task[tuple[Tried, ...]]] = set()
         self._entrance: Entrance | None = None
-        self._lent: Lent | None = None
+        self._lent: tuple[Lent, ...] = ()
+        """Of what cells hold: for guests, and for callers."""
 
     async def run(
         self,
@@ -104,7 +106,8 @@ class CellProcess:
         confine(self._given.uid, namespace, self._files())  # before anything of the tenant's is read
         harden(parent=template, last=signal.SIGKILL)
         total, begun = parse_size(self._config.host.buffered_bytes), self._given.lent
-        lent = self._lent = Lent(total, self._borrow, self._give_back, begun)
+        lent = Lent(total, partial(self._borrow, False), partial(self._give_back, False), begun)
+        self._lent = (lent, self._lent_to_callers())
         parts = self._join(peers, Openings(socket.socket(fileno=opens)), lent)
         self._parts, self._table = parts, parts.table()
         await self._link.connect(socket.socket(fileno=link))
@@ -117,7 +120,7 @@ class CellProcess:
         ):
             self._begin(self._until(gone))
         self._begin(parts.pool.watch(parts.make_order, peers.keeper.versions))
-        self._begin(self._tell_used(parts.budgets.spending, lent))
+        self._begin(self._tell_used(parts.budgets.spending))
         self._begin(parts.prestart(self._given.tenant))
         await self._over.wait()
         await self._end(parts)
@@ -150,11 +153,15 @@ class CellProcess:
         prepared()
         peers.launcher.close()
 
-    async def _borrow(self, amount: int) -> None:
-        await self._link.ask("lend", cell_wire.Bytes(amount=amount))
+    def _lent_to_callers(self) -> CallersLent:
+        total, begun = parse_size(self._config.host.caller_bytes), self._given.lent_callers
+        return CallersLent(total, partial(self._borrow, True), partial(self._give_back, True), begun)
 
-    def _give_back(self, amount: int) -> None:
-        self._link.tell("returned", cell_wire.Bytes(amount=amount))
+    async def _borrow(self, callers: bool, amount: int) -> None:
+        await self._link.ask("lend", cell_wire.Bytes(amount=amount, callers=callers))
+
+    def _give_back(self, callers: bool, amount: int) -> None:
+        self._link.tell("returned", cell_wire.Bytes(amount=amount, callers=callers))
 
     def _join(self, peers: Peers, openings: Openings | None = None, lent: Lent | None = None) -> CellParts:
         redaction = Redaction(peers.keeper)
@@ -195,7 +202,13 @@ class CellProcess:
         bounds = limits(host.connections, parse_size(host.caller_bytes), open_descriptors())
         demand = parts.shared.tenants.demand
         return Entrance(
-            sock, self._link, self._table, Callers(bounds), parts.refusals, demand, parts.methods.left
+            sock,
+            self._link,
+            self._table,
+            Callers(bounds, self._lent[1]),
+            parts.refusals,
+            demand,
+            parts.methods.left,
         )
 
     async def _end(self, parts: CellParts) -> None:
@@ -231,11 +244,12 @@ class CellProcess:
         self._status = 70
         self._over.set()
 
-    async def _tell_used(self, spending: Spending, lent: Lent) -> None:
+    async def _tell_used(self, spending: Spending) -> None:
         told = None
         for looks in itertools.count(1):
             if not looks % _LOOKS_TO_TIDY:
-                lent.tidy()
+                for one in self._lent:
+                    one.tidy()
             used = spending.used(self._given.tenant)
             if used != told:
                 told = used
@@ -244,9 +258,10 @@ class CellProcess:
 
     def _told(self, method: str, _body: msgspec.Raw) -> bool:
         """What the front says and asks no answer to."""
-        if method != "recall" or self._lent is None:
+        if method != "recall":
             return False
-        self._lent.recall()
+        for one in self._lent:
+            one.recall()
         return True
 
     async def _answer(self, method: str, body: msgspec.Raw, told: Waiting) -> object:
@@ -263,7 +278,7 @@ class CellProcess:
                     parts.methods.left(caller)
             case "config":
                 new = decoded(body, cell_wire.NewConfig)
-                config = Config.model_validate_json(new.config)
+                config = msgspec.json.decode(new.config, type=Config)
                 parts.shared.settings.now = config
                 parts.tell(config, tuple(map(Path, new.gone)))
                 self._look_again(parts)
@@ -357,7 +372,7 @@ def warm() -> None:
         tenant=LOCAL_TENANT,
         host=HostConfig(config=nowhere, state=nowhere, run=nowhere, owner_uid=-1, supervisor=0),
         machine=Machine(cgroup="none", uids="shared", cpus=1),
-        config=Config().model_dump_json(),
+        config=msgspec.json.encode(Config()).decode(),
         spent=cell_wire.Spent(),
     )
     given = msgspec.json.decode(msgspec.json.encode(given), type=cell_wire.CellConfig)

@@ -7,7 +7,8 @@ import sys
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 
-from bridgehold.host.startup import DESERTED, USED, SupervisorLink
+from bridgehold.host.startup import DESERTED, USED
+from bridgehold.host.supervisor_link import SupervisorLink
 from bridgehold.tasks import begin_task
 
 _FAILED = 70

@@ -26,7 +26,7 @@ from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config, load_config
 from bridgehold.error_texts import to_log_text
 from bridgehold.errors import BridgeholdError
-from bridgehold.hardening import harden, hear_no_more
+from bridgehold.hardening import harden, hear_no_more, leave
 from bridgehold.host.assembly import assemble
 from bridgehold.host.cell_parts import Ground, Peers
 from bridgehold.host.cell_process import run_cell, warm
@@ -36,7 +36,8 @@ from bridgehold.host.front.secret_events import SecretEvents
 from bridgehold.host.front.server import deserted
 from bridgehold.host.lifetime import Lifetime
 from bridgehold.host.parts import Foundation, HostParts
-from bridgehold.host.startup import Ends, HostConfig, SupervisorLink
+from bridgehold.host.startup import Ends, HostConfig
+from bridgehold.host.supervisor_link import SupervisorLink
 from bridgehold.host.template import Begun, begin
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.policies.model import Machine
@@ -213,4 +214,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    leave(main())

@@ -17,8 +17,9 @@ from bridgehold.host.proposals import Proposals
 from bridgehold.host.reviews import Reviews
 from bridgehold.host.serving import Serving
 from bridgehold.host.shares.refusals import Refusals
-from bridgehold.host.startup import Ends, HostConfig, SupervisorLink
+from bridgehold.host.startup import Ends, HostConfig
 from bridgehold.host.submissions import Submissions
+from bridgehold.host.supervisor_link import SupervisorLink
 from bridgehold.host.template import Begun
 from bridgehold.host.tenancy import Tenancy
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import msgspec
 
@@ -44,6 +45,10 @@ class ProposalStore(Records[Proposal]):
         """The record as it is now, durably."""
         writes.make_folder(self._of(one.tenant), mode=0o700)
         super().write(one)
+
+    def forget(self, tenant: str) -> None:
+        """Everything of a tenant's."""
+        shutil.rmtree(self._of(tenant), ignore_errors=True)
 
     def _nothing(self, name: str) -> NotFoundError:
         return nothing(name)

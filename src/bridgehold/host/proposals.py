@@ -16,6 +16,7 @@ import msgspec
 
 from bridgehold import clock
 from bridgehold.audit.entries import Entry
+from bridgehold.audit.read import removed_at
 from bridgehold.audit.why import story
 from bridgehold.errors import BridgeholdError, DeniedError, NotFoundError, PolicyError, UsageError
 from bridgehold.host.acts import act_of, hosts_of
@@ -27,7 +28,7 @@ from bridgehold.host.front.registry import Registry
 from bridgehold.host.front.tenants import TenantFiles
 from bridgehold.host.proposal_store import KEPT_SECONDS, ProposalStore, nothing
 from bridgehold.host.startup import FileChange
-from bridgehold.ids import digest_bytes, random_id
+from bridgehold.ids import random_id
 from bridgehold.policies.approved import SKEW_S, SUFFIX, Approved, Verified, in_force, read_ended, render
 from bridgehold.policies.files import of_tenant
 from bridgehold.policies.model import Grant, Policy
@@ -43,6 +44,7 @@ from bridgehold.protocol.proposals import (
     RejectProposalParams,
     Risk,
     ShownProposal,
+    seen_of,
 )
 from bridgehold.protocol.values import Principal
 
@@ -180,6 +182,17 @@ class Proposals:
 
         return await self._turns.take(one.tenant, reject)
 
+    async def end(self, tenant: str) -> None:
+        """A tenant is gone: its rules hold no more, and nothing of what it asked for is kept."""
+
+        async def end() -> None:
+            for one in await asyncio.to_thread(self._kept.of, tenant):
+                if await asyncio.to_thread(self._holds, one):
+                    await self._rewrite(one, None)
+            await asyncio.to_thread(self._kept.forget, tenant)
+
+        await self._turns.take(tenant, end)
+
     async def _approved(self, principal: Principal, name: str, params: ApproveProposalParams) -> Proposal:
         shown = self._look(await asyncio.to_thread(self._kept.find, name), principal)
         if not shown.seen or shown.seen != params.seen:
@@ -259,12 +272,14 @@ class Proposals:
         except BridgeholdError as error:
             return msgspec.structs.replace(shown, why_not=error.message)
         shown = msgspec.structs.replace(
-            shown, grants=found.grants, gained=found.gained, risk=_risk(found), policy=grant.policy
+            shown,
+            grants=found.grants,
+            gained=found.gained,
+            risk=_risk(found),
+            policy=grant.policy,
+            grant=grant.digest,
         )
-        what = (msgspec.structs.replace(shown, you=""), grant.digest)
-        return msgspec.structs.replace(
-            shown, seen=digest_bytes(msgspec.json.encode(what, order="deterministic"))
-        )
+        return msgspec.structs.replace(shown, seen=seen_of(shown))
 
     def _smallest(self, act: Act, weakenings: tuple[str, ...]) -> Smallest:
         return smallest(act, self._resolved(act), weakenings)
@@ -291,7 +306,8 @@ class Proposals:
         entry = told.event
         opened = (one.text("bridge") for one in told.related if one.kind == "session.opened")
         bridge = entry.text("bridge") or next(opened, "")
-        if not (principal.may_act_for(entry.tenant) and principal.may_use(bridge)):
+        mine = principal.may_act_for(entry.tenant) and principal.may_use(bridge)
+        if not mine or entry.time <= removed_at(self._audit, entry.tenant):
             raise none  # of another tenant: in no word different from one that isn't there
         act = act_of(entry, hosts_of(self._registry.config))
         if not bridge or act is None or act.allowed:

@@ -98,7 +98,7 @@ class Reloading:
         self._parts.tell(config, gone)
         event = ConfigReloaded(
             principal=principal.name,
-            digest=digest_bytes(config.model_dump_json().encode()),
+            digest=digest_bytes(msgspec.json.encode(config)),
             applied=found.applied,
             waiting=found.waiting,
         )

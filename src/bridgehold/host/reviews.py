@@ -1,4 +1,5 @@
-"""``policy.review`` and ``policy.approve``: a policy is looked at by what it changes, and signed.
+"""``policy.review`` and ``policy.approve``: a policy, or a tenant's ceiling, is looked at by what it changes,
+and signed.
 
 The host signs nothing: who owns the configuration does, and the supervisor looks at that before it writes.
 """
@@ -6,6 +7,7 @@ The host signs nothing: who owns the configuration does, and the supervisor look
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 
 import msgspec
@@ -14,7 +16,7 @@ from bridgehold import clock
 from bridgehold.config.layout import Layout
 from bridgehold.config.sections import ReviewSection
 from bridgehold.config.settings import Settings
-from bridgehold.errors import BridgeholdError, DeniedError, NotFoundError, UsageError
+from bridgehold.errors import BridgeholdError, DeniedError, NotFoundError, PolicyError, UsageError
 from bridgehold.host.admin_log import AdminLog
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit
@@ -24,10 +26,12 @@ from bridgehold.ids import LOCAL_TENANT, digest_bytes, nearest
 from bridgehold.policies import shipped
 from bridgehold.policies.approved import SKEW_S, Verified
 from bridgehold.policies.changes import Capability, compare
-from bridgehold.policies.files import Text, is_file_of
+from bridgehold.policies.files import Kind, Text, is_file_of
 from bridgehold.policies.model import Grant, Machine
-from bridgehold.policies.reviewed import SUFFIX, Review, render, state_of
+from bridgehold.policies.reviewed import OF_TENANT, SUFFIX, Review, demand_ceiling, render, state_of
 from bridgehold.policies.tables import parse_time
+from bridgehold.policies.tenants import compare_limits
+from bridgehold.policies.tenants import parse as parse_tenant
 from bridgehold.protocol.reviews import (
     ApprovePolicyParams,
     GrantChange,
@@ -122,13 +126,18 @@ class Reviews:
 
     def _look(self, name: str, principal: Principal) -> tuple[PolicyReview, Text, Text | None]:
         """As it is shown; the policy's own file, and the review's."""
-        found = self._own("policy", name)
+        found, text = self._own(name)
         if found is None:
-            hint = "A policy that comes with the package is reviewed with it: `bridgehold policy show`."
-            near = nearest(name, self._registry.files.names("policy"))
-            raise NotFoundError(f"policies/{name[:80]}.toml is not there{near}", hint=hint)
-        text = self._own("review", name)
-        known, state = state_of(name, found, text, self._verified, clock.now())
+            raise self._missing(name)
+        now = clock.now()
+        known, state = state_of(name, found, text, self._verified, now)
+        if name.startswith(OF_TENANT) and state in {"edited", "never"}:
+            with contextlib.suppress(PolicyError):
+                demand_ceiling(name[1:], found, text, self._verified, now)
+                state = "narrowed" if state == "edited" else state
+        changes = tuple(self._changes(name, known))
+        if state == "narrowed" and any(one.gained for one in changes):
+            state = "edited"
         shown = PolicyReview(
             policy=name,
             file=found.file,
@@ -138,31 +147,51 @@ class Reviews:
             by=known.by if known is not None else "",
             at=known.at if known is not None else "",
             expires=known.expires if known is not None else "",
-            changes=tuple(self._changes(name, known)),
+            changes=changes,
         )
         seen = digest_bytes(msgspec.json.encode(shown, order="deterministic"))
         return msgspec.structs.replace(shown, seen=seen, you=principal.name), found, text
 
-    def _own(self, kind: str, name: str) -> Text | None:
-        which = f"{name}{SUFFIX}" if kind == "review" else name
-        return self._registry.files.own("policy", [which])[0] if is_file_of("policy", name) else None
+    def _own(self, name: str) -> tuple[Text | None, Text | None]:
+        """What is reviewed, and its review."""
+        kind, stem = _place_of(name)
+        if not is_file_of(kind, stem):
+            return None, None
+        found, review = self._registry.files.own(kind, [stem, f"{stem}{SUFFIX}"])
+        return found, review
+
+    def _missing(self, name: str) -> NotFoundError:
+        kind, stem = _place_of(name)
+        near = nearest(stem, self._registry.files.names(kind))
+        if kind == "tenant":
+            hint = f"`bridgehold tenant create {stem[:80]}` makes it; without it policies hold as they are."
+            return NotFoundError(f"tenants/{stem[:80]}.toml is not there{near}", hint=hint)
+        hint = "A policy that comes with the package is reviewed with it: `bridgehold policy show`."
+        return NotFoundError(f"policies/{name[:80]}.toml is not there{near}", hint=hint)
 
     def _changes(self, name: str, known: Review | None) -> Iterator[GrantChange]:
         """Of each grant that differs: against what was reviewed, what comes with the package, or nothing."""
         before, after = self._unbound(), self._unbound()
+        kind, stem = _place_of(name)
         text = known.text if known is not None else f'extends = "{name}"\n' if name in shipped.names() else ""
+        if kind == "tenant":
+            text = text or "# nothing\n"
+            yield from _limits_changed(stem, text, after.files.own(kind, [stem])[0])
         if text:
-            before.files.put_instead("policy", name, text)
+            before.files.put_instead(kind, stem, text)
         tenants = dict.fromkeys((LOCAL_TENANT, *after.files.names("tenant"), *name.split("@")[1:]))
+        if kind == "tenant":
+            tenants = dict.fromkeys([stem])
         pairs = [
             (tenant, entry.name)
             for entry in after.entries()
             if entry.manifest is not None
             for tenant in ([entry.tenant] if entry.tenant else tenants)
+            if kind == "policy" or tenant == stem
         ]
         looked = 0
         for tenant, bridge in pairs:
-            if not self._rests_on(after, name, bridge, tenant):
+            if kind == "policy" and not self._rests_on(after, name, bridge, tenant):
                 continue
             looked += 1
             if looked > _MOST:  # who signs knows what was not shown
@@ -194,8 +223,23 @@ class Reviews:
 
     def _unbound(self) -> Registry:
         """A registry that demands no review, and writes nothing."""
-        config = self._settings.now.model_copy(update={"review": ReviewSection()})
+        config = msgspec.structs.replace(self._settings.now, review=ReviewSection())
         return Registry(self._layout, config, self._machine, journal=None)
+
+
+def _place_of(name: str) -> tuple[Kind, str]:
+    """In which folder it lies, and under which name."""
+    return ("tenant", name.removeprefix(OF_TENANT)) if name.startswith(OF_TENANT) else ("policy", name)
+
+
+def _limits_changed(tenant: str, text: str, found: Text | None) -> Iterator[GrantChange]:
+    """Of all of the tenant's bridges together. A fault of the file is told with each bridge."""
+    with contextlib.suppress(PolicyError):
+        if found is not None:
+            before, after = (parse_tenant(tenant, one, found.file).limits for one in (text, found.text))
+            changes = compare_limits(before, after)
+            if changes.gained or changes.lost:
+                yield GrantChange(tenant=tenant, bridge="*", gained=changes.gained, lost=changes.lost)
 
 
 def _each(shown: PolicyReview, which: str) -> Iterator[tuple[str, Capability]]:

@@ -35,6 +35,11 @@ class AtRest(msgspec.Struct, frozen=True, kw_only=True):
     """Bridges of its own that wait for an operator, or are being checked: they go with it."""
     artifacts: Callable[[str, bool], Awaitable[tuple[int, int]]]
     """(tenant, whether they go) → how many there are, and their bytes: no part of `revoke`."""
+    proposals: Callable[[str], Awaitable[None]]
+    """Rules that were asked for and approved for it go when it is removed: whoever is created anew under its
+    name is somebody else."""
+    ends: Callable[[str], None]
+    """How its sessions ended and what they wrote last: likewise."""
 
 
 class Revocation:
@@ -75,6 +80,10 @@ class Revocation:
             if isinstance(one, BaseException):
                 raise one
         return dict(zip(acts, (one for one in found if isinstance(one, Part)), strict=True))
+
+    async def end_keys(self, tenant: str) -> None:
+        """Whatever could not be let go of when it was revoked. Raises why it still can't be."""
+        await self._keeper.forget(tenant)
 
     async def _end_tokens(self, tenant: str) -> int:
         """Those of this tenant alone are removed; others lose it."""

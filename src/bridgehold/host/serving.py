@@ -22,6 +22,7 @@ from bridgehold.host.front.method import Method
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.revocation import EndAll, Ending
 from bridgehold.host.shares.cell_wire import Ended
+from bridgehold.host.shares.fair import Shares
 from bridgehold.keeper.budgets import Budgets
 from bridgehold.keeper.spending import Used, prices_of
 
@@ -32,6 +33,10 @@ class Serving(Protocol):
     @property
     def entrances(self) -> Entrances | None:
         """To cells that have connections of their own, where there are any."""
+
+    @property
+    def held(self) -> Shares | None:
+        """Bytes of callers, where cells have a part of them."""
 
     def table(self) -> dict[str, Method]:
         """The methods that are answered there, by name."""
@@ -53,6 +58,9 @@ class Serving(Protocol):
 
     def ending(self) -> Ending:
         """How all of a tenant's ends."""
+
+    def forget(self, tenant: str) -> None:
+        """How the tenant's sessions ended is nobody's to ask any more."""
 
     def needs(self) -> Iterable[tuple[str, Coroutine[None, None, None]]]:
         """What returns once something is gone without which the host is not to run, by name."""
@@ -76,6 +84,7 @@ class InHost(msgspec.Struct, frozen=True):
     cell: CellParts
     ground: Ground
     entrances: None = None
+    held: None = None
 
     def table(self) -> dict[str, Method]:
         """See `Serving.table`."""
@@ -107,6 +116,10 @@ class InHost(msgspec.Struct, frozen=True):
         return Ending(
             sessions=cell.sessions.end_all, zygotes=cell.zygotes.end_all, warm_pool=cell.pool.end_all
         )
+
+    def forget(self, tenant: str) -> None:
+        """See `Serving.forget`."""
+        self.cell.sessions.forget(tenant)
 
     def needs(self) -> Iterable[tuple[str, Coroutine[None, None, None]]]:
         """See `Serving.needs`."""
@@ -142,6 +155,11 @@ class Celled(msgspec.Struct, frozen=True):
     budgets: Budgets
     """As counted when the host began: what a tenant's first cell begins with."""
 
+    @property
+    def held(self) -> Shares:
+        """See `Serving.held`."""
+        return self.cells.held
+
     def table(self) -> dict[str, Method]:
         """See `Serving.table`."""
         return self.forwarding.table()
@@ -155,7 +173,7 @@ class Celled(msgspec.Struct, frozen=True):
         self.registry.replace(config, gone)
         self.budgets.spending.prices = prices_of(config)
         self.cells.places.bound = config.host.max_sessions
-        self.cells.tell(config.model_dump_json(), map(str, gone))
+        self.cells.tell(msgspec.json.encode(config).decode(), map(str, gone))
 
     def left(self, caller: object) -> None:
         """See `Serving.left`."""
@@ -185,6 +203,10 @@ class Celled(msgspec.Struct, frozen=True):
             return end
 
         return Ending(sessions=part("sessions"), zygotes=part("zygotes"), warm_pool=part("warm_pool"))
+
+    def forget(self, tenant: str) -> None:
+        """See `Serving.forget`."""
+        self.cells.ends.forget(tenant)
 
     def needs(self) -> Iterable[tuple[str, Coroutine[None, None, None]]]:
         """See `Serving.needs`."""

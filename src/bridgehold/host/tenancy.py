@@ -208,7 +208,7 @@ class Tenancy:
     async def remove(self, principal: Principal, params: RemoveParams, _emit: Emit) -> Removed:
         """Once it is revoked; its ceiling stays. Raises `UsageError` where the configuration names it."""
         name = parse_name(params.name, "tenant")
-        if not self._files.of(name).declared:
+        if not self._files.said(name).declared:
             raise self._unknown(name)
         owners = [one for one, section in self._settings.now.principals.items() if name in section.tenants]
         if owners:
@@ -219,11 +219,28 @@ class Tenancy:
             )
 
         async def act() -> Removed:
+            if self._files.said(name).state != "revoked":
+                hint = f"`bridgehold tenant revoke {name}`."
+                raise UsageError(f"tenant {name} is not revoked", hint=hint)
+            if left := [token for token in self._tokens.names() if self._speaks_for(token, name)]:
+                raise UsageError(
+                    f"{', '.join(f'token {token}' for token in left)} may still act for {name}",
+                    hint=f"`bridgehold token revoke {left[0]}`: whoever is created anew is somebody else.",
+                )
+            await self._revocation.end_keys(name)
+            await self._at_rest.proposals(name)
+            self._at_rest.ends(name)
             await self._files.remove(name)
             return await self._left(name, gone=params.artifacts)
 
         details = {"artifacts": "removed" if params.artifacts else "kept"}
         return await self.log.audited(principal, "tenant.remove", name, details, act)
+
+    def _speaks_for(self, token: str, tenant: str) -> bool:
+        """Whether its file says so, also of one that makes nobody as long as this host runs."""
+        with contextlib.suppress(BridgeholdError):
+            return tenant in self._tokens.of(token).scope.tenants
+        return False
 
     async def _left(self, name: str, *, gone: bool) -> Removed:
         """What lies on the disk of a tenant that was removed; its artifacts are `gone`, or stay."""
@@ -252,7 +269,7 @@ class Tenancy:
                 if state == "suspended":
                     known = Tenant(name=name)
                     with contextlib.suppress(PolicyError):
-                        known = self._files.of(name)
+                        known = self._files.said(name)
                     await self._files.hold(name, edit(known))
                     error.hint = _SUSPENDED_BY_HAND
                 raise
@@ -289,10 +306,10 @@ class Tenancy:
         """Who is refused beside a file that is broken is shown as that, with both reasons."""
         held = ""
         try:
-            tenant = self._files.of(name)
+            tenant = self._files.said(name)
             held = "" if tenant.state == "active" else f"; {tenant.decision.reason}"
             self._files.check(name)
-            return self._info(tenant)
+            return self._info(self._files.of(name))
         except PolicyError as error:
             info = TenantInfo(name=name, state="broken", reason=f"{error.message}{held}", declared=True)
             return msgspec.structs.replace(info, sessions=self._open(name), tokens=self._tokens_of(name))

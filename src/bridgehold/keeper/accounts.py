@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from bridgehold import clock, strict
+from bridgehold import clock, strict, strict_turns
 from bridgehold.config.providers import ProviderEntry
 from bridgehold.errors import DeniedError, SuspendedError
 from bridgehold.keeper.budgets import Budgets, Reservation
@@ -27,17 +27,17 @@ from bridgehold.policies.content import (
     BodyFacts,
     ParsedRequest,
     body_facts,
-    head_facts,
 )
 from bridgehold.policies.decide import decide_egress, secret_of, tool_secret_of
 from bridgehold.policies.downloads import decide_download, hub_of, is_commit, parse_hub_item
 from bridgehold.policies.model import Decision, Grant, Rate
 from bridgehold.policies.tenants import Tenant
 from bridgehold.policies.uses import Use
+from bridgehold.steps import finished
 
 VERSION = re.compile(r"v[0-9]{1,3}(?:(?:alpha|beta)[0-9]{0,3})?")
 _MOST_PARTS = 5_000
-"""Of brackets and separators in a body that is looked into here, on a loop that all tenants share."""
+"""Of brackets and separators in a body that is looked into on the loop, which all tenants share."""
 _LONGEST_MODEL = 100
 
 
@@ -120,9 +120,9 @@ class Accounts:
         """Seconds until so many more of the session's events may be written."""
         return self._of(tenant, session).pace.take(events, time.monotonic())
 
-    def judge(self, ask: UpstreamRequest, entry: ProviderEntry, body: bytes | None) -> Judged:
-        """Whether the grant allows it. `body`: None where it is too long to be looked into. Raises
-        `DeniedError`; where: the rule."""
+    def judge(self, ask: UpstreamRequest, entry: ProviderEntry, body: bytes) -> Judged:
+        """Whether the grant allows it. Changes nothing, and may be called on a thread. Raises `DeniedError`;
+        where: the rule."""
         said = self.demand(ask.tenant, ask.session)
         if entry.shape == "hub":
             return _download(said.grant, ask, entry)
@@ -130,7 +130,7 @@ class Accounts:
         tool = said.tools.get(f"{ask.provider}{ask.path}")
         if tool is not None and ask.how == "tool":
             return self._tool(said.grant, ask, entry, value, names_model=tool)
-        return _gateway(said.grant, ask, entry, value, unreadable, whole=body is not None)
+        return _gateway(said.grant, ask, entry, value, unreadable)
 
     def _tool(
         self,
@@ -178,8 +178,6 @@ def _gateway(
     entry: ProviderEntry,
     value: dict[str, object] | None,
     unreadable: BodyFacts | None,
-    *,
-    whole: bool,
 ) -> Judged:
     if ask.how == "tool":
         raise _refused("tools", f"no tool of the session's is at {ask.provider}{ask.path[:200]}")
@@ -200,8 +198,7 @@ def _gateway(
             headers=ask.headers,
             host=entry.host,
         )
-        judge = body_facts if whole else head_facts
-        facts = unreadable or judge(entry.shape, asked, granted)
+        facts = unreadable or body_facts(entry.shape, asked, granted)
         decided.append(decide_egress(grant, ask.provider, ask.method, path, facts))
         if decided[-1].allowed:
             break
@@ -238,18 +235,18 @@ def _spellings(entry: ProviderEntry, path: str) -> tuple[str, ...]:
     return (path, f"/{last}{path}") if VERSION.fullmatch(last) else (path,)
 
 
-def _parsed(body: bytes | None) -> tuple[dict[str, object] | None, BodyFacts | None]:
+def _parsed(body: bytes) -> tuple[dict[str, object] | None, BodyFacts | None]:
     if not body:
         return None, None
     try:  # what goes out are these very bytes: nothing that the provider could read in another way
-        value = strict.loads(body)
+        value = finished(strict_turns.steps(body))  # in pieces, between which the loop has its turns
     except strict.StrictError:
         return None, UNREADABLE
     return (value, None) if isinstance(value, dict) else (None, UNREADABLE)
 
 
 def is_plain(body: bytes) -> bool:
-    """Whether it has so few values that it is looked into here."""
+    """Whether it has so few values that it is looked into on the loop."""
     return sum(body.count(mark) for mark in (b"[", b"{", b",", b":")) <= _MOST_PARTS
 
 

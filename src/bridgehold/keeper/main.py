@@ -36,18 +36,19 @@ from bridgehold.errors import (
     ProtocolError,
     SecretError,
 )
-from bridgehold.hardening import harden, hear_no_more, open_descriptors
+from bridgehold.hardening import harden, hear_no_more, leave, open_descriptors
 from bridgehold.intake import Intake
 from bridgehold.keeper import protocol
 from bridgehold.keeper.accounts import Accounts
 from bridgehold.keeper.approver import Approver
+from bridgehold.keeper.bodies import receive_body
+from bridgehold.keeper.carrier import Carrier
 from bridgehold.keeper.channel import Channel, Stream
 from bridgehold.keeper.paced import PacedSocket, Reads
 from bridgehold.keeper.places import QUESTIONS, QUESTIONS_EACH, REQUESTS, Places, Turns
 from bridgehold.keeper.resolve import Lookup, system_lookup
 from bridgehold.keeper.sending import Journal, Sending, Sendings
 from bridgehold.keeper.signer import Signer
-from bridgehold.keeper.upstream import Upstream, receive_body
 from bridgehold.keeper.values import KeeperConfig, parse_config, prices_told
 from bridgehold.keeper.vault import CachedSecret, Vault
 from bridgehold.records.workers import Event
@@ -70,7 +71,7 @@ class Keeper:
         self._providers = {entry.name: entry for entry in config.providers}
         self._vault = Vault(config, self._providers)
         self._work = Turns()
-        self._upstream = Upstream(config.limits, self._providers, lookup, self._work)
+        self._upstream = Carrier(config, self._providers, lookup, self._work)
         folder = Path(config.secrets.folder)
         self._signer, self._approver = Signer(folder), Approver(folder)
         self._requests = Places(REQUESTS, self._vault.tenants_with)
@@ -80,7 +81,7 @@ class Keeper:
         self._channel: Channel | None = None
         self._cells: set[asyncio.Task[None]] = set()
         accounts = Accounts(prices_told(config))
-        self._sendings = Sendings(accounts, config.limits.request_bytes)
+        self._sendings = Sendings(accounts, config.limits.request_bytes, self._vault.tenants_with)
 
     async def serve(
         self, sock: socket.socket, intake: socket.socket | None = None, journal: Journal | None = None
@@ -199,12 +200,12 @@ class Keeper:
     async def _request(self, stream: Stream, ask: protocol.UpstreamRequest, account: Sending | None) -> None:
         entry = self._entry(ask.provider)
         if ask.how == "pass":
-            await self._upstream.answer(
+            await self._upstream.load().answer(
                 stream, ask, entry, ask.credential.encode("ascii", "replace"), _NOBODYS, account
             )
             return
         if not entry.keyed:
-            await self._upstream.answer(stream, ask, entry, b"", _NOBODYS, account)
+            await self._upstream.load().answer(stream, ask, entry, b"", _NOBODYS, account)
             return
         held = await self._vault.find(ask.tenant, ask.session, entry, ask.secret)
         await self._with_key(stream, ask, entry, held, account)
@@ -234,7 +235,7 @@ class Keeper:
             with held.use() as key:
                 encodings = await held.encodings()
                 try:
-                    await self._upstream.answer(stream, ask, entry, key, encodings, account)
+                    await self._upstream.load().answer(stream, ask, entry, key, encodings, account)
                 except BridgeholdError as error:  # its text may say what the provider said
                     error.message, error.hint = map(Redactor([encodings]).text, (error.message, error.hint))
                     raise
@@ -248,6 +249,7 @@ class Keeper:
     async def _control(self, ask: protocol.Ask) -> bytes:
         match ask:
             case protocol.Prefetch():
+                self._upstream.load()
                 if self._entry(ask.provider).keyed:
                     await self._vault.find(ask.tenant, "", self._entry(ask.provider), ask.secret)
             case protocol.PutSessionSecret():
@@ -394,4 +396,4 @@ def _loop_hook(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> Non
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    leave(main())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,12 +12,12 @@ from typing import Any, Protocol
 
 from bridgehold.audit.events import Receipt
 from bridgehold.config.providers import ProviderEntry
-from bridgehold.errors import AuditError, BridgeholdError, DeniedError, LimitError
+from bridgehold.errors import AuditError, BridgeholdError, BusyError, DeniedError, LimitError
 from bridgehold.keeper.accounts import Accounts, Judged, is_plain
+from bridgehold.keeper.bodies import SMALL, Bodies, receive_body
 from bridgehold.keeper.budgets import Reservation
 from bridgehold.keeper.channel import Stream
 from bridgehold.keeper.protocol import UpstreamRequest
-from bridgehold.keeper.upstream import SMALL, receive_body
 from bridgehold.keeper.usage import NOTHING, Counted, UsageTap
 from bridgehold.policies.buckets import TokenBucket
 from bridgehold.records.sendings import EgressEnded, EgressSent, EgressStopped
@@ -25,6 +26,7 @@ from bridgehold.records.workers import Event
 _PATH, _TEXT = 500, 300
 _STOPPED_PER_SECOND = 5
 _MOST_TENANTS = 4_096
+_TRIES = 3
 
 
 class Journal(Protocol):
@@ -37,11 +39,18 @@ class Journal(Protocol):
 class Sendings:
     """Of all cells. Without a journal nothing of theirs goes out."""
 
-    def __init__(self, accounts: Accounts, request_bytes: int, journal: Journal | None = None) -> None:
-        """`request_bytes`: of the longest request."""
+    def __init__(
+        self,
+        accounts: Accounts,
+        request_bytes: int,
+        tenants: Callable[[str], int],
+        journal: Journal | None = None,
+    ) -> None:
+        """`request_bytes`: of the longest request. `tenants`: how many there are, the named one included."""
         self.accounts = accounts
         self.journal = journal
         self._most = request_bytes
+        self._bodies = Bodies(request_bytes, tenants)
         self._stopped: dict[str, TokenBucket] = {}
         self._folded: Counter[str] = Counter()
         self._under_way: dict[tuple[str, str], set[asyncio.Task[Any]]] = {}
@@ -83,32 +92,46 @@ class Sendings:
         if self.journal is None:
             raise AuditError("the keeper has no journal: nothing of a cell's goes out")
         entry: ProviderEntry | None = None
-        try:
-            entry = find(ask.provider)
-            if ask.body_bytes > self._most:
-                raise LimitError(f"a request has at most {self._most} bytes", where="limits.request")
-            await asyncio.sleep(self.accounts.pause(ask.tenant, ask.session, 2))
-            body, judged = await self._judged(stream, ask, entry)  # by what stands when it leaves
-            reservation = self.accounts.reserve(ask, judged)
-        except BridgeholdError as error:
-            await self._stop(ask, entry, error)
-            raise
-        sending = Sending(self.journal, ask, entry, judged, reservation, body)
-        try:
-            await sending.announce()
-        except BaseException:
-            reservation.give_back()
-            raise
+        with contextlib.ExitStack() as held:
+            try:
+                entry = find(ask.provider)
+                if ask.body_bytes > self._most:
+                    raise LimitError(f"a request has at most {self._most} bytes", where="limits.request")
+                await asyncio.sleep(self.accounts.pause(ask.tenant, ask.session, 2))
+                body = await self._body(stream, ask, held)
+                judged = await self._judged(ask, entry, body)
+                reservation = self.accounts.reserve(ask, judged)
+            except BridgeholdError as error:
+                await self._stop(ask, entry, error)
+                raise
+            sending = Sending(self.journal, ask, entry, judged, reservation, body)
+            try:
+                await sending.announce()
+            except BaseException:
+                reservation.give_back()
+                raise
+            sending.holds(held.pop_all().close)
         return sending
 
-    async def _judged(
-        self, stream: Stream, ask: UpstreamRequest, entry: ProviderEntry
-    ) -> tuple[bytes | None, Judged]:
-        """With the body, where it has come whole already."""
+    async def _body(self, stream: Stream, ask: UpstreamRequest, held: contextlib.ExitStack) -> bytes:
+        """All of it, before any of it goes out."""
         if ask.body_bytes > SMALL:
-            return None, self.accounts.judge(ask, entry, None)
-        body = b"".join([piece async for piece in receive_body(stream, ask.body_bytes)])
-        return body, self.accounts.judge(ask, entry, body if is_plain(body) else None)
+            body = await self._bodies.take(stream, ask.tenant, ask.body_bytes)
+            held.callback(self._bodies.give_back, ask.tenant, ask.body_bytes)
+            return body
+        return b"".join([piece async for piece in receive_body(stream, ask.body_bytes)])
+
+    async def _judged(self, ask: UpstreamRequest, entry: ProviderEntry, body: bytes) -> Judged:
+        """By what stands when it leaves."""
+        if len(body) <= SMALL and is_plain(body):
+            return self.accounts.judge(ask, entry, body)
+        for _ in range(_TRIES):
+            judged = await self._bodies.look(
+                ask.tenant, functools.partial(self.accounts.judge, ask, entry, body)
+            )
+            if judged.grant is self.accounts.demand(ask.tenant, ask.session).grant:
+                return judged
+        raise BusyError("what the session may ask for changes all the time", hint="Try again.")
 
     async def _stop(self, ask: UpstreamRequest, entry: ProviderEntry | None, error: BridgeholdError) -> None:
         """Write that it was refused, within the tenant's rate: what is past it is counted by the next."""
@@ -144,10 +167,10 @@ class Sending:
         entry: ProviderEntry,
         judged: Judged,
         reservation: Reservation,
-        body: bytes | None,
+        body: bytes,
     ) -> None:
         self.body = body
-        """None: it is still to come."""
+        """Empty once the provider answers."""
         self.under_way = asyncio.Event()
         """Set once there is a connection to the provider."""
         self.code = "cancelled"
@@ -161,6 +184,7 @@ class Sending:
         self._status = 0
         self._received = 0
         self._tap: UsageTap | None = None
+        self._give_back: Callable[[], None] = _nothing
 
     async def announce(self) -> None:
         """Durable before a byte goes out."""
@@ -180,8 +204,17 @@ class Sending:
         )
         self._reference = (await self._journal.append(event)).ref
 
+    def holds(self, give_back: Callable[[], None]) -> None:
+        """Have `give_back` called once the body is on its way, or goes nowhere."""
+        self._give_back = give_back
+
+    def _let_go(self) -> None:
+        self.body = b""
+        self._give_back()
+
     def head(self, status: int, content_type: str) -> None:
         """The provider answers."""
+        self._let_go()
         self._status = status
         self._tap = UsageTap(self._entry.shape, content_type) if self._entry.shape != "hub" else None
 
@@ -199,6 +232,7 @@ class Sending:
 
     async def end(self) -> None:
         """Settle it, and write its end. Raises `AuditError` where that can't be said."""
+        self._let_go()
         sent = self.under_way.is_set()
         counted: Counted = self._tap.counted if self._tap is not None else NOTHING
         charged, fees = self._reservation.end(
@@ -229,6 +263,10 @@ class Sending:
             estimated=0 < self._status < 300 and self._tap is not None and counted.said is None,
         )
         await self._journal.append(event, durable=False)
+
+
+def _nothing() -> None:
+    return None
 
 
 def _ties(ask: UpstreamRequest) -> dict[str, str]:

@@ -24,13 +24,14 @@ from yarl import URL
 
 from bridgehold.audit.encodings import Encodings
 from bridgehold.config.providers import ProviderEntry
-from bridgehold.errors import BridgeholdError, DeniedError, LimitError, ProtocolError, ProviderError
+from bridgehold.errors import BridgeholdError, DeniedError, LimitError, ProviderError
+from bridgehold.keeper.bodies import SMALL, receive_body
 from bridgehold.keeper.channel import Stream
 from bridgehold.keeper.follow import FOLLOWED, MOST_HOPS, PASSED_ON, REDIRECTS, Hop, next_hop
 from bridgehold.keeper.heads import checked_headers, coding, make_url, returned_headers
 from bridgehold.keeper.paced import PacedSocket, Reads
 from bridgehold.keeper.places import Turns
-from bridgehold.keeper.protocol import DATA, END, REDIRECT, UNREACHED, Done, UpstreamHead, UpstreamRequest
+from bridgehold.keeper.protocol import REDIRECT, UNREACHED, Done, UpstreamHead, UpstreamRequest
 from bridgehold.keeper.resolve import Lookup, resolve, shared, system_lookup
 from bridgehold.keeper.scrub import Scrubber
 from bridgehold.keeper.slots import inject
@@ -38,8 +39,7 @@ from bridgehold.keeper.stores import check_value
 from bridgehold.keeper.values import UpstreamLimits
 from bridgehold.policies.downloads import parse_hub_item
 
-SMALL = 256 * 1024
-"""Request bodies up to here are sent in one piece with the head."""
+_PIECE = 64 * 1024
 _POOLS = 256
 
 
@@ -47,7 +47,7 @@ class Account(Protocol):
     """What is kept of a cell's request on its way (`sending`)."""
 
     under_way: asyncio.Event
-    body: bytes | None
+    body: bytes
 
     def head(self, status: int, content_type: str) -> None:
         """The provider answers."""
@@ -172,8 +172,7 @@ class Upstream:
             return
         if request.body_bytes or request.method in ("POST", "PUT", "PATCH"):
             headers["Content-Length"] = str(request.body_bytes)
-        ready = account.body if account is not None else None
-        body = await self._body(stream, request) if ready is None else ready or None
+        body = await self._body(stream, request) if account is None else _sent(account.body)
         pool = self._pool(request.tenant, entry)
         async with pool.request(
             request.method,
@@ -345,19 +344,14 @@ def _watched() -> aiohttp.TraceConfig:
     return watched
 
 
-async def receive_body(stream: Stream, expected: int) -> AsyncIterator[bytes]:
-    """The request's body from the host: exactly `expected` bytes. Raises `ProtocolError` otherwise."""
-    left = expected
-    while left:
-        frame = await stream.receive()
-        if frame.kind == END:
-            break
-        if frame.kind != DATA or len(frame.payload) > left:
-            break
-        left -= len(frame.payload)
-        yield frame.payload
-    if left:
-        raise ProtocolError("the body of a request is not as long as its head says")
+def _sent(body: bytes) -> bytes | AsyncIterator[bytes] | None:
+    """As it is written: what is long in pieces."""
+    return _pieces(body) if len(body) > SMALL else body or None
+
+
+async def _pieces(body: bytes) -> AsyncIterator[bytes]:
+    for at in range(0, len(body), _PIECE):
+        yield body[at : at + _PIECE]
 
 
 def _seen_at(error: BridgeholdError, entry: ProviderEntry) -> str:

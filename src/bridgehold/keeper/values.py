@@ -65,6 +65,8 @@ class KeeperConfig(msgspec.Struct, frozen=True, kw_only=True):
     limits: UpstreamLimits = UpstreamLimits()
     cache_ms: int = 900_000
     """How long an unused value stays in memory."""
+    lasts: bool = False
+    """Nobody's private host: all is loaded at its start, for packages may be replaced below it."""
     reload_ms: int = 1_000
     """How often the index is looked at; a change takes effect within 5 s, streams included."""
 
@@ -80,7 +82,9 @@ def store_config(layout: Layout, config: Config, *, credentials_directory: str =
     )
 
 
-def keeper_config(layout: Layout, config: Config, *, credentials_directory: str = "") -> KeeperConfig:
+def keeper_config(
+    layout: Layout, config: Config, *, credentials_directory: str = "", lasts: bool = False
+) -> KeeperConfig:
     """The keeper's configuration from the operator's. Raises `ConfigError` for a wrong provider."""
     entries = tuple(provider_entry(name, section) for name, section in sorted(config.providers.items()))
     made = KeeperConfig(
@@ -88,6 +92,7 @@ def keeper_config(layout: Layout, config: Config, *, credentials_directory: str 
         providers=entries,
         prices=_prices(config),
         fees={name: section.fees for name, section in config.providers.items()},
+        lasts=lasts,
     )
     check_config(made, str(layout.config_file))
     return made

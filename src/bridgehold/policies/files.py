@@ -26,11 +26,17 @@ from bridgehold.ids import Digest, digest_bytes, is_name
 from bridgehold.policies import shipped
 from bridgehold.policies.load import MAX_BYTES
 
-Kind = Literal["policy", "tenant", "approved", "review"]
-"""The last two lie beside the policies, each file under the name of the policy that it is of."""
+Kind = Literal["policy", "tenant", "approved", "review", "ceiling"]
+"""The last three lie beside what they are of, under its name: approved rules and reviews of policies, and
+reviews of tenants' ceilings."""
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _SUFFIX = ".toml"
-_BESIDE: dict[Kind, str] = {"approved": ".approved", "review": ".review"}
+_BESIDE: dict[Kind, tuple[Kind, str]] = {
+    "approved": ("policy", ".approved"),
+    "review": ("policy", ".review"),
+    "ceiling": ("tenant", ".review"),
+}
+"""In whose folder, and what their names end in."""
 _FORMS: dict[Kind, str] = {"policy": "NAME.toml or BRIDGE@TENANT.toml", "tenant": "NAME.toml"}
 TICK_NS = 50_000_000
 """A folder that changed within this time may change again under the same time stamp."""
@@ -80,7 +86,8 @@ class PolicyFiles:
 
     def names(self, kind: Kind) -> tuple[str, ...]:
         """Names of the operator's own files, sorted. Raises `PolicyError`."""
-        listed, end = self._listed("policy" if kind in _BESIDE else kind), _BESIDE.get(kind, "") + _SUFFIX
+        folder, end = _BESIDE.get(kind, (kind, ""))
+        listed, end = self._listed(folder), end + _SUFFIX
         names = (name.removesuffix(end) for name in listed if name.endswith(end))
         return tuple(sorted(name for name in names if is_file_of(kind, name)))
 
@@ -230,10 +237,8 @@ class Readings:
         if key not in self._found:
             own = None
             if is_file_of(kind, name):
-                folder: Kind = (
-                    "policy" if kind in _BESIDE else kind
-                )  # one look at it tells of all that is there
-                file = f"{name}{_BESIDE.get(kind, '')}"
+                folder, end = _BESIDE.get(kind, (kind, ""))  # one look at it tells of all that is there
+                file = f"{name}{end}"
                 (own,) = self._files.own(folder, [file])
                 self._own.setdefault(folder, {})[file] = own
             self._found[key] = own or _shipped(kind, name)
@@ -275,13 +280,14 @@ def of_tenant(bridge: str, tenant: str) -> str:
 def is_file_of(kind: Kind, name: str) -> bool:
     """Whether a file of the operator's can have that name: of policies also ``BRIDGE@TENANT``."""
     bridge, at, tenant = name.partition("@")
-    return is_name(bridge) and ((not at and kind != "approved") or (kind != "tenant" and is_name(tenant)))
+    alone = kind in {"tenant", "ceiling"}
+    return is_name(bridge) and ((not at and kind != "approved") or (not alone and is_name(tenant)))
 
 
 def _stems(kind: Kind, files: Iterable[str]) -> set[str]:
     """Of files that are read, or would be, in the kind's folder."""
     found = {name.removesuffix(_SUFFIX) for name in files if name.endswith(_SUFFIX)}
-    beside = _BESIDE.items() if kind == "policy" else ()
+    beside = [(other, end) for other, (folder, end) in _BESIDE.items() if folder == kind]
     return {
         stem
         for stem in found

@@ -1,8 +1,11 @@
-"""Which text of a policy a person has looked at: its digest, by whom, until when, signed (pure).
+"""Which text of a policy or a ceiling a person has looked at: its digest, by whom, until when, signed (pure).
 
 ``policies/NAME.review.toml`` says it of ``policies/NAME.toml``. Where ``[review] required`` holds, a policy
 that was edited since, was never looked at, or is gone though it was, refuses what rests on it. What comes
 with the package is reviewed with the package.
+
+``tenants/NAME.review.toml`` says it of ``tenants/NAME.toml``, which is ``@NAME`` where both have names. That
+file may be edited as long as it allows no more than was signed: lowering is daily work.
 """
 
 from __future__ import annotations
@@ -16,17 +19,21 @@ import msgspec
 from bridgehold.errors import PolicyError
 from bridgehold.ids import digest_bytes
 from bridgehold.policies.approved import Verified
+from bridgehold.policies.changes import Changes
 from bridgehold.policies.files import Readings, Text, is_file_of
 from bridgehold.policies.load import read_toml
 from bridgehold.policies.problems import Faulty, policy_error
 from bridgehold.policies.tables import parse_time, rendered
+from bridgehold.policies.tenants import beside, compare_limits
+from bridgehold.policies.tenants import parse as parse_tenant
 
 PREFIX = b"bridgehold-review-v1\n"
 """Of every text that is signed here, and of none elsewhere."""
 SUFFIX = ".review"
+OF_TENANT = "@"
+"""Before a tenant's name: its ceiling, which no policy is called."""
 
-
-ReviewState = Literal["reviewed", "edited", "never", "ended", "unsound"]
+ReviewState = Literal["reviewed", "narrowed", "edited", "never", "ended", "unsound"]
 
 
 class Review(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -129,7 +136,7 @@ def demand_reviewed(
     own = found is not None and not found.file.startswith("shipped:")
     if not own and review is None:
         return 0
-    hint = f"`bridgehold policy review {name}` shows what it changes, and `policy approve {name}` signs it."
+    hint = _sign(name)
     where = found.file if found is not None else name
     if review is None:
         raise PolicyError(
@@ -145,3 +152,51 @@ def demand_reviewed(
     if known.over(now):
         raise PolicyError(f"its review by {known.by} ended at {known.expires}", where=where, hint=hint)
     return int(parse_time(known.expires)) if known.expires else 0
+
+
+def demand_ceiling(
+    tenant: str, found: Text | None, review: Text | None, verified: Verified | None, now: float
+) -> tuple[Text | None, int]:
+    """What was signed of the tenant's file, where that says other rules than `found` does; whoever resolves a
+    grant holds it to both. And when the review ends, 0 for never.
+
+    Ceilings of the table ``[tenant]`` that nobody signed are what the host writes for operators, and narrow
+    what policies allow; rules beside it are written by hand. Raises `PolicyError` where such are not signed,
+    the ceilings are wider than they were signed, or what was signed is gone.
+    """
+    name = f"{OF_TENANT}{tenant}"
+    if review is None:
+        if found is not None and beside(found.text):
+            raise PolicyError(
+                f"nobody has reviewed the ceiling of {tenant}, as `[review] required` demands",
+                where=found.file,
+                hint=_sign(name),
+            )
+        return None, 0
+    known = read_review(name, review.text, review.file, verified)
+    if found is None:
+        raise PolicyError(
+            f"the ceiling that {known.by} reviewed at {known.at} is gone", where=review.file, hint=_sign(name)
+        )
+    if known.over(now):
+        raise PolicyError(
+            f"its review by {known.by} ended at {known.expires}", where=found.file, hint=_sign(name)
+        )
+    before, after = (parse_tenant(tenant, one, found.file).limits for one in (known.text, found.text))
+    demand_no_more(compare_limits(before, after), name, found.file)
+    same = known.text == found.text or beside(known.text) == beside(found.text)
+    return None if same else Text(known.text, review.file), (
+        int(parse_time(known.expires)) if known.expires else 0
+    )
+
+
+def demand_no_more(changes: Changes, name: str, file: str) -> None:
+    """Raise `PolicyError` where anything is gained against what was signed."""
+    if changes.gained:
+        first, more = changes.gained[0], len(changes.gained) - 1
+        shown = f"{first.key} {first.value[:200]}{f' (and {more} more)' if more else ''}"
+        raise PolicyError(f"it allows more than was reviewed: {shown}", where=file, hint=_sign(name))
+
+
+def _sign(name: str) -> str:
+    return f"`bridgehold policy review {name}` shows what it changes, and `policy approve {name}` signs it."

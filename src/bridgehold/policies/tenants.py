@@ -16,6 +16,7 @@ import msgspec
 from bridgehold import reads
 from bridgehold.errors import PolicyError, SuspendedError, UsageError
 from bridgehold.ids import decimal_number, nearest, whole_number
+from bridgehold.policies.changes import Capability, Changes
 from bridgehold.policies.model import Ceilings, Decision
 from bridgehold.policies.problems import Faulty, policy_error
 from bridgehold.policies.tables import Table, rendered
@@ -184,6 +185,19 @@ def limited(limits: Ceilings, changes: Mapping[str, str | float | None]) -> Ceil
     if faults:
         raise UsageError("\n".join(faults), hint=f"Ceilings are: {', '.join(_BY_NAME)}.")
     return msgspec.structs.replace(limits, **found)
+
+
+def compare_limits(before: Ceilings, after: Ceilings) -> Changes:
+    """From one tenant's ceilings to others: those that are higher, or taken away, are gained."""
+    gained, lost = list[Capability](), list[Capability]()
+    for key in KEYS:
+        old, new = getattr(before, key.path), getattr(after, key.path)
+        if old == new:
+            continue
+        words = ["any" if one is None else str(_shown(key, one)) for one in (old, new)]
+        one = Capability(key=f"{TABLE}.{_LIMITS}.{key.path}", value=" → ".join(words))
+        (gained if new is None or (old is not None and new > old) else lost).append(one)
+    return Changes(gained=tuple(gained), lost=tuple(lost))
 
 
 def _number(key: Key, value: str | float) -> str | float:

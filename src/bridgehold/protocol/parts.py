@@ -78,15 +78,15 @@ def too_much(size: int) -> UsageError:
 async def merged(raw: msgspec.Raw, place: str, data: bytes) -> msgspec.Raw:
     """The parameters as JSON, with the part as base64: for what goes on to another process.
 
-    Raises `LimitError` where that is more than a frame holds.
+    Raises `LimitError` where that is more than a frame holds, `ProtocolError` as `put`.
     """
     if len(memoryview(raw)) + len(data) * 4 // 3 > MAX_FRAME:
         raise LimitError(f"{len(data)} bytes are more than a frame holds as base64", where="parameters")
     try:
         value = await in_turns(strict_turns.steps(bytes(raw), max_depth=strict.CALLERS_DEPTH + 1))
-        put(value, place, data)
-    except (strict.StrictError, ProtocolError) as error:
+    except strict.StrictError as error:
         raise UsageError(f"parameters with a part: {error}") from None
+    put(value, place, data)
     return msgspec.Raw(msgspec.json.encode(value))
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from bridgehold.ids import digest_bytes
 from bridgehold.policies.changes import Capability
 
 Text = Annotated[str, msgspec.Meta(max_length=300)]
@@ -109,9 +110,17 @@ class ShownProposal(Proposal, frozen=True, kw_only=True):
 
     policy: str = ""
     """Under which the bridge runs."""
+    grant: str = ""
+    """The digest of what is granted without the rule."""
     seen: str = ""
-    """The digest of all this, which `proposal.approve` demands; empty: it can't be approved."""
+    """`seen_of` all this, which `proposal.approve` demands; empty: it can't be approved."""
     why_not: str = ""
     """Why it can't be approved as it is now."""
     you: str = ""
     """The principal that is shown it: whose approval is signed."""
+
+
+def seen_of(shown: ShownProposal) -> str:
+    """The digest of what is shown, whoever looks (pure): who signs works it out, and believes no host's."""
+    plain = msgspec.structs.replace(shown, seen="", you="")
+    return digest_bytes(msgspec.json.encode(plain, order="deterministic"))

@@ -34,6 +34,7 @@ class GrantChange(msgspec.Struct, frozen=True, kw_only=True):
 
     tenant: str
     bridge: str
+    """``*``: all of them together, as the tenant's own ceilings bound them."""
     gained: tuple[Capability, ...] = ()
     lost: tuple[Capability, ...] = ()
     fault: str = ""
@@ -41,7 +42,7 @@ class GrantChange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PolicyReview(msgspec.Struct, frozen=True, kw_only=True):
-    """One policy beside what was reviewed of it."""
+    """One policy, or a tenant's ceiling (``@TENANT``), beside what was reviewed of it."""
 
     policy: str
     file: str

@@ -16,7 +16,7 @@ from bridgehold.config.layout import HOME_VARIABLE, Layout, unread
 from bridgehold.config.load import Config
 from bridgehold.config.machine import system_paths
 from bridgehold.config.pushed import standings
-from bridgehold.errors import EnvironmentChangedError, UnsupportedError
+from bridgehold.errors import DependencyError, EnvironmentChangedError, UnsupportedError
 from bridgehold.host.cold_starts import remedy
 from bridgehold.policies.tables import format_time
 from bridgehold.sandbox.cgroups import scope
@@ -167,13 +167,22 @@ def supply_probe(layout: Layout, config: Config) -> Probe:
     """A doctor's row: what advisories say of the environments that are built."""
 
     def act(_: Context) -> Check:
-        from bridgehold.host.front.supply import read_now, tell, why_blocked
+        from bridgehold.host.front.supply import read_now, refuse_licences, tell, why_blocked
         from bridgehold.sandbox.supply.judge import judge
+        from bridgehold.sandbox.supply.scan import licences_of
 
-        section, built = config.supply, EnvironmentStore(layout.environments).list()
+        section, store = config.supply, EnvironmentStore(layout.environments)
+        built = store.list()
+        packages = {(part.name, part.version) for one in built for part in one.packages}
+        for one in built if section.licences else ():
+            known = licences_of(store.path(one), one.python)
+            licensed = [(each.name, each.version, known.get(each.name)) for each in one.packages]
+            try:
+                refuse_licences(licensed, section)
+            except DependencyError as error:
+                return failed("supply", f"is blocked: {error.message}", "`bridgehold bridge scan` shows all.")
         if not section.advisories:
             return passed("supply", "no advisories are looked at: `[supply] advisories` is empty")
-        packages = {(part.name, part.version) for one in built for part in one.packages}
         advisories, old = read_now(section, {name for name, _ in packages})
         if why := why_blocked(packages, advisories, section):
             return failed("supply", f"is blocked: {why}", "`bridgehold bridge scan` shows all.")

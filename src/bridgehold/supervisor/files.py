@@ -5,6 +5,7 @@ alone: the table ``[tenant]`` of a tenant's file, whose other rules stay as they
 token's file, which makes no operator, and its end. Everything is read by its own strict parser before it is
 written, so that a host that was taken over can write no other file. A rule that widens a policy is written
 only where it is signed by a key that lies beside the keeper's: no host has it, and the keeper signs none.
+Where ``[review] required`` holds, that goes for a tenant's ceilings too: the host may lower them alone.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import msgspec
 
 from bridgehold import clock, reads, writes
 from bridgehold.config.layout import Layout
+from bridgehold.config.load import load_config
 from bridgehold.error_texts import from_os
 from bridgehold.errors import BridgeholdError, BusyError, NotFoundError, PolicyError, UsageError
 from bridgehold.host.startup import GO, LONGEST_FILE, FileChange
@@ -27,7 +29,8 @@ from bridgehold.keeper.approver import Approver
 from bridgehold.policies import approved, reviewed, tenants, tokens
 from bridgehold.policies.approved import SKEW_S, Approved, by_key, read_ended, read_rules
 from bridgehold.policies.files import Kind, is_file_of
-from bridgehold.policies.reviewed import read_review
+from bridgehold.policies.model import Ceilings
+from bridgehold.policies.reviewed import OF_TENANT, read_review
 from bridgehold.policies.tables import parse_time
 
 _SIGNED: dict[str, tuple[Kind, str]] = {
@@ -82,7 +85,7 @@ def change(layout: Layout, said: bytes, once: Once) -> None:
         wanted = msgspec.json.decode(said, type=FileChange)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise UsageError("this is no change of a file") from error
-    folder, path = _place(layout, wanted)
+    path = _place(layout, wanted)
     before = reads.read_text(path, PolicyError, most=LONGEST_FILE, or_none=True)
     if (digest_bytes(before.encode()) if before else "") != wanted.was:
         raise BusyError("the file was changed by somebody else meanwhile", where=str(path), retry="same")
@@ -98,20 +101,28 @@ def change(layout: Layout, said: bytes, once: Once) -> None:
         once.demand_new({name: at for name, at in signed.items() if name not in known}, now, str(path))
     else:
         _check(path, wanted.name, before, wanted.text, token=wanted.kind == "tokens")
-    writes.make_folder(folder)
+        if wanted.kind == "tenants":
+            _check_raised(layout, path, wanted.name, before, wanted.text)
+    writes.make_folder(path.parent)
     writes.replace(path, wanted.text)
     once.use(signed, now)
 
 
-def _place(layout: Layout, wanted: FileChange) -> tuple[Path, Path]:
-    """The folder and the file."""
+def _place(layout: Layout, wanted: FileChange) -> Path:
+    """The file."""
+    if wanted.kind == "review" and wanted.text is not None and wanted.name.startswith(OF_TENANT):
+        return _ceilings_review(layout, parse_name(wanted.name.removeprefix(OF_TENANT)))
     if wanted.kind in _SIGNED:
         kind, suffix = _SIGNED[wanted.kind]
         if wanted.text is None or not is_file_of(kind, wanted.name):
             raise UsageError("this is no change of what is signed")
-        return layout.policies, layout.policies / f"{wanted.name}{suffix}.toml"
+        return layout.policies / f"{wanted.name}{suffix}.toml"
     folder = layout.tenants if wanted.kind == "tenants" else layout.tokens
-    return folder, folder / f"{parse_name(wanted.name)}.toml"
+    return folder / f"{parse_name(wanted.name)}.toml"
+
+
+def _ceilings_review(layout: Layout, tenant: str) -> Path:
+    return layout.tenants / f"{tenant}{reviewed.SUFFIX}.toml"
 
 
 def _check_signed(
@@ -158,6 +169,32 @@ def _check(path: Path, name: str, before: str, text: str, *, token: bool) -> Non
     tenants.parse(name, text, str(path))
     if tenants.beside(text) != tenants.beside(before):
         raise PolicyError("only the table [tenant] is changed this way", where=str(path))
+
+
+def _check_raised(layout: Layout, path: Path, name: str, before: str, text: str) -> None:
+    """Raise `PolicyError` where ceilings are raised beyond what somebody signed of them, or beyond what they
+    were where nobody has, and the configuration demands that; also where it can't be told whether it does.
+    """
+    was, wanted = (
+        tenants.parse(name, one, str(path)).limits if one else Ceilings() for one in (before, text)
+    )
+    raised = tenants.compare_limits(was, wanted).gained
+    if not raised:
+        return
+    with contextlib.suppress(BridgeholdError):
+        if not load_config(layout.config_file).review.required:
+            return
+    beside = _ceilings_review(layout, name)
+    if review := reads.read_text(beside, PolicyError, most=LONGEST_FILE, or_none=True):
+        verified = by_key(Approver(layout.secrets).public_key())
+        signed = read_review(f"{OF_TENANT}{name}", review, str(beside), verified).text
+        raised = tenants.compare_limits(tenants.parse(name, signed, str(beside)).limits, wanted).gained
+    if raised:
+        raise PolicyError(
+            f"with `[review] required` a ceiling is raised by who signs: {raised[0].key} {raised[0].value}",
+            where=str(path),
+            hint=f"Write it into that file, and sign it: `bridgehold policy approve {OF_TENANT}{name}`.",
+        )
 
 
 def _remove(path: Path, wanted: FileChange, before: str) -> None:

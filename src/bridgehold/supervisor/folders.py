@@ -6,7 +6,9 @@ import contextlib
 import errno
 import importlib
 import os
+import shlex
 import shutil
+import stat
 from pathlib import Path
 
 import msgspec
@@ -61,6 +63,8 @@ def prepare_folders(layout: Layout, config: Config, *, service: bool = False) ->
             _own(one)
         else:
             writes.make_folder(one.path)
+            if one.path != layout.run:  # which gets its mode below
+                _check_passable(one.path)
     _give_secrets(layout.secrets, roles.keeper)
     if plans.has_cells(config, service=service):
         _make_for_cells(layout)
@@ -80,11 +84,23 @@ def check_folders(layout: Layout, config: Config) -> None:
             if one.mode and os.geteuid() not in (0, owner):
                 raise _of_somebody_else(one.path)
             fine = not (one.mode and readonly)  # a mode of ours is put back
+            if not one.mode and one.path != layout.run:
+                _check_passable(place)
         else:
             fine = os.access(place, os.W_OK | os.X_OK, effective_ids=True)
         if not fine:
             why = ": its file system is read-only" if readonly else ""
             raise ConfigError(f"uid {os.geteuid()} can't write {place}{why}", where=str(one.path), hint=_OWN)
+
+
+def _check_passable(path: Path) -> None:
+    """As root: raises `ConfigError` for a folder that is root's alone, since roles have to read in it."""
+    if os.geteuid() == 0 and not path.stat().st_mode & stat.S_IXOTH:
+        raise ConfigError(
+            "closed to the users that the host's processes run as",
+            where=str(path),
+            hint=f"`chmod o+x {shlex.quote(str(path))}`: what is private in it has a mode of its own.",
+        )
 
 
 def _make_for_cells(layout: Layout) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from bridgehold.config.layout import Layout
 from bridgehold.error_texts import from_os, to_log_text
 from bridgehold.errors import BridgeholdError
-from bridgehold.hardening import open_standard, speak_heedless
+from bridgehold.hardening import leave, open_standard, speak_heedless
 from bridgehold.supervisor.owner import Owner
 from bridgehold.supervisor.supervise import run
 
@@ -37,4 +37,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    leave(main())

@@ -20,7 +20,7 @@ from bridgehold.host.startup import MOST_CELLS, HostConfig
 from bridgehold.keeper.values import keeper_config
 from bridgehold.policies.units import parse_size
 from bridgehold.sandbox.attest.view import covering
-from bridgehold.sandbox.launcher.main import LauncherConfig
+from bridgehold.sandbox.launcher.given import LauncherConfig
 from bridgehold.sandbox.spec import prefix_of
 
 INTERPRETER_FLAGS = ("-P",)
@@ -148,7 +148,9 @@ def plan(
         ),
         keeper=ProcessPlan(
             module=MODULES["keeper"],
-            config=msgspec.json.encode(keeper_config(layout, config, credentials_directory=credentials)),
+            config=msgspec.json.encode(
+                keeper_config(layout, config, credentials_directory=credentials, lasts=service)
+            ),
             environment=_keeper_environment(environment),
         ),
         journal=ProcessPlan(

@@ -12,7 +12,6 @@ import functools
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -25,7 +24,7 @@ from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config, load_config
 from bridgehold.error_texts import to_log_text
 from bridgehold.errors import BridgeholdError, ConfigError
-from bridgehold.hardening import harden
+from bridgehold.hardening import harden, leave
 from bridgehold.ids import LOCAL_TENANT
 from bridgehold.keeper.index import read_index
 from bridgehold.keeper.stores import open_store
@@ -35,50 +34,6 @@ from bridgehold.supervisor import plans
 PROVIDER = "push"
 """What a sink's key is bound to, so that no gateway sends it anywhere."""
 _AGAIN_S = 5.0
-_END_S = 5.0
-
-
-class Pushing:
-    """The supervisor's side: the process is begun anew whenever it ends, until `stop`."""
-
-    def __init__(self, layout: Layout, config: Config) -> None:
-        """Does nothing where there is no sink."""
-        self._layout = layout
-        self._stopped = threading.Event()
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        if config.push:
-            threading.Thread(target=self._keep, daemon=True).start()
-
-    def _keep(self) -> None:
-        argv = [sys.executable, *plans.INTERPRETER_FLAGS, "-m", "bridgehold.supervisor.pushing"]
-        argv += ["--config", str(self._layout.config), "--state", str(self._layout.state)]
-        argv += ["--run", str(self._layout.run), "--parent", str(os.getpid())]
-        environment = plans.push_environment()
-        while True:
-            with self._lock:
-                if self._stopped.is_set():
-                    return
-                process = self._process = subprocess.Popen(
-                    argv, stdin=subprocess.DEVNULL, env=environment, cwd="/", start_new_session=True
-                )
-            status = process.wait()
-            if not self._stopped.is_set():
-                sys.stderr.write(f"bridgehold: what sends the audit away ended with status {status}\n")
-            self._stopped.wait(_AGAIN_S)
-
-    def stop(self) -> None:
-        """End it, and begin it no more."""
-        with self._lock:
-            self._stopped.set()
-        if self._process is None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
 
 
 def sinks_of(config: Config) -> list[SinkConfig]:
@@ -177,4 +132,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    leave(main())

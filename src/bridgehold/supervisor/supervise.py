@@ -31,7 +31,9 @@ from bridgehold.retold import Teller, configuration_file
 from bridgehold.sandbox.attest.view import open_view
 from bridgehold.sandbox.cgroups import scope
 from bridgehold.sandbox.limits import slices
-from bridgehold.supervisor import files, plans, releases
+from bridgehold.supervisor import plans
+from bridgehold.supervisor.beside import Beside
+from bridgehold.supervisor.changing import Changing
 from bridgehold.supervisor.folders import hand_over_credentials, prepare_folders
 from bridgehold.supervisor.handover import (
     Inherited,
@@ -43,7 +45,6 @@ from bridgehold.supervisor.handover import (
     listen_at,
 )
 from bridgehold.supervisor.owner import KEPT, READY, Owner
-from bridgehold.supervisor.pushing import Pushing
 from bridgehold.supervisor.rereading import Rereading
 
 _END_SECONDS = 10.0
@@ -106,7 +107,7 @@ def run(
         children, channel, rereading = _start(
             layout, config, listener, http, service=not private, lasting=given.lasting
         )
-        pushing, once = Pushing(layout, config), files.Once(clock.now())
+        beside, changing = Beside(layout, config), Changing(layout, lasts=not private)
         patience = config.host.drain_s + _END_SECONDS
         replacing = Replacing(
             channel,
@@ -115,8 +116,8 @@ def run(
             ready=ready or (lambda: owner.say(READY)),
             kept=lambda: owner.say(KEPT),
             leave=lambda: _leave(children),
-            write=lambda said: files.answer(layout, said, once),
-            release=lambda said, descriptor: releases.answer(layout, said, descriptor),
+            write=changing.write,
+            release=changing.release,
             reread=rereading.answer,
         )
         again = alone = False
@@ -127,7 +128,7 @@ def run(
         finally:
             replacing.close()
             rereading.close()
-            pushing.stop()
+            beside.stop()
             kept_open = given.lasting or again
             rest = _END_SECONDS if again else patience  # a host that is replaced has had its own time
             kept_listener = None if kept_open else listener

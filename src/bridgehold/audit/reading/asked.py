@@ -10,16 +10,17 @@ import contextlib
 import os
 import resource
 import sys
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import msgspec
 
 from bridgehold.audit.entries import Entry
 from bridgehold.audit.reading.desk import Desk
-from bridgehold.audit.reading.fields import FRAMEWORK
+from bridgehold.audit.reading.fields import FIELDS, FRAMEWORK
 from bridgehold.audit.reading.language import parse
 from bridgehold.audit.reading.linear import Hit, matches
-from bridgehold.audit.reading.syntax import EVERYTHING, AnyOf, Expression, Not, both, equal
+from bridgehold.audit.reading.syntax import EVERYTHING, All, AnyOf, Compare, Expression, Not, both, equal
 from bridgehold.error_info import ErrorInfo
 from bridgehold.errors import AuditError, BridgeholdError, NotFoundError
 
@@ -35,7 +36,8 @@ whoever is no operator is shown none of such an event, and no question finds it.
 CPU_SECONDS = 10
 """Of one question, once the index is as new as the disk."""
 _NICE = 10
-_MOST_INPUT = 64 * 1024
+_MOST_INPUT = 4 * 1024 * 1024
+"""The host's own words: a principal may act for thousands of tenants."""
 
 
 class Scope(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,9 +80,25 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     error: ErrorInfo | None = None
 
 
-def within(scope: Scope) -> Expression:
-    """Of what events somebody is told who may act for these tenants (pure)."""
+_REMOVED = All((equal("kind", "admin.outcome"), equal("tenant", ""), equal("action", "tenant.remove")))
+
+
+def removed(desk: Desk, tenants: Collection[str]) -> dict[str, str]:
+    """When somebody of these names was removed last: who is created anew under one has another story."""
+    return {
+        hit.entry.text("subject"): hit.entry.time
+        for hit in desk.every(EVERYTHING, scope=_REMOVED)
+        if hit.entry.text("subject") in tenants and hit.entry.fields.get("ok") is True
+    }
+
+
+def within(scope: Scope, since: Mapping[str, str] | None = None) -> Expression:
+    """Of what events somebody is told who may act for these tenants (pure). `since`: of one, only younger."""
+    known = since or {}
     tenants: Expression = AnyOf(tuple(equal("tenant", one) for one in scope.tenants))
+    for name, time in known.items():
+        older = both(equal("tenant", name), Not(Compare(FIELDS["time"], ">", time)))
+        tenants = both(tenants, Not(older))
     if "*" in scope.tenants or not scope.tenants:
         tenants = Not(equal("tenant", ""))
     kinds = AnyOf(tuple(equal("kind", kind) for kind in TENANTS_SEE))
@@ -99,7 +117,9 @@ def answered(asked: Inquiry) -> FoundEvents:
             hint = "The host's log says more; the disk may be full."
             raise AuditError("no index of the audit can be kept", hint=hint, retry="later")
         _bound()
-        scope = within(asked.scope) if asked.scope is not None else None
+        scope = None
+        if (own := asked.scope) is not None:
+            scope = within(own, removed(desk, own.tenants))
         if beside := asked.before or asked.after:
             _demand(desk, beside, scope)
         hits = desk.select(

@@ -20,7 +20,7 @@ from bridgehold.audit.reading.linear import NAMES_BRIDGE
 
 NAMES = (
     "tenant", "principal", "session", "operation", "rule", "code", "reason", "provider", "host", "method",
-    "path", "model", "tool",
+    "path", "model", "tool", "action",
 )  # fmt: skip
 """Fields that hold names, few different ones: each name is kept once, and its number in the row."""
 NUMBERED = ("command", "intent")

@@ -206,16 +206,19 @@ class Desk:
             raise AuditError("there is no index to count with", where=str(self.audit))
         return tallies.count(self._db, condition, by, sums, rows)
 
-    def every(self, question: Expression, rows: tuple[int, int] = (0, _LAST)) -> Iterator[Hit]:
-        """All that fit, oldest first, in bounded memory. Raises `AuditError`.
+    def every(
+        self, question: Expression, rows: tuple[int, int] = (0, _LAST), scope: Expression | None = None
+    ) -> Iterator[Hit]:
+        """All that fit, oldest first, in bounded memory; `scope` as of `select`. Raises `AuditError`.
 
         Behind the first of `rows` of the index, up to the second; all of them where there is no index.
         """
         if self._db is None:
-            yield from (hit for hit in every_hit(self.audit) if matches(question, hit))
+            asked = question if scope is None else All((scope, question))
+            yield from (hit for hit in every_hit(self.audit) if matches(asked, hit))
             return
         try:
-            yield from self._hits(question, "ASC", rows[0] + 1, rows[1] + 1)
+            yield from self._hits(question, "ASC", rows[0] + 1, rows[1] + 1, scope)
         except (DisagreesError, sqlite3.Error) as error:
             hint = "Ask again: what was read so far is as it stood."
             raise AuditError(

@@ -106,10 +106,15 @@ class Shelf:
 
 
 def forget(cache: Path, audit: Path) -> None:
-    """Remove the indexes of this audit: they have what it has no more. The next question builds one anew."""
-    for path in cache.glob(f"{_name_of(audit)}.*.sqlite*"):
-        with contextlib.suppress(OSError):
-            path.unlink()
+    """Remove the indexes of this audit: they have what it has no more. The next question builds one anew.
+
+    What is being built, or was when its builder was killed, goes first: it can't take its place any more.
+    """
+    name = _name_of(audit)
+    for pattern in (f".{name}.*", f"{name}.*.sqlite*"):
+        for path in cache.glob(pattern):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _name_of(audit: Path) -> str:

@@ -6,6 +6,7 @@ when it doesn't. So only what is exact may be negated, and every row is judged a
 
 from __future__ import annotations
 
+import json
 from typing import NamedTuple, TypeGuard
 
 from bridgehold.audit.chain import parse_reference
@@ -67,8 +68,9 @@ def compile_question(expression: Expression, key: bytes, *, texts: bool = True) 
         case All(parts):
             return _joined(" AND ", [compile_question(one, key, texts=texts) for one in parts])
         case AnyOf(parts):
-            others = (compile_question(one, key, texts=texts) for one in parts if not _is_kind(one))
-            return _joined(" OR ", [*_kinds(parts), *others])
+            named, rest = _named(parts)
+            others = (compile_question(one, key, texts=texts) for one in rest)
+            return _joined(" OR ", [*_kinds(parts), *(_one_of(*one, key) for one in named.items()), *others])
         case Not(part):
             inner = compile_question(part, key, texts=texts)
             return Compiled(f"NOT ({inner.sql})", inner.parameters, exact=True) if inner.exact else _ANY
@@ -109,6 +111,24 @@ def _compare(wanted: Compare, key: bytes) -> Compiled:
     if field.name in NUMBERED and wanted.operator == "=":
         return Compiled(f"{field.name} = ?", (shared_number(str(value)),))
     return _by_text(wanted)
+
+
+def _named(parts: tuple[Expression, ...]) -> tuple[dict[str, list[str]], list[Expression]]:
+    """Names that one field of the index may have, by field; and what else there is, but for kinds."""
+    named: dict[str, list[str]] = {}
+    rest: list[Expression] = []
+    for one in parts:
+        if isinstance(one, Compare) and one.operator == "=" and one.field.name in _KEPT:
+            named.setdefault(one.field.name, []).append(str(one.value))
+        elif not _is_kind(one):
+            rest.append(one)
+    return named, rest
+
+
+def _one_of(name: str, values: list[str], key: bytes) -> Compiled:
+    """In one expression, however many they are: SQLite's are only so deep."""
+    numbers = json.dumps([number_of(key, value) for value in values])
+    return Compiled(f"{name} IN (SELECT value FROM json_each(?))", (numbers,), exact=True)  # noqa: S608 - a field of ours
 
 
 def _is_kind(part: Expression) -> TypeGuard[Compare]:

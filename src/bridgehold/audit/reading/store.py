@@ -21,7 +21,7 @@ from bridgehold.audit.reading.linear import NAMES_BRIDGE
 from bridgehold.audit.reading.syntax import folded
 from bridgehold.audit.segments import Segment, instance_folders, open_segment, read_lines
 
-FORMAT = 2
+FORMAT = 3
 """Of the index. One of another format is thrown away."""
 CHUNK, _CHUNK_BYTES = 1_024, 1024 * 1024
 """Events whose texts are kept together; fewer where they are long."""

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Literal
 
 import msgspec
 
+from bridgehold import reads
 from bridgehold.bridges.adapters import adapter_source
+from bridgehold.bridges.catalogue import WRITE_REQUIREMENTS, problems_of
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.client.client import Client
 from bridgehold.client.session import ClientSession
-from bridgehold.errors import BridgeholdError
+from bridgehold.errors import BridgeholdError, DependencyError
 from bridgehold.host.cold_starts import describe
+from bridgehold.host.front.builders import lock_text
+from bridgehold.sandbox.envs.interpreter import allows, host_interpreter, minor_fitting
+from bridgehold.sandbox.envs.lock import active_pins, parse_lock
+from bridgehold.sandbox.envs.resolving import read_requirements
 
 _STRANGE = {"__bridgehold_check__": 1}
 
@@ -33,6 +39,38 @@ def _failed(name: str, error: BridgeholdError) -> Verdict:
     hint = f". {error.hint}" if error.hint and not error.hint.startswith("bridgehold why") else ""
     detail = f"{error.message}{where}{hint}"
     return Verdict(name=name, status="FAIL", detail=detail, traceback=error.traceback)
+
+
+def check_files(manifest: Manifest, named: Sequence[str]) -> list[Verdict]:
+    """What `bridge lock` and `bridge build` would refuse of its files alone: no network, and nothing is run.
+
+    `named`: further Pythons of this host. Empty where there is nothing to say of it.
+    """
+    found = []
+    for name, look in (("has a Python", _python), ("asks for packages", _asked), ("has its lock", _locked)):
+        try:
+            look(manifest, named)
+        except BridgeholdError as error:
+            found.append(_failed(name, error))
+    return found or [
+        Verdict(name="has its files", status="FAIL", detail=f"{one.message}. Remedy: {one.hint}")
+        for one in problems_of(manifest)
+    ]
+
+
+def _python(manifest: Manifest, named: Sequence[str]) -> None:
+    minor_fitting(manifest.python, named, where=str(manifest.file))
+
+
+def _asked(manifest: Manifest, _: Sequence[str]) -> None:
+    if (path := manifest.requirements_path) is not None:
+        read_requirements(reads.read_text(path, DependencyError, hint=WRITE_REQUIREMENTS), str(path))
+
+
+def _locked(manifest: Manifest, _: Sequence[str]) -> None:
+    lock, own = parse_lock(lock_text(manifest), str(manifest.lock_path)), host_interpreter()
+    if allows(manifest.python, own.version, where=str(manifest.file)):
+        active_pins(lock, own)
 
 
 async def check(client: Client, manifest: Manifest, tenant: str) -> AsyncIterator[Verdict]:

@@ -9,6 +9,7 @@ import typer
 
 from bridgehold.config.layout import default_layout
 from bridgehold.errors import UsageError
+from bridgehold.faces.cli.known import typed_bridge
 from bridgehold.faces.cli.options import ForTenant, Json
 from bridgehold.faces.layout import Column, grouped
 from bridgehold.faces.render import print_json, table
@@ -19,7 +20,9 @@ _STYLES = {"held": "green", "NOT HELD": "bold red", "not tried": "yellow"}
 
 
 def attack(
-    bridge: Annotated[str, typer.Argument(help="The bridge in whose sessions they run.")] = "python",
+    bridge: Annotated[
+        str, typer.Argument(help="The bridge in whose sessions they run.", callback=typed_bridge)
+    ] = "python",
     tenant: ForTenant = LOCAL_TENANT,
     policy: Annotated[str, typer.Option(help="Try this policy instead of its own, by a probe.")] = "",
     only: Annotated[list[str] | None, typer.Option("--only", help="Only this act; may be repeated.")] = None,

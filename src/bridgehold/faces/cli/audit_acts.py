@@ -10,14 +10,12 @@ from typing import Annotated
 import msgspec
 import typer
 
-from bridgehold.audit.anchors import PUBLIC_KEY, key_id, key_line, read_key
+from bridgehold.audit.anchors import PUBLIC_KEY, key_line, read_key
 from bridgehold.audit.entries import printable
 from bridgehold.audit.query import TIMES, parse_time
-from bridgehold.audit.reading.shelf import cache_folder, forget
-from bridgehold.audit.rotations import NOWHERE, parse, store
+from bridgehold.audit.rotations import NOWHERE, store
 from bridgehold.audit.scan import durable_head
-from bridgehold.audit.sealing import Wanted, seal_audit
-from bridgehold.audit.verify import verify_audit
+from bridgehold.audit.sealing import Wanted
 from bridgehold.config.layout import default_layout
 from bridgehold.config.load import load_config
 from bridgehold.config.pushed import standings
@@ -98,31 +96,12 @@ def seal(
     json_output: Json = False,
 ) -> None:
     """Close and sign old segments; `verify` says from then on what was dropped, and by whom."""
-    from bridgehold.keeper.signer import FILE, Signer
+    from bridgehold.supervisor.retention import seal_now
 
     if not (before or keep):
         raise UsageError("which segments?", hint="`--before 90d`, `--keep 10`, or both.")
-    layout = default_layout()
-    folder = audit_folder(None)
-    signer = Signer(layout.secrets)
-    held = signer.held()
-    report = verify_audit(
-        folder,
-        beside=layout.anchors,
-        rotations=[(FILE, parse(record)) for record in held.records],
-        keys={key_id(held.public): held.public},
-    )
-    if not report.ok:
-        raise AuditError(
-            "this audit is not whole: nothing of it is sealed",
-            where=report.first_bad.place if report.first_bad is not None else str(folder),
-            hint="`bridgehold audit verify` says what is wrong.",
-        )
-    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     wanted = Wanted(before=parse_time(before), keep=max(1, keep), drop=drop)
-    done = list(seal_audit(folder, wanted, signer.seal, by=f"uid {os.getuid()}", time=now))
-    for cache in (layout.audit_index, cache_folder(os.environ)) if drop else ():
-        forget(cache, folder)
+    done = seal_now(default_layout(), audit_folder(None), [wanted], f"uid {os.getuid()}", os.environ)
     if json_output:
         print_json({"sealed": [msgspec.to_builtins(one) for one in done]})
         return

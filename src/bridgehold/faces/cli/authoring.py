@@ -17,10 +17,10 @@ from bridgehold.client.client import Client, Host
 from bridgehold.config.layout import default_layout
 from bridgehold.error_texts import mending
 from bridgehold.errors import BridgeholdError, ConfigError, UsageError
-from bridgehold.faces.authoring.check import Verdict, check
+from bridgehold.faces.authoring.check import Verdict, check, check_files
 from bridgehold.faces.authoring.scripts import read_script
 from bridgehold.faces.authoring.templates import bridge_from, new_bridge
-from bridgehold.faces.cli.known import typed_tenant
+from bridgehold.faces.cli.known import offline_bridge, typed_bridge, typed_tenant
 from bridgehold.faces.cli.options import Json
 from bridgehold.faces.cli.policy import offline_registry
 from bridgehold.faces.cli.run import read_arguments
@@ -31,7 +31,7 @@ from bridgehold.faces.screen import err, out
 from bridgehold.ids import LOCAL_TENANT, parse_command, parse_name
 from bridgehold.policies.files import of_tenant
 
-Name = Annotated[str, typer.Argument(help="The bridge.")]
+Name = Annotated[str, typer.Argument(help="The bridge.", callback=typed_bridge)]
 Tenant = Annotated[
     str,
     typer.Option(
@@ -100,7 +100,7 @@ def lock_bridge(
     from bridgehold.faces.authoring.locking import lock
 
     registry = offline_registry()
-    manifest = registry.manifest(name, tenant)
+    manifest = offline_bridge(name, tenant, registry)
     with waiting(f"resolving {name}{f' for Python {python}' if python else ''}"):
         count = lock(manifest, python, registry.config.host)
     out.say(f"{count} packages in {manifest.lock_path}")
@@ -113,8 +113,10 @@ def check_bridge(
     json_output: Json = False,
 ) -> None:
     """Try what any bridge must do, in a sandbox under its own policy; exit status 1 where something fails."""
-    manifest = offline_registry().manifest(name, tenant)
-    found = asyncio.run(_check(manifest, tenant, provider=provider))
+    registry = offline_registry()
+    manifest = offline_bridge(name, tenant, registry)
+    found = check_files(manifest, registry.config.host.pythons)  # a start would fail, and say less
+    found = found or asyncio.run(_check(manifest, tenant, provider=provider))
     if json_output:
         print_json(found)
     else:
@@ -135,7 +137,9 @@ async def _check(manifest: Manifest, tenant: str, *, provider: bool) -> list[Ver
 
 
 def dev(
-    operation: Annotated[str, typer.Argument(help="BRIDGE:OPERATION, run again after each save.")],
+    operation: Annotated[
+        str, typer.Argument(help="BRIDGE:OPERATION, run again after each save.", callback=typed_bridge)
+    ],
     args: Annotated[str, typer.Option("--args", help="Arguments as JSON; '-' or @FILE to read them.")] = "{}",
     runs: Annotated[int, typer.Option(help="Stop after so many runs; 0: at Ctrl-C.")] = 0,
     tenant: Tenant = LOCAL_TENANT,
@@ -143,7 +147,7 @@ def dev(
 ) -> None:
     """Run an operation in a fresh sandbox after each save, with its log and traceback."""
     bridge, named, _ = operation.partition(":")
-    manifest = offline_registry().manifest(bridge, tenant)
+    manifest = offline_bridge(bridge, tenant)
     if not named:
         first = next(iter(manifest.operations), "OPERATION")
         raise UsageError(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bridgehold.faces.cli.known import typed_bridge
 from bridgehold.faces.layout import grouped, number
 from bridgehold.faces.render import print_json, table
 from bridgehold.faces.screen import err
@@ -18,7 +19,7 @@ WAYS = (": cold", ": fork", ": parked")
 
 
 def bench(
-    bridge: Annotated[str, typer.Option(help="The bridge to measure.")] = "python",
+    bridge: Annotated[str, typer.Option(help="The bridge to measure.", callback=typed_bridge)] = "python",
     count: Annotated[int, typer.Option(min=5, max=10_000, help="Sessions for each figure.")] = 40,
     as_json: Annotated[bool, typer.Option("--json", help="A list of {name, value, unit, …}.")] = False,
 ) -> None:

@@ -13,7 +13,7 @@ from bridgehold.client.client import Client, Host
 from bridgehold.config.layout import default_layout
 from bridgehold.errors import BridgeholdError, EnvironmentBuildError, EnvironmentChangedError
 from bridgehold.faces.cli.asking import ask
-from bridgehold.faces.cli.known import typed_tenant
+from bridgehold.faces.cli.known import offline_bridge, typed_bridge, typed_tenant
 from bridgehold.faces.cli.options import Json
 from bridgehold.faces.cli.policy import offline_registry
 from bridgehold.faces.layout import Column, number
@@ -23,7 +23,7 @@ from bridgehold.faces.screen import out
 from bridgehold.ids import LOCAL_TENANT, parse_name
 from bridgehold.policies.units import format_size
 
-Bridge = Annotated[str, typer.Argument(help="The bridge.")]
+Bridge = Annotated[str, typer.Argument(help="The bridge.", callback=typed_bridge)]
 Tenant = Annotated[
     str, typer.Option(help="Who sees it: tenants may have bridges of their own.", callback=typed_tenant)
 ]
@@ -49,7 +49,7 @@ def list_bridges(json_output: Json = False) -> None:
 
 def show(bridge: Bridge, tenant: Tenant = LOCAL_TENANT, json_output: Json = False) -> None:
     """A bridge's operations and what it asks for."""
-    manifest = offline_registry().manifest(bridge, tenant)
+    manifest = offline_bridge(bridge, tenant)
     if json_output:
         print_json(manifest.operations)
         return
@@ -63,7 +63,7 @@ def show(bridge: Bridge, tenant: Tenant = LOCAL_TENANT, json_output: Json = Fals
 
 def adapter(bridge: Bridge, tenant: Tenant = LOCAL_TENANT) -> None:
     """Print a Python module with the bridge's operations as typed methods."""
-    typer.echo(adapter_source(offline_registry().manifest(bridge, tenant)), nl=False)
+    typer.echo(adapter_source(offline_bridge(bridge, tenant)), nl=False)
 
 
 def build(
@@ -116,7 +116,9 @@ async def _cold_start(host: Client, bridge: str, tenant: str) -> str:
 
 
 def verify(
-    bridge: Annotated[str, typer.Argument(help="The bridge; every environment, if left out.")] = "",
+    bridge: Annotated[
+        str, typer.Argument(help="The bridge; every environment, if left out.", callback=typed_bridge)
+    ] = "",
     tenant: Annotated[str, typer.Option(help="Whose own bridge it is.", callback=typed_tenant)] = "",
     json_output: Json = False,
 ) -> None:

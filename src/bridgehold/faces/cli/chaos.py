@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bridgehold.errors import UsageError
-from bridgehold.faces.cli.policy import offline_registry
+from bridgehold.faces.cli.known import offline_bridge, typed_bridge
 from bridgehold.faces.cli.run import parse_deadline, read_arguments
 from bridgehold.faces.http.listening import refused
 from bridgehold.faces.layout import Column, number
@@ -18,7 +18,7 @@ from bridgehold.ids import LOCAL_TENANT
 
 
 def chaos(
-    bridge: Annotated[str, typer.Argument(help="The bridge to try.")],
+    bridge: Annotated[str, typer.Argument(help="The bridge to try.", callback=typed_bridge)],
     seed: Annotated[int, typer.Option(help="The same seed makes the same faults in the same order.")] = 0,
     command: Annotated[
         list[str] | None,
@@ -40,7 +40,7 @@ def chaos(
     from bridgehold.faces.testing.exercise import Command
     from bridgehold.faces.testing.outcomes import Outcome
 
-    offline_registry().manifest(bridge, LOCAL_TENANT)
+    offline_bridge(bridge, LOCAL_TENANT)
     commands = []
     for text in command or []:
         operation, _, arguments = text.strip().partition(" ")

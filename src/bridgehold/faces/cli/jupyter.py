@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bridgehold.errors import UsageError
-from bridgehold.faces.cli.known import typed_tenant
+from bridgehold.faces.cli.known import typed_bridge, typed_tenant
 from bridgehold.faces.cli.options import Json
 from bridgehold.faces.layout import Column
 from bridgehold.faces.render import print_json, table
@@ -23,7 +23,9 @@ def install(
     ] = None,
     name: Annotated[str, typer.Option(help="What front ends call it.")] = "sandbox",
     display_name: Annotated[str, typer.Option(help="What people see.")] = "",
-    bridge: Annotated[str, typer.Option(help="The bridge whose environment cells run in.")] = "python",
+    bridge: Annotated[
+        str, typer.Option(help="The bridge whose environment cells run in.", callback=typed_bridge)
+    ] = "python",
     tenant: Annotated[
         str, typer.Option(help="On whose behalf cells run.", callback=typed_tenant)
     ] = LOCAL_TENANT,

@@ -6,20 +6,25 @@ A misspelt one would open, close and bound nothing, and nobody would notice.
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from bridgehold.config.layout import Layout, default_layout
 from bridgehold.errors import BridgeholdError, NotFoundError
-from bridgehold.ids import LOCAL_TENANT, nearest, parse_name
+from bridgehold.ids import LOCAL_TENANT, is_name, nearest, parse_name
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from bridgehold.bridges.manifest import Manifest
     from bridgehold.client.client import Client
+    from bridgehold.host.front.registry import Registry
 
 
 _SLIP = 0.75
 """As near as ``acmee`` and ``acem`` are to ``acme``."""
+Typed = TypeVar("Typed", str, "list[str] | None")
 _WITHOUT_DIGITS = str.maketrans("", "", "0123456789")
 
 
@@ -41,7 +46,7 @@ def typed_tenant(name: str) -> str:
         return name
     known: set[str] = {LOCAL_TENANT}
     with contextlib.suppress(OSError, BridgeholdError):
-        known |= {path.stem for path in layout.tenants.glob("*.toml")}
+        known |= {path.stem for path in layout.tenants.glob("*.toml") if is_name(path.stem)}
         known |= {path.name for path in layout.tenants.iterdir() if path.is_dir()}
     with contextlib.suppress(OSError, BridgeholdError):
         for section in load_config(layout.config_file).principals.values():
@@ -74,6 +79,50 @@ def _of_tokens_and_keys(layout: Layout) -> set[str]:
     with contextlib.suppress(OSError, BridgeholdError):
         known.update(one.tenant for one in read_index(layout.secrets).secrets)
     return known
+
+
+def typed_bridge(typed: Typed) -> Typed:
+    """`typed`, as somebody typed it: a bridge, some, or ``BRIDGE:OPERATION``.
+
+    Raises `NotFoundError` for what is no name and is something on this disk: what it is, and what to type.
+    """
+    for word in [typed] if isinstance(typed, str) else typed or []:
+        name = word if Path(word).exists() else word.partition(":")[0]
+        if not is_name(name) and (found := _on_disk(name)):
+            raise found
+    return typed
+
+
+def offline_bridge(name: str, tenant: str, registry: Registry | None = None) -> Manifest:
+    """As `Registry.manifest`, of this layout if left out; a folder that is no bridge is told as one."""
+    from bridgehold.faces.cli.policy_check import layout_registry
+
+    try:
+        return (registry or layout_registry(default_layout())).manifest(name, tenant)
+    except NotFoundError as error:
+        raise _on_disk(name) or error from None
+
+
+def _on_disk(name: str) -> NotFoundError | None:
+    """Why a folder or a file, which somebody typed in a bridge's place, is none; None: nothing is there."""
+    bridges = default_layout().bridges
+    with contextlib.suppress(OSError, ValueError):
+        path = Path(name).resolve(strict=True)
+        called = path.name if is_name(path.name) else "NAME"
+        if not path.is_dir():
+            why = "a file is no bridge"
+            file = shlex.quote(name)
+            hint = f"`bridgehold python {file}` runs a script; `bridge new NAME --from {file}` makes one."
+        elif not (path / "bridge.toml").exists():
+            why = "this folder has no bridge.toml, and is no bridge"
+            hint = f"`bridgehold bridge new {called}` writes a bridge that runs, in {bridges / called}."
+        elif path.parent == bridges.resolve():
+            why, hint = "a bridge is called by its name, not by its folder", f"Type {called} instead."
+        else:
+            why = "this host has no bridge in this folder"
+            hint = f"Copy it to {bridges / called}, then type {called}: the bridges that it has are there."
+        return NotFoundError(why, where=str(path), hint=hint)
+    return None
 
 
 @contextlib.asynccontextmanager

@@ -12,7 +12,7 @@ import typer
 from bridgehold import reads
 from bridgehold.config.layout import default_layout
 from bridgehold.errors import PolicyError
-from bridgehold.faces.cli.known import typed_tenant
+from bridgehold.faces.cli.known import offline_bridge, typed_bridge, typed_tenant
 from bridgehold.faces.cli.options import ForTenant, Json
 from bridgehold.faces.cli.policy_check import check_layout, known_names, layout_registry
 from bridgehold.faces.cli.policy_sign import STATES
@@ -69,14 +69,14 @@ def _read(path: Path) -> str:
 
 
 def explain(
-    bridge: Annotated[str, typer.Argument(help="The bridge.")],
+    bridge: Annotated[str, typer.Argument(help="The bridge.", callback=typed_bridge)],
     tenant: ForTenant = LOCAL_TENANT,
     json_output: Annotated[bool, typer.Option("--json", help="Print the grant as JSON.")] = False,
 ) -> None:
     """The resolved grant, each value with the file and line that decided it."""
     parse_name(tenant, "tenant")
     registry = offline_registry()
-    grant = registry.resolve_grant(tenant, registry.manifest(bridge, tenant))
+    grant = registry.resolve_grant(tenant, offline_bridge(bridge, tenant, registry))
     if json_output:
         print_json(msgspec.to_builtins(grant))
         return

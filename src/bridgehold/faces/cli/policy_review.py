@@ -18,7 +18,7 @@ from bridgehold.bridges.releases import folder_of
 from bridgehold.config.layout import default_layout
 from bridgehold.errors import BridgeholdError, PolicyError, UsageError
 from bridgehold.faces.cli.audit import audit_folder
-from bridgehold.faces.cli.known import typed_tenant
+from bridgehold.faces.cli.known import offline_bridge, typed_bridge, typed_tenant
 from bridgehold.faces.cli.options import ForTenant, Json
 from bridgehold.faces.cli.policy import offline_registry
 from bridgehold.faces.cli.policy_check import known_names
@@ -40,7 +40,10 @@ from bridgehold.policies.posture import posture as posture_of
 from bridgehold.policies.simulate import Different
 from bridgehold.policies.simulate import simulate as decide_again
 
-Bridges = Annotated[list[str] | None, typer.Argument(help="Bridges; all that the tenant sees, if left out.")]
+Bridges = Annotated[
+    list[str] | None,
+    typer.Argument(help="Bridges; all that the tenant sees, if left out.", callback=typed_bridge),
+]
 FailOn = Literal["high", "medium", "low", "info", "never"]
 _COLOURS = {"high": "red", "medium": "yellow", "low": "", "info": "dim"}
 
@@ -115,7 +118,7 @@ def posture(bridges: Bridges = None, tenant: ForTenant = LOCAL_TENANT, json_outp
 
 
 def diff(
-    bridge: Annotated[str, typer.Argument(help="The bridge as it stands.")],
+    bridge: Annotated[str, typer.Argument(help="The bridge as it stands.", callback=typed_bridge)],
     other: Annotated[str, typer.Argument(help="Another bridge to compare it with.")] = "",
     tenant: ForTenant = LOCAL_TENANT,
     other_tenant: Annotated[
@@ -165,7 +168,7 @@ def show_changes(changes: Changes) -> None:
 
 
 def simulate(
-    bridge: Annotated[str, typer.Argument(help="The bridge.")],
+    bridge: Annotated[str, typer.Argument(help="The bridge.", callback=typed_bridge)],
     policy: Annotated[
         Path | None, typer.Option("--policy", help="The policy file; the one in force, if left out.")
     ] = None,
@@ -264,7 +267,7 @@ def _grants(registry: Registry, tenant: str, bridges: Iterable[str] | None) -> I
 
 
 def _grant(registry: Registry, tenant: str, bridge: str) -> Grant:
-    return registry.resolve_grant(tenant, registry.manifest(bridge, tenant))
+    return registry.resolve_grant(tenant, offline_bridge(bridge, tenant, registry))
 
 
 def _proposed(tenant: str, bridge: str, file: Path) -> Grant:

@@ -22,9 +22,12 @@ from bridgehold.policies.reviewed import Review
 from bridgehold.policies.tables import format_time
 from bridgehold.protocol.reviews import PolicyReview
 
-Name = Annotated[str, typer.Argument(help="The policy, as its file in policies/ is named.")]
+Name = Annotated[
+    str, typer.Argument(help="The policy, as its file in policies/ is named; @TENANT: that tenant's ceiling.")
+]
 STATES = {
     "reviewed": "as it was reviewed",
+    "narrowed": "edited since it was reviewed, and allows no more",
     "edited": "edited since it was reviewed",
     "never": "never reviewed",
     "ended": "its review has ended",
@@ -51,10 +54,11 @@ def approve(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Show it, and don't ask.")] = False,
     json_output: Json = False,
 ) -> None:
-    """Sign a policy as it is now, after what it changes was looked at.
+    """Sign a policy, or a tenant's ceiling, as it is now, after what it changes was looked at.
 
     With `[review] required = true` in config.toml a policy counts as it was signed, and refuses once it is
-    edited. Only the user who owns the configuration, or root, can sign.
+    edited; a tenant's file refuses once it allows more than was signed. Only the user who owns the
+    configuration, or root, can sign.
     """
     shown = _shown(policy)
     if not json_output:
@@ -83,7 +87,7 @@ def _say(shown: PolicyReview) -> None:
     state = STATES[shown.state] + (f" by {shown.by} at {shown.at}" if shown.by else "")
     out.say((shown.policy, "bold"), f"  {state}  ", (short(shown.file), "dim"), under="  ")
     rows = [
-        (sign, f"{change.bridge} of {change.tenant}", one.key, one.value)
+        (sign, f"{change.bridge.replace('*', 'all')} of {change.tenant}", one.key, one.value)
         for change in shown.changes
         for sign, several in (("gains", change.gained), ("loses", change.lost))
         for one in several
@@ -92,7 +96,7 @@ def _say(shown: PolicyReview) -> None:
         ("refused", f"{one.bridge} of {one.tenant}", "", one.fault) for one in shown.changes if one.fault
     ]
     table((Column("", styles=_STYLES), "whose", "what", "value"), rows, empty="it changes no grant")
-    if shown.state != "reviewed" and not shown.required:
+    if shown.state not in {"reviewed", "narrowed"} and not shown.required:
         err.say("`[review] required` is not set: it counts as it is")
 
 

@@ -8,7 +8,7 @@ import msgspec
 import typer
 
 from bridgehold.errors import UsageError
-from bridgehold.faces.approvals import approval
+from bridgehold.faces.approvals import approval, read_shown
 from bridgehold.faces.cli.asking import ask
 from bridgehold.faces.cli.options import Json, OfTenant
 from bridgehold.faces.layout import Column, dim
@@ -180,4 +180,4 @@ def say(one: Proposal, to: Any) -> None:
 
 
 def _shown(proposal: str) -> ShownProposal:
-    return msgspec.convert(ask("proposal.show", {"proposal": proposal}), type=ShownProposal)
+    return read_shown(ask("proposal.show", {"proposal": proposal}))

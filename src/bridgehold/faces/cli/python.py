@@ -18,6 +18,7 @@ from bridgehold.errors import LimitError, UsageError
 from bridgehold.faces.cli import place
 from bridgehold.faces.cli.ahead import take
 from bridgehold.faces.cli.attached import Input, Written, is_null, read_word, running_host
+from bridgehold.faces.cli.known import typed_bridge
 from bridgehold.faces.cli.run import Tenant, build_bars
 from bridgehold.ids import LOCAL_TENANT, parse_name
 from bridgehold.protocol.frames import MAX_FRAME
@@ -51,7 +52,9 @@ def python(
     env: place.Env = None,
     cwd: place.Cwd = "",
     limit: place.Limit = None,
-    bridge: Annotated[str, typer.Option(help="The bridge whose environment it runs in.")] = "python",
+    bridge: Annotated[
+        str, typer.Option(help="The bridge whose environment it runs in.", callback=typed_bridge)
+    ] = "python",
     tenant: Tenant = LOCAL_TENANT,
 ) -> None:
     """Run a program as `python` would, in a sandbox of its own that ends with it.

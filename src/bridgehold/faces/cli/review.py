@@ -18,7 +18,7 @@ from bridgehold.faces.cli.asking import asked
 from bridgehold.faces.cli.audit import Anchors, Keys, audit_folder
 from bridgehold.faces.cli.proposals import say
 from bridgehold.faces.progress import waiting
-from bridgehold.faces.review.confirm import Decision
+from bridgehold.faces.review.confirm import Act
 from bridgehold.faces.screen import err, out
 from bridgehold.protocol.proposals import ShownProposal
 
@@ -82,10 +82,12 @@ def review(
         asyncio.run(serve(sources, listener, told, asked_of, _tell if decide else None))
 
 
-def _tell(shown: ShownProposal, decision: Decision, code: str) -> None:
-    """What the page asks to have done, and the code without which it isn't."""
+def _tell(shown: ShownProposal, act: Act, code: str) -> None:
+    """What the page asks to have done, in whose words, and the code without which it isn't."""
     out.say()
-    out.say(f"The page asks to {decision} {shown.id}:", under="  ")
+    out.say(f"The page asks to {act.decision} {shown.id}:", under="  ")
     say(shown, out)
+    if act.reason:
+        out.say(("with your words for it:  ", "bold"), act.reason, under="  ")
     out.say("If that is what you want, type this on the page:  ", (code, "bold"))
     out.file.flush()

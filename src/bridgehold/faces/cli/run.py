@@ -16,7 +16,7 @@ from bridgehold.client.once import Once
 from bridgehold.config.layout import default_layout
 from bridgehold.errors import BridgeholdError, DeniedError, HostLeavingError, HostUnavailableError, UsageError
 from bridgehold.faces.cli import place
-from bridgehold.faces.cli.known import typed_tenant
+from bridgehold.faces.cli.known import typed_bridge, typed_tenant
 from bridgehold.faces.render import print_cold, print_json, print_text
 from bridgehold.faces.screen import err, out
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT, parse_command, parse_name
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from bridgehold.client.client import Client
     from bridgehold.client.sync import SyncClient
 
-Operation = Annotated[str, typer.Argument(help="BRIDGE:OPERATION, such as python:execute.")]
+Operation = Annotated[
+    str, typer.Argument(help="BRIDGE:OPERATION, such as python:execute.", callback=typed_bridge)
+]
 Tenant = Annotated[str, typer.Option(help="Whose data, keys and quotas.", callback=typed_tenant)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import shlex
 import sys
 from typing import Annotated
 
@@ -39,7 +40,9 @@ def set_secret(
     """Keep a key. Type it at the prompt, or pipe it in; a running host sees it within 5 s."""
     parse_name(name, "secret")
     parse_name(tenant, "tenant")
-    value = _read_value(name)
+    words = [name, *(["--tenant", tenant] if tenant != LOCAL_TENANT else [])]
+    words += [*(["--provider", provider] if provider else []), *(["--allow-env"] if allow_env else [])]
+    value = _read_value(words)
     admin = _admin()
     admin.set(tenant, name, value, allow_env=allow_env, provider=provider)
     err.say(f"kept {name} of {tenant} in the {admin.store} store")
@@ -64,18 +67,21 @@ def tell_slips(tenant: str, name: str, provider: str) -> None:
         err.say(f"no provider and no bridge asks for {name!r}{near}: if it is a slip, {remedy} forgets it")
 
 
-def _read_value(name: str) -> bytes:
+def _read_value(words: list[str]) -> bytes:
+    """From a prompt or a pipe; `words`: the secret's name, and what else was typed."""
     if sys.stdin.isatty():
         try:
-            value = getpass.getpass(f"{name} (not shown): ").encode()
+            value = getpass.getpass(f"{words[0]} (not shown): ").encode()
         except UnicodeError:
             raise UsageError("a secret is printable text in UTF-8", hint="Look at the locale.") from None
     else:
         value = sys.stdin.buffer.read(_MAX_BYTES + 1).removesuffix(b"\n")
     if not value or len(value) > _MAX_BYTES:
+        why = "more than 64 KiB came, and no key is so long" if value else "no key came"
         raise UsageError(
-            "a value of 1 byte to 64 KiB is expected",
-            hint=f"Pipe it in: pass show {name} | bridgehold secrets set {name}",
+            why,
+            where="standard input",
+            hint=f"Pipe it in: pass show {words[0]} | bridgehold secrets set {shlex.join(words)}",
         )
     return value
 

@@ -22,6 +22,7 @@ from bridgehold.client.sync import SyncClient, SyncSession
 from bridgehold.config.layout import default_layout
 from bridgehold.errors import BridgeholdError, ConfigError, UsageError
 from bridgehold.faces.cli import place
+from bridgehold.faces.cli.known import typed_bridge
 from bridgehold.faces.cli.run import Live, Tenant, building, print_value, read_arguments
 from bridgehold.faces.render import plain, print_cold, print_error
 from bridgehold.faces.screen import err, out
@@ -34,7 +35,7 @@ _LAST = frozenset({"memory", "crash", "session_ended", "host_unavailable", "host
 
 
 def shell(
-    bridge: Annotated[str, typer.Argument(help="The bridge to talk to.")] = "python",
+    bridge: Annotated[str, typer.Argument(help="The bridge to talk to.", callback=typed_bridge)] = "python",
     program: Annotated[
         list[str] | None,
         typer.Argument(metavar="[PROGRAM ARG...]", help="With --terminal; a shell, if none."),

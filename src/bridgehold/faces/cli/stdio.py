@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from bridgehold.faces.cli.known import typed_bridge
 from bridgehold.faces.cli.run import Tenant
 from bridgehold.ids import LOCAL_TENANT
 
@@ -21,7 +22,7 @@ class FormatChoice(StrEnum):
 
 
 def stdio(
-    bridge: Annotated[str, typer.Option("--bridge", help="The bridge that answers.")],
+    bridge: Annotated[str, typer.Option("--bridge", help="The bridge that answers.", callback=typed_bridge)],
     tenant: Tenant = LOCAL_TENANT,
     frame_format: Annotated[
         FormatChoice,

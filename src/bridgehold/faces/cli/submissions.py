@@ -10,7 +10,7 @@ import typer
 
 from bridgehold.errors import UsageError
 from bridgehold.faces.cli.asking import ask, using
-from bridgehold.faces.cli.known import typed_tenant
+from bridgehold.faces.cli.known import typed_bridge, typed_tenant
 from bridgehold.faces.cli.options import Json, OfTenant
 from bridgehold.faces.layout import Column, dim, number
 from bridgehold.faces.progress import waiting
@@ -119,7 +119,7 @@ def reject(
 
 
 def rollback(
-    bridge: Annotated[str, typer.Argument(help="The bridge.")],
+    bridge: Annotated[str, typer.Argument(help="The bridge.", callback=typed_bridge)],
     tenant: Whose = LOCAL_TENANT,
     json_output: Json = False,
 ) -> None:

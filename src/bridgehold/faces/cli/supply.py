@@ -14,7 +14,7 @@ import typer
 from bridgehold import writes
 from bridgehold.errors import DependencyError, EnvironmentChangedError, UsageError
 from bridgehold.faces.cli.asking import ask
-from bridgehold.faces.cli.known import typed_tenant
+from bridgehold.faces.cli.known import typed_bridge, typed_tenant
 from bridgehold.faces.cli.options import Json
 from bridgehold.faces.layout import Column, Row, dim
 from bridgehold.faces.progress import waiting
@@ -29,7 +29,9 @@ _MENDED = 3
 
 
 def scan(
-    bridge: Annotated[str, typer.Argument(help="The bridge; every environment, if left out.")] = "",
+    bridge: Annotated[
+        str, typer.Argument(help="The bridge; every environment, if left out.", callback=typed_bridge)
+    ] = "",
     tenant: Annotated[str, typer.Option(help="Whose own bridge it is.", callback=typed_tenant)] = "",
     fail_on: Annotated[
         FailOn,

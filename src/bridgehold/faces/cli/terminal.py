@@ -63,31 +63,31 @@ class Drawn:
     def __call__(self, data: bytes) -> bytes:
         """What of `data`, and of what came before it, may be written now."""
         data, self._held = self._held + data, b""
-        out = bytearray()
-        while data:
+        out, at = bytearray(), 0
+        while at < len(data):
             if self._in_string:
-                end = _STRING_END.search(data)
+                end = _STRING_END.search(data, at)
                 if end is None:
                     self._held = data[-1:] if data.endswith(b"\x1b") else b""
                     break
-                self._in_string, data = False, data[end.end() :]
+                self._in_string, at = False, end.end()
                 continue
-            plain, escape, rest = data.partition(b"\x1b")
-            out += self._plain(plain, last=not escape)
-            if not escape:
+            escape = data.find(b"\x1b", at)
+            out += self._plain(data[at : escape if escape >= 0 else None], last=escape < 0)
+            if escape < 0:
                 break
-            data = escape + rest
-            if _PREFIX.match(data):
-                self._held = data
+            at = escape
+            if _PREFIX.match(data, at):
+                self._held = data[at:]
                 break
-            found = _SEQUENCE.match(data)
+            found = _SEQUENCE.match(data, at)
             if found is not None:
                 out += found[0] if _draws(found) else b""
-                data = data[found.end() :]
-            elif _STRING.match(data):
-                self._in_string, data = True, data[2:]
+                at = found.end()
+            elif _STRING.match(data, at):
+                self._in_string, at = True, at + 2
             else:
-                data = data[1:]  # its rest is shown as text
+                at += 1  # its rest is shown as text
         return bytes(out)
 
     def _plain(self, data: bytes, *, last: bool) -> bytes:

@@ -55,7 +55,7 @@ async def cancel(call: Call) -> object:
 
     The command's own request ends with the error ``cancelled``.
     """
-    call.face.commands.find(call.caller.principal, call.path("command")).cancel()
+    call.face.commands.find(call.caller.owner, call.path("command")).cancel()
     return Taken(status="cancelling")
 
 
@@ -65,7 +65,7 @@ async def answer_tool(call: Call) -> object:
 
     From the principal of the command whose stream asked for it.
     """
-    running = call.face.commands.find(call.caller.principal, call.path("command"))
+    running = call.face.commands.find(call.caller.owner, call.path("command"))
     number = call.path("call")
     if not (number.isascii() and number.isdigit() and len(number) < 16 and int(number) in running.calls):
         raise NotFoundError("no tool call waits for this answer", hint="")
@@ -91,8 +91,8 @@ async def _run(call: Call, asked: Command | Run | RunOperation, params: dict[str
     if asked.tools and not streams:
         hint = f"Send `Accept: {_STREAM}`: each call comes as an event."
         raise UsageError("tools are called by events", where="tools", hint=hint)
-    commands, principal = call.face.commands, call.caller.principal
-    parent = commands.find(principal, asked.parent).host_name if asked.parent else ""
+    commands, owner = call.face.commands, call.caller.owner
+    parent = commands.find(owner, asked.parent).host_name if asked.parent else ""
     params |= {
         "arguments": asked.arguments,
         "deadline_ms": asked.deadline_ms,
@@ -105,10 +105,10 @@ async def _run(call: Call, asked: Command | Run | RunOperation, params: dict[str
             raise UsageError(
                 "what is resumed is a stream", where="resumable", hint=f"Send `Accept: {_STREAM}`."
             )
-        running = commands.begin(principal, asked.id)
+        running = commands.begin(owner, asked.id)
         running.tenant = params["tenant"] or ""
         return await _begun(call, running, params)
-    with commands.enter(principal, asked.id) as running:
+    with commands.enter(owner, asked.id) as running:
         running.tenant = params["tenant"] or ""
         try:
             return await (_streamed if streams else _whole)(call, running, params)
@@ -119,13 +119,13 @@ async def _run(call: Call, asked: Command | Run | RunOperation, params: dict[str
 @route("GET", "/v1/commands/{command}", gives=CommandFacts, uncounted=True)
 async def look(call: Call) -> object:
     """A command of yours: its state, and what came of it while that is kept."""
-    return call.face.commands.look(call.caller.principal, call.path("command")).facts()
+    return call.face.commands.look(call.caller.owner, call.path("command")).facts()
 
 
 @route("GET", "/v1/commands/{command}/events", query=("after",), gives_kind="text/event-stream")
 async def events(call: Call) -> object:
     """A resumable command's events after `Last-Event-ID`, as they come."""
-    running = call.face.commands.look(call.caller.principal, call.path("command"))
+    running = call.face.commands.look(call.caller.owner, call.path("command"))
     if running.log is None:
         raise NotFoundError(
             "the command's events are not kept", hint="Ask for them with `resumable` when you start it."
@@ -146,11 +146,11 @@ async def events(call: Call) -> object:
 
 async def _begun(call: Call, running: Running, params: dict[str, Any]) -> web.StreamResponse:
     """A command with a connection of its own to the host: it outlives this request."""
-    face, principal = call.face, call.caller.principal
+    face, principal, owner = call.face, call.caller.principal, call.caller.owner
     log = running.log = sse.EventLog(call.share())
     place = face.requests.of(principal)
     if face.requests.held_by(principal) >= face.config.requests or not place.take(1):
-        face.commands.end(principal, running)
+        face.commands.end(owner, running)
         raise Refused(429, BusyError(f"{principal} has too many commands under way", hint=""))
     token = bearer(call.request.headers.getall("Authorization", []))
 
@@ -175,7 +175,7 @@ async def _begun(call: Call, running: Running, params: dict[str, Any]) -> web.St
         finally:
             log.close()
             place.give_back()
-            face.commands.end(principal, running)
+            face.commands.end(owner, running)
 
     begin_task(work(), face.commands.tasks)
     return await _followed(call, running, log, 0)

@@ -50,7 +50,9 @@ class Link:
             said = await self.ask("hello", {"token": token})
         except DeniedError as error:
             raise unauthorised(error.message) from None
-        self.caller = Caller(principal=said["principal"], tenants=tuple(said["tenants"]))
+        named = said["principal"].startswith("token:")
+        secret = hashlib.sha256(token.encode()).hexdigest() if named else ""
+        self.caller = Caller(principal=said["principal"], tenants=tuple(said["tenants"]), secret=secret)
 
     async def ask(self, method: str, params: dict[str, Any]) -> Any:
         """One request of the host's protocol. Raises the typed error."""

@@ -23,7 +23,7 @@ from bridgehold.faces.http.border import Border
 from bridgehold.faces.http.calls import Face
 from bridgehold.faces.http.guard import BoundedServer, Runner
 from bridgehold.faces.http.openapi import document
-from bridgehold.hardening import harden, hear_no_more
+from bridgehold.hardening import harden, hear_no_more, leave
 from bridgehold.host.startup import LEAVE
 
 _PR_SET_NO_NEW_PRIVS = 38
@@ -111,4 +111,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    leave(main())

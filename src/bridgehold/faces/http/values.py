@@ -10,6 +10,13 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
 
     principal: str
     tenants: tuple[str, ...] = ()
+    secret: str = ""
+    """Of a token that has a name: a digest of it. Its name may be another's next, or be given anew."""
+
+    @property
+    def owner(self) -> str:
+        """Whose a command is that was begun here."""
+        return f"{self.principal} {self.secret}".rstrip()
 
     @property
     def account(self) -> str:

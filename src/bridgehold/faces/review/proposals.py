@@ -11,15 +11,15 @@ import msgspec
 from aiohttp import web
 
 from bridgehold.errors import UsageError
-from bridgehold.faces.approvals import approval
+from bridgehold.faces.approvals import approval, read_shown
 from bridgehold.faces.review.confirm import VALID_S, Act, Confirmations, Decision
 from bridgehold.policies.approved import written
 from bridgehold.protocol.proposals import Proposal, ShownProposal
 
 Ask = Callable[[str, dict[str, Any]], Awaitable[Any]]
 """One request of the host, as who runs the page: a method, its parameters, the answer."""
-Tell = Callable[[ShownProposal, Decision, str], None]
-"""Show at the terminal what is asked for, and its code."""
+Tell = Callable[[ShownProposal, Act, str], None]
+"""Show at the terminal what is asked for, all of it, and its code."""
 Show = Callable[..., web.Response]
 PLACE = "/proposal/"
 _LONGEST_REASON = 300
@@ -78,7 +78,7 @@ class ProposalPages:
         act = Act(proposal=shown.id, decision=decision, seen=_seen(shown), reason=reason)
         code = self.codes.ask(act)
         assert self._tell is not None  # noqa: S101 - else there is no such route
-        self._tell(shown, decision, code)
+        self._tell(shown, act, code)
         return _back(shown.id)
 
     async def confirmed(self, request: web.Request) -> web.StreamResponse:
@@ -99,7 +99,7 @@ class ProposalPages:
         if self._ask is None:
             raise web.HTTPNotFound
         name = request.match_info["id"][:80]
-        return msgspec.convert(await self._ask("proposal.show", {"proposal": name}), type=ShownProposal)
+        return read_shown(await self._ask("proposal.show", {"proposal": name}))
 
 
 def _seen(shown: ShownProposal) -> str:

@@ -163,7 +163,7 @@ def _config(user: Layout, config: Config, manifest: Manifest, provider: Provider
 
 def _played(section: ProviderSection, provider: Provider, secret: str) -> dict[str, Any]:
     base = provider.base_url.removesuffix("/v1") + _BASES.get(section.shape, "/v1")
-    return {**section.model_dump(), "base_url": base, "private": True, "secret": secret}
+    return {**msgspec.structs.asdict(section), "base_url": base, "private": True, "secret": secret}
 
 
 def _policy(user: Layout, config: Config, manifest: Manifest, tenant: str) -> str:

@@ -8,6 +8,7 @@ from functools import partial
 
 from bridgehold import reads
 from bridgehold.bridges.bundle import WHEELS
+from bridgehold.bridges.catalogue import lock_command
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
@@ -78,5 +79,5 @@ def lock_text(manifest: Manifest) -> str:
     path = manifest.lock_path
     if path is None:
         return ""
-    hint = f"`bridgehold bridge lock {manifest.name}` writes it."
+    hint = f"`{lock_command(manifest)}` writes it."
     return reads.read_text(path, EnvironmentBuildError, hint=hint)

@@ -49,13 +49,14 @@ class CallerLimits(msgspec.Struct, frozen=True, kw_only=True):
 class Callers:
     """What is shared by all connections of this host, on whatever socket."""
 
-    def __init__(self, limits: CallerLimits) -> None:
+    def __init__(self, limits: CallerLimits, held: Shares | None = None) -> None:
+        """`held`: their bytes, where others have a part of the same."""
         self.limits = limits
         self.connections = Shares(limits.connections, part=_PART)
         self.unidentified = Shares(limits.unidentified, part=_PART)
         self.presented = Shares(limits.presented, part=0)
         self.requests = Shares(limits.requests, part=_PART)
-        self.bytes = Shares(limits.caller_bytes)
+        self.bytes = held or Shares(limits.caller_bytes)
 
 
 def limits(connections: int, caller_bytes: int, descriptors: int) -> CallerLimits:

@@ -6,7 +6,7 @@ It asks for a bridge; what that means is made here, from policy and configuratio
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 
 import msgspec
 
@@ -40,10 +40,11 @@ class CellAsks:
         ends: Ends,
         allowances: Allowances,
         zygote_bytes: Callable[[], int],
-        lending: Lending,
+        lending: Mapping[bool, Lending],
         spawn: Callable[[Coroutine[None, None, None]], None],
     ) -> None:
-        """`zygote_bytes`: memory of a zygote's. `spawn`: have something done that nobody waits for."""
+        """`zygote_bytes`: memory of a zygote's. `lending`: for guests, and for callers (True).
+        `spawn`: have something done that nobody waits for."""
         self._launcher = launcher
         self._orders = orders
         self._places = places
@@ -54,6 +55,11 @@ class CellAsks:
         self._zygote_bytes = zygote_bytes
         self.lending = lending
         self._spawn = spawn
+
+    def end_lending(self, cell: Cell) -> None:
+        """What the cell was lent is free."""
+        for one in self.lending.values():
+            one.end(cell.tenant, cell.name)
 
     async def withdraw(self, cell: Cell, bridges: Iterable[str]) -> None:
         """What it could start for `bridges` it can't any more, until the next order."""
@@ -90,7 +96,8 @@ class CellAsks:
             case "used":
                 cell.used = decoded(body, cell_wire.UsedNow).used
             case "returned":
-                self.lending.take_back(cell.tenant, cell.name, decoded(body, cell_wire.Bytes).amount)
+                back = decoded(body, cell_wire.Bytes)
+                self.lending[back.callers].take_back(cell.tenant, cell.name, back.amount)
             case "shut":
                 if (handed := cell.handed.get(decoded(body, cell_wire.Left).caller)) is not None:
                     handed.over.set()
@@ -110,7 +117,8 @@ class CellAsks:
                 async with cell.orders:
                     await self._orders.grant(cell.tenant, decoded(body, cell_wire.Granted).bridge)
             case "lend":
-                await self.lending.lend(cell.tenant, cell.name, decoded(body, cell_wire.Bytes).amount)
+                wanted = decoded(body, cell_wire.Bytes)
+                await self.lending[wanted.callers].lend(cell.tenant, cell.name, wanted.amount)
             case "relay":
                 ask = decoded(body, cell_wire.Relayed)
                 if (handed := cell.handed.get(ask.connection)) is None:

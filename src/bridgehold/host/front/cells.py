@@ -31,7 +31,7 @@ from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.shares import cell_wire
 from bridgehold.host.shares.callers import LEAVING
 from bridgehold.host.shares.cordons import Cordons
-from bridgehold.host.shares.lending import Lending
+from bridgehold.host.shares.lending import OF_CALLERS, Lending, Recalled, lendable
 from bridgehold.host.shares.link import OF_CELL, Link, decoded
 from bridgehold.host.shares.observe import counted, merged, sound
 from bridgehold.host.shares.places import Places
@@ -70,9 +70,11 @@ class Cells:
         house: House,
         allowances: Allowances,
         buffered_bytes: int,
+        caller_bytes: int,
     ) -> None:
         """`make_config`: what the tenant's cell is started with. `zygote_bytes`: memory of a zygote's.
-        `buffered_bytes`: what all cells may hold for their guests.
+        `buffered_bytes`: what all cells may hold for their guests; `caller_bytes`: and
+        with the front, for callers.
 
         `allowances`: tell the keeper. `house`: what is opened for cells, and from what that is judged.
         """
@@ -93,6 +95,8 @@ class Cells:
         self._beginning: dict[str, asyncio.Task[Cell]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.cordons = Cordons()
+        self.held = Recalled(lendable(caller_bytes, OF_CALLERS))
+        """Bytes of all callers, but for what each cell has without asking."""
         self._starts = CellStarts(template, intakes, house, allowances, journal, self.ends, self._spawn)
         self.asks = CellAsks(
             intakes.launcher,
@@ -103,7 +107,10 @@ class Cells:
             self.ends,
             allowances,
             zygote_bytes,
-            Lending(buffered_bytes, self._recall),
+            {
+                False: Lending(buffered_bytes, self._recall),
+                True: Lending(caller_bytes, self._recall, self.held),
+            },
             self._spawn,
         )
         self._stopping = ""
@@ -308,10 +315,11 @@ class Cells:
         config = await self._make_config(tenant)
         lending = self.asks.lending
         try:
-            config = msgspec.structs.replace(config, lent=lending.begin(tenant, cell.name))
+            lent, lent_callers = (lending[one].begin(tenant, cell.name) for one in (False, True))
+            config = msgspec.structs.replace(config, lent=lent, lent_callers=lent_callers)
             await self._starts.begin(cell, link, config)
         except BaseException:
-            lending.end(tenant, cell.name)
+            self.asks.end_lending(cell)
             raise
         self._cells[tenant] = cell
         if generation != self._generation:  # one that came meanwhile
@@ -353,7 +361,7 @@ class Cells:
             if table.get(cell.tenant) is cell:
                 del table[cell.tenant]
         self.places.clear(cell.tenant, cell.name)
-        self.asks.lending.end(cell.tenant, cell.name)
+        self.asks.end_lending(cell)
         self._spawn(self._allowances.over(cell.tenant))
         self.ends.lost(cell.tenant, cell.reason)
         past = merged([self.past, counted(cell.metrics)])

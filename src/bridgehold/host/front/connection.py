@@ -225,7 +225,7 @@ class Connection:
                 f"a request that takes {size} bytes here; {held.most} are to be had at the most"
             )
         owed = small and request.method in _NEVER_LATE
-        if not held.take(who, size, owed=owed) and not await held.wait(who, size, self._limits.frame_s):
+        if not held.let_in(who, size, owed=owed) and not await held.wait(who, size, self._limits.frame_s):
             return self._identity.full()
         self._counted[request.id] = who, size
         return None

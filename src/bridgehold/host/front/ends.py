@@ -47,6 +47,11 @@ class Ends:
         for end in ends:
             self._keep(tenant, end)
 
+    def forget(self, tenant: str) -> None:
+        """All of a tenant's that is gone."""
+        for known in (self._open, self._ended, self._bytes):
+            known.pop(tenant, None)
+
     def _keep(self, tenant: str, end: SessionEnd) -> None:
         kept = self._ended.setdefault(tenant, OrderedDict())
         kept[end.session] = end

@@ -231,6 +231,8 @@ class Environments:
                     room=room,
                 )
                 await self._guard.check(built)
+            gone = self.let_go if found is None else None
+            await self.supply.demand_licences(built, self._store.path(built), gone)
         except OSError as os_error:
             where = str(os_error.filename or self._store.folder)
             error = EnvironmentBuildError(f"the environment can't be used: {os_error.strerror}", where=where)

@@ -29,9 +29,10 @@ from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.shares.callers import CALLER
 from bridgehold.host.shares.link import decoded
 from bridgehold.host.shares.observe import figures_of, merged, sound
-from bridgehold.host.shares.refusals import Refusals, command_refused
+from bridgehold.host.shares.refusals import Refusals, command_refused, no_tenant
 from bridgehold.host.shares.session_ends import no_session
-from bridgehold.ids import LOCAL_TENANT, is_name, new_command_id
+from bridgehold.ids import LOCAL_TENANT, is_name, new_command_id, parse_command
+from bridgehold.policies.model import Decision
 from bridgehold.protocol.frames import DrainParams, NoParams, ResumeParams, SessionsParams
 from bridgehold.protocol.values import Principal, SessionInfo
 
@@ -138,9 +139,13 @@ class Forwarding:
         return await self._call(cell, principal, name, asked.raw, emit)
 
     async def _demand_bridge(self, name: str, principal: Principal, tenant: str, asked: Forwarded) -> None:
-        """No cell begins for what no bridge of the tenant's answers: refused as a cell does. Raises so."""
+        """No cell begins for what no bridge of the tenant's answers, or for who is none: refused as a cell
+        does. Raises so."""
         operation = asked.operation[:_LONGEST_COMMAND]
         bridge = operation.partition(":")[0] if name == "run" else asked.bridge
+        if name == "run" and not is_name(tenant):
+            parse_command(asked.operation)
+            raise await self._refuse(principal, principal.account, operation, no_tenant(principal, tenant))
         if bridge in ("", "common") or principal.bridges or principal.operations:  # a cell knows the order
             return
         try:
@@ -150,17 +155,25 @@ class Forwarding:
         except NotFoundError:
             if name != "run":
                 raise
-            event = command_refused(
-                tenant=tenant if is_name(tenant) else principal.account,
-                principal=principal.name,
-                command=new_command_id(),
-                bridge=bridge,
-                operation=operation,
-                rule="default-deny",
-                reason=f"{operation} is not granted",
-                source="",
+            decision = Decision(
+                allowed=False, rule="default-deny", reason=f"{operation} is not granted", source=""
             )
-            raise await self._refusals.command(event, DeniedError) from None
+            raise await self._refuse(principal, tenant, operation, decision) from None
+
+    async def _refuse(
+        self, principal: Principal, tenant: str, operation: str, decision: Decision
+    ) -> BridgeholdError:
+        event = command_refused(
+            tenant=tenant,
+            principal=principal.name,
+            command=new_command_id(),
+            bridge=operation.partition(":")[0],
+            operation=operation,
+            rule=decision.rule,
+            reason=decision.reason,
+            source=decision.source,
+        )
+        return await self._refusals.command(event, DeniedError)
 
     async def _to_session(self, name: str, principal: Principal, asked: Forwarded, emit: Emit) -> object:
         """The cell of the tenant that has it, as it said when the session opened."""

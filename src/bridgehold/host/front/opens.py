@@ -42,6 +42,7 @@ from bridgehold.keeper.resolve import Lookup, resolve
 from bridgehold.policies.buckets import TokenBucket
 from bridgehold.policies.decide import decide_address, decide_connect, decide_tool
 from bridgehold.policies.model import Grant
+from bridgehold.policies.reviewed import SUFFIX
 from bridgehold.tasks import begin_task
 
 _RATE, _BURST = 200.0, 400.0
@@ -182,9 +183,10 @@ class Opens:
 
     def _rules(self, ask: openings.AskRules, given: list[int]) -> Opened:
         registry = self._house.registry
-        (found,) = registry.files.own("tenant", [self._tenant])
-        given += [in_memory(found.text.encode())] if found is not None else []
-        return Opened(id=ask.id, tenants=registry.tenants_with(self._tenant))
+        found = registry.files.own("tenant", [self._tenant, f"{self._tenant}{SUFFIX}"])
+        given += [in_memory(one.text.encode()) for one in found if one is not None]
+        there = tuple(one is not None for one in found)
+        return Opened(id=ask.id, tenants=registry.tenants_with(self._tenant), there=there)
 
     def _bridges_of(self, ask: openings.AskBridges, given: list[int]) -> Opened:
         own = self._house.registry.own(self._tenant, anew=ask.anew)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable
+from functools import reduce
 from pathlib import Path
 
 import msgspec
@@ -20,17 +21,19 @@ from bridgehold.bridges.manifest import Manifest
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
 from bridgehold.errors import BridgeholdError, ManifestError, NotFoundError, PolicyError
+from bridgehold.host.front.ceilings import SignedCeilings
 from bridgehold.host.front.in_force import InForce, Records
 from bridgehold.host.front.seen_bridges import SeenBridges
 from bridgehold.host.front.slips import demand_no_slip
 from bridgehold.ids import is_name
 from bridgehold.policies.approved import Approved, Verified, in_force, read_rules, until_each_ends, widened
+from bridgehold.policies.changes import compare
 from bridgehold.policies.compose import Read, compose, compose_tenant
 from bridgehold.policies.files import Kind, PolicyFiles, Readings, of_tenant
 from bridgehold.policies.grant import resolve
 from bridgehold.policies.model import Ceilings, Decision, Grant, Machine, Policy
 from bridgehold.policies.narrow import narrow
-from bridgehold.policies.reviewed import ReviewedOnly, is_policy
+from bridgehold.policies.reviewed import OF_TENANT, ReviewedOnly, demand_no_more, is_policy
 from bridgehold.policies.tenants import parse as parse_tenant
 from bridgehold.sandbox.values import TenantShare
 
@@ -87,6 +90,7 @@ class Registry:
         self.files = files or PolicyFiles(layout.policies, layout.tenants)
         self.verified: Verified | None = None
         """Tells sound signatures of approved rules; None: nobody here knows the key, nor runs anything."""
+        self.signed = SignedCeilings(lambda: self._config.review.required, lambda: self.verified)
         self._in_force = InForce(journal, _MOST_KEPT) if journal is not None else None
         self._grants: dict[tuple[str, str], Granted] = {}
         self._generation = 0
@@ -165,7 +169,7 @@ class Registry:
             if folder == self._layout.policies.name:
                 self.policy(name)
             elif folder == self._layout.tenants.name and is_name(name):
-                self._ceiling(name, "", Readings(self.files))
+                self._bounds(name, "", Readings(self.files))
         except BridgeholdError as error:
             return error.message
         return ""
@@ -218,18 +222,7 @@ class Registry:
 
     def describe(self, entry: Entry) -> dict[str, object]:
         """One entry of `bridgehold bridge list`."""
-        bridge, manifest = entry.name, entry.manifest
-        problems = self._bridges.catalogue.validate(bridge, entry.tenant)
-        return {
-            "name": bridge,
-            "tenant": entry.tenant,
-            "version": manifest.version if manifest else "",
-            "summary": manifest.summary if manifest else "",
-            "shipped": entry.shipped,
-            "fault": entry.fault,
-            "operations": [f"{bridge}:{name}" for name in manifest.operations] if manifest else [],
-            "problems": [problem.message for problem in problems],
-        }
+        return self._bridges.describe(entry)
 
     async def grant(self, tenant: str, bridge: str) -> Grant:
         """As `granted`, without the manifest."""
@@ -306,22 +299,27 @@ class Registry:
         self, tenant: str, manifest: Manifest, readings: Readings, more: Policy | None = None
     ) -> Grant:
         policy = compose(self._policy_name(manifest.name, tenant, readings), self._reader(readings))
-        ceiling = self._ceiling(tenant, manifest.name, readings)
-        own = readings.read("tenant", tenant)
+        bounds, own = self._bounds(tenant, manifest.name, readings), readings.read("tenant", tenant)
         ceilings = parse_tenant(tenant, own.text, own.file).limits if own is not None else Ceilings()
         rules = self.approved(manifest.name, tenant, readings)
 
-        def resolved(adds: Iterable[Policy]) -> Grant:
-            grant = resolve(
+        def within(policy: Policy) -> Grant:
+            return resolve(
                 manifest.needs,
-                widened(policy, (*adds, more) if more else adds),
-                ceiling,
+                policy,
+                bounds[-1] if bounds else None,
                 self._machine,
                 tenant=tenant,
                 bridge=manifest.name,
                 version=manifest.version,
                 private_providers=[name for name, entry in self._config.providers.items() if entry.private],
             )
+
+        def resolved(adds: Iterable[Policy]) -> Grant:
+            wide = widened(policy, (*adds, more) if more else adds)
+            grant = within(reduce(narrow, bounds[:-1], wide))
+            if bounds[:-1] and own is not None:  # another ceiling was signed: by both less can be had alone
+                demand_no_more(compare(grant, within(wide)), f"{OF_TENANT}{tenant}", own.file)
             return msgspec.structs.replace(grant, ceilings=ceilings)
 
         return until_each_ends(rules, clock.now(), resolved)
@@ -348,11 +346,11 @@ class Registry:
         policy = compose(name, self._reader(readings))
         bridge = name.partition("@")[0]
         runs = bridge in self._bridge_names(tenant) and self._policy_name(bridge, tenant, readings) == name
-        ceiling = self._ceiling(tenant, bridge if runs else "", readings)
+        bounds = self._bounds(tenant, bridge if runs else "", readings)
         if runs:
             rules = in_force(self.approved(bridge, tenant, readings), clock.now())
             policy = widened(policy, (one.adds for one in rules))
-        return (policy if ceiling is None else narrow(policy, ceiling)), readings
+        return reduce(narrow, bounds, policy), readings
 
     def policy_name(self, bridge: str, tenant: str) -> str:
         """Which policy the tenant's bridge runs under. Raises `PolicyError` where that can't be told."""
@@ -368,16 +366,16 @@ class Registry:
             return section.policy
         return bridge if is_policy(bridge, readings, or_reviewed=required) else "baseline"
 
-    def _ceiling(self, tenant: str, bridge: str, readings: Readings) -> Policy | None:
-        """The tenant's own upper bounds for `bridge`, if it has a file."""
+    def _bounds(self, tenant: str, bridge: str, readings: Readings) -> list[Policy]:
+        """The tenant's own upper bounds for `bridge`, if it has a file; before them others signed."""
         if not is_name(tenant):
             raise NotFoundError("no such tenant")
-        found = readings.read("tenant", tenant)
-        if found is None:
-            return None
-        parse_tenant(tenant, found.text, found.file)
-        known = self._bridge_names(tenant)
-        return compose_tenant(tenant, found.text, found.file, bridge, self._reader(readings), known=known)
+        found, signed = readings.read("tenant", tenant), self.signed.demand(tenant, readings)
+        if found is not None:
+            parse_tenant(tenant, found.text, found.file)
+        known, read = self._bridge_names(tenant), self._reader(readings)
+        texts = [one for one in (signed, found) if one is not None]
+        return [compose_tenant(tenant, one.text, one.file, bridge, read, known=known) for one in texts]
 
     def _bridge_names(self, tenant: str) -> tuple[str, ...]:
         """Every bridge that the tenant sees, switched off and broken ones too."""

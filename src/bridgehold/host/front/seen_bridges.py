@@ -52,6 +52,21 @@ class SeenBridges:
         """Of every bridge whose file is sound, as they were seen last."""
         return [entry.manifest for entry in self.catalogue.list() if entry.manifest is not None]
 
+    def describe(self, entry: Entry) -> dict[str, object]:
+        """One entry of `bridgehold bridge list`."""
+        bridge, manifest = entry.name, entry.manifest
+        problems = self.catalogue.validate(bridge, entry.tenant)
+        return {
+            "name": bridge,
+            "tenant": entry.tenant,
+            "version": manifest.version if manifest else "",
+            "summary": manifest.summary if manifest else "",
+            "shipped": entry.shipped,
+            "fault": entry.fault,
+            "operations": [f"{bridge}:{name}" for name in manifest.operations] if manifest else [],
+            "problems": [problem.message for problem in problems],
+        }
+
     def _load(self) -> Catalogue:
         tenants = self._layout.tenants if self._of_tenants is None else None
         entries = Catalogue.load([self._layout.bridges], tenants, self.sound()).list()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,12 +17,14 @@ from bridgehold.errors import DependencyError
 from bridgehold.sandbox.envs.values import Environment
 from bridgehold.sandbox.supply.advisories import Advisories, fingerprint, read_advisories
 from bridgehold.sandbox.supply.judge import Hit, blocking, judge
-from bridgehold.sandbox.supply.scan import Basis, Contents, Report, Scanned, pairs
+from bridgehold.sandbox.supply.licences import Licence, taken
+from bridgehold.sandbox.supply.scan import Basis, Contents, Report, Scanned, licences_of, pairs
 from bridgehold.sandbox.supply.severity import as_threshold
 
 LOOK_SECONDS = 60.0
 """How old a look at the folder may be: a new advisory blocks no later."""
 _MOST_NAMES = 20_000
+_MOST_TREES = 128
 _TOLD = 64
 _HINT = (
     "Pin a version that mends it and lock anew, or put its id into `[supply] accepted` of config.toml. "
@@ -44,11 +46,38 @@ class Supply:
         self._held: _Held | None = None
         self._looked = 0.0
         self._looking = asyncio.Lock()
+        self._licences: dict[str, dict[str, Licence]] = {}
+        """Of environments by digest: what was sealed says the same for ever."""
 
     @property
     def blocks(self) -> bool:
-        """Whether anything may be blocked at all."""
+        """Whether anything may be blocked by advisories."""
         return bool(self._section().block)
+
+    async def demand_licences(
+        self,
+        environment: Environment,
+        tree: Path,
+        let_go: Callable[[str], Awaitable[None]] | None = None,
+    ) -> None:
+        """Raise `DependencyError` where a package of the environment in `tree` is under a licence that isn't
+        taken, or what it says of itself can't be read; `let_go` of it before, where it was built just now.
+        """
+        if not self._section().licences:
+            return
+        known = self._licences.get(environment.digest)
+        if known is None:
+            known = await asyncio.to_thread(licences_of, tree, environment.python)
+            if len(self._licences) >= _MOST_TREES:
+                self._licences.clear()
+            self._licences[environment.digest] = known
+        packages = ((one.name, one.version, known.get(one.name)) for one in environment.packages)
+        try:
+            refuse_licences(packages, self._section())
+        except DependencyError:
+            if let_go is not None:
+                await let_go(environment.digest)
+            raise
 
     async def demand(self, packages: Sequence[tuple[str, str]]) -> None:
         """Raise `DependencyError` where the configuration has `packages` not be used."""
@@ -91,7 +120,12 @@ class Supply:
             contents=contents,
             hits=hits,
             ok=not (grave or contents.changed or contents.findings),
-            blocked=why_blocked(packages, advisories, section),
+            blocked=why_blocked(
+                packages,
+                advisories,
+                section,
+                [(one.name, one.version, one.licence) for one in contents.parts if not contents.changed],
+            ),
         )
 
     def basis(self, advisories: Advisories) -> Basis:
@@ -148,10 +182,33 @@ def refuse(
         raise DependencyError(f"{tell(hits[0])}{more}", where=hits[0].file, hint=_HINT)
 
 
-def why_blocked(packages: Iterable[tuple[str, str]], advisories: Advisories, section: SupplySection) -> str:
-    """In words; empty where `packages` may be used now."""
+def refuse_licences(packages: Iterable[tuple[str, str, Licence | None]], section: SupplySection) -> None:
+    """Raise `DependencyError` where `section` doesn't take the licence of one of them (pure).
+
+    None: what it says of itself can't be read.
+    """
+    for name, version, licence in packages if section.licences else ():
+        if f"pkg:{name}" in section.accepted or (licence is not None and taken(licence, section.licences)):
+            continue
+        said = str(licence)[:200] if licence is not None else "what it says can't be read"
+        raise DependencyError(
+            f"{name} {version} is under a licence that is not taken: {said}",
+            where="[supply] licences",
+            hint=f'Lock anew without it, or put "pkg:{name}" into `[supply] accepted` of config.toml.',
+        )
+
+
+def why_blocked(
+    packages: Iterable[tuple[str, str]],
+    advisories: Advisories,
+    section: SupplySection,
+    licensed: Iterable[tuple[str, str, Licence | None]] = (),
+) -> str:
+    """In words; empty where `packages` may be used now. `licensed`: the same, as far as their licences are
+    known."""
     try:
         refuse(packages, advisories, section, datetime.fromtimestamp(clock.now(), UTC))
+        refuse_licences(licensed, section)
     except DependencyError as error:
         return error.message
     return ""

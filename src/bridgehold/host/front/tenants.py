@@ -18,7 +18,7 @@ from bridgehold.errors import BridgeholdError, DeniedError, NotFoundError, Polic
 from bridgehold.host.startup import LONGEST_FILE, FileChange
 from bridgehold.ids import digest_bytes, is_name, nearest
 from bridgehold.policies import tenants, tokens
-from bridgehold.policies.files import PolicyFiles
+from bridgehold.policies.files import PolicyFiles, Readings
 from bridgehold.policies.tenants import Tenant
 from bridgehold.policies.tokens import Token
 from bridgehold.protocol.values import Principal
@@ -45,12 +45,24 @@ class _Parsed(Generic[T]):
         return known[1]
 
 
+def _nothing(_name: str, _readings: Readings) -> None:
+    """Nothing has to be signed."""
+
+
 class TenantFiles:
     """Every tenant's file, read for each question."""
 
-    def __init__(self, files: PolicyFiles, folder: Path, write: Write) -> None:
-        """`files`: those that grants are made of, so that both see the same."""
+    def __init__(
+        self,
+        files: PolicyFiles,
+        folder: Path,
+        write: Write,
+        demand: Callable[[str, Readings], object] = _nothing,
+    ) -> None:
+        """`files`: those that grants are made of, so that both see the same. `demand`: raises where what they
+        say of a tenant's ceilings counts for nothing."""
         self._files = files
+        self._demand = demand
         self._folder = folder
         self._write = write
         self._parsed = _Parsed(tenants.parse)
@@ -59,7 +71,17 @@ class TenantFiles:
         """Told of a tenant whose file does not say what holds; over once all who read it know."""
 
     def of(self, name: str) -> Tenant:
-        """The tenant; one without ceilings where no file says anything of it. Raises `PolicyError`."""
+        """The tenant; one without ceilings where no file says anything of it.
+
+        Raises `PolicyError`, also where the file allows more than somebody has to have signed.
+        """
+        readings = Readings(self._files)
+        found = readings.read("tenant", name)
+        self._demand(name, readings)
+        return Tenant(name=name) if found is None else self._parsed.of(name, found.text, found.file)
+
+    def said(self, name: str) -> Tenant:
+        """As the file says it, whether that counts or not. Raises `PolicyError`."""
         found = self._files.read("tenant", name)
         return Tenant(name=name) if found is None else self._parsed.of(name, found.text, found.file)
 
@@ -85,10 +107,10 @@ class TenantFiles:
             before = self._on_disk(name)
             file = str(self._folder / f"{name}.toml")
             known = tenants.parse(name, before, file) if before else Tenant(name=name)
-            text = tenants.rewritten(before, edit(tenants.in_state_of(known, self.of(name))), file)
+            text = tenants.rewritten(before, edit(tenants.in_state_of(known, self.said(name))), file)
             await self._write(FileChange(kind="tenants", name=name, text=text, was=_digest(before)))
             self._files.put_instead("tenant", name, "")
-            return self.of(name)
+            return self.said(name)
 
     async def hold(self, name: str, tenant: Tenant) -> None:
         """`tenant` is what holds, as its file can't be made to say so: until it does, or a new host."""

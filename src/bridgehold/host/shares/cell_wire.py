@@ -44,6 +44,8 @@ class CellConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Sessions of the tenant's cells before it."""
     lent: int = 0
     """Of the bytes that all cells may hold for their guests, beside what each has."""
+    lent_callers: int = 0
+    """The same for callers."""
     uid: int = -1
     """Its own, in the namespace that it is handed; -1: it stays the host's."""
 
@@ -187,9 +189,10 @@ class SessionOver(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Bytes(msgspec.Struct, frozen=True, kw_only=True):
-    """So many of those that all cells may hold for their guests are to be lent, or given back."""
+    """So many of those that all cells may hold are to be lent, or given back: for guests, or for callers."""
 
     amount: Annotated[int, msgspec.Meta(ge=1, le=1 << 40)]
+    callers: bool = False
 
 
 class UsedNow(msgspec.Struct, frozen=True, kw_only=True):

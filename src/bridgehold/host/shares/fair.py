@@ -59,6 +59,9 @@ class Shares:
             self._freed.set()
         return True
 
+    let_in = take
+    """As `take`, of a request that can wait instead."""
+
     async def wait(self, who: str, amount: int, seconds: float) -> bool:
         """As `take`, once others have given back enough; at most so long."""
         with contextlib.suppress(TimeoutError):
@@ -66,7 +69,7 @@ class Shares:
                 while not self.fits(who, amount):
                     self._freed.clear()
                     await self._freed.wait()
-        return self.take(who, amount)
+        return self.fits(who, amount) and self.take(who, amount)
 
 
 class Share:

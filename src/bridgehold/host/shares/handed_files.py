@@ -18,9 +18,11 @@ from bridgehold.bridges.releases import CURRENT
 from bridgehold.errors import BridgeholdError, PolicyError
 from bridgehold.host.shares.openings import Openings, OwnBridge
 from bridgehold.policies.files import TICK_NS, Kind, PolicyFiles, Text
+from bridgehold.policies.reviewed import SUFFIX
 
-Ask = Callable[[], tuple[str | None, int]]
-"""What the front has of the tenant's file now, and how many tenants there are. Raises what it refuses."""
+Ask = Callable[[], tuple[str | None, str | None, int]]
+"""What the front has of the tenant's file and of its review now, and how many tenants there are. Raises what
+it refuses."""
 _SETTLED_NS = 2_000_000_000
 """What changed within this time may change again under the same time stamp."""
 _Stamp = tuple[int, int, int, int] | None
@@ -31,12 +33,12 @@ class HandedFiles(PolicyFiles):
 
     def __init__(self, policies: Path, tenants: Path, tenant: str, ask: Ask) -> None:
         super().__init__(policies, tenants)
-        self._file = tenants / f"{tenant}.toml"
+        self._files = {name: tenants / f"{name}.toml" for name in (tenant, f"{tenant}{SUFFIX}")}
         self._tenant = tenant
         self._ask = ask
-        self._stamp: tuple[_Stamp, _Stamp] = None, None
-        """Of the file, and of its folder: one that can't be read any more refuses what lies in it."""
-        self._text: Text | None = None
+        self._facts: list[_Stamp] = []
+        """Of the files, and of their folder: one that can't be read any more refuses what lies in it."""
+        self._texts: dict[str, Text | None] = {}
         self._settled = False
         self._tenants = 1
 
@@ -59,17 +61,20 @@ class HandedFiles(PolicyFiles):
         return [self._of(name) for name in names]
 
     def _of(self, name: str) -> Text | None:
-        if name != self._tenant:
+        if name not in self._files:
             raise PolicyError(f"this is the cell of {self._tenant}", where=name)
-        own, told = _stamp(self._file)
-        stamp = own, _stamp(self._file.parent)[0]
-        if not (self._settled and told) or stamp != self._stamp:
-            text, self._tenants = self._ask()
-            self._text = None if text is None else Text(text, str(self._file))
-            self._stamp = stamp
-            newest = max((each for one in stamp if one for each in one[2:]), default=0)
+        seen = [_stamp(path) for path in self._files.values()]
+        stamps = [*(stamp for stamp, _ in seen), _stamp(self._files[self._tenant].parent)[0]]
+        if not (self._settled and all(told for _, told in seen)) or stamps != self._facts:
+            own, review, self._tenants = self._ask()
+            self._texts = {
+                name: None if text is None else Text(text, str(path))
+                for (name, path), text in zip(self._files.items(), (own, review), strict=True)
+            }
+            self._facts = stamps
+            newest = max((each for one in stamps if one for each in one[2:]), default=0)
             self._settled = time.time_ns() - newest > TICK_NS
-        return self._text
+        return self._texts[name]
 
 
 def _stamp(file: Path) -> tuple[_Stamp, bool]:
@@ -93,19 +98,19 @@ class HandedBridges:
         self._openings = openings
         self._digest = ""
         self._entries: tuple[Entry, ...] = ()
-        self._stamps: list[tuple[_Stamp, bool]] = []
+        self._facts: list[tuple[_Stamp, bool]] = []
         self._settled = False
 
     def __call__(self, anew: bool) -> tuple[Entry, ...]:
         """As the front has them, which looks `anew`: the same value for as long as they are the same."""
         stamps = self._look()
-        if anew or not self._settled or stamps != self._stamps:
-            digest, found = self._openings.bridges(self._digest, anew or stamps != self._stamps)
+        if anew or not self._settled or stamps != self._facts:
+            digest, found = self._openings.bridges(self._digest, anew or stamps != self._facts)
             if digest != self._digest:
                 self._entries, self._digest = tuple(map(self._entry, found)), digest
                 stamps = self._look()
             newest = max((one for stamp, _ in stamps if stamp for one in stamp[2:]), default=0)
-            self._stamps, self._settled = stamps, time.time_ns() - newest > _SETTLED_NS
+            self._facts, self._settled = stamps, time.time_ns() - newest > _SETTLED_NS
         return self._entries
 
     def _look(self) -> list[tuple[_Stamp, bool]]:

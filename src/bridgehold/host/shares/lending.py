@@ -13,7 +13,7 @@ from bridgehold.host.shares.fair import Shares
 from bridgehold.host.startup import MOST_CELLS
 
 _OWN = 128 * 1024
-"""Bytes that a cell has without asking, or a part of half of all there are."""
+"""Bytes that a cell has without asking, or its part of half of all there are; of callers', of a sixteenth."""
 _STEPS, _SMALLEST_STEP = 64, 16 * 1024
 """What is lent at once: one of so many parts of all, and so much at the least."""
 PATIENCE_SECONDS = 10.0
@@ -21,9 +21,14 @@ _RECALL_SECONDS = 1.0
 """Between two words to all cells that what they don't need is wanted."""
 
 
-def own_part(total: int) -> int:
-    """What each cell has of `total` bytes, however many there are (pure)."""
-    return min(_OWN, total // (2 * MOST_CELLS))
+def own_part(total: int, part: int = 2) -> int:
+    """What each cell has of `total` bytes: together they have one of so many parts (pure)."""
+    return min(_OWN, total // (part * MOST_CELLS))
+
+
+def lendable(total: int, part: int = 2) -> int:
+    """What is left of `total` bytes, to be lent (pure)."""
+    return total - MOST_CELLS * own_part(total, part)
 
 
 def step(total: int) -> int:
@@ -31,14 +36,37 @@ def step(total: int) -> int:
     return max(_SMALLEST_STEP, total // _STEPS)
 
 
+def _of_cell(tenant: str) -> str:
+    """Who holds what its cell was lent: no principal is called so."""
+    return f"cell of {tenant}"
+
+
+class Recalled(Shares):
+    """Of which cells have some that they don't need: who finds no room has it asked back."""
+
+    def __init__(self, total: int) -> None:
+        super().__init__(total)
+        self.recall: Callable[[], None] | None = None
+        self._recalled_at = -math.inf
+
+    def fits(self, who: str, amount: int) -> bool:
+        """As `Shares.fits`."""
+        fits = super().fits(who, amount)
+        if not fits and self.recall is not None and time.monotonic() - self._recalled_at > _RECALL_SECONDS:
+            self._recalled_at = time.monotonic()
+            self.recall()
+        return fits
+
+
 class Lending:
     """The front's end: of what is free no tenant's cell has more than the others could."""
 
-    def __init__(self, total: int, recall: Callable[[], None]) -> None:
-        """`recall`: have all cells give back what they don't need."""
-        self._shares = Shares(total - MOST_CELLS * own_part(total))
+    def __init__(self, total: int, recall: Callable[[], None], shares: Recalled | None = None) -> None:
+        """`recall`: have all cells give back what they don't need. `shares`: what is lent, where the front
+        takes of it too."""
+        self._shares = shares or Recalled(lendable(total))
+        self._shares.recall = recall
         self._first = step(total)
-        self._recall, self._recalled_at = recall, -math.inf
         self._lent: dict[str, int] = {}
         self._asking: set[str] = set()
 
@@ -48,7 +76,7 @@ class Lending:
 
     def begin(self, tenant: str, cell: str) -> int:
         """What a new cell has to begin with, so that it needs no word of ours for what is usual."""
-        if not self._shares.take(tenant, self._first):
+        if not self._shares.take(_of_cell(tenant), self._first):
             return 0
         self._lent[cell] = self._first
         return self._first
@@ -59,13 +87,7 @@ class Lending:
             raise UsageError("a cell asks for bytes once at a time")
         self._asking.add(cell)
         try:
-            if (
-                not self._shares.fits(tenant, amount)
-                and time.monotonic() - self._recalled_at > _RECALL_SECONDS
-            ):
-                self._recalled_at = time.monotonic()
-                self._recall()
-            if not await self._shares.wait(tenant, amount, PATIENCE_SECONDS):
+            if not await self._shares.wait(_of_cell(tenant), amount, PATIENCE_SECONDS):
                 raise BusyError("the host holds as many bytes for this tenant as it may")
         finally:
             self._asking.discard(cell)
@@ -75,7 +97,7 @@ class Lending:
         """Of what the cell was lent, no more than that."""
         had = self._lent.pop(cell, 0)
         given = min(amount, had)
-        self._shares.take(tenant, -given)
+        self._shares.take(_of_cell(tenant), -given)
         if had > given:
             self._lent[cell] = had - given
 
@@ -93,12 +115,13 @@ class Lent(Shares):
         ask: Callable[[int], Awaitable[object]],
         give_back: Callable[[int], None],
         begun: int = 0,
+        part: int = 2,
     ) -> None:
         """`total`: the bound over all cells. `ask`: over once that is lent, raises where it isn't.
 
-        `begun`: as of `Lending.begin`.
+        `begun`: as of `Lending.begin`. `part`: as of `own_part`.
         """
-        super().__init__(own_part(total) + begun, part=0)
+        super().__init__(own_part(total, part) + begun, part=0)
         self._step = step(total)
         self._ask, self._give_back = ask, give_back
         self._lent, self._peak = begun, 0
@@ -113,9 +136,12 @@ class Lent(Shares):
         """As `Shares.fits`; where it doesn't, more is asked for."""
         if super().fits(who, amount):
             return True
-        if self._asking is None:
-            self._asking = asyncio.create_task(self._borrow(self.taken + amount - self.total))
+        self._want(self.taken + amount - self.total)
         return False
+
+    def _want(self, missing: int) -> None:
+        if self._asking is None and missing > 0:
+            self._asking = asyncio.create_task(self._borrow(missing))
 
     def take(self, who: str, amount: int, *, owed: bool = False) -> bool:
         """As `Shares.take`."""
@@ -150,3 +176,39 @@ class Lent(Shares):
             self._lent -= amount
             self.widen(-amount)
             self._give_back(amount)
+
+
+OF_CALLERS = 16
+"""`own_part` of callers' bytes: a request is counted with its answer, and the largest must find room."""
+
+
+class CallersLent(Lent):
+    """As `Lent`, of what a tenant's callers hold. Who waits for room is let in by what is lent; what answers
+    them is never cut for that: it is taken within the bound of all, and lent after it."""
+
+    def __init__(
+        self,
+        total: int,
+        ask: Callable[[int], Awaitable[object]],
+        give_back: Callable[[int], None],
+        begun: int = 0,
+    ) -> None:
+        super().__init__(total, ask, give_back, begun, OF_CALLERS)
+        self.most = own_part(total, OF_CALLERS) + lendable(total, OF_CALLERS) // 2
+        self._whole = Shares(total)
+
+    def fits(self, who: str, amount: int) -> bool:
+        """As `Lent.fits`; of all that there is, no caller of the tenant's has more than what stays free."""
+        return self._whole.fits(who, amount) and super().fits(who, amount)
+
+    def take(self, who: str, amount: int, *, owed: bool = False) -> bool:
+        """As `Shares.take`, of all that there is."""
+        if not self._whole.take(who, amount, owed=owed):
+            return False
+        super().take(who, amount, owed=True)
+        self._want(self.taken - self.total)
+        return True
+
+    def let_in(self, who: str, amount: int, *, owed: bool = False) -> bool:
+        """As `take`, where it is lent."""
+        return (owed or self.fits(who, amount)) and self.take(who, amount, owed=owed)

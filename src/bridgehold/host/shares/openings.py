@@ -27,7 +27,7 @@ _SECONDS = 10.0
 
 
 class AskRules(msgspec.Struct, frozen=True, kw_only=True, tag="rules"):
-    """The tenant's own file, as the front has it now."""
+    """The tenant's own file and what was signed of it, as the front has them now."""
 
     id: int
 
@@ -109,6 +109,8 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: ErrorInfo | None = None
     tenants: int = 0
     """How many there are, with this one."""
+    there: tuple[bool, ...] = ()
+    """Whether there is a tenant's file, and a review of it: a descriptor for each."""
     digest: str = ""
     """Of the tenant's own bridges, which come as `OwnBridge`s in the one descriptor, where they differ."""
     addresses: tuple[str, ...] = ()
@@ -130,16 +132,15 @@ class Openings:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(sock, self._take)
 
-    def rules(self) -> tuple[str | None, int]:
-        """The tenant's own file, None where there is none, and how many tenants there are.
+    def rules(self) -> tuple[str | None, str | None, int]:
+        """The tenant's own file and its review, None where there is none, and how many tenants there are.
 
         Waits for it, on whichever thread.
         """
         opened, descriptors = self._ask_now(AskRules(id=self._number()))
-        if not descriptors:
-            return None, opened.tenants
-        with os.fdopen(_exactly(1, descriptors)[0], "rb") as file:
-            return file.read().decode(), opened.tenants
+        found = iter([_text(one) for one in _exactly(sum(opened.there), descriptors)])
+        own, review = (next(found) if there else None for there in opened.there or (False, False))
+        return own, review, opened.tenants
 
     def bridges(self, known: str, anew: bool) -> tuple[str, list[OwnBridge]]:
         """The tenant's own bridges and their digest; none of them where that is `known`. Waits as `rules`."""
@@ -266,6 +267,11 @@ def _exactly(count: int, descriptors: list[int]) -> list[int]:
             os.close(descriptor)
         raise InternalError("the front opened something else than it was asked for")
     return descriptors
+
+
+def _text(descriptor: int) -> str:
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read().decode()
 
 
 def _gone() -> BridgeholdError:

@@ -20,7 +20,9 @@ from bridgehold.audit.events import (
 )
 from bridgehold.errors import BridgeholdError, BudgetError
 from bridgehold.host.shares.observe import Metrics
+from bridgehold.ids import is_name
 from bridgehold.policies.buckets import TokenBucket
+from bridgehold.policies.model import Decision
 from bridgehold.protocol.values import Principal
 
 _TEXT, LONGEST_REASON = 80, 500
@@ -126,6 +128,17 @@ class Refusals:
         if self._telling is not None:
             self._telling.cancel()
         await self._flush()
+
+
+def no_tenant(principal: Principal, tenant: str) -> Decision:
+    """`principal` may not act for `tenant`, or nobody may."""
+    may_not = f"{principal.name} may not act for tenant {tenant[:64]!r}"
+    return Decision(
+        allowed=False,
+        rule=f"principals.{principal.name}.tenants",
+        reason=may_not if is_name(tenant) else f"{may_not}: it is no name (lower case)",
+        source="config.toml",
+    )
 
 
 def command_refused(**facts: str) -> CommandRefused:

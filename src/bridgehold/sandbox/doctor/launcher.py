@@ -18,7 +18,7 @@ from bridgehold.errors import AttestationError, BridgeholdError, HostUnavailable
 from bridgehold.sandbox.cgroups import SETTING
 from bridgehold.sandbox.doctor.model import Check, Context, Probe, failed, passed
 from bridgehold.sandbox.launcher.control import LauncherClient
-from bridgehold.sandbox.launcher.main import LauncherConfig
+from bridgehold.sandbox.launcher.given import LauncherConfig
 from bridgehold.sandbox.values import Attestation, ExitReport, Mount, Resources, SandboxSpec
 
 _MIB = 1 << 20

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # it brings `requests` along: 0.2 s that only a build takes
 
 _SHOWN_TAGS = 12
 _MAX_PAGE_BYTES = 64 * 1024 * 1024
+_REMOTE = re.compile(r"https?://", re.ASCII | re.IGNORECASE)
 _MOST_TAGS = 1_000
 """That one wheel's name stands for: each is a product of three lists. (Packages: at most some dozens.)"""
 
@@ -129,7 +131,7 @@ def _offered(
             page = get_page(index, pin.name)
         except NoSuchProjectError:
             continue
-        offered = _on_page(page)
+        offered = [one for one in _on_page(page) if _REMOTE.match(one.url)]  # and no file of this machine's
         seen += offered
         found = choose(pin, offered, tags)
     if found is None:

@@ -21,7 +21,7 @@ import msgspec
 
 from bridgehold.error_texts import to_log_text
 from bridgehold.errors import BridgeholdError, UnsupportedError, UsageError
-from bridgehold.hardening import open_descriptors, speak_heedless
+from bridgehold.hardening import leave, open_descriptors, speak_heedless
 from bridgehold.retold import hear
 from bridgehold.sandbox import procfs, syscalls
 from bridgehold.sandbox.cgroups import open_parent
@@ -33,6 +33,7 @@ from bridgehold.sandbox.launch.seccomp import ZYGOTE_RULES, compile_filter
 from bridgehold.sandbox.launch.staging import NoStage, Stage
 from bridgehold.sandbox.launch.uids import CellUids, UidPool, UidRange, split
 from bridgehold.sandbox.launcher.channel import Channel
+from bridgehold.sandbox.launcher.given import LauncherConfig
 from bridgehold.sandbox.launcher.service import Launcher
 from bridgehold.sandbox.launcher.worker import Parts
 from bridgehold.sandbox.limits import slices
@@ -40,31 +41,6 @@ from bridgehold.sandbox.limits.bounds import Bounds
 from bridgehold.sandbox.limits.rlimits import forbid_cores
 
 _STANDARD = (0, 1, 2)
-
-
-class LauncherConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What the launcher is started with. The host can't change it; the supervisor can, `read_roots` alone."""
-
-    read_roots: tuple[str, ...]
-    real: dict[str, str] = {}
-    """Of each of `read_roots`, once it is told anew: where its links lead."""
-    build_root: str
-    uid_folder: str
-    uid_first: int
-    uid_count: int
-    cgroup: str = "auto"
-    reserve_bytes: int
-    overcommit: bool = False
-    devices: tuple[str, ...] = ()
-    """Device files that may be bound."""
-    unrecorded: bool = False
-    """No audit is kept of what it starts: a probe of the doctor's own. Otherwise it has a journal."""
-    host_uid: int = 0
-    """Who forks cells. As root it gets a namespace in which it may give one of these uids to each."""
-    cells: int = 0
-    """So many of the uids are cells'."""
-    shared_uid: bool = False
-    """Named weakening: without a uid range, run every session under this user's own uid."""
 
 
 def set_up(config: LauncherConfig) -> Parts:
@@ -221,4 +197,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    leave(main())

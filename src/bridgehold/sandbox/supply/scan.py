@@ -88,8 +88,7 @@ def look(
     `interpreter`: the Python that it is of; None: this host has it no more, and no wheel is read. `changed`:
     what of it is not as it was sealed; nothing in such a tree is asked what it says.
     """
-    minor = ".".join(environment.python.split(".")[:2])
-    licences = {} if changed else licences_in(tree / f"lib/python{minor}/site-packages")
+    licences = {} if changed else licences_of(tree, environment.python)
     parts, findings = [], list[WheelFinding]()
     for package in environment.packages:
         wheel = Wheel(
@@ -115,6 +114,12 @@ def look(
             )
         )
     return Contents(parts=tuple(parts), findings=tuple(findings), changed=changed)
+
+
+def licences_of(tree: Path, python: str) -> dict[str, Licence]:
+    """By canonical name, of what is installed in `tree`, an environment of that Python."""
+    minor = ".".join(python.split(".")[:2])
+    return licences_in(tree / f"lib/python{minor}/site-packages")
 
 
 def pairs(packages: Collection[Part]) -> list[tuple[str, str]]:

@@ -68,7 +68,7 @@ from bridgehold.host.cell.workers.calls import Watcher, unbroken
 from bridgehold.host.front.boots import OrderMaker
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.shares.observe import Metrics
-from bridgehold.host.shares.refusals import Refusals
+from bridgehold.host.shares.refusals import Refusals, no_tenant
 from bridgehold.ids import is_name, new_command_id, parse_command
 from bridgehold.policies.buckets import CommandRates
 from bridgehold.policies.model import Decision
@@ -221,7 +221,7 @@ class Dispatch:
         bridge, operation = parse_command(request.operation)
         refuse = refusals.Refusal(self._refusals, command, principal, request)
         if len(request.tenant) > LONGEST_NAME or not may_act_for(principal, request.tenant):
-            raise await refuse(refusals.no_tenant(principal, request.tenant), DeniedError)
+            raise await refuse(no_tenant(principal, request.tenant), DeniedError)
         target = default_bridge(self._registry, self._sessions, request) if bridge == _COMMON else bridge
         target = before.bridge if before is not None else target
         if not may_run(principal, target, request.operation):

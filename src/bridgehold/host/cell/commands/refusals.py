@@ -95,17 +95,6 @@ def _is_wide(arguments: object) -> bool:
     return False
 
 
-def no_tenant(principal: Principal, tenant: str) -> Decision:
-    """`principal` may not act for `tenant`, or nobody may."""
-    may_not = f"{principal.name} may not act for tenant {tenant[:64]!r}"
-    return Decision(
-        allowed=False,
-        rule=f"principals.{principal.name}.tenants",
-        reason=may_not if is_name(tenant) else f"{may_not}: it is no name (lower case)",
-        source="config.toml",
-    )
-
-
 def out_of_scope(principal: Principal, operation: str) -> Decision:
     """The token's scope does not include `operation`."""
     return Decision(

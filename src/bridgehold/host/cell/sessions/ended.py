@@ -89,6 +89,11 @@ class EndedSessions:
             key = SessionKey(tenant, end.bridge, end.name)
             self._keep(EndedSession(end.session, key, end.why, log, end.at))
 
+    def forget(self, tenant: str) -> None:
+        """All of a tenant's that is gone."""
+        self._ended.pop(tenant, None)
+        self._bytes.pop(tenant, None)
+
     def _keep(self, one: EndedSession) -> None:
         key = one.key
         kept = self._ended.setdefault(key.tenant, OrderedDict())

@@ -227,6 +227,10 @@ class Sessions:
         """The tenant's that a process before this one had."""
         self._ended.restore(tenant, ends)
 
+    def forget(self, tenant: str) -> None:
+        """How the sessions of a tenant ended that is gone."""
+        self._ended.forget(tenant)
+
     def settle(self, session: Session) -> None:
         """Where `session` has lost its worker, let that be known now, before anybody asks again."""
         if not session.alive:
