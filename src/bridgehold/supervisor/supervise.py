@@ -50,7 +50,6 @@ from bridgehold.supervisor.rereading import Rereading
 _END_SECONDS = 10.0
 """How long the others may take after the first one ended, before they are killed."""
 
-
 _CAUSE_SECONDS = 0.3
 _OWN_STATUSES = frozenset(kind.exit_status for kind in error_classes()) - {1}
 """What a process of ours says when it can't start; 1 is Python's own too."""
