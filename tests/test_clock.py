@@ -20,7 +20,7 @@ class Machine:
     def __init__(self, wall: float, count: float = 100.0) -> None:
         self.wall, self.count = wall, count
 
-    def sleep(self, seconds: float, stepped: float = 0.0) -> None:
+    def pass_by(self, seconds: float, stepped: float = 0.0) -> None:
         """`stepped`: what was done to the clock meanwhile."""
         self.count += seconds
         self.wall += seconds + stepped
@@ -34,15 +34,15 @@ def test_it_goes_on_when_the_machine_s_clock_is_set_back() -> None:
     machine = Machine(1_000.0)
     one = machine.clock()
     assert one.now() == 1_000.0
-    machine.sleep(10, stepped=-500)
+    machine.pass_by(10, stepped=-500)
     assert (one.now(), one.behind()) == (1_010.0, 500.0)
-    machine.sleep(10)
+    machine.pass_by(10)
     assert one.now() == 1_020.0
-    machine.sleep(0, stepped=600)
+    machine.pass_by(0, stepped=600)
     assert (one.now(), one.behind()) == (machine.wall, 0.0)
-    machine.sleep(5, stepped=1e9)  # by mistake, and put right
+    machine.pass_by(5, stepped=1e9)  # by mistake, and put right
     assert one.now() == machine.wall
-    machine.sleep(5, stepped=-1e9)
+    machine.pass_by(5, stepped=-1e9)
     assert one.now() == machine.wall + 1e9
 
 
@@ -51,7 +51,7 @@ def test_what_was_seen_before_holds_and_goes_with_a_process_that_is_begun() -> N
     one = machine.clock()
     one.saw(5_000.0)
     told = one.told()
-    machine.sleep(60)
+    machine.pass_by(60)
     assert one.now() == machine.clock(told).now() == 5_060.0
     one.saw(10.0)
     assert one.now() == 5_060.0, "less is nothing new"
