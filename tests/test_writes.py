@@ -23,6 +23,7 @@ from bridgehold.faces.authoring import locking
 from bridgehold.keeper.files import replacing as replacing_private
 from bridgehold.supervisor import plans
 from bridgehold.supervisor.folders import check_folders, prepare_folders
+from bridgehold.supervisor.handover import held_lock
 from ways import open_way
 
 ROOT = Path(__file__).parents[1]
@@ -355,6 +356,20 @@ def test_roots_umask_locks_no_role_out_of_a_folder_that_is_made(tmp_path: Path) 
             str(layout.state),
             True,
         )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone may be somebody else for a moment")
+def test_a_lock_that_one_may_not_write_is_told_as_that(tmp_path: Path) -> None:
+    layout = find_layout({"BRIDGEHOLD_HOME": str(tmp_path)}, 0)
+    layout.run.mkdir()
+    (layout.run / "host.lock").touch(mode=0o600)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(ConfigError, match="Permission denied") as caught, held_lock(layout, -1):
+            pass
+    finally:
+        os.seteuid(0)
+    assert caught.value.hint.startswith("Let uid 65534 write it")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from bridgehold_sdk.errors import InvalidInput
-from bridgehold_sdk.secret_names import names_secret
+from bridgehold_sdk.secret_names import holds_password, names_secret
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MOST_VARIABLES = 256
@@ -16,13 +16,15 @@ _MOST_CHARACTERS = 1000
 
 
 def checked_environment(given: Mapping[str, Any] | None) -> dict[str, str]:
-    """The variables that a caller asks for. `InvalidInput` for a name that is none, or a key's."""
+    """The variables that a caller asks for. `InvalidInput` for a name that is none, or a key."""
     found: dict[str, str] = {}
     for name, value in (given or {}).items():
         if not _NAME.fullmatch(name) or len(name) > 200 or not isinstance(value, str) or "\0" in value:
             raise InvalidInput(f"{name[:80]!r} is no environment variable of text")
         if names_secret(name):
             raise InvalidInput(f"{name[:80]} looks like a key's name, and keys aren't given to code")
+        if holds_password(value):
+            raise InvalidInput(f"{name[:80]} has a password in its value, and keys aren't given to code")
         found[name] = value
     if len(found) > _MOST_VARIABLES:
         raise InvalidInput(f"{len(found)} environment variables; at most {_MOST_VARIABLES}")

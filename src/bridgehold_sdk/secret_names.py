@@ -1,7 +1,8 @@
-"""Which variables of an environment are named as secrets are: the one recogniser, of host and guest.
+"""Which variables of an environment hold secrets, by name or by value: the one recogniser, of host and guest.
 
 By words, as they are really written: ``OPENAI_API_KEY``, ``OPENAIKEY``, ``myApiKey``, ``KEY_2``, ``SSHPASS``,
-``MYSQL_PWD``. Not ``MONKEY``, ``KEYBOARD_LAYOUT``, ``OLDPWD``, ``MAX_TOKENS``, ``TOKENIZERS_PARALLELISM``.
+``MYSQL_PWD``, ``DATABASE_URL``. Not ``MONKEY``, ``KEYBOARD_LAYOUT``, ``OLDPWD``, ``MAX_TOKENS``,
+``TOKENIZERS_PARALLELISM``.
 """
 
 from __future__ import annotations
@@ -20,8 +21,21 @@ _OTHER_WORD = re.compile(
 _LAST = ("AUTH", "PASS", "PWD")
 """These name a secret as the last word of several; ``PASS`` alone, too."""
 _PHRASE = re.compile(
-    "(?:^| )(?:AUTH (?:CONFIG|HEADER)|CONNECTION STRING|WEBHOOK URL|(?:API|ACCESS|AUTH|REFRESH) TOKENS)$"
+    "(?:^| )(?:AUTH (?:CONFIG|HEADER)|WEBHOOK URL|(?:API|ACCESS|AUTH|REFRESH) TOKENS)$"
+    "|(?:^| )(?:CONNECTION ?STRINGS?|[A-Z]*CONN ?STRS?|DSN|ALCHEMY CONN|AIRFLOW CONN)(?= |$)"
 )
+_STORE = re.compile(
+    "(?:^| )(?:DB|JDBC|ODBC|PG|BROKER"
+    "|[A-Z]*(?:DATABASES?|POSTGRES(?:QL)?|MYSQL|MARIADB|MONGO(?:DB)?|REDIS|VALKEY|AMQP|RABBITMQ|ALCHEMY))"
+    "(?: [A-Z]+){0,6} ?UR[LI]S?(?= |$)"
+)
+"""Where a store's or a broker's address is kept, its password goes with it."""
+_USERINFO = re.compile(r"://[^\s/?#@:]*:[^\s/?#]+@|(?i:https?)://[^\s/?#@]+@")
+_PASSWORD = re.compile(
+    "(?i)(?<![a-z])(?:password|passwd|pwd|accountkey|sharedaccess(?:key|signature))"
+    r"[ \t]{0,8}=[ \t]{0,8}[^\s;&]"
+)
+"""Both in one pass, however long the text is."""
 _NO_SECRET = re.compile(
     "(?:^| )(?:(?:PUBLIC|PUBLISHABLE|SORT|FOREIGN|PARTITION|CACHE|ROUTING|HOT) KEYS?"
     "|(?:EOS|BOS|PAD|UNK|SEP|CLS|MASK|STOP) TOKEN"
@@ -34,11 +48,24 @@ _FACT = re.compile(
 """Last words of what is said of a secret, and is none: ``TOKEN_URL``, ``KEY_SIZE``, ``SECRET_NAME``."""
 
 
+def is_secret(name: str, value: str) -> bool:
+    """Whether a variable is taken for a secret: by its name, or for what `holds_password` (pure)."""
+    return names_secret(name) or holds_password(value)
+
+
+def holds_password(value: str) -> bool:
+    """Whether `value` has a password in it where addresses have theirs, whatever it is called (pure).
+
+    ``postgres://me:PASSWORD@host``, ``https://TOKEN@host``, ``host=db password=…``, ``…;AccountKey=…``.
+    """
+    return bool(_USERINFO.search(value) or _PASSWORD.search(value))
+
+
 def names_secret(name: str) -> bool:
     """Whether a variable of this name is taken for a secret, whatever it holds (pure)."""
     words = [word.upper() for word in _WORDS.findall(name[-256:])]
     said = " ".join(words)
-    if _PHRASE.search(said):
+    if _PHRASE.search(said) or _STORE.search(said):
         return True
     if not words or _FACT.fullmatch(words[-1]):
         return False

@@ -325,9 +325,9 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
-    monkeypatch.setattr(quarantine, "time", SimpleNamespace(time=lambda: found.now))
-    monkeypatch.setattr("bridgehold.host.cell.store.records.time", SimpleNamespace(time=lambda: found.now))
-    monkeypatch.setattr("bridgehold.host.submissions.time", SimpleNamespace(time=lambda: found.now))
+    monkeypatch.setattr(quarantine, "clock", SimpleNamespace(now=lambda: found.now))
+    monkeypatch.setattr("bridgehold.host.cell.store.records.clock", SimpleNamespace(now=lambda: found.now))
+    monkeypatch.setattr("bridgehold.host.submissions.clock", SimpleNamespace(now=lambda: found.now))
     return found
 
 

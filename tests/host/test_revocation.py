@@ -146,7 +146,7 @@ class House:
             await self.before_token()
         if change.kind in self.unwritable:
             raise ConfigError("Read-only file system", hint="ReadWritePaths=")
-        supervisor.change(self.layout, msgspec.json.encode(change))
+        supervisor.change(self.layout, msgspec.json.encode(change), supervisor.Once(0))
 
     def token(self, name: str, *tenants: str, secret: str = "") -> str:
         secret = secret or tokens.new_token(name)

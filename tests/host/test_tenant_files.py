@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import threading
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -12,14 +14,20 @@ import pytest
 
 from bridgehold.config.layout import Layout, find_layout
 from bridgehold.error_info import ErrorInfo
-from bridgehold.errors import BridgeholdError
+from bridgehold.errors import BridgeholdError, PolicyError
 from bridgehold.host.startup import GO, FileChange
 from bridgehold.ids import digest_bytes
+from bridgehold.keeper.approver import Approver
 from bridgehold.policies import tokens
+from bridgehold.policies.approved import Approved, render
+from bridgehold.policies.reviewed import Review
+from bridgehold.policies.reviewed import render as render_review
+from bridgehold.policies.tables import format_time
 from bridgehold.supervisor import files
 
 CEILING = '[limits]\ncommand = "20s"\n'
 SUSPENDED = CEILING + '\n[tenant]\nstate = "suspended"\n'
+ONCE = files.Once(0)
 REVOKED = CEILING + '\n[tenant]\nstate = "revoked"\n'
 
 
@@ -38,7 +46,7 @@ def ask(layout: Layout, kind: str, name: str, text: str | None, was: str | None 
         was = path.read_text() if path.is_file() else ""
     digest = digest_bytes(was.encode()) if was else ""
     change = {"kind": kind, "name": name, "text": text, "was": digest}
-    said = files.answer(layout, msgspec.json.encode(change))
+    said = files.answer(layout, msgspec.json.encode(change), ONCE)
     return "" if said == GO else msgspec.json.decode(said, type=ErrorInfo).code
 
 
@@ -118,11 +126,11 @@ def test_a_name_leads_nowhere_else(layout: Layout, name: str) -> None:
     if name != "config":
         for kind, text in (("tenants", "[tenant]\n"), ("tokens", token_text())):
             change = {"kind": kind, "name": name, "text": text, "was": ""}
-            said = files.answer(layout, msgspec.json.encode(change))
+            said = files.answer(layout, msgspec.json.encode(change), ONCE)
             assert msgspec.json.decode(said, type=ErrorInfo).code == "usage"
         assert sorted(layout.config.rglob("*")) == before
     for said in (b"", b"{}", b"{", b'{"kind":"policies","name":"a","text":"","was":""}', b"[" * 2_000):
-        assert msgspec.json.decode(files.answer(layout, said), type=ErrorInfo).code == "usage"
+        assert msgspec.json.decode(files.answer(layout, said, ONCE), type=ErrorInfo).code == "usage"
     assert layout.config_file.read_text() == "default_bridge = 'python'\n"
 
 
@@ -173,11 +181,82 @@ def test_a_folder_that_others_may_write_in_is_refused_and_says_the_remedy(layout
     layout.tenants.chmod(0o777)
     with pytest.raises((BridgeholdError, OSError)):
         files.change(
-            layout, msgspec.json.encode(FileChange(kind="tenants", name="a", text="[tenant]\n", was=""))
+            layout, msgspec.json.encode(FileChange(kind="tenants", name="a", text="[tenant]\n", was="")), ONCE
         )
     said = files.answer(
-        layout, msgspec.json.encode({"kind": "tenants", "name": "a", "text": "[tenant]\n", "was": ""})
+        layout, msgspec.json.encode({"kind": "tenants", "name": "a", "text": "[tenant]\n", "was": ""}), ONCE
     )
     info = msgspec.json.decode(said, type=ErrorInfo)
     assert info.code == "config"
     assert "ReadWritePaths" in info.hint
+
+
+def signed_rule(layout: Layout, number: int, at: float) -> Approved:
+    rule = Approved(
+        id=f"p-{number:012d}", event="e", asked_by="acme", approved_by="boss", approved=format_time(at),
+        expires=format_time(at + 9_999), seen="x", grants={"operations.allow": ("demo:act",)},
+    )  # fmt: skip
+    signature = Approver(layout.secrets).sign(rule.text("demo", "acme"))
+    return msgspec.structs.replace(rule, signature=base64.b64encode(signature).decode())
+
+
+def test_what_its_owner_took_out_of_the_file_by_hand_comes_back_by_no_host(layout: Layout) -> None:
+    """A host that was taken over has all that was signed, and asks while that is new."""
+    now, once = time.time(), files.Once(time.time() - 100)
+    layout.policies.mkdir(parents=True, exist_ok=True)
+    file = layout.policies / "demo@acme.approved.toml"
+    first, second, third = (signed_rule(layout, number, now - number) for number in (1, 2, 3))
+
+    def write(*rules: Approved, by: files.Once = once) -> None:
+        was = digest_bytes(file.read_bytes()) if file.exists() else ""
+        change = FileChange(kind="approved", name="demo@acme", text=render(rules), was=was)
+        files.change(layout, msgspec.json.encode(change), by)
+
+    write(first)
+    write(first, second)  # what stands there stays
+    file.write_text(render([second]))  # by hand
+    spelled = msgspec.structs.replace(
+        first, signature=first.signature[:-3] + chr(ord(first.signature[-3]) + 1) + "=="
+    )
+    assert base64.b64decode(spelled.signature) == base64.b64decode(first.signature), (
+        "another text of the same"
+    )
+    for again in (first, spelled):
+        with pytest.raises(PolicyError, match="is not new"):
+            write(again, second)
+    file.unlink()
+    with pytest.raises(PolicyError, match="is not new"):
+        write(second)
+    file.write_text(render([third]))  # and what its owner wrote alone, once it was seen there
+    write(third, signed_rule(layout, 4, now))
+    file.write_text(render([]))
+    with pytest.raises(PolicyError, match="is not new"):
+        write(third)
+    after = files.Once(now + 1)  # the supervisor after this one
+    with pytest.raises(PolicyError, match="is not new"):
+        write(first, by=after)
+    write(signed_rule(layout, 5, now + 2), by=after)
+    assert "p-000000000005" in file.read_text()
+
+
+def test_a_review_that_another_one_followed_comes_back_by_no_host(layout: Layout) -> None:
+    now, once = time.time(), files.Once(0)
+    layout.policies.mkdir(parents=True, exist_ok=True)
+    file = layout.policies / "demo.review.toml"
+
+    def signed(text: str, at: float) -> str:
+        review = Review(digest=digest_bytes(text.encode()), by="boss", at=format_time(at), text=text)
+        signature = Approver(layout.secrets).sign(review.signed("demo"))
+        return render_review(msgspec.structs.replace(review, signature=base64.b64encode(signature).decode()))
+
+    def write(text: str) -> None:
+        was = digest_bytes(file.read_bytes()) if file.exists() else ""
+        change = FileChange(kind="review", name="demo", text=text, was=was)
+        files.change(layout, msgspec.json.encode(change), once)
+
+    wide, narrow = signed("# wide\n", now - 2), signed("# narrow\n", now - 1)
+    write(wide)
+    write(narrow)
+    with pytest.raises(PolicyError, match="is not new"):
+        write(wide)
+    assert file.read_text() == narrow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -55,19 +56,18 @@ def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a bridge that `bridge new` has made."""
+    """A home in which `bridge new` has made a bridge, with its policy."""
     home = tmp_path_factory.mktemp("made") / "home"
     made = run(home, "bridge", "new", "toy")
     assert made.returncode == 0, made.stderr
-    return home / "config/bridges/toy"
+    return home
 
 
 @pytest.fixture
 def toy(home: Path, made_once: Path) -> Path:
     """The folder of a new bridge, "toy", of this home's."""
-    folder = home / "config/bridges/toy"
-    shutil.copytree(made_once, folder)
-    return folder
+    shutil.copytree(made_once, home)
+    return home / "config/bridges/toy"
 
 
 def test_a_new_bridge_runs_is_checked_and_its_own_tests_pass(home: Path) -> None:
@@ -162,14 +162,18 @@ def test_dev_runs_again_after_each_save_and_shows_what_went_wrong(home: Path, to
     assert (nothing.returncode, "bridgehold bridge dev toy:create_greeting" in nothing.stderr) == (2, True)
     environment = {**os.environ, "BRIDGEHOLD_HOME": str(home)}
     arguments = ["bridge", "dev", "toy:create_greeting", "--args", '{"words": "{name}"}', "--runs", "3"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "bridgehold", *arguments],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd="/",
-    ) as process:
+    with (
+        subprocess.Popen(
+            [sys.executable, "-m", "bridgehold", *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd="/",
+        ) as process,
+        contextlib.ExitStack() as after,
+    ):
+        after.callback(process.kill)  # whoever fails here waits for no save
         assert process.stdout is not None
         heard: list[str] = []
 

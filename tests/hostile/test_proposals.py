@@ -36,6 +36,7 @@ from review.review_support import reading
 from waiting import until
 
 pytestmark = pytest.mark.hostile
+ONCE = files.Once(0)
 BOSS = "another-operators-own-token"
 CONFIG = f"""
 [principals.boss]
@@ -210,14 +211,14 @@ def test_what_is_not_soundly_signed_is_refused_by_the_host_the_supervisor_and_th
                 kind="approved", name=f"{name}@acme", text=text, was=digest_bytes(sound.encode())
             )
             with pytest.raises(PolicyError):
-                files.change(host.layout, msgspec.json.encode(change))
+                files.change(host.layout, msgspec.json.encode(change), ONCE)
         moved = FileChange(kind="approved", name=f"{name}@evil", text=sound, was="")
         with pytest.raises(PolicyError, match="signature"):
-            files.change(host.layout, msgspec.json.encode(moved))
+            files.change(host.layout, msgspec.json.encode(moved), ONCE)
         for place in ("../config", f"{name}", f"{name}@acme/../x"):
             change = FileChange(kind="approved", name=place, text=sound, was="")
             with pytest.raises(BridgeholdError):
-                files.change(host.layout, msgspec.json.encode(change))
+                files.change(host.layout, msgspec.json.encode(change), ONCE)
         file.write_text(sound.replace(f"{name}:act", f"{name}:report"))  # by hand
         until(lambda: refused_code(act) == "policy", 10)
         file.write_text(sound)
@@ -268,7 +269,7 @@ def test_what_was_ended_comes_back_by_no_host(host: Stage) -> None:
     file = host.layout.policies / f"{name}@acme.approved.toml"
     change = FileChange(kind="approved", name=f"{name}@acme", text=render([rule]), was="")
     with pytest.raises(PolicyError, match="not new"):
-        files.change(host.layout, msgspec.json.encode(change))
+        files.change(host.layout, msgspec.json.encode(change), ONCE)
     assert not file.exists()
     file.write_text(render([rule]))  # by who owns the configuration: it stays, when another one joins it
     new = msgspec.structs.replace(rule, id="p-000000000002", approved=format_time(time.time()), signature="")
@@ -276,7 +277,7 @@ def test_what_was_ended_comes_back_by_no_host(host: Stage) -> None:
     was = digest_bytes(render([rule]).encode())
     change = FileChange(kind="approved", name=f"{name}@acme", text=render([rule, new]), was=was)
     if host.kind == "root":  # who writes is who owns the folder
-        files.change(host.layout, msgspec.json.encode(change))
+        files.change(host.layout, msgspec.json.encode(change), ONCE)
         assert file.read_text() == render([rule, new])
 
 
@@ -302,7 +303,7 @@ def test_a_rule_that_was_just_approved_and_ended_stays_ended(host: Stage) -> Non
                 kind="approved", name=f"{name}@acme", text=text, was=digest_bytes(ended.encode())
             )
             with pytest.raises(PolicyError, match=r"left out of \[ended\]"):
-                files.change(host.layout, msgspec.json.encode(change))
+                files.change(host.layout, msgspec.json.encode(change), ONCE)
         assert file.read_text() == ended
         with file.open("w") as kept:  # whose file it is
             kept.write(f"{granted}\n{table}")
@@ -323,7 +324,7 @@ def test_no_file_of_rules_grows_beyond_what_can_be_ended(host: Stage) -> None:
         rules.append(msgspec.structs.replace(rule, signature=signature))
     change = FileChange(kind="approved", name=f"{name}@acme", text=render(rules), was="")
     with pytest.raises(PolicyError, match="65536 bytes"):
-        files.change(host.layout, msgspec.json.encode(change))
+        files.change(host.layout, msgspec.json.encode(change), ONCE)
     assert not (host.layout.policies / f"{name}@acme.approved.toml").exists()
 
 

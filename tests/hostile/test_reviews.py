@@ -24,6 +24,7 @@ from hostile.stage import KINDS_OF_HOSTS, Stage, stage
 from waiting import until
 
 pytestmark = pytest.mark.hostile
+ONCE = files.Once(0)
 
 
 @pytest.fixture(scope="module", params=KINDS_OF_HOSTS)
@@ -113,11 +114,11 @@ def test_a_review_that_ends_or_is_forged_counts_for_nothing(host: Stage) -> None
     until(lambda: "soundly signed" in code(host, name)[1], 10)
     change = FileChange(kind="review", name=name, text=render(forged), was="")
     with pytest.raises(BridgeholdError):  # of a host that was taken over
-        files.change(host.layout, msgspec.json.encode(change))
+        files.change(host.layout, msgspec.json.encode(change), ONCE)
     for other in (f"{name}x", "../config"):
         change = FileChange(kind="review", name=other, text=sound, was="")
         with pytest.raises((PolicyError, BridgeholdError)):
-            files.change(host.layout, msgspec.json.encode(change))
+            files.change(host.layout, msgspec.json.encode(change), ONCE)
     review.write_text(sound)
     until(lambda: code(host, name)[0] == "", 10)
 
@@ -232,7 +233,7 @@ def test_no_way_round_what_was_signed_of_a_ceiling(host: Stage) -> None:
         until(lambda: code(host, name, "umbra")[0] == "policy", 10)
         change = FileChange(kind="review", name="@umbra", text=text, was=digest_bytes(text.encode()))
         with pytest.raises(BridgeholdError):
-            files.change(host.layout, msgspec.json.encode(change))
+            files.change(host.layout, msgspec.json.encode(change), ONCE)
     review.write_text(sound)
     until(lambda: code(host, name, "umbra")[0] == "", 10)
     for kind, of, text in (
@@ -245,7 +246,9 @@ def test_no_way_round_what_was_signed_of_a_ceiling(host: Stage) -> None:
     ):
         was = digest_bytes(said.encode()) if of == "umbra" else ""
         with pytest.raises((PolicyError, BridgeholdError)):
-            files.change(host.layout, msgspec.json.encode(FileChange(kind=kind, name=of, text=text, was=was)))
+            files.change(
+                host.layout, msgspec.json.encode(FileChange(kind=kind, name=of, text=text, was=was)), ONCE
+            )
     file.unlink()
     until(lambda: code(host, name, "umbra")[0] == "policy", 10)
     host.client.request("reload", {})

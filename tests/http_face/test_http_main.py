@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
 from collections.abc import AsyncIterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -532,6 +534,15 @@ def test_what_is_large_crosses_the_face_as_it_came(face: HttpStage) -> None:
     using(face, act)
 
 
+def is_asked() -> bool:
+    """Whether a process answers a question to an audit just now."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if b"bridgehold.audit.reading.asked" in path.read_bytes():
+                return True
+    return False
+
+
 def audit(question: str, **given: str) -> str:
     return f"/v1/audit?{urlencode({'question': question, **given})}"
 
@@ -592,6 +603,17 @@ def test_the_audit_is_asked_over_http_by_each_for_what_is_its_own(face: HttpStag
         assert not any("whispered" in one["fields"]["question"] for one in asked)
         said = [one["fields"] for one in asked if one["fields"]["question"] == "tenant = rival"]
         assert said == [{"question": "tenant = rival", "count": 0, "code": ""}]
+
+        left = "kind = zygote.started and principal = acme"
+        asking = asyncio.create_task(acme.ask("GET", audit(left)))
+        await eventually(lambda: asking.done() or is_asked())
+        asking.cancel()  # its caller is gone, and the connection with it
+
+        async def told() -> bool:
+            asked = await found(boss, "kind = audit.queried and principal = acme")
+            return left in [one["fields"]["question"] for one in asked]
+
+        await eventually(told)
 
     using(face, act, "acme", "rival", "boss", "deaf")
 

@@ -68,6 +68,7 @@ class Beam:
             "OPENAI_API_KEY": "sk-of-the-beam-0123456789abcdef",
             "SNAKEPIT_API_TOKEN": "also-a-secret-0123456789",
             "DATABASE_URL": "postgres://secret",
+            "SNAKEPIT_STORE": "postgres://beam:secret@127.0.0.1/a",
         }
         script = str(host.log / "grpc_server.py")
         run = ("--port", "0", "--elixir-address", f"127.0.0.1:{self.port}", "--snakepit-run-id", "run1")
@@ -172,8 +173,8 @@ def test_a_worker_starts_answers_calls_back_and_ends(
     assert not any(path.startswith("socket:") for path in facts["descriptors"][:3])
 
     opened = told(host, "session.opened", session=intent["session"])[0]
-    assert opened["kept_back"][:2] == ["OPENAI_API_KEY", "SNAKEPIT_API_TOKEN"]
-    assert "DATABASE_URL" in opened["kept_back"]
+    secrets = ["DATABASE_URL", "OPENAI_API_KEY", "SNAKEPIT_API_TOKEN", "SNAKEPIT_STORE"]
+    assert opened["kept_back"][: len(secrets)] == secrets
     assert "secret" not in str(opened)
 
     _, stream = worker.begin(

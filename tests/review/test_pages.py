@@ -23,6 +23,7 @@ from bridgehold.audit.events import (
     SessionOpened,
     ToolRefused,
 )
+from bridgehold.client.client import Host
 from bridgehold.faces.review.gate import ENTER, HEADERS
 from bridgehold.policies.model import Connect, Endpoint, Rules, SecretGrant
 from doubles.house import grant_of
@@ -114,6 +115,19 @@ def test_each_question_has_its_page(shown: Shown) -> None:
             drawn = (await reader.get(session))[1]
             assert drawn.count('class="memory"') == drawn.count('class="processor"') > 0
             assert 'class="limit"' in drawn
+
+    run(act())
+
+
+def test_a_page_beside_a_host_that_ended_says_so(shown: Shown, tmp_path: Path) -> None:
+    async def ask(method: str, params: dict[str, object]) -> object:
+        async with await Host.connect(tmp_path / "host.sock") as host:
+            return await host.request(method, params)
+
+    async def act() -> None:
+        async with reading(shown.audit, tmp_path / "cache", ask=ask) as reader:
+            status, text = await reader.get("/proposals")
+            assert (status, "none answers now" in text, "copy of an audit" in text) == (200, True, False)
 
     run(act())
 

@@ -32,7 +32,11 @@ SECRET_KEY_BASE DJANGO_SECRET_KEY FLASK_SECRET_KEY RAILS_MASTER_KEY SESSION_SECR
 ENCRYPTION_KEY SIGNING_KEY APP_KEY AUTH0_CLIENT_SECRET OKTA_CLIENT_TOKEN TWITTER_BEARER_TOKEN KAGGLE_KEY
 COMET_API_KEY SNOWFLAKE_PASSWORD DATABRICKS_TOKEN AIRFLOW__CORE__FERNET_KEY RESTIC_PASSWORD BORG_PASSPHRASE
 HTTP_AUTH KEY KEY1 API_KEY_2 API_KEYS passwd myApiKey dbPassword OpenAIKey clientSecret PASS BASIC_AUTH
-SNAKEPIT_API_KEY SNAKEPIT_TOKEN SNAKEBRIDGE_SECRET
+SNAKEPIT_API_KEY SNAKEPIT_TOKEN SNAKEBRIDGE_SECRET DATABASE_URL DATABASE_URI databaseUrl DATABASEURL DB_URL
+DATABASE_PRIVATE_URL POSTGRES_URL POSTGRES_PRISMA_URL POSTGRES_URL_NON_POOLING MYSQL_URL JDBC_DATABASE_URL
+MONGO_URI MONGODB_URI MONGO_URL REDIS_URL REDIS_TLS_URL AMQP_URL CLOUDAMQP_URL RABBITMQ_URL CELERY_BROKER_URL
+SQLALCHEMY_URL SQLALCHEMY_DATABASE_URI SENTRY_DSN POSTGRES_DSN DSN MAILER_DSN PG_CONNECTION_STRING
+ConnectionStrings__Default SQLAZURECONNSTR_MAIN AIRFLOW_CONN_MAIN AIRFLOW__DATABASE__SQL_ALCHEMY_CONN
 """
 PLAIN = """
 KEYBOARD KEYBOARD_LAYOUT MONKEY MONKEYPATCH DONKEY_KONG TURKEY WHISKEY_LEVEL PASSENGER_APP_ENV
@@ -49,7 +53,18 @@ HF_HUB_OFFLINE TRANSFORMERS_CACHE TRANSFORMERS_OFFLINE NCCL_DEBUG TORCH_HOME XLA
 WANDB_MODE WANDB_PROJECT MPLBACKEND PYTHONUNBUFFERED NO_COLOR FORCE_COLOR CI DEBUG LOG_LEVEL NODE_ENV
 RAILS_ENV DJANGO_SETTINGS_MODULE FLASK_APP FLASK_ENV AWS_REGION AWS_DEFAULT_REGION AWS_PROFILE
 GOOGLE_CLOUD_PROJECT AZURE_TENANT_ID KUBECONFIG DOCKER_HOST SNAKEPIT_LOG_LEVEL SNAKEPIT_MAX_TOKENS
-GRPC_VERBOSITY JOCKEY HOTKEY OVERPASS_API
+GRPC_VERBOSITY JOCKEY HOTKEY OVERPASS_API DATABASE_HOST REDIS_HOST MONGO_PORT DB_ENGINE SQLALCHEMY_ECHO
+MLFLOW_TRACKING_URI BASE_URL CURL_CA_BUNDLE SOURCE_URI OPENAI_BASE_URL
+"""
+PASSWORDS = """
+postgres://me:pass@db.internal/app mongodb+srv://me:p%40ss@cluster0.example.net/?retryWrites=true
+redis://:pass@cache:6379/0 amqp://me:p@ss@broker https://me:pass@index.example/simple https://token@git.example/a.git
+a,b,redis://:pass@second:6379 Server=db;Uid=me;Pwd=pass; jdbc:mysql://db/app?user=me&password=pass
+DefaultEndpointsProtocol=https;AccountName=a;AccountKey=cGFzcw== host=db,password=pass PASSWORD=pass
+"""
+NO_PASSWORDS = """
+http://127.0.0.1:8080/v1 sqlite:///app.db postgres://db.internal/app ssh://git@example.org/a.git me@example.org
+http://host:80/a@b https://example.org/?at=a@b user=me --password forgotpassword=no a:b@c
 """
 SECRETS, HARMLESS = KNOWN.split(), PLAIN.split()
 
@@ -75,6 +90,27 @@ def test_a_secret_s_name_goes_in_by_no_way(name: str) -> None:
     worker = f"SNAKEPIT_{name}".upper()
     assert passing({worker: "value", "SNAKEPIT_LOG_LEVEL": "info"}) == {"SNAKEPIT_LOG_LEVEL": "info"}
     assert kept_back({worker[:64]: "value"}) == (worker[:64],)
+
+
+@pytest.mark.parametrize(
+    "value", [*PASSWORDS.split(), "host=db password = pass", "redis://" * 100_000 + ":pass@a"]
+)
+def test_a_password_in_a_value_goes_in_by_no_way(value: str) -> None:
+    """Whatever the variable is called."""
+    with pytest.raises(InvalidInput, match="has a password in its value"):
+        checked_environment({"MAIN": value})
+    with pytest.raises(ValueError, match="a key doesn't go inside") as refused:
+        check_variable("MAIN", value)
+    assert value not in str(refused.value)
+    assert passing({"SNAKEPIT_MAIN": value}) == {}
+    assert kept_back({"SNAKEPIT_MAIN": value, "A": ""}) == ("SNAKEPIT_MAIN", "A")
+
+
+@pytest.mark.parametrize("value", NO_PASSWORDS.split())
+def test_an_address_without_a_password_goes_in(value: str) -> None:
+    assert checked_environment({"MAIN": value}) == {"MAIN": value}
+    check_variable("MAIN", value)
+    assert passing({"SNAKEPIT_MAIN": value}) == {"SNAKEPIT_MAIN": value}
 
 
 @pytest.mark.parametrize("name", ["", "1", "_", "é", "KEY" * 100_000, "_".join(["A"] * 100_000)])

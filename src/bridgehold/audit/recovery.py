@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -58,6 +59,12 @@ class _Tail(msgspec.Struct, frozen=True):
     unfinished_count: int = 0
 
 
+class _Timed(msgspec.Struct, frozen=True):
+    time: str
+
+
+_LAST_BYTES = 2 * chain.MAX_LINE
+_TIMED = msgspec.json.Decoder(_Timed)
 _TAIL = msgspec.json.Decoder(_Tail)
 
 
@@ -120,6 +127,31 @@ def _quarantine(folder: InstanceFolder, segment: Segment) -> int:
     finally:
         os.close(descriptor)
     return len(torn)
+
+
+def newest(audit: Path) -> float:
+    """The time of the last event, in seconds of the epoch; 0 where there is none that can be read."""
+    with contextlib.suppress(AuditError):
+        for folder in reversed(instance_folders(audit)):
+            for segment in reversed(folder.segments()):
+                for line in reversed(_last_lines(segment)):
+                    found = chain.decode(_TIMED, line)
+                    with contextlib.suppress(ValueError):
+                        if found is not None:
+                            return datetime.fromisoformat(found.time).timestamp()
+    return 0.0
+
+
+def _last_lines(segment: Segment) -> list[bytes]:
+    """Complete ones, and what of the first of them is there."""
+    descriptor = open_segment(segment.path)
+    try:
+        begin = max(0, os.fstat(descriptor).st_size - _LAST_BYTES)
+        return os.pread(descriptor, _LAST_BYTES, begin).split(b"\n")[:-1]
+    except OSError as error:
+        raise AuditError(f"can't read a segment: {error.strerror}", where=str(segment.path)) from error
+    finally:
+        os.close(descriptor)
 
 
 def _read_end(segment: Segment, instance: str) -> tuple[chain.Head, str] | None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from bridgehold import writes
+from bridgehold import clock, writes
 from bridgehold.audit import chain
 from bridgehold.audit.events import CLOSING_KINDS, Event, SegmentRotated, kind_of
 from bridgehold.audit.formatter import EventFormatter
@@ -77,7 +77,7 @@ class Writer:
         reserve: Reserve,
         limits: Limits | None = None,
         sync: Callable[[int], None] = os.fdatasync,
-        now_ns: Callable[[], int] = time.time_ns,
+        now_ns: Callable[[], int] = clock.now_ns,
     ) -> None:
         self.instance = instance
         self.count = 0

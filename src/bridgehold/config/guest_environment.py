@@ -38,13 +38,13 @@ _OUR_PREFIXES = ("LD_", "PYTHON", "BRIDGEHOLD", "MALLOC_")
 
 def check_variable(name: str, value: str) -> None:
     """Raises `ValueError` that says why `name` may not be set, or not to this; never the value."""
-    from bridgehold_sdk.secret_names import names_secret  # the guest's package, which few processes need
+    from bridgehold_sdk.secret_names import is_secret  # the guest's package, which few processes need
 
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name[:80]!r}: a variable is capitals, digits and '_'; at most 100")
     if name in _OURS or name.startswith(_OUR_PREFIXES):
         raise ValueError(f"{name}: the sandbox's own, or one that changes how programs are loaded")
-    if names_secret(name) or find_shape(value):
+    if is_secret(name, value) or find_shape(value):
         raise ValueError(f"{name}: a key doesn't go inside; keep it with `bridgehold secrets set`")
     if len(value) > MOST_CHARACTERS or not value.isprintable():
         raise ValueError(f"{name}: at most {MOST_CHARACTERS} printable characters")

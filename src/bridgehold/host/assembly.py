@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import socket
-import time
 from pathlib import Path
 
 import msgspec
 
-from bridgehold import writes
+from bridgehold import clock, writes
 from bridgehold.audit.read import read_kind
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
@@ -333,5 +332,5 @@ def ended_before(layout: Layout) -> dict[str, list[SessionEnd]]:
     """How sessions of hosts before this one ended, folded of the audit: no name begins anew unsaid."""
     if not layout.audit.is_dir():
         return {}
-    now = time.time()
+    now = clock.now()
     return ends_before(read_kind(layout.audit, "session", since=now - ENDED_SECONDS), now)

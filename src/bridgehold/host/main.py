@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from bridgehold import clock
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import HostDegraded, HostStarted, HostStopped
 from bridgehold.bridges.catalogue import Catalogue
@@ -79,6 +80,8 @@ class HostProcess:
         redaction = Redaction(peers.keeper)
         peers.journal.redact = redaction.event
         machine = await peers.launcher.machine()
+        if (behind := clock.ONE.behind()) > clock.BEHIND_SECONDS:
+            sys.stderr.write(f"bridgehold: {clock.warning(behind)}\n")
         await peers.journal.append(self._started(machine))
         anchoring = Anchoring(peers.journal, peers.keeper, self._layout.anchors, self._layout.audit)
         await anchoring.look()
@@ -165,6 +168,7 @@ class HostProcess:
                 ("overcommit", self._config.host.overcommit),
                 ("core_handler", bool(machine.core_handler)),
                 ("public_http", self._config.http.public and self._ends.tokens >= 0),
+                ("clock_behind", clock.ONE.behind() > clock.BEHIND_SECONDS),
             )
             if used
         ]

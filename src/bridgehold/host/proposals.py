@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
 
+from bridgehold import clock
 from bridgehold.audit.entries import Entry
 from bridgehold.audit.read import removed_at
 from bridgehold.audit.why import story
@@ -98,7 +98,7 @@ class Proposals:
         )
         self._tenants.demand(act.tenant)
         found = self._smallest(act, params.weakenings)
-        now = time.time()
+        now = clock.now()
         made = Proposal(
             id=random_id("p", 12),
             tenant=act.tenant,
@@ -233,8 +233,8 @@ class Proposals:
         name = of_tenant(one.bridge, one.tenant)
         known = self._registry.approved(one.bridge, one.tenant)
         (text,) = self._registry.files.own("policy", [f"{name}{SUFFIX}"])
-        left = [other for other in in_force(known, time.time()) if other.id != one.id]
-        ended = read_ended(text.text, text.file, time.time()) if text is not None else {}
+        left = [other for other in in_force(known, clock.now()) if other.id != one.id]
+        ended = read_ended(text.text, text.file, clock.now()) if text is not None else {}
         if rule is None:
             ended |= {other.id: other.expires for other in known if other.id == one.id}
         after = render([*left, rule] if rule is not None else left, ended)
@@ -249,7 +249,7 @@ class Proposals:
             return one.state == "approved"
 
     async def _decided(self, one: Proposal, principal: Principal, **changes: str) -> Proposal:
-        fields = {"decided_by": principal.name, "decided_at": format_time(time.time()), **changes}
+        fields = {"decided_by": principal.name, "decided_at": format_time(clock.now()), **changes}
         done: Proposal = msgspec.structs.replace(one, **fields)
         await asyncio.to_thread(self._kept.write, done)
         return done
@@ -339,7 +339,7 @@ def _check_times(one: Proposal, rule: Approved) -> None:
         begin, end = parse_time(rule.approved), parse_time(rule.expires)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    if abs(begin - time.time()) > SKEW_S or not begin < end <= begin + one.seconds + 1:
+    if abs(begin - clock.now()) > SKEW_S or not begin < end <= begin + one.seconds + 1:
         raise UsageError(
             f"{one.id} was asked for {one.seconds} s from its approval on, and that is now",
             hint="Are the clocks right? `bridgehold proposals approve` says both times itself.",

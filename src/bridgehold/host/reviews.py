@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Awaitable, Callable, Iterator
 
 import msgspec
 
+from bridgehold import clock
 from bridgehold.config.layout import Layout
 from bridgehold.config.sections import ReviewSection
 from bridgehold.config.settings import Settings
@@ -129,7 +129,7 @@ class Reviews:
         found, text = self._own(name)
         if found is None:
             raise self._missing(name)
-        now = time.time()
+        now = clock.now()
         known, state = state_of(name, found, text, self._verified, now)
         if name.startswith(OF_TENANT) and state in {"edited", "never"}:
             with contextlib.suppress(PolicyError):
@@ -253,5 +253,5 @@ def _check_times(made: Review) -> None:
         begin, end = parse_time(made.at), parse_time(made.expires) if made.expires else 0.0
     except ValueError as error:
         raise UsageError(str(error)) from None
-    if abs(begin - time.time()) > SKEW_S or (end and end <= begin):
+    if abs(begin - clock.now()) > SKEW_S or (end and end <= begin):
         raise UsageError("the review is not of now, or ends before it begins", hint="Are the clocks right?")

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from bridgehold import reads
+from bridgehold import clock, reads
 from bridgehold.bridges import bundle, releases
 from bridgehold.bridges.bundle import MOST_PACKED
 from bridgehold.bridges.releases import CURRENT, Releases
@@ -203,7 +202,7 @@ class Submissions:
             text, before = await self._current(tenant, bridge)
             if not text:
                 raise self._none_of(tenant, bridge)
-            after = releases.rolled_back(before, by=principal.name, at=format_time(time.time()))
+            after = releases.rolled_back(before, by=principal.name, at=format_time(clock.now()))
 
             async def act() -> Release:
                 return await self._change(tenant, bridge, text, before, after, None)
@@ -237,7 +236,7 @@ class Submissions:
         self._tenants.demand(record.tenant)
         demand_free(self._layout, self._registry, record.tenant, record.bridge)
         found = await asyncio.to_thread(self._quarantine.bundle, record)
-        now = format_time(time.time())
+        now = format_time(clock.now())
         after = releases.approved(before, record.digest, submission=name, by=principal.name, at=now)
 
         async def act() -> Release:
@@ -325,7 +324,7 @@ class Submissions:
         return Release(tenant=tenant, bridge=bridge, digest=after.digest, before=before.digest)
 
     async def _decided(self, record: Submission, state: SubmissionState, by: str, reason: str) -> Submission:
-        now = format_time(time.time())
+        now = format_time(clock.now())
         decided = msgspec.structs.replace(record, state=state, reason=reason, decided_by=by, decided_at=now)
         try:
             await asyncio.to_thread(self._quarantine.write, decided)
@@ -347,7 +346,7 @@ class Submissions:
         """One tenant's, between two decisions on its submissions: what was decided does not expire."""
 
         async def expire() -> list[Submission]:
-            return await asyncio.to_thread(self._quarantine.expire, tenant, time.time())
+            return await asyncio.to_thread(self._quarantine.expire, tenant, clock.now())
 
         for record in await self._turns.take(tenant, expire):
             await self._let_go(record)

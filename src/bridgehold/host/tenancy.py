@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
 
+from bridgehold import clock
 from bridgehold.audit.client import JournalClient
 from bridgehold.bridges.catalogue import Entry
 from bridgehold.config.settings import Settings
@@ -357,4 +358,4 @@ def _signed(tenant: Tenant, principal: Principal) -> Tenant:
 
 
 def _now() -> str:
-    return format_time(time.time())
+    return format_time(clock.now())

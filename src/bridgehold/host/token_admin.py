@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 
 import msgspec
 
+from bridgehold import clock
 from bridgehold.errors import BridgeholdError, NotFoundError, UsageError
 from bridgehold.host.admin_log import AdminLog
 from bridgehold.host.front.method import Method
@@ -70,7 +70,7 @@ class TokenAdmin:
                 self._demand_tenant(tenant)
 
         demand()
-        expires = time.time() + params.expires_s if params.expires_s else 0.0
+        expires = clock.now() + params.expires_s if params.expires_s else 0.0
         secret = new_token(name)
         token = Token(
             name=name,
@@ -78,7 +78,7 @@ class TokenAdmin:
             scope=scope,
             expires=float(int(expires)),
             by=principal.name,
-            at=format_time(time.time()),
+            at=format_time(clock.now()),
         )
 
         async def act() -> NewToken:
@@ -102,9 +102,9 @@ class TokenAdmin:
                 token,
                 digest=digest_of(secret),
                 previous=token.digest if grace else "",
-                previous_until=float(int(time.time() + grace)) if grace else 0.0,
+                previous_until=float(int(clock.now() + grace)) if grace else 0.0,
                 by=principal.name,
-                at=format_time(time.time()),
+                at=format_time(clock.now()),
             )
 
         async def act() -> NewToken:
@@ -150,7 +150,7 @@ def info_of(files: TokenFiles, name: str) -> TokenInfo:
 
 
 def _token_info(token: Token) -> TokenInfo:
-    over = bool(token.expires) and time.time() >= token.expires
+    over = bool(token.expires) and clock.now() >= token.expires
     return TokenInfo(
         name=token.name,
         state="expired" if over else "valid",

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from bridgehold import strict, strict_turns
+from bridgehold import clock, strict, strict_turns
 from bridgehold.config.providers import ProviderEntry
 from bridgehold.errors import DeniedError, SuspendedError
 from bridgehold.keeper.budgets import Budgets, Reservation
@@ -101,7 +101,7 @@ class Accounts:
     def demand(self, tenant: str, session: str) -> AllowSession:
         """What the front has said of the session. Raises `DeniedError`."""
         said = self._of(tenant, session).said
-        grant = said.grant.at(time.time())
+        grant = said.grant.at(clock.now())
         return said if grant is said.grant else msgspec.structs.replace(said, grant=grant)
 
     def demand_capture(self, tenant: str, session: str, provider: str) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from bridgehold import clock
 from bridgehold.errors import BudgetError
 from bridgehold.policies.tables import format_time
 from bridgehold.policies.tenants import Tenant, amount
@@ -125,7 +125,7 @@ class Spending:
         self,
         tenant_of: TenantOf = lambda name: Tenant(name=name),
         prices: Prices | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = clock.now,
     ) -> None:
         """`tenant_of`: as its file says it now; raises where that can't be told. `clock`: since the epoch."""
         self._tenant_of = tenant_of

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from bridgehold import clock
 from bridgehold.config.layout import Layout
+
+if TYPE_CHECKING:
+    from bridgehold.supervisor import files
 
 
 class Changing:
@@ -10,7 +16,8 @@ class Changing:
 
     def __init__(self, layout: Layout, *, lasts: bool) -> None:
         """`lasts`: it is nobody's private host; all is loaded here, for packages may be replaced below it."""
-        self._layout = layout
+        self._layout, self._since = layout, clock.now()
+        self._once: files.Once | None = None
         if lasts:
             from bridgehold.supervisor import files, releases  # noqa: F401
 
@@ -18,7 +25,8 @@ class Changing:
         """See `files.answer`."""
         from bridgehold.supervisor import files
 
-        return files.answer(self._layout, said)
+        self._once = self._once or files.Once(self._since)
+        return files.answer(self._layout, said, self._once)
 
     def release(self, said: bytes, descriptor: int) -> bytes:
         """See `releases.answer`."""

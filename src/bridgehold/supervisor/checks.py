@@ -9,6 +9,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from bridgehold import clock
+from bridgehold.audit.recovery import newest
 from bridgehold.config.http import listen_address
 from bridgehold.config.layout import HOME_VARIABLE, Layout, unread
 from bridgehold.config.load import Config
@@ -16,6 +18,7 @@ from bridgehold.config.machine import system_paths
 from bridgehold.config.pushed import standings
 from bridgehold.errors import DependencyError, EnvironmentChangedError, UnsupportedError
 from bridgehold.host.cold_starts import remedy
+from bridgehold.policies.tables import format_time
 from bridgehold.sandbox.cgroups import scope
 from bridgehold.sandbox.doctor import Check, Context, run_checks
 from bridgehold.sandbox.doctor.launcher import own_launcher
@@ -46,6 +49,7 @@ def run_all(layout: Layout, config: Config, *, on_check: Callable[[str], None] |
         bridges_probe(layout),
         cold_starts_probe(layout),
         http_probe(layout, config),
+        clock_probe(layout),
     ]
     return run_checks(context, extra=own, on_check=on_check)
 
@@ -96,6 +100,20 @@ def _anchors_probe(layout: Layout, config: Config) -> Probe:
         )
 
     return Probe(name="anchors", proves="Where the audit's signed anchors are kept", run=act)
+
+
+def clock_probe(layout: Layout) -> Probe:
+    """A doctor's row: whether the machine's clock is where the audit has been already."""
+
+    def act(_: Context) -> Check:
+        seen = newest(layout.audit)
+        behind = seen - time.time()
+        if behind <= clock.BEHIND_SECONDS:
+            return passed("clock", "it is not behind the audit's last event")
+        said, remedy = clock.warning(behind).split(". ")
+        return caution("clock", f"{said} ({format_time(seen)})", f"{remedy}.")
+
+    return Probe(name="clock", proves="What has ended by a time stays ended", run=act)
 
 
 def pythons_probe(config: Config) -> Probe:

@@ -13,18 +13,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
-from bridgehold import reads, writes
+from bridgehold import clock, reads, writes
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import load_config
 from bridgehold.error_texts import from_os
 from bridgehold.errors import BridgeholdError, BusyError, NotFoundError, PolicyError, UsageError
 from bridgehold.host.startup import GO, LONGEST_FILE, FileChange
-from bridgehold.ids import digest_bytes, parse_name
+from bridgehold.ids import Digest, digest_bytes, parse_name
 from bridgehold.keeper.approver import Approver
 from bridgehold.policies import approved, reviewed, tenants, tokens
 from bridgehold.policies.approved import SKEW_S, Approved, by_key, read_ended, read_rules
@@ -40,10 +40,38 @@ _SIGNED: dict[str, tuple[Kind, str]] = {
 """What lies beside policies: whose names it takes, and how its files end."""
 
 
-def answer(layout: Layout, said: bytes) -> bytes:
+class Once:
+    """What was signed, and is written once alone: what its owner took away since comes back by no host."""
+
+    def __init__(self, since: float) -> None:
+        """`since`: when this supervisor began, in seconds of the epoch; nothing older than it is new."""
+        self._since = int(since)  # what is signed says no part of a second
+        self._used: dict[Digest, float] = {}
+
+    def demand_new(self, signed: Mapping[Digest, str], now: float, where: str) -> None:
+        """`signed`: the digest of each text that is signed, and when that was.
+
+        Raises `PolicyError` for one that isn't new.
+        """
+        for text, at in signed.items():
+            made = parse_time(at)
+            if text in self._used or not max(self._since, now - SKEW_S) <= made <= now + SKEW_S:
+                raise PolicyError(
+                    f"what was signed at {at} is not new",
+                    where=where,
+                    hint="Are the clocks right? Sign it anew.",
+                )
+
+    def use(self, signed: Mapping[Digest, str], now: float) -> None:
+        """These stand in a file, or did; those that are too old by now are refused for that."""
+        self._used = {text: made for text, made in self._used.items() if made >= now - SKEW_S}
+        self._used |= {text: made for text, at in signed.items() if (made := parse_time(at)) >= now - SKEW_S}
+
+
+def answer(layout: Layout, said: bytes, once: Once) -> bytes:
     """What the host is answered: `GO`, or the error as JSON; then nothing has changed."""
     try:
-        change(layout, said)
+        change(layout, said, once)
     except OSError as error:
         return msgspec.json.encode(_unwritable(error).info())
     except BridgeholdError as error:
@@ -51,7 +79,7 @@ def answer(layout: Layout, said: bytes) -> bytes:
     return GO
 
 
-def change(layout: Layout, said: bytes) -> None:
+def change(layout: Layout, said: bytes, once: Once) -> None:
     """Write, or remove, what `said` names. Raises the typed refusal, or `OSError`."""
     try:
         wanted = msgspec.json.decode(said, type=FileChange)
@@ -66,14 +94,18 @@ def change(layout: Layout, said: bytes) -> None:
         return
     if len(wanted.text.encode()) > LONGEST_FILE:  # what is longer could be changed, or ended, no more
         raise PolicyError(f"more than {LONGEST_FILE} bytes", where=str(path))
+    signed, now = dict[Digest, str](), clock.now()
     if wanted.kind in _SIGNED:
-        _check_signed(layout, path, wanted, wanted.text, before)
+        known, signed = _check_signed(layout, path, wanted, wanted.text, before)
+        once.use(known, now)
+        once.demand_new({name: at for name, at in signed.items() if name not in known}, now, str(path))
     else:
         _check(path, wanted.name, before, wanted.text, token=wanted.kind == "tokens")
         if wanted.kind == "tenants":
             _check_raised(layout, path, wanted.name, before, wanted.text)
     writes.make_folder(path.parent)
     writes.replace(path, wanted.text)
+    once.use(signed, now)
 
 
 def _place(layout: Layout, wanted: FileChange) -> Path:
@@ -93,39 +125,41 @@ def _ceilings_review(layout: Layout, tenant: str) -> Path:
     return layout.tenants / f"{tenant}{reviewed.SUFFIX}.toml"
 
 
-def _check_signed(layout: Layout, path: Path, wanted: FileChange, text: str, before: str) -> None:
-    """All of it was signed by who owns the configuration, with a key that no host has; and what is new just
-    now: a host that was taken over would bring back what was ended since. What ends before its time is named
-    in the file until then, and is no rule any more, however new it is.
+def _check_signed(
+    layout: Layout, path: Path, wanted: FileChange, text: str, before: str
+) -> tuple[dict[Digest, str], dict[Digest, str]]:
+    """Digests of what is signed in the file and in what is to stand there, and when that was.
+
+    All of it was signed by who owns the configuration, with a key that no host has. What ends before its time
+    is named in the file until then, and is no rule any more, however new it is.
     """
     verified = by_key(Approver(layout.secrets).public_key())
     if wanted.kind == "review":
-        signed = [read_review(wanted.name, text, str(path), verified).at]
-    else:
-        bridge, _, tenant = wanted.name.partition("@")
-        now, known, ended = time.time(), tuple[Approved, ...](), dict[str, str]()
+        review, known = read_review(wanted.name, text, str(path), verified), dict[Digest, str]()
         with contextlib.suppress(PolicyError):
-            known = read_rules(bridge, tenant, before, str(path), verified)
-            ended = read_ended(before, str(path), now)
-        rules = read_rules(bridge, tenant, text, str(path), verified)
-        stay, sound = {one.id for one in rules}, {(one.id, one.signature) for one in known}
-        signed = [one.approved for one in rules if (one.id, one.signature) not in sound]
-        gone = {name: parse_time(until) for name, until in ended.items()}
-        gone |= {one.id: one.until for one in known if one.until > now and one.id not in stay}
-        said = read_ended(text, str(path), now)
-        lost = [name for name, until in gone.items() if name not in said or parse_time(said[name]) < until]
-        if lost:
-            raise PolicyError(
-                f"what was ended is left out of [ended], or not until its time: {', '.join(sorted(lost))}",
-                where=str(path),
-            )
-    for at in signed:
-        if abs(parse_time(at) - time.time()) > SKEW_S:
-            raise PolicyError(
-                f"what was signed at {at} is not new",
-                where=str(path),
-                hint="Are the clocks right? Sign it anew.",
-            )
+            one = read_review(wanted.name, before, str(path), verified)
+            known = {digest_bytes(one.signed(wanted.name)): one.at}
+        return known, {digest_bytes(review.signed(wanted.name)): review.at}
+    bridge, _, tenant = wanted.name.partition("@")
+    now, stood, ended = clock.now(), tuple[Approved, ...](), dict[str, str]()
+    with contextlib.suppress(PolicyError):
+        stood = read_rules(bridge, tenant, before, str(path), verified)
+        ended = read_ended(before, str(path), now)
+    rules = read_rules(bridge, tenant, text, str(path), verified)
+    stay = {one.id for one in rules}
+    gone = {name: parse_time(until) for name, until in ended.items()}
+    gone |= {one.id: one.until for one in stood if one.until > now and one.id not in stay}
+    said = read_ended(text, str(path), now)
+    lost = [name for name, until in gone.items() if name not in said or parse_time(said[name]) < until]
+    if lost:
+        raise PolicyError(
+            f"what was ended is left out of [ended], or not until its time: {', '.join(sorted(lost))}",
+            where=str(path),
+        )
+    of_stood, of_rules = (
+        {digest_bytes(one.text(bridge, tenant)): one.approved for one in each} for each in (stood, rules)
+    )
+    return of_stood, of_rules
 
 
 def _check(path: Path, name: str, before: str, text: str, *, token: bool) -> None:

@@ -111,10 +111,11 @@ def held_lock(layout: Layout, given: int, *, private: bool = False) -> Iterator[
     try:
         descriptor = given if given >= 0 else writes.open_lock(path)
     except OSError as error:
+        hint = "Look who put something else in its place; remove it."
+        if isinstance(error, PermissionError):
+            hint = f"Let uid {os.geteuid()} write it, or set BRIDGEHOLD_HOME to a folder of your own."
         raise ConfigError(
-            f"the host's lock can't be opened: {error.strerror}",
-            where=str(path),
-            hint="Look who put something else in its place; remove it.",
+            f"the host's lock can't be opened: {error.strerror}", where=str(path), hint=hint
         ) from error
     try:
         _take(descriptor, _ANOTHERS_SECONDS if private else _LAST_STEP_SECONDS)

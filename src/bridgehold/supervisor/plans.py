@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from bridgehold import clock
 from bridgehold.audit.beginning import JournalConfig
 from bridgehold.audit.writer import Limits
 from bridgehold.config.http import HttpConfig
@@ -249,7 +250,13 @@ def _environment() -> dict[str, str]:
     }
     places = [entry for entry in sys.path if entry in named | {site.USER_SITE}]
     path = {"PYTHONPATH": os.pathsep.join(places)} if places else {}
-    return {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", **_kept(kept), **path}
+    return {
+        "PATH": "/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        **_kept(kept),
+        **path,
+        clock.VARIABLE: clock.ONE.told(),
+    }
 
 
 _FETCH_VARIABLES = (

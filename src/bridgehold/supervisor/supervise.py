@@ -21,7 +21,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
-from bridgehold import writes
+from bridgehold import clock, writes
+from bridgehold.audit.recovery import newest
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config, load_config
 from bridgehold.errors import InternalError, UnsupportedError, error_classes
@@ -48,7 +49,6 @@ from bridgehold.supervisor.rereading import Rereading
 
 _END_SECONDS = 10.0
 """How long the others may take after the first one ended, before they are killed."""
-
 
 _CAUSE_SECONDS = 0.3
 _OWN_STATUSES = frozenset(kind.exit_status for kind in error_classes()) - {1}
@@ -101,6 +101,7 @@ def run(
     signal.signal(LEAVE, signal.SIG_IGN)  # until the HTTP face has its own answer to it
     slices.shorten(reset_on_fork=False)  # for all of them; the launcher keeps it from the sandboxes
     with held_lock(layout, given.lock, private=private) as lock:
+        clock.ONE.saw(newest(layout.audit))
         listener = host_listener(layout, given)
         children, channel, rereading = _start(
             layout, config, listener, http, service=not private, lasting=given.lasting

@@ -51,19 +51,20 @@ def callback_port(args: Sequence[str], environment: Mapping[str, str]) -> int:
 
 
 def passing(environment: Mapping[str, str]) -> dict[str, str]:
-    """Those variables that go in: what such a worker is configured by. What is named like a secret stays."""
+    """Those variables that go in: what such a worker is configured by. A secret stays outside."""
     found = {
         name: value
         for name, value in environment.items()
-        if _PASSING.fullmatch(name) and not _names_secret(name) and name not in _OWN
-        if len(value) <= _LONGEST and "\0" not in value
+        if _PASSING.fullmatch(name) and name not in _OWN
+        if len(value) <= _LONGEST and "\0" not in value and not _is_secret(name, value)
     }
     return dict(sorted(found.items())[:_MOST])
 
 
 def kept_back(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Names of those that stay outside, for the audit: first what is named like a secret."""
-    return bounded(sorted(environment.keys() - passing(environment).keys(), key=_secrets_first))
+    """Names of those that stay outside, for the audit: the secrets first."""
+    left = environment.keys() - passing(environment).keys()
+    return bounded(sorted(left, key=lambda name: (not _is_secret(name, environment[name]), name)))
 
 
 def bounded(names: Iterable[str]) -> tuple[str, ...]:
@@ -71,14 +72,10 @@ def bounded(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(islice(filter(_NAME.fullmatch, names), _MOST))
 
 
-def _names_secret(name: str) -> bool:
-    from bridgehold_sdk.secret_names import names_secret  # the guest's package, which few processes need
+def _is_secret(name: str, value: str) -> bool:
+    from bridgehold_sdk.secret_names import is_secret  # the guest's package, which few processes need
 
-    return names_secret(name)
-
-
-def _secrets_first(name: str) -> tuple[bool, str]:
-    return not _names_secret(name), name
+    return is_secret(name, value)
 
 
 def read_ready(body: bytes) -> int | None:

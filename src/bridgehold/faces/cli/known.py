@@ -88,7 +88,7 @@ def typed_bridge(typed: Typed) -> Typed:
     """
     for word in [typed] if isinstance(typed, str) else typed or []:
         name = word if Path(word).exists() else word.partition(":")[0]
-        if not is_name(name) and (found := _on_disk(name)):
+        if name and not is_name(name) and (found := _on_disk(name)):
             raise found
     return typed
 

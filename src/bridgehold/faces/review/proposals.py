@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from bridgehold.errors import UsageError
+from bridgehold.errors import HostUnavailableError, UsageError
 from bridgehold.faces.approvals import approval, read_shown
 from bridgehold.faces.review.confirm import VALID_S, Act, Confirmations, Decision
 from bridgehold.policies.approved import written
@@ -50,10 +50,14 @@ class ProposalPages:
 
     async def listed(self, request: web.Request) -> web.StreamResponse:
         """All that the host has, the newest first."""
-        found = list[Proposal]()
+        found, running = list[Proposal](), self._ask is not None
         if self._ask is not None:
-            found = msgspec.convert(await self._ask("proposal.list", {}), type=list[Proposal])
-        return self._show(request, "proposals.html", found=found[::-1], running=self._ask is not None)
+            try:
+                found = msgspec.convert(await self._ask("proposal.list", {}), type=list[Proposal])
+            except HostUnavailableError:  # the page stays, whether the host does or not
+                running = False
+        copied = self._ask is None
+        return self._show(request, "proposals.html", found=found[::-1], running=running, copied=copied)
 
     async def one(self, request: web.Request) -> web.StreamResponse:
         """One of them, as it would change what is granted now."""

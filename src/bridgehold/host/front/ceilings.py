@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import msgspec
 
+from bridgehold import clock
 from bridgehold.policies.approved import Verified
 from bridgehold.policies.files import Readings, Text
 from bridgehold.policies.reviewed import demand_ceiling
@@ -36,7 +36,7 @@ class SignedCeilings:
         if not self._required():
             return None
         found, review = readings.read("tenant", tenant), readings.read("ceiling", tenant)
-        verified, now = self._verified(), time.time()
+        verified, now = self._verified(), clock.now()
         known = self._known.get(tenant)
         if (
             known is None

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import time
 from collections.abc import Mapping
 
+from bridgehold import clock
 from bridgehold.config.sections import PrincipalSection
 from bridgehold.errors import DeniedError
 from bridgehold.host.front.tenants import TokenFiles, unknown_token
@@ -64,7 +64,7 @@ class Principals:
                 if hmac.compare_digest(known, digest):
                     found = _principal(name, section)
         if found is None and self._tokens is not None:
-            found = self._tokens.principal(token, time.time())
+            found = self._tokens.principal(token, clock.now())
         if found is None:
             raise unknown_token()
         return found

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from bridgehold import clock
 from bridgehold.bridges.catalogue import Catalogue, Entry, passed_over
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.config.layout import Layout
@@ -241,7 +242,7 @@ class Registry:
         place = (tenant, bridge if begun is None else begun.release)
         for _ in range(_MOST_TRIES):
             known = self._grants.pop(place, None)
-            if known is not None and (known.generation != self._generation or 0 < known.until <= time.time()):
+            if known is not None and (known.generation != self._generation or 0 < known.until <= clock.now()):
                 known = None
             if known is not None and known.catalogue is not self._bridges.catalogue:
                 known = self._carried(known, tenant, begun)
@@ -301,7 +302,6 @@ class Registry:
         bounds, own = self._bounds(tenant, manifest.name, readings), readings.read("tenant", tenant)
         ceilings = parse_tenant(tenant, own.text, own.file).limits if own is not None else Ceilings()
         rules = self.approved(manifest.name, tenant, readings)
-        extra = () if more is None else (more,)
 
         def within(policy: Policy) -> Grant:
             return resolve(
@@ -316,13 +316,13 @@ class Registry:
             )
 
         def resolved(adds: Iterable[Policy]) -> Grant:
-            wide = widened(policy, (*adds, *extra))
+            wide = widened(policy, (*adds, more) if more else adds)
             grant = within(reduce(narrow, bounds[:-1], wide))
             if bounds[:-1] and own is not None:  # another ceiling was signed: by both less can be had alone
                 demand_no_more(compare(grant, within(wide)), f"{OF_TENANT}{tenant}", own.file)
             return msgspec.structs.replace(grant, ceilings=ceilings)
 
-        return until_each_ends(rules, time.time(), resolved)
+        return until_each_ends(rules, clock.now(), resolved)
 
     def approved(self, bridge: str, tenant: str, readings: Readings | None = None) -> tuple[Approved, ...]:
         """Every approved rule of the tenant's bridge, those that have ended too. Raises `PolicyError`."""
@@ -336,7 +336,7 @@ class Registry:
     def _reader(self, readings: Readings) -> Read:
         """Policies by name; only what somebody has signed, where the configuration demands it."""
         required = self._config.review.required
-        return ReviewedOnly(readings, self.verified, time.time()) if required else readings.policy
+        return ReviewedOnly(readings, self.verified, clock.now()) if required else readings.policy
 
     def policy_for(self, name: str, tenant: str) -> tuple[Policy, Readings]:
         """The policy `name` within the tenant's ceiling, and what that rests on; a bridge's own table of the
@@ -348,7 +348,7 @@ class Registry:
         runs = bridge in self._bridge_names(tenant) and self._policy_name(bridge, tenant, readings) == name
         bounds = self._bounds(tenant, bridge if runs else "", readings)
         if runs:
-            rules = in_force(self.approved(bridge, tenant, readings), time.time())
+            rules = in_force(self.approved(bridge, tenant, readings), clock.now())
             policy = widened(policy, (one.adds for one in rules))
         return reduce(narrow, bounds, policy), readings
 

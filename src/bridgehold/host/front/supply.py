@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from bridgehold import clock
 from bridgehold.audit.events import EnvironmentScanned
 from bridgehold.config.sections import SupplySection
 from bridgehold.errors import DependencyError
@@ -81,7 +82,7 @@ class Supply:
     async def demand(self, packages: Sequence[tuple[str, str]]) -> None:
         """Raise `DependencyError` where the configuration has `packages` not be used."""
         advisories = await self.advisories({name for name, _ in packages})
-        refuse(packages, advisories, self._section(), datetime.now(UTC))
+        refuse(packages, advisories, self._section(), datetime.fromtimestamp(clock.now(), UTC))
 
     async def advisories(self, names: Collection[str], *, fresh: bool = False) -> Advisories:
         """About `names`, no older than `LOOK_SECONDS`; `fresh`: as they are now. Raises `DependencyError`."""
@@ -129,7 +130,7 @@ class Supply:
 
     def basis(self, advisories: Advisories) -> Basis:
         """What a verdict by `advisories` rests on."""
-        now = datetime.now(UTC)
+        now = datetime.fromtimestamp(clock.now(), UTC)
         return Basis(
             folder=advisories.folder,
             files=advisories.files,
@@ -143,7 +144,7 @@ class Supply:
 
 def read_now(section: SupplySection, names: Collection[str]) -> tuple[Advisories, bool]:
     """The advisories about `names` that `section` names, and whether they are too old."""
-    now = datetime.now(UTC)
+    now = datetime.fromtimestamp(clock.now(), UTC)
     advisories = read_advisories(Path(section.advisories), names, now)
     return advisories, stale(advisories, section, now)
 
@@ -206,7 +207,7 @@ def why_blocked(
     """In words; empty where `packages` may be used now. `licensed`: the same, as far as their licences are
     known."""
     try:
-        refuse(packages, advisories, section, datetime.now(UTC))
+        refuse(packages, advisories, section, datetime.fromtimestamp(clock.now(), UTC))
         refuse_licences(licensed, section)
     except DependencyError as error:
         return error.message
@@ -244,4 +245,4 @@ def _read(folder: Path, names: frozenset[str], held: _Held | None) -> _Held:
         return held
     if held is not None and len(held.names | names) <= _MOST_NAMES:
         names |= held.names
-    return _Held(names, state, read_advisories(folder, names, datetime.now(UTC)))
+    return _Held(names, state, read_advisories(folder, names, datetime.fromtimestamp(clock.now(), UTC)))

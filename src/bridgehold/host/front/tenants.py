@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from bridgehold import reads
+from bridgehold import clock, reads
 from bridgehold.errors import BridgeholdError, DeniedError, NotFoundError, PolicyError, UsageError
 from bridgehold.host.startup import LONGEST_FILE, FileChange
 from bridgehold.ids import digest_bytes, is_name, nearest
@@ -234,7 +233,7 @@ class TokenFiles:
         seen = self._stamp()
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
-            found, now = self._stamp(), time.time()
+            found, now = self._stamp(), clock.now()
             over = {when for when in self._ends if when <= now}
             if found != seen or over:
                 seen = found

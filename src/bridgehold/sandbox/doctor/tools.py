@@ -8,7 +8,6 @@ import subprocess
 
 from bridgehold.sandbox.doctor.model import Check, Context, Probe, caution, failed, passed
 
-_EMPTY = ("keyring.backends.fail.Keyring", "keyring.backends.null.Keyring")
 _INSTALL = "Install Bridgehold again with its dependencies: pip install bridgehold"
 
 
@@ -25,26 +24,26 @@ def uv(_: Context) -> Check:
 
 
 def keyring(_: Context) -> Check:
-    """Which back-end the keyring library would take. The host pins one and never takes what is found."""
-    if importlib.util.find_spec("keyring") is None:
+    """Whether the desktop's key ring answers that the host can be pinned to.
+
+    keyring's own search is not run: it loads every back-end, one of which runs a C compiler.
+    """
+    try:
+        backend = importlib.import_module("keyring.backends.SecretService").Keyring
+    except ImportError:
         return failed("keyring", "the package keyring is missing", _INSTALL)
-    found = importlib.import_module("keyring").get_keyring()
-    usable = [_name(one) for one in getattr(found, "backends", (found,))]
-    desktop = [name for name in usable if name.startswith("keyring.backends.") and name not in _EMPTY]
-    if not desktop:
+    try:
+        backend.priority  # noqa: B018 - asking for it is keyring's test of the bus
+    except Exception:  # noqa: BLE001 - whatever the bus and its library raise, it does not answer
         return caution(
             "keyring",
             "no desktop keyring answers here (a service has no session bus)",
             'Use the encrypted file (`[secrets] store = "file"`) or systemd credentials.',
         )
-    return passed("keyring", f"{', '.join(desktop)} answers")
-
-
-def _name(backend: object) -> str:
-    return f"{type(backend).__module__}.{type(backend).__name__}"
+    return passed("keyring", "keyring.backends.SecretService.Keyring answers")
 
 
 PROBES = (
     Probe(name="uv", proves="uv is there and runs.", run=uv),
-    Probe(name="keyring", proves="Which keyring back-end answers, if any.", run=keyring),
+    Probe(name="keyring", proves="The desktop's keyring answers, where there is one.", run=keyring),
 )

@@ -294,7 +294,7 @@ class EnvironmentBuilder:
         return wheels, ordered
 
     def _request(self, pins: Sequence[Pin], own: str, folder: WheelFolder) -> FetchRequest:
-        sources = self._sources()
+        sources = self._sources() if pins else Sources()  # what names the public index is long to import
         return FetchRequest(
             pins=tuple(pins),
             tags=self.interpreter.tags,

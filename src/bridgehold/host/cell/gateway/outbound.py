@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import h11
 
+from bridgehold import clock
 from bridgehold.errors import BridgeholdError, BusyError, DeniedError, SuspendedError
 from bridgehold.host.cell.gateway.clienthello import ClientHello, NotTls
 from bridgehold.host.cell.gateway.credentials import holds_placeholder
@@ -243,7 +244,7 @@ class Outbound:
         self._wire.buffer.clear()
         end = self._served.grant.end_of(self._is_granted)
         try:
-            async with asyncio.timeout(max(0.0, end - time.time()) if end else None):
+            async with asyncio.timeout(max(0.0, end - clock.now()) if end else None):
                 await loop.sock_sendall(upstream, first)
                 self._sent += len(first)
                 await self._pump(self._wire.sock, upstream)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from bridgehold import clock
 from bridgehold.host.cell.gateway.records import Records
 from bridgehold.host.cell.gateway.values import GatewayLimits, ProviderFacts, SessionFacts
 from bridgehold.host.cell.store.downloads import Downloads
@@ -49,7 +49,7 @@ class Served:
     @property
     def grant(self) -> Grant:
         """What of the session's grant holds now: what was approved for a while ends in open sessions."""
-        return self.granted.at(time.time())
+        return self.granted.at(clock.now())
 
 
 @dataclass(frozen=True, slots=True)

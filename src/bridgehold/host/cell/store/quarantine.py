@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import re
 import shutil
-import time
 from pathlib import Path
 
 import msgspec
 
-from bridgehold import reads, writes
+from bridgehold import clock, reads, writes
 from bridgehold.bridges import bundle, laid
 from bridgehold.bridges.bundle import Bundle
 from bridgehold.bridges.manifest import Manifest
@@ -143,7 +142,7 @@ class Quarantine(Records[Submission]):
 
 def new_record(tenant: str, found: Bundle, name: str, version: str, by: str) -> Submission:
     """Of a bundle that is about to be checked."""
-    now = time.time()
+    now = clock.now()
     return Submission(
         id=random_id("sub"),
         tenant=tenant,

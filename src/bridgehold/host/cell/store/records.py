@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import re
-import time
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
-from bridgehold import reads, writes
+from bridgehold import clock, reads, writes
 from bridgehold.errors import NotFoundError
 from bridgehold.ids import is_name, parse_name
 
@@ -53,12 +52,12 @@ class Records(Generic[R]):
         if self._id.fullmatch(name):
             for tenant in self.tenants():
                 with contextlib.suppress(NotFoundError):
-                    return self._as_of(time.time(), self._read(self._of(tenant) / f"{name}{SUFFIX}"))
+                    return self._as_of(clock.now(), self._read(self._of(tenant) / f"{name}{SUFFIX}"))
         raise self._nothing(name)
 
     def of(self, tenant: str) -> list[R]:
         """As they are now, the newest last."""
-        now = time.time()
+        now = clock.now()
         return [self._as_of(now, one) for one in self._kept(tenant)]
 
     def tenants(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import time
 
 import msgspec
 
+from bridgehold import clock
 from bridgehold.bridges.frames import ToolCallFrame, ToolFact, ToolFault, ToolReplyFrame
 from bridgehold.bridges.schema import problems_in_turns
 from bridgehold.error_texts import at_border
@@ -132,7 +133,7 @@ class ToolCalls(msgspec.Struct, kw_only=True):
     async def _decided(self, frame: ToolCallFrame) -> tuple[ToolSpec, ToolSource, Decision]:
         found = self.offered.get(frame.tool)
         decision = _decide(
-            self.grant.at(time.time()), frame.tool, found[0] if found else None, takes_input=self.takes_input
+            self.grant.at(clock.now()), frame.tool, found[0] if found else None, takes_input=self.takes_input
         )
         if found is None or not decision.allowed:
             if decision.allowed:
