@@ -23,18 +23,20 @@ from bridgehold_sdk.bridge import Bridge, Limits, Provider, Session, Tool, opera
 from bridgehold_sdk.common import Common
 from bridgehold_sdk.errors import Cancelled, ResultTooLarge, ToolError, UnknownCommand, WireError
 from bridgehold_sdk.faults import describe, left_with_its_own
-from bridgehold_sdk.interrupts import idle, swap_interrupts
+from bridgehold_sdk.interrupts import heed_swallowed, idle, swap_interrupts
 from bridgehold_sdk.operations import perform
 from bridgehold_sdk.plain import clean_text, to_plain
 from bridgehold_sdk.streams import end_child, flush
 from bridgehold_sdk.threads import begin_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 CANCEL_SIGNAL = signal.SIGRTMIN + 6
 """Real-time, so that neither a framework nor a shell uses it for anything else."""
 PROGRESS_INTERVAL = 0.05
+ASK_AGAIN = 0.02
+"""Seconds until a cancel that came to nothing is tried again."""
 END_GRACE = 1.0
 """Seconds between the end of the host's stream and a hard exit."""
 
@@ -90,6 +92,7 @@ class Runtime:
         """The running command was asked to stop, and was told."""
         self._callers: BaseException | None = None
         """What the caller's own code raised in it."""
+        self._unheed: Callable[[], None] | None = None
         self._last_progress = 0.0
         self._tools: dict[str, Tool] = {}
         self._tool_calls: dict[int, queue.SimpleQueue[wire.Frame]] = {}
@@ -138,6 +141,9 @@ class Runtime:
         self._tools = self._offered(call.get("tools"))
         data = self._attempt(call_id, call.get("command"), call.get("args"))
         flush()  # before the reply, which says that the command has written all
+        if self._unheed is not None:
+            self._unheed()
+            self._unheed = None
         with self._emitting, self._lock:
             self._current = None
             self._wanted = False
@@ -314,7 +320,18 @@ class Runtime:
     def _interrupt(self) -> NoReturn:
         self._wanted = False
         self.interrupted = True
+        if self._unheed is None:
+            self._unheed = heed_swallowed(Cancelled, self._ask_again)
         raise Cancelled
+
+    def _ask_again(self) -> None:
+        if self._current is not None:
+            begin_thread("cancel-again", self._cancel_later, self._current)
+
+    def _cancel_later(self, call_id: int) -> None:
+        """Once the callback that swallowed it is over: nothing that is raised before is passed on."""
+        time.sleep(ASK_AGAIN)
+        self._cancel(call_id)
 
     def _note_interrupt(self, _number: int, _frame: FrameType | None) -> None:
         self._interrupted = True

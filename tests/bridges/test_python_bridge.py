@@ -108,6 +108,26 @@ def test_an_endless_loop_is_cancelled_and_its_names_stay(python: Any) -> None:
     assert run(python, "n > 0")["value"] is True
 
 
+def test_a_cancel_that_a_callback_swallows_comes_again(python: Any) -> None:
+    """As the callback of an import's lock does: nothing that is raised in it is passed on."""
+    code = """
+import sys, time, weakref
+class Held: pass
+def gone(_):
+    print('in the callback', flush=True)
+    while True: time.sleep(0.01)
+kept, held, hook = 1, Held(), sys.unraisablehook
+watch = weakref.ref(held, gone)
+del held
+while True: time.sleep(0.01)
+"""
+    call = python.start("python:execute", {"code": code})
+    python.settle_log(b"in the callback")
+    python.send(CancelFrame(id=call))
+    assert python.reply(call).code == "cancelled"
+    assert run(python, "kept, sys.unraisablehook is hook")["value"] == (1, True)
+
+
 def test_nothing_of_the_wire_is_in_reach_of_honest_code(python: Any) -> None:
     run(python, "import os, sys\nos.write(1, b'to the log\\n')\nsys.__stdout__.write('also\\n')")
     python.settle_log(b"to the log")

@@ -11,6 +11,7 @@ import pytest
 
 from bridgehold.audit.events import SecretChanged
 from bridgehold.config.load import Config
+from bridgehold.config.sections import BridgeSection
 from bridgehold.config.settings import Settings
 from bridgehold.errors import BridgeholdError, CrashError, DependencyError, SecretError
 from bridgehold.host.front.boots import StartOrder, boot_frame
@@ -69,7 +70,7 @@ class Around:
 def orders_of(around: Around, journal: DoubleJournal, **config: Any) -> Orders:
     parts: Any = around
     sink: Any = journal
-    return Orders(parts, parts, parts, Settings(Config(**config)), sink)
+    return Orders(parts, parts, parts, Settings(msgspec.convert(config, Config)), sink)
 
 
 def made(session: str = "s-1", **config: Any) -> tuple[StartOrder, DoubleJournal]:
@@ -168,11 +169,14 @@ def test_what_is_narrowed_while_an_environment_is_built_holds_for_the_session_th
 
 
 def test_what_a_reload_takes_from_a_bridge_while_its_environment_is_built_is_not_started_with() -> None:
-    settings = Settings(Config(bridges={"first": {"environment": {"WAY": "before"}}}))
+    before, after = (
+        Config(bridges={"first": BridgeSection(environment={"WAY": way})}) for way in ("before", "after")
+    )
+    settings = Settings(before)
 
     class Reloaded(Around):
         async def ensure(self, *given: object, grant: Grant) -> Any:
-            settings.now = Config(bridges={"first": {"environment": {"WAY": "after"}}})
+            settings.now = after
             return await super().ensure(*given, grant=grant)
 
     async def act() -> None:

@@ -144,7 +144,7 @@ def test_a_resumable_command_that_is_cancelled_before_it_reached_the_host_never_
         headers = SimpleNamespace(getall=lambda _name, _none: ["Bearer x"])
         call: Any = SimpleNamespace(
             face=face,
-            caller=SimpleNamespace(principal="p"),
+            caller=SimpleNamespace(principal="p", owner="p"),
             share=lambda: buffered.of("p"),
             request=SimpleNamespace(headers=headers),
         )

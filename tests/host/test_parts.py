@@ -17,7 +17,7 @@ from bridgehold import Client
 from bridgehold.audit.arguments import CONTENTS, judged_as
 from bridgehold.bridges.frames import ResultFrame
 from bridgehold.bridges.wire import PARTED as GUEST_PARTED
-from bridgehold.errors import LimitError, ProtocolError, UsageError
+from bridgehold.errors import LimitError, ProtocolError
 from bridgehold.host.cell.commands.command_log import Came, ending_of
 from bridgehold.host.cell.workers import pipes as guest_pipes
 from bridgehold.host.cell.workers.pipes import GuestPipes
@@ -147,7 +147,7 @@ def test_what_goes_on_to_another_process_is_text_and_no_longer_than_a_frame() ->
     with pytest.raises(LimitError):
         asyncio.run(parts.merged(msgspec.Raw(b"{}"), "data", bytes(49 * MIB)))
     for place in ("", "value.base64", "data"):
-        with pytest.raises(UsageError):
+        with pytest.raises(ProtocolError):
             asyncio.run(parts.merged(msgspec.Raw(b'{"data":"x"}'), place, b"x"))
 
 

@@ -74,8 +74,7 @@ class AuditQuestions:
             raise BusyError(f"{who} has {_MOST_ASKED} questions to the audit under way")
         self._asking[counted] += 1
         try:
-            async with self._free:
-                return await self._told(principal, params)
+            return await self._told(principal, params)
         finally:
             self._asking[counted] -= 1
             if not self._asking[counted]:
@@ -84,7 +83,8 @@ class AuditQuestions:
     async def _told(self, principal: Principal, params: AuditQueryParams) -> FoundEvents:
         count, code = 0, "internal"
         try:
-            found = await self._found(principal, params)
+            async with self._free:
+                found = await self._found(principal, params)
             count, code = len(found.events), ""
         except BridgeholdError as error:
             code = error.code
