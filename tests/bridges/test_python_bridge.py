@@ -125,7 +125,7 @@ while True: time.sleep(0.01)
     python.settle_log(b"in the callback")
     python.send(CancelFrame(id=call))
     assert python.reply(call).code == "cancelled"
-    assert run(python, "kept, sys.unraisablehook is hook")["value"] == (1, True)
+    assert run(python, "kept, sys.unraisablehook is hook")["value"] == [1, True]
 
 
 def test_nothing_of_the_wire_is_in_reach_of_honest_code(python: Any) -> None:
