@@ -56,6 +56,9 @@ def test_every_fault_is_named_at_once_with_who_said_it_and_never_the_value() -> 
     [
         'LD_PRELOAD = "/x.so"',
         'PYTHONPATH = "/x"',
+        'NODE_OPTIONS = "--require /x.js"',
+        'SSLKEYLOGFILE = "/scratch/x"',
+        'LC_ALL = "C"',
         'PATH = "/x"',
         'BRIDGEHOLD_X = "1"',
         'OPENAI_API_KEY = "x"',

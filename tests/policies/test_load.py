@@ -153,6 +153,7 @@ def test_all_faults_are_named_at_once_with_line_and_nearest_key() -> None:
         ("[secrets.a]\nhow = 'file'", "none of gateway, env"),
         ("[secrets.a]\nhow = 'env'\nvariable = 'LD_PRELOAD'", "directs"),
         ("[secrets.a]\nhow = 'env'\nvariable = 'PYTHONPATH'", "directs"),
+        ("[secrets.a]\nhow = 'env'\nvariable = 'SSLKEYLOGFILE'", "directs"),
         ("[secrets.a]\nhow = 'env'\nvariable = 'HTTPS_PROXY'", "directs"),
         ("[operations]\nallow = 'dspy:*'", "a list of"),
         ("[operations]\nallow = ['[a-z]*']", "not a pattern"),

@@ -8,41 +8,16 @@ from bridgehold.audit.key_shapes import find_shape
 
 MOST_CHARACTERS = 4_096
 _NAME = re.compile(r"[A-Z_][A-Z0-9_]{0,99}", re.ASCII)
-_OURS = frozenset(
-    (
-        "PATH",
-        "HOME",
-        "TMPDIR",
-        "LANG",
-        "LC_ALL",
-        "TZ",
-        "XDG_CACHE_HOME",
-        "HF_HOME",
-        "DSPY_CACHEDIR",
-        "NO_PROXY",
-        "HTTP_PROXY",
-        "HTTPS_PROXY",
-        "ALL_PROXY",
-        "IFS",
-        "ENV",
-        "BASH_ENV",
-        "SHELLOPTS",
-        "GCONV_PATH",
-        "GLIBC_TUNABLES",
-        "OPENSSL_CONF",
-        "SSLKEYLOGFILE",
-    )
-)
-_OUR_PREFIXES = ("LD_", "PYTHON", "BRIDGEHOLD", "MALLOC_")
 
 
 def check_variable(name: str, value: str) -> None:
     """Raises `ValueError` that says why `name` may not be set, or not to this; never the value."""
-    from bridgehold_sdk.secret_names import is_secret  # the guest's package, which few processes need
+    from bridgehold.policies.values import directs_programs  # which few processes need, as the guest's package
+    from bridgehold_sdk.secret_names import is_secret
 
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name[:80]!r}: a variable is capitals, digits and '_'; at most 100")
-    if name in _OURS or name.startswith(_OUR_PREFIXES):
+    if directs_programs(name):
         raise ValueError(f"{name}: the sandbox's own, or one that changes how programs are loaded")
     if is_secret(name, value) or find_shape(value):
         raise ValueError(f"{name}: a key doesn't go inside; keep it with `bridgehold secrets set`")

@@ -18,7 +18,10 @@ from bridgehold.policies.vocabulary import ANY, CONNECT_KEYS, Key
 _PATTERN = re.compile(r"[A-Za-z0-9_.:*-]{1,200}", re.ASCII)
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]{0,99}", re.ASCII)
 _DIRECTING = re.compile(
-    r"LD_.*|PYTHON.*|PATH|HOME|TMPDIR|SHELL|ENV|BASH_ENV|IFS|LANG|LC_.*|GCONV_PATH|.*_PROXY|SSL_CERT_.*"
+    r"LD_.*|PYTHON.*|BRIDGEHOLD.*|MALLOC_.*|LC_.*|.*_PROXY|SSL_CERT_.*|GLIBC_TUNABLES|GCONV_PATH"
+    r"|PATH|HOME|TMPDIR|SHELL|SHELLOPTS|BASH_ENV|ENV|IFS|LANG|TZ|XDG_CACHE_HOME|HF_HOME|DSPY_CACHEDIR"
+    r"|OPENSSL_CONF|OPENSSL_MODULES|SSLKEYLOGFILE|NODE_OPTIONS|PERL5(?:LIB|OPT)|RUBY(?:LIB|OPT)"
+    r"|_?JAVA_(?:TOOL_)?OPTIONS|GIT_(?:SSH|EXEC|CONFIG).*"
 )
 DEVICE = re.compile(r"/dev/nvidia(?:[0-9]{1,3}|ctl|-modeset|-uvm|-uvm-tools)", re.ASCII)
 """Device files that may be granted at all: a disk or /dev/kvm is none, whoever names it."""
@@ -103,9 +106,14 @@ def _variable(_key: Key, value: object) -> str:
     text = _text(value, "an environment variable's name")
     if not _VARIABLE.fullmatch(text):
         raise ValueError(f"{text[:40]!r} is not an environment variable's name in upper case")
-    if _DIRECTING.fullmatch(text):
+    if directs_programs(text):
         raise ValueError(f"{text!r} directs the interpreter, the loader or its traffic; it can't be a secret")
     return text
+
+
+def directs_programs(name: str) -> bool:
+    """Whether a variable says what programs load, or where their traffic goes: nobody sets it for a guest (pure)."""
+    return _DIRECTING.fullmatch(name) is not None
 
 
 def _texts(value: object, what: str) -> tuple[str, ...]:
