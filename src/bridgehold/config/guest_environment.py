@@ -12,8 +12,8 @@ _NAME = re.compile(r"[A-Z_][A-Z0-9_]{0,99}", re.ASCII)
 
 def check_variable(name: str, value: str) -> None:
     """Raises `ValueError` that says why `name` may not be set, or not to this; never the value."""
-    from bridgehold.policies.values import directs_programs  # which few processes need, as the guest's package
-    from bridgehold_sdk.secret_names import is_secret
+    from bridgehold.policies.values import directs_programs  # few processes need it
+    from bridgehold_sdk.secret_names import is_secret  # likewise
 
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name[:80]!r}: a variable is capitals, digits and '_'; at most 100")
