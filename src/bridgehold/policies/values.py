@@ -112,7 +112,7 @@ def _variable(_key: Key, value: object) -> str:
 
 
 def directs_programs(name: str) -> bool:
-    """Whether a variable says what programs load or where traffic goes: nobody sets one for a guest (pure)."""
+    """Whether a variable says what programs load or where traffic goes: none is set for a guest (pure)."""
     return _DIRECTING.fullmatch(name) is not None
 
 
