@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import resource
 import select
 import signal
 import time
@@ -12,13 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from bridgehold.errors import UnsupportedError
+from bridgehold.errors import DeniedError, ShortageError, UnsupportedError
 from bridgehold.sandbox.cgroups import SessionCgroup, open_parent
 from bridgehold.sandbox.launch.bwrap import Bubblewrap
 from bridgehold.sandbox.launch.cold import LaunchPlan, Start
+from bridgehold.sandbox.launch.roots import OpenedAside, Roots
 from bridgehold.sandbox.launch.seccomp import compile_filter
 from bridgehold.sandbox.launch.staging import Staged
 from bridgehold.sandbox.limits.rlimits import own_rlimits
+from bridgehold.sandbox.limits.shortage import typed
 from sandbox.launcher_support import MIB, python_spec, resources
 from ways import open_way
 
@@ -184,3 +188,24 @@ def test_a_later_launch_holds_no_gate_of_an_earlier_one_open(cgroup: SessionCgro
     with contextlib.suppress(ProcessLookupError):
         os.kill(second.running.monitor, 0)
     assert not marker.exists()
+
+
+def test_a_source_that_finds_no_descriptor_free_is_a_shortage() -> None:
+    """A child opened it, and the kernel drops what there is no number for."""
+    roots = Roots((), "/usr")
+    job = OpenedAside(["/usr"], lambda source: os.open(source, os.O_PATH), keep=())
+    while (answer := job.advance()) is None:
+        assert select.select([job.descriptor], [], [], 10)[0]
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, usual[1]))
+    try:
+        opened = job.take(answer)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+        os.waitpid(job.close(), 0)
+    assert opened == {"/usr": -errno.EMFILE}
+    spec = python_spec("")
+    bind = next(mount for mount in spec.mounts if mount.source == "/usr")
+    with roots.at_hand(opened), pytest.raises(DeniedError) as caught:
+        roots.open(bind, spec)
+    assert isinstance(typed(caught.value), ShortageError)

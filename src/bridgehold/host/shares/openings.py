@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from bridgehold import handed
 from bridgehold.error_info import ErrorInfo
 from bridgehold.errors import BridgeholdError, CellEndedError, InternalError, from_info
 
@@ -232,9 +233,7 @@ class Openings:
     def _take(self) -> None:
         """One answer, to whoever waits for it."""
         try:
-            data, given, _, _ = socket.recv_fds(
-                self._socket, _MOST, MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-            )
+            data, given, _ = handed.receive(self._socket, _MOST, MOST_DESCRIPTORS)
         except BlockingIOError:
             return
         except OSError:

@@ -186,7 +186,9 @@ class OpenedAside(Aside):
         self._theirs.setblocking(False)
         for source, number in found.items():
             if not number:
-                _, [found[source]], _ = handed.receive(self._theirs, 1, 1)
+                _, given, _ = handed.receive(self._theirs, 1, 1)
+                # Without room for one more here, the kernel gives none and drops it.
+                found[source] = given[0] if given else -errno.EMFILE
         return found
 
     def close(self) -> int:
