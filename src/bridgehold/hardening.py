@@ -146,7 +146,7 @@ def leave(status: int) -> NoReturn:
     """
     threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001 - what the interpreter's own end calls
     atexit._run_exitfuncs()  # noqa: SLF001 - likewise
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: it was closed when this began
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     os._exit(status)

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import os
 import socket
+import threading
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from bridgehold.errors import (
 from bridgehold.intake import hand_in
 from bridgehold.keeper import protocol
 from bridgehold.keeper.accounts import allowed_part
+from bridgehold.keeper.bodies import Bodies
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.keeper.main import Keeper
 from bridgehold.keeper.places import QUESTIONS_EACH
@@ -393,3 +396,33 @@ def test_what_is_under_way_ends_with_its_session(tmp_path: Path) -> None:
                 await client.close()
 
     asyncio.run(asyncio.wait_for(act(), 60))
+
+
+def test_what_is_looked_into_is_held_until_that_is_over() -> None:
+    """A cell that sends a long body and gives it up, again and again, has no more of them looked into or held."""
+
+    async def act() -> None:
+        bodies, begun, over = Bodies(100, lambda _: 1), threading.Event(), threading.Event()
+
+        def slow() -> bool:
+            begun.set()
+            return over.wait(30)
+
+        looked: list[int] = []
+        first = asyncio.create_task(bodies.look("acme", slow))
+        await asyncio.to_thread(begun.wait, 30)
+        waiting = [asyncio.create_task(bodies.look("acme", partial(looked.append, one))) for one in range(3)]
+        await asyncio.sleep(0)
+        for one in (first, *waiting):
+            one.cancel()
+        await asyncio.wait(waiting)
+        assert [one.cancelled() for one in waiting] == [True] * 3
+        first.cancel()
+        await asyncio.sleep(0)
+        assert not first.done(), "its thread has the body still"
+        over.set()
+        await asyncio.wait({first})
+        assert first.cancelled()
+        assert await bodies.look("acme", lambda: looked) == []
+
+    asyncio.run(act())

@@ -7,6 +7,7 @@ The loop is all tenants': what a body of a million values takes to be read is no
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
 
@@ -34,7 +35,6 @@ class Bodies:
         self._places = Places(max(HELD_BYTES, most), tenants, each=most)
         self._mine = Places(_MOST_WAITING, lambda _: 1, each=1)
         self._one = asyncio.Lock()
-        self._looks: set[asyncio.Task[object]] = set()
 
     async def take(self, stream: Stream, tenant: str, size: int) -> bytes:
         """All of it, until `give_back`. Raises `BusyError` without room, `LimitError` where it is slow."""
@@ -60,25 +60,23 @@ class Bodies:
         self._places.give_back(tenant, size)
 
     async def look(self, tenant: str, judge: Callable[[], T]) -> T:
-        """What `judge` says, on a thread: one at a time, and of each tenant one in the line."""
-        task = asyncio.create_task(self._look(tenant, judge))
-        self._looks.add(task)
-        task.add_done_callback(self._over)
-        return await asyncio.shield(task)
+        """What `judge` says, on a thread: one at a time, and of each tenant one in the line.
 
-    async def _look(self, tenant: str, judge: Callable[[], T]) -> T:
-        """Not cancelled with who asked: no thread can be, and none is to run beside it."""
+        Who is cancelled leaves the line at once, and the thread only when it is over: nobody can end that,
+        and what it looks into is held until then.
+        """
         await self._mine.wait(tenant)
         try:
             async with self._one:
-                return await asyncio.to_thread(judge)
+                running = asyncio.get_running_loop().run_in_executor(None, judge)
+                try:
+                    return await asyncio.shield(running)
+                finally:
+                    while not running.done():
+                        with contextlib.suppress(asyncio.CancelledError):
+                            await asyncio.wait({running})
         finally:
             self._mine.give_back(tenant)
-
-    def _over(self, task: asyncio.Task[object]) -> None:
-        self._looks.discard(task)
-        if not task.cancelled():
-            task.exception()  # whoever asked has it, or has left
 
 
 async def receive_body(stream: Stream, expected: int) -> AsyncIterator[bytes]:

@@ -1,11 +1,16 @@
-"""What runs beside a host where its configuration says so: what sends the audit away, and its retention."""
+"""What runs beside a host where its configuration says so: what sends the audit away, and its retention.
+
+Each is a process of its own, which its supervisor begins again and again.
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
@@ -15,34 +20,38 @@ _AGAIN_S = 5.0
 _END_S = 5.0
 
 
-class Pushing:
-    """The process (`pushing`) is begun anew whenever it ends, until `stop`."""
+class _Again:
+    """One process, begun anew after it has ended, until `stop`."""
 
-    def __init__(self, layout: Layout, config: Config) -> None:
-        """Does nothing where there is no sink."""
-        self._layout = layout
+    def __init__(
+        self, module: str, layout: Layout, *, first_s: float, again_s: float, told: str = ""
+    ) -> None:
+        """`first_s`: seconds until it begins; `again_s`: from an end to the next start.
+
+        `told`: what the log says it is, where it is not to end at all.
+        """
+        self._argv = [sys.executable, *plans.INTERPRETER_FLAGS, "-m", module]
+        for name in _FOLDERS:
+            self._argv += [f"--{name}", str(getattr(layout, name))]
+        self._argv += ["--parent", str(os.getpid())]
+        self._told = told
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        if config.push:
-            threading.Thread(target=self._keep, daemon=True).start()
+        threading.Thread(target=self._keep, args=(first_s, again_s), daemon=True).start()
 
-    def _keep(self) -> None:
-        argv = [sys.executable, *plans.INTERPRETER_FLAGS, "-m", "bridgehold.supervisor.pushing"]
-        argv += ["--config", str(self._layout.config), "--state", str(self._layout.state)]
-        argv += ["--run", str(self._layout.run), "--parent", str(os.getpid())]
-        environment = plans.push_environment()
-        while True:
+    def _keep(self, first_s: float, again_s: float) -> None:
+        environment, wait = plans.push_environment(), first_s
+        while not self._stopped.wait(wait):
             with self._lock:
                 if self._stopped.is_set():
                     return
                 process = self._process = subprocess.Popen(
-                    argv, stdin=subprocess.DEVNULL, env=environment, cwd="/", start_new_session=True
+                    self._argv, stdin=subprocess.DEVNULL, env=environment, cwd="/", start_new_session=True
                 )
-            status = process.wait()
-            if not self._stopped.is_set():
-                sys.stderr.write(f"bridgehold: what sends the audit away ended with status {status}\n")
-            self._stopped.wait(_AGAIN_S)
+            status, wait = process.wait(), again_s
+            if self._told and not self._stopped.is_set():
+                sys.stderr.write(f"bridgehold: {self._told} ended with status {status}\n")
 
     def stop(self) -> None:
         """End it, and begin it no more."""
@@ -58,52 +67,32 @@ class Pushing:
             self._process.wait()
 
 
-class Retention:
-    """One look (`retention`) after another, until `stop`."""
-
-    def __init__(self, layout: Layout, config: Config) -> None:
-        """Does nothing where nothing is dropped by itself."""
-        self._layout = layout
-        self._every = config.retention.every_s
-        self._stopped = threading.Event()
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        if config.retention.wanted:
-            threading.Thread(target=self._keep, daemon=True).start()
-
-    def _keep(self) -> None:
-        argv = [sys.executable, *plans.INTERPRETER_FLAGS, "-m", "bridgehold.supervisor.retention"]
-        argv += ["--config", str(self._layout.config), "--state", str(self._layout.state)]
-        argv += ["--run", str(self._layout.run), "--parent", str(os.getpid())]
-        while not self._stopped.wait(self._every):
-            with self._lock:
-                if self._stopped.is_set():
-                    return
-                self._process = subprocess.Popen(
-                    argv,
-                    stdin=subprocess.DEVNULL,
-                    env=plans.push_environment(),
-                    cwd="/",
-                    start_new_session=True,
-                )
-            self._process.wait()
-
-    def stop(self) -> None:
-        """End it, whatever it is at: what is sealed half is as it was."""
-        with self._lock:
-            self._stopped.set()
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait(_END_S)
-
-
 class Beside:
-    """Both of them."""
+    """All of them that the configuration wants."""
 
     def __init__(self, layout: Layout, config: Config) -> None:
-        self._all = (Pushing(layout, config), Retention(layout, config))
+        self._all: list[_Again] = []
+        if config.push:
+            module, told = "bridgehold.supervisor.pushing", "what sends the audit away"
+            self._all.append(_Again(module, layout, first_s=0, again_s=_AGAIN_S, told=told))
+        if config.retention.wanted:
+            module, every = "bridgehold.supervisor.retention", config.retention.every_s
+            self._all.append(_Again(module, layout, first_s=every, again_s=every))
 
     def stop(self) -> None:
-        """See each."""
+        """End each: what retention has sealed half is as it was."""
         for one in self._all:
             one.stop()
+
+
+_FOLDERS = ("config", "state", "run")
+
+
+def given() -> tuple[Layout, int]:
+    """In such a process: the layout that it was begun with, and its supervisor's pid."""
+    parser = argparse.ArgumentParser()
+    for name in _FOLDERS:
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    options = parser.parse_args()
+    return Layout(config=options.config, state=options.state, run=options.run), options.parent

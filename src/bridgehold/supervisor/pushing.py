@@ -7,7 +7,6 @@ know of it.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import os
 import signal
@@ -30,6 +29,7 @@ from bridgehold.keeper.index import read_index
 from bridgehold.keeper.stores import open_store
 from bridgehold.keeper.values import store_config
 from bridgehold.supervisor import plans
+from bridgehold.supervisor.beside import given
 
 PROVIDER = "push"
 """What a sink's key is bound to, so that no gateway sends it anywhere."""
@@ -92,21 +92,16 @@ def _serve(pusher: Pusher, stopped: threading.Event) -> None:
 
 def main() -> int:
     """Serve every sink until SIGTERM. Returns the exit status."""
-    parser = argparse.ArgumentParser()
-    for name in ("config", "state", "run"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--parent", type=int, required=True)
-    options = parser.parse_args()
-    layout = Layout(config=options.config, state=options.state, run=options.run)
+    layout, parent = given()
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        harden(parent=options.parent)
+        harden(parent=parent)
         config = load_config(layout.config_file)
         keys = _secrets(layout, config, os.environ.get("CREDENTIALS_DIRECTORY", ""))
         _give_up(layout, config)
-        harden(parent=options.parent)  # with another uid the kernel forgets what was asked of it before
+        harden(parent=parent)  # with another uid the kernel forgets what was asked of it before
         pushers = [
             Pusher(
                 sink,

@@ -7,7 +7,6 @@ looks, seals what is due, and ends. It signs with the keeper's key and writes am
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -28,6 +27,7 @@ from bridgehold.error_texts import to_log_text
 from bridgehold.errors import AuditError, BridgeholdError
 from bridgehold.hardening import harden, leave
 from bridgehold.keeper.signer import FILE, Signer
+from bridgehold.supervisor.beside import given
 
 BY = "retention of "
 """What seals say that nobody made by hand, before whose process it was."""
@@ -98,14 +98,9 @@ def _said(moment: datetime) -> str:
 
 def main() -> int:
     """One look. Returns the exit status."""
-    parser = argparse.ArgumentParser()
-    for name in ("config", "state", "run"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--parent", type=int, required=True)
-    options = parser.parse_args()
-    layout = Layout(config=options.config, state=options.state, run=options.run)
+    layout, parent = given()
     try:
-        harden(parent=options.parent)
+        harden(parent=parent)
         os.nice(_NICE)
         for one in look(layout, load_config(layout.config_file).retention, os.environ):
             sys.stderr.write(f"bridgehold: sealed {one.place}, {one.seal.dropped} bodies dropped\n")

@@ -94,11 +94,12 @@ def removed(desk: Desk, tenants: Collection[str]) -> dict[str, str]:
 
 def within(scope: Scope, since: Mapping[str, str] | None = None) -> Expression:
     """Of what events somebody is told who may act for these tenants (pure). `since`: of one, only younger."""
-    known = since or {}
-    tenants: Expression = AnyOf(tuple(equal("tenant", one) for one in scope.tenants))
-    for name, time in known.items():
-        older = both(equal("tenant", name), Not(Compare(FIELDS["time"], ">", time)))
-        tenants = both(tenants, Not(older))
+    older = [
+        both(equal("tenant", name), Not(Compare(FIELDS["time"], ">", time)))
+        for name, time in (since or {}).items()
+    ]
+    named: Expression = AnyOf(tuple(equal("tenant", one) for one in scope.tenants))
+    tenants = both(named, *map(Not, older))
     if "*" in scope.tenants or not scope.tenants:
         tenants = Not(equal("tenant", ""))
     kinds = AnyOf(tuple(equal("kind", kind) for kind in TENANTS_SEE))
