@@ -157,7 +157,7 @@ class Sending:
 
     def write(self, data: bytes) -> None:
         """Send `data` after all that came before, without waiting."""
-        if self._task is None and len(data) <= _PIECE:
+        if not self.unsent and len(data) <= _PIECE:
             self._writer.write(data)
             return
         if not self._wide and (sock := self._writer.get_extra_info("socket")) is not None:

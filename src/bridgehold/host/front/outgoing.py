@@ -78,7 +78,10 @@ class Outgoing:
         if before > (self._most if most is None else most) or not (uncounted or self._counted(waiting)):
             self.end()
             return
-        self._sending.write(data)
+        if self._sending.unsent or len(data) > UNREAD_AT_EASE:
+            self._sending.write(data)
+        else:
+            self._writer.write(data)
         self._written += len(data)
         if uncounted:
             return
