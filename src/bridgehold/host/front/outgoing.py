@@ -72,7 +72,7 @@ class Outgoing:
         transport = self._writer.transport
         if transport.is_closing():
             return
-        before = self.unread
+        before = self._sending.unsent + transport.get_write_buffer_size()
         waiting = before + len(data)
         uncounted = waiting <= UNREAD_AT_EASE and not self._share.amount
         if before > (self._most if most is None else most) or not (uncounted or self._counted(waiting)):
