@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from bridgehold import BridgeholdError, SyncClient
+from bridgehold.host.assembly import ended_before
 from bridgehold.keeper.admin import SecretAdmin
 from hostile.stage import Stage, stage
 from waiting import until
@@ -338,11 +339,15 @@ def test_a_revoked_tenant_ends_within_five_seconds_part_by_part(host: Stage) -> 
         run = {"operation": f"{host.plain}:report", "tenant": "gone"}
         assert code_of(lambda: host.client.request("run", run)) == "suspended", "an operator as well"
         assert code_of(lambda: host.client.request("tenant.resume", {"name": "gone"})) == "usage"
+        assert "gone" in ended_before(host.layout)
         left = host.client.request("tenant.remove", {"name": "gone"})
         assert (left["artifacts"], left["artifact_bytes"], left["artifacts_removed"]) == (1, 5, False)
         assert not (host.layout.tenants / "gone.toml").exists()
         assert (host.layout.artifacts / "gone").is_dir()
         host.client.request("tenant.create", {"name": "gone"})
+        # What the next host reads at its start: whoever has the name now hears of no session of who had it.
+        assert "gone" not in ended_before(host.layout)
+        assert "staying" in ended_before(host.layout)
         host.client.request("tenant.revoke", {"name": "gone"})
         left = host.client.request("tenant.remove", {"name": "gone", "artifacts": True})
         assert (left["artifacts"], left["artifacts_removed"], left["bridges"]) == (1, True, [])
