@@ -7,7 +7,6 @@ vectors of ``tests/vectors/wire`` with this one, and no code.
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Generator
 from datetime import UTC, datetime
 from typing import Literal, TypeVar, get_args
@@ -15,6 +14,7 @@ from typing import Literal, TypeVar, get_args
 import msgspec
 
 from bridgehold import strict, strict_turns
+from bridgehold.bridges import wire_steps
 from bridgehold.bridges.frames import (
     CallFrame,
     CancelFrame,
@@ -69,7 +69,6 @@ class WireError(ProtocolError):
 
 _STAMP = 64
 """Characters of a reply's ``timestamp``, which nobody reads."""
-_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 def encode(
@@ -79,7 +78,18 @@ def encode(
     timestamp: str | None = None,
     parts: bool = False,
 ) -> bytes:
-    """The bytes of one frame, header included.
+    """As `encode_steps`, at once."""
+    return finished(encode_steps(frame, max_bytes=max_bytes, timestamp=timestamp, parts=parts))
+
+
+def encode_steps(
+    frame: HostFrame,
+    *,
+    max_bytes: int = MAX_FRAME_BYTES,
+    timestamp: str | None = None,
+    parts: bool = False,
+) -> Generator[None, None, bytes]:
+    """The bytes of one frame, header included, in turns.
 
     `parts`: the guest takes them; otherwise bytes go as base64 text. `max_bytes` bounds the body, a part
     included (the grant's `request_bytes`). Raises `UsageError` where arguments hold what JSON or the guest's
@@ -93,7 +103,13 @@ def encode(
         else:
             body["args"] = {**args, "base64": base64.b64encode(found).decode("ascii")}
     try:
-        data = _json(body).encode()
+        data = yield from wire_steps.steps(body)
+    except strict.StrictError as error:
+        raise UsageError(
+            f"the arguments can't be sent: {error}",
+            hint=f"Nest at most {strict.MAX_DEPTH} deep, keep integers within 64 bits and keys unique.",
+            where="arguments",
+        ) from None
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(
             f"the arguments can't be sent: {error}",
@@ -107,14 +123,6 @@ def encode(
             hint="Raise `limits.request` in the policy, or send the data as a file.",
             where="arguments",
         )
-    try:
-        strict.measured(data)
-    except strict.StrictError as error:
-        raise UsageError(
-            f"the arguments can't be sent: {error}",
-            hint=f"Nest at most {strict.MAX_DEPTH} deep, keep integers within 64 bits and keys unique.",
-            where="arguments",
-        ) from None
     length = len(data).to_bytes(HEADER_BYTES, "big")
     if part is None:
         return length + data

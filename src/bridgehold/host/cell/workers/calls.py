@@ -152,12 +152,17 @@ class GuestCalls:
         `aside`: it runs beside the session's work, and nobody waits for the session to be done with it.
         Raises `BusyError` where `QUEUE_BOUND` of these are unanswered.
         """
-        if self._failure is not None:
-            raise from_info(self._failure)
+        self._demand_alive()
         if aside and self.asides >= QUEUE_BOUND:
             raise BusyError(f"{QUEUE_BOUND} requests already wait for this session's answer")
         call_id = self._next_id
         self._next_id += 1
+        facts = tools.facts if tools is not None else ()
+        # Whoever leaves while this takes its turns has sent nothing, and nothing waits for its answer.
+        data = await pipes.encoded(
+            CallFrame(id=call_id, command=command, args=args, deadline_ms=deadline_ms, tools=facts)
+        )
+        self._demand_alive()
         future: asyncio.Future[ResultFrame | FaultFrame] = asyncio.get_running_loop().create_future()
         self._waiting[call_id] = future
         if aside:
@@ -167,12 +172,9 @@ class GuestCalls:
             pipes.wait_while(stream.behind)
         if tools is not None:
             self._tools[call_id] = (tools, pipes)
-        facts = tools.facts if tools is not None else ()
         pipes.reader.expect(call_id)
         try:
-            await pipes.send(
-                CallFrame(id=call_id, command=command, args=args, deadline_ms=deadline_ms, tools=facts)
-            )
+            await pipes.send(data)
             if stop is not None:
                 await asyncio.wait((future, stop), return_when=asyncio.FIRST_COMPLETED)
                 if not future.done():
@@ -193,6 +195,10 @@ class GuestCalls:
             self._tools.pop(call_id, None)
             if future.done() and call_id in self._waiting:
                 self._forget(call_id)
+
+    def _demand_alive(self) -> None:
+        if self._failure is not None:
+            raise from_info(self._failure)
 
     def _forget(self, call_id: int) -> None:
         self._waiting.pop(call_id, None)

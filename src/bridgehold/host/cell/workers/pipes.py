@@ -21,13 +21,14 @@ from bridgehold.bridges.frames import (
     HostFrame,
     StrayFrame,
 )
-from bridgehold.bridges.wire import FrameReader, encode
+from bridgehold.bridges.wire import FrameReader, encode_steps
 from bridgehold.errors import BridgeholdError, CrashError, ProtocolError
 from bridgehold.host.cell.workers.raw import RawReader
 from bridgehold.host.shares.fair import FrameBudget
 from bridgehold.host.shares.logs import SessionLog, Stream
 from bridgehold.policies.buckets import TokenBucket
 from bridgehold.policies.model import MIB, Limits, Rate
+from bridgehold.steps import in_turns
 
 _Reading = tuple[bytes, bool, Generator[None, None, Sequence[object]]]
 """What was read, whether it goes on with a part, and the frames that are made of it."""
@@ -143,16 +144,17 @@ class GuestPipes:
         os.dup2(null, self._to_guest, inheritable=False)
         os.close(null)
 
+    async def encoded(self, frame: HostFrame) -> bytes:
+        """The bytes of a frame for this guest, made in turns with all other work. Raises as `encode`."""
+        steps = encode_steps(frame, max_bytes=self._request_bytes, parts=self.takes_parts)
+        return await in_turns(steps)
+
     async def send(self, said: HostFrame | bytes) -> None:
         """Queue a frame, or a script's bytes as they are, and wait until the guest has taken it.
 
         The caller bounds the time.
         """
-        data = (
-            said
-            if isinstance(said, bytes)
-            else encode(said, max_bytes=self._request_bytes, parts=self.takes_parts)
-        )
+        data = said if isinstance(said, bytes) else await self.encoded(said)
         if self._closed or self._last_input:
             raise CrashError("the worker is gone")
         if len(data) > _READ_BYTES:
