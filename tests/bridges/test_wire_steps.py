@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 
 from bridgehold import strict
-from bridgehold.bridges import wire_steps
+from bridgehold.bridges import wire, wire_steps
 from bridgehold.bridges.frames import CallFrame
 from bridgehold.bridges.wire import encode
 from bridgehold.errors import UsageError
@@ -21,7 +23,16 @@ from bridgehold.steps import finished
 from bridges.test_wire import json_values
 from host.test_parts import Guest
 
-SMALL = dict.fromkeys(("AT_ONCE", "PIECE", "TEXT"), 3)
+
+@contextlib.contextmanager
+def small() -> Iterator[None]:
+    """What is large is small."""
+    with (
+        mock.patch.object(wire_steps, "PIECE", 3),
+        mock.patch.object(strict, "TEXT", 3),
+        mock.patch.object(wire, "AT_ONCE", 3),
+    ):
+        yield
 
 
 @settings(max_examples=40, deadline=None)
@@ -29,7 +40,7 @@ SMALL = dict.fromkeys(("AT_ONCE", "PIECE", "TEXT"), 3)
 def test_what_is_written_in_pieces_is_what_is_written_at_once(value: Any) -> None:
     for one in (value, {"k" * 9: value, 1: [value, (value, 2)], None: "long enough" * 3}):
         text = json.dumps(one, ensure_ascii=False, separators=(",", ":")).encode()
-        with mock.patch.multiple(wire_steps, **SMALL):
+        with small():
             assert finished(wire_steps.steps(one)) == text
         assert finished(wire_steps.steps(one)) == text
 
@@ -38,7 +49,7 @@ def test_what_can_not_be_sent_is_refused_in_pieces_too() -> None:
     deep: Any = []
     for _ in range(70):
         deep = [deep, 1, 2]
-    with mock.patch.multiple(wire_steps, **SMALL):
+    with small():
         bad = [
             float("nan"),
             float("inf"),
@@ -55,11 +66,8 @@ def test_what_can_not_be_sent_is_refused_in_pieces_too() -> None:
             for one in (value, [1] * 9 + [value], {"a": [[1] * 9], "b": {"c": value, "d": "e" * 9}}):
                 with pytest.raises(UsageError, match="can't be sent"):
                     encode(CallFrame(id=1, command="a:b", args={"x": one}))
-    for least in (SMALL, {}):  # a value more than a guest reads, however it is written
-        with (
-            mock.patch.multiple(strict, MAX_VALUES=20_000),
-            mock.patch.multiple(wire_steps, **least or {"TEXT": 256}),
-        ):
+    for way in (small, contextlib.nullcontext):  # a value more than a guest reads, however it is written
+        with mock.patch.object(strict, "MAX_VALUES", 20_000), way():
             body: dict[str, object] = {"x": [[]] * 9_990, "y": ["a,b[{"] * 2}
             text = finished(wire_steps.steps(body))
             exact = text.replace(b"a,b[{", b"")

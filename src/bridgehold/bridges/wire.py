@@ -7,9 +7,10 @@ vectors of ``tests/vectors/wire`` with this one, and no code.
 from __future__ import annotations
 
 import base64
-from collections.abc import Generator
+import json
+from collections.abc import Generator, Iterable
 from datetime import UTC, datetime
-from typing import Literal, TypeVar, get_args
+from typing import Literal, TypeVar, cast, get_args
 
 import msgspec
 
@@ -67,6 +68,10 @@ class WireError(ProtocolError):
         self.reason: WireReason = reason
 
 
+AT_ONCE = 8_000
+"""What a frame may weigh that is written in one go: a millisecond or two."""
+_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_TEXT, _SHORT = frozenset({str}), 1 << 16
 _STAMP = 64
 """Characters of a reply's ``timestamp``, which nobody reads."""
 
@@ -103,7 +108,12 @@ def encode_steps(
         else:
             body["args"] = {**args, "base64": base64.b64encode(found).decode("ascii")}
     try:
-        data = yield from wire_steps.steps(body)
+        texts = frame.args.values() if isinstance(frame, CallFrame) else (None,)
+        short = _TEXT.issuperset(map(type, texts)) and sum(map(len, cast("Iterable[str]", texts))) < _SHORT
+        if short or strict.weigh(body, AT_ONCE) < AT_ONCE:
+            strict.measured(data := _json(body).encode())
+        else:
+            data = yield from wire_steps.steps(body)
     except strict.StrictError as error:
         raise UsageError(
             f"the arguments can't be sent: {error}",
@@ -186,6 +196,10 @@ class FrameReader:
         """A call with this id has been sent."""
         self._live[call_id] = 0
         self._highest = max(self._highest, call_id)
+
+    def expects(self, call_id: int) -> bool:
+        """Whether its reply is still to come."""
+        return call_id in self._live
 
     def forget(self, call_id: int) -> None:
         """Nobody waits for this call any more; its frames are strays from now on."""

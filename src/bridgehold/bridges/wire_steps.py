@@ -12,42 +12,13 @@ from typing import cast
 
 from bridgehold import strict
 
-AT_ONCE = 8_000
-"""What a frame may weigh that is written in one go: a millisecond or two."""
 PIECE = 4_000
-TEXT = 256
-"""So many characters weigh as much as a value."""
 _LONG = (str, dict, list, tuple)
 _json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
-def weigh(value: object, most: int) -> int:
-    """Roughly its values, and its texts by their lengths; at the least `most` where it has as much (pure)."""
-    weight, left = 0, [value]
-    while left and weight < most:
-        one = left.pop()
-        if isinstance(one, str):
-            weight += 1 + len(one) // TEXT
-        elif isinstance(one, dict):
-            weight += 1 + len(one)
-            if weight < most:
-                weight += sum(len(key) // TEXT for key in one if isinstance(key, str))
-                left += one.values()
-        elif isinstance(one, list | tuple):
-            weight += 1 + len(one)
-            if weight < most:
-                left += one
-        else:
-            weight += 1
-    return weight
-
-
 def steps(value: object) -> Generator[None, None, bytes]:
     """JSON of `value`, strict. Raises `strict.StrictError`, and what `json` raises for what is no JSON."""
-    if weigh(value, AT_ONCE) < AT_ONCE:
-        data = _json(value).encode()
-        strict.measured(data)
-        return data
     writing = _Writing()
     yield from writing.add(value, 1)
     return b"".join(writing.out)
@@ -62,7 +33,7 @@ class _Writing:
 
     def add(self, value: object, depth: int) -> Generator[None, None, None]:
         """`depth`: of what `value` is, if it is a container; the frame's own is 1."""
-        if weigh(value, PIECE) < PIECE:
+        if strict.weigh(value, PIECE) < PIECE:
             self._whole(value, depth)
         elif isinstance(value, str):
             yield from self._text(value)
@@ -85,7 +56,7 @@ class _Writing:
         weight, first = 0, True
         self._values += 1
         for item in items:
-            own = weigh(item, PIECE) if item and isinstance(item, _LONG) else 1
+            own = strict.weigh(item, PIECE) if item and isinstance(item, _LONG) else 1
             if own < PIECE:
                 batch.append(item)
                 weight += own
@@ -112,8 +83,8 @@ class _Writing:
 
     def _text(self, text: str) -> Generator[None, None, None]:
         self.out.append(b'"')
-        for at in range(0, len(text), PIECE * TEXT):
-            self.out.append(_json(text[at : at + PIECE * TEXT])[1:-1].encode())
+        for at in range(0, len(text), PIECE * strict.TEXT):
+            self.out.append(_json(text[at : at + PIECE * strict.TEXT])[1:-1].encode())
             yield
         self.out.append(b'"')
 
