@@ -134,7 +134,7 @@ class GuestCalls:
         """Calls beside the session's work that the guest has not answered, waited for or not."""
         return len(self._aside)
 
-    async def call(
+    async def call(  # noqa: PLR0912 - each further call is one more in every command
         self,
         pipes: GuestPipes,
         command: str,
@@ -152,17 +152,12 @@ class GuestCalls:
         `aside`: it runs beside the session's work, and nobody waits for the session to be done with it.
         Raises `BusyError` where `QUEUE_BOUND` of these are unanswered.
         """
-        self._demand_alive()
+        if self._failure is not None:
+            raise from_info(self._failure)
         if aside and self.asides >= QUEUE_BOUND:
             raise BusyError(f"{QUEUE_BOUND} requests already wait for this session's answer")
         call_id = self._next_id
         self._next_id += 1
-        facts = tools.facts if tools is not None else ()
-        # Whoever leaves while this takes its turns has sent nothing, and nothing waits for its answer.
-        data = await pipes.encoded(
-            CallFrame(id=call_id, command=command, args=args, deadline_ms=deadline_ms, tools=facts)
-        )
-        self._demand_alive()
         future: asyncio.Future[ResultFrame | FaultFrame] = asyncio.get_running_loop().create_future()
         self._waiting[call_id] = future
         if aside:
@@ -172,9 +167,11 @@ class GuestCalls:
             pipes.wait_while(stream.behind)
         if tools is not None:
             self._tools[call_id] = (tools, pipes)
-        pipes.reader.expect(call_id)
+        facts = tools.facts if tools is not None else ()
         try:
-            await pipes.send(data)
+            await pipes.send(
+                CallFrame(id=call_id, command=command, args=args, deadline_ms=deadline_ms, tools=facts)
+            )
             if stop is not None:
                 await asyncio.wait((future, stop), return_when=asyncio.FIRST_COMPLETED)
                 if not future.done():
@@ -183,6 +180,9 @@ class GuestCalls:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             pipes.wait_while(None)
+            if not pipes.reader.expects(call_id):
+                self._forget(call_id)  # it was not sent yet
+                raise
             with contextlib.suppress(BridgeholdError, TimeoutError):
                 await asyncio.wait_for(pipes.send(CancelFrame(id=call_id)), 1.0)
             raise
@@ -195,10 +195,6 @@ class GuestCalls:
             self._tools.pop(call_id, None)
             if future.done() and call_id in self._waiting:
                 self._forget(call_id)
-
-    def _demand_alive(self) -> None:
-        if self._failure is not None:
-            raise from_info(self._failure)
 
     def _forget(self, call_id: int) -> None:
         self._waiting.pop(call_id, None)
