@@ -265,6 +265,19 @@ def test_what_nobody_would_find_is_refused_and_no_command_runs(audit: Path, act:
         assert "not at its place" in answer.message
 
 
+def test_the_reserve_is_a_plain_file_of_one_name_or_nothing_is_begun(audit: Path) -> None:
+    """It is cut to nothing where the disk is full: so would be what was put in its place."""
+    other = audit.parent / "other"
+    other.write_text("kept")
+    for put in (lambda: os.link(other, audit / ".reserve"), lambda: os.mkfifo(audit / ".reserve")):
+        put()
+        with pytest.raises(AuditError) as caught:
+            Journal(JournalConfig(folder=str(audit), reserve_bytes=65_536))
+        assert caught.value.where == str(audit / ".reserve")
+        (audit / ".reserve").unlink()
+    assert other.read_text() == "kept"
+
+
 def test_rotation_by_time(audit: Path, filler: Callable[..., Filler]) -> None:
     writer = filler(limits=Limits(segment_seconds=0))
     writer.pairs(2)

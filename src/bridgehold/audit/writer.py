@@ -304,7 +304,9 @@ class Reserve:
 
     def __init__(self, path: Path, size: int) -> None:
         self._size = size
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        self._descriptor = writes.open_lock(
+            path
+        )  # it is cut: what else stands there, or bears another name, isn't
         self._tried = 0
         self.held = False
         self.take_again()
