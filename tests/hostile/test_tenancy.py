@@ -542,7 +542,15 @@ def test_ceilings_of_sessions_and_memory_are_the_tenants_and_hold_at_once(host: 
             assert "tenant limit full" in caught.value.hint
         assert neighbour.run(f"{host.plain}:report", tenant="roomy") == {}
         host.client.request("tenant.limit", {"name": "full", "limits": {"bridge_sessions": None}})
-        stack.enter_context(caller.session(host.plain, tenant="full"))
+        third = stack.enter_context(caller.session(host.plain, tenant="full"))
+        file = host.layout.tenants / "full.toml"
+        file.write_text(file.read_text().replace("sessions = 9\n", "sessions = 90\n"))  # by hand
+        assert third.run("report") == {}
+        loaded = [one for one in host.events("policy.loaded") if one["tenant"] == "full"]
+        told = [one["gained"] for one in loaded if one["bridge"] == host.plain]
+        assert told[-1] == [
+            "tenant.limits.sessions 9 → 90"
+        ]  # who raised it nobody knows: that it was, the audit does
 
 
 def test_a_tenants_commands_and_bytes_a_second_are_counted_over_all_its_bridges(host: Stage) -> None:
