@@ -10,17 +10,20 @@ from typing import Any
 import pytest
 
 from bridgehold.client.sync import SyncSession
-from hostile.stage import KINDS_OF_HOSTS, Stage, stage
+from hostile.stage import PAIRED, USER, Stage, copy_environment, stage
 from pictures import NAME, POLICY, lay
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.fixture(scope="module", params=["fork", "cold"])
+@pytest.fixture(scope="module", params=PAIRED, ids="-".join)
 def host(request: pytest.FixtureRequest) -> Iterator[Stage]:
-    with stage(KINDS_OF_HOSTS[0], request.param, zygote="512MiB", environments=True) as ready:
+    kind, start = request.param
+    with stage(kind, start, zygote="512MiB", environments=kind != "user") as ready:
+        if kind == "user":
+            copy_environment("matplotlib", ready.layout.environments, user=USER)
         lay(ready.layout.bridges)
-        (ready.layout.policies / f"{NAME}.toml").write_text(POLICY.format(start=request.param))
+        (ready.layout.policies / f"{NAME}.toml").write_text(POLICY.format(start=start))
         yield ready
         assert ready.events("start.fell_back") == []
 
