@@ -19,6 +19,9 @@ from bridgehold.client.sync import SyncSession
 from bridgehold.config.layout import find_layout
 
 COUNT = 15
+SHOTS = 30
+COPIES = 5
+"""Times that files are written and read back: more, and a session's rate would be measured."""
 MIB = 64
 COMMAND = Path(sys.executable).with_name("bridgehold")
 RUN = (str(COMMAND), "run", "python:execute", "--args", '{"code": "pass"}')
@@ -38,6 +41,14 @@ def command(argv: tuple[str, ...]) -> float:
     return milliseconds(
         lambda: subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, capture_output=True)
     )
+
+
+def side_by_side(bare: Callable[[], float], ours: Callable[[], float], turn: int) -> tuple[float, float]:
+    """Both, one after the other, and every second time the other way round: what drifts meets both alike."""
+    if turn % 2:
+        late = ours()
+        return bare(), late
+    return bare(), ours()
 
 
 def echoed() -> float:
@@ -115,14 +126,17 @@ def main() -> None:
         try:
             for argv in (RUN, PYTHON):
                 command(argv)
-            shots = [(command(RUN), command(PYTHON)) for _ in range(COUNT)]
+            shots = [side_by_side(lambda: command(RUN), lambda: command(PYTHON), n) for n in range(SHOTS)]
             with SyncClient.connect(layout.socket) as client, client.session("python") as session:
                 echo, first = echoed(), first_byte(session)
-                pipe, files = piped(data), filed(session, data)
+                copies = [
+                    side_by_side(lambda: piped(data), lambda: filed(session, data), n) for n in range(COPIES)
+                ]
                 prints = [printed(session) for _ in range(COUNT)]
         finally:
             host.stop()
     run, shot = (median(column) for column in zip(*shots, strict=True))
+    pipe, files = (median(column) for column in zip(*copies, strict=True))
     inside, bare = (median(column) for column in zip(*prints, strict=True))
     name = "`bridgehold python -c pass` against `bridgehold run`"
     show(

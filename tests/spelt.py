@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html.entities
 import json
 from urllib.parse import quote, quote_plus
 
@@ -42,6 +43,7 @@ def spellings(secret: str) -> dict[str, str]:
         "every character as %": "".join(f"%{byte:02x}" for byte in raw),
         "twice as %": "".join(f"%25{byte:02X}" for byte in raw),
         "HTML": "".join(f"&#{byte};" for byte in raw),
+        "HTML by names": "".join(_named(c) for c in secret),
         "HTML in hex": "".join(f"&#x{byte:02X};" for byte in raw),
         "quoted-printable": "".join(f"={byte:02X}" for byte in raw),
         "each another way": "".join(mixed[n % len(mixed)](c) for n, c in enumerate(secret)),
@@ -70,6 +72,12 @@ def spellings(secret: str) -> dict[str, str]:
             f"base64, wrapped +{shift}": "\n".join(plain[at : at + 19] for at in range(0, len(plain), 19)),
         }
     return found
+
+
+def _named(one: str) -> str:
+    """As PHP's `htmlentities` with the names of HTML 5 writes it."""
+    names = sorted(name for name, text in html.entities.html5.items() if text == one and name.endswith(";"))
+    return f"&{names[-1]}" if names else one
 
 
 def _wrapped(text: str, width: int, line: str) -> str:

@@ -244,7 +244,7 @@ def test_root_gives_nothing_away_through_the_hosts_own_folder(victim: Path, name
         layout.uids.rmdir()
         layout.uids.symlink_to(target)
         os.chown(layout.uids, role, role, follow_symlinks=False)
-        with pytest.raises(ConfigError, match="a link stands for"):
+        with pytest.raises(ConfigError, match="a link, or a file, stands for"):
             prepare_folders(layout, config)
     else:
         (layout.run / name).symlink_to(target / "made")

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,16 +24,16 @@ TURN_S = 0.25
 """Of this thread's processor, which no load changes; 5 ms were measured, and 20 ms for the passes in C."""
 KEY = "sk-proj-0123456789abcdefABCDEF"
 
-LARGE: dict[str, dict[str, Any]] = {
-    "tables": {"x": [{"a": 1.5, "b": "hello", "c": True} for _ in range(20_000)]},
-    "one table": {"x": {f"k{i}": i for i in range(50_000)}},
-    "one list": {"x": list(range(100_000))},
-    "texts": {"x": [f"hello world {i}" for i in range(30_000)]},
-    "a text": {"x": "hello\nworld " * 200_000},
-    "names in a list": {"x": ["n" * 500_000] * 4},
-    "a name of a table": {"n" * 2_000_000: 1},
-    "deep": {"x": [[[[[i, [i]]]]] for i in range(15_000)]},
-    "name and value": {"x": [{"name": "a", "value": "b"} for _ in range(20_000)]},
+LARGE: dict[str, Callable[[], dict[str, Any]]] = {
+    "tables": lambda: {"x": [{"a": 1.5, "b": "hello", "c": True} for _ in range(20_000)]},
+    "one table": lambda: {"x": {f"k{i}": i for i in range(50_000)}},
+    "one list": lambda: {"x": list(range(100_000))},
+    "texts": lambda: {"x": [f"hello world {i}" for i in range(30_000)]},
+    "a text": lambda: {"x": "hello\nworld " * 200_000},
+    "names in a list": lambda: {"x": ["n" * 500_000] * 4},
+    "a name of a table": lambda: {"n" * 2_000_000: 1},
+    "deep": lambda: {"x": [[[[[i, [i]]]]] for i in range(15_000)]},
+    "name and value": lambda: {"x": [{"name": "a", "value": "b"} for _ in range(20_000)]},
 }
 LOUD: dict[str, Any] = {"": 1, "a name": {"sort_key": "by-name"}, "texts": ["see", "--token", "<unset>"]}
 
@@ -54,7 +55,7 @@ class Stall:
 @pytest.mark.parametrize("loud", list(LOUD))
 @pytest.mark.parametrize("name", list(LARGE))
 def test_a_look_at_a_million_values_gives_way_and_says_the_same(name: str, loud: str) -> None:
-    stall, given = Stall(), {**LARGE[name], "z": LOUD[loud]}
+    stall, given = Stall(), {**LARGE[name](), "z": LOUD[loud]}
     found = asyncio.run(stall.of(split_in_turns(given)))
     assert (found.kept, found.keys, found.quiet) == (given, (), not loud)
     assert stall.turns > (20 if found.quiet else schema_form.size(given, 10**6) // argument_search.TURN)
@@ -68,7 +69,7 @@ def test_a_look_at_a_million_values_gives_way_and_says_the_same(name: str, loud:
 
 @pytest.mark.parametrize("name", list(LARGE))
 def test_a_key_is_found_wherever_it_stands_and_nowhere_shown(name: str) -> None:
-    large = LARGE[name]
+    large = LARGE[name]()
     given = {"note": f"it is {KEY}, say", **large, "deep": [[{"x": [{"api_key": KEY}]}]], "y": f"it is {KEY}"}
     found = asyncio.run(split_in_turns(given))
     assert [value for _, value in found.keys] == [KEY]

@@ -244,6 +244,40 @@ def test_a_sync_that_fails_where_a_segment_ends_closes_the_writer_too(audit: Pat
     assert len(segment_files(audit)) == 1
 
 
+@pytest.mark.parametrize("act", ["removed", "replaced", "its folder moved", "another folder in its place"])
+def test_what_nobody_would_find_is_refused_and_no_command_runs(audit: Path, act: str) -> None:
+    from bridgehold.audit.client import encode
+    from bridgehold.records import wire
+
+    journal = Journal(JournalConfig(folder=str(audit), reserve_bytes=65_536))
+    [file] = segment_files(audit)
+    if act in ("removed", "replaced"):
+        file.unlink()
+    else:
+        file.parent.rename(audit / "moved")
+    if act == "another folder in its place":
+        file.parent.mkdir()
+    if act in ("replaced", "another folder in its place"):
+        file.write_bytes(b"")
+    for number in range(2):
+        [answer] = journal.answer([wire.Request(wire.APPEND, number, encode(intent()))])
+        assert answer.code == "failed"
+        assert "not at its place" in answer.message
+
+
+def test_the_reserve_is_a_plain_file_of_one_name_or_nothing_is_begun(audit: Path) -> None:
+    """It is cut to nothing where the disk is full: so would be what was put in its place."""
+    other = audit.parent / "other"
+    other.write_text("kept")
+    for put in (lambda: os.link(other, audit / ".reserve"), lambda: os.mkfifo(audit / ".reserve")):
+        put()
+        with pytest.raises(AuditError) as caught:
+            Journal(JournalConfig(folder=str(audit), reserve_bytes=65_536))
+        assert caught.value.where == str(audit / ".reserve")
+        (audit / ".reserve").unlink()
+    assert other.read_text() == "kept"
+
+
 def test_rotation_by_time(audit: Path, filler: Callable[..., Filler]) -> None:
     writer = filler(limits=Limits(segment_seconds=0))
     writer.pairs(2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import random
 import time
 from itertools import pairwise
@@ -19,7 +20,13 @@ from costs import as_in_a_host  # noqa: F401 - a fixture of all tests here
 from spelt import spellings
 
 KEYS = ("sk-real/with+signs%41-0123456789", "sk-proj-" + "aB3dE5gH7jK9_" * 12, "Zk3vQ9pL")
-SPELT = {key: Encodings(key.encode()) for key in KEYS}
+
+
+@functools.cache
+def spelt_of(key: str) -> Encodings:
+    return Encodings(key.encode())
+
+
 CORPUS = [(key, name) for key in KEYS for name in spellings(key)]
 
 
@@ -28,7 +35,7 @@ def test_a_value_is_masked_whole_over_every_border_and_nothing_else(key: str, na
     written = spellings(key)[name].encode()
     text = b'{"said": "' + written + b'", "more": [1, 22]}'
     for step in (1, 2, 3, 7, 64, len(text) - 21, len(text)):
-        scrubber = Scrubber(SPELT[key])
+        scrubber = Scrubber(spelt_of(key))
         found = b"".join(scrubber.feed(text[at : at + step]) for at in range(0, len(text), step))
         found += scrubber.finish()
         assert len(found) == len(text), "lengths stay true"
@@ -69,7 +76,7 @@ def test_a_value_that_is_cut_at_any_byte_is_masked_as_it_is_uncut(key: str) -> N
 
 @pytest.mark.parametrize("key", KEYS[:2])
 def test_a_cut_echo_is_masked_and_a_shared_prefix_is_not(key: str) -> None:
-    spelt = SPELT[key]
+    spelt = spelt_of(key)
     half = len(key) // 2
     for part in (key[:-1], key[: half + 1], key[half:], key[:20] + "…"):
         spans, _ = spelt.find(f"before {part} after".encode())
@@ -85,7 +92,7 @@ def test_a_cut_echo_is_masked_and_a_shared_prefix_is_not(key: str) -> None:
 def test_what_holds_no_value_passes_unchanged_and_the_end_is_not_kept(
     data: bytes, key: str, steps: list[int]
 ) -> None:
-    scrubber = Scrubber(SPELT[key])
+    scrubber = Scrubber(spelt_of(key))
     at, found = 0, b""
     for step in [*steps, 300]:
         found += scrubber.feed(data[at : at + step])
@@ -94,10 +101,10 @@ def test_what_holds_no_value_passes_unchanged_and_the_end_is_not_kept(
 
 
 def test_streams_wait_for_nothing_that_is_no_beginning() -> None:
-    scrubber = Scrubber(SPELT[KEYS[0]])
+    scrubber = Scrubber(spelt_of(KEYS[0]))
     event = b'data: {"choices":[{"delta":{"content":"hello \\n 12%"}}]}\n\n'
     assert scrubber.feed(event) == event
-    assert "sk-real" not in repr(scrubber) + repr(SPELT[KEYS[0]])
+    assert "sk-real" not in repr(scrubber) + repr(spelt_of(KEYS[0]))
 
 
 @pytest.mark.parametrize("hostile", [b"\\", b"%25", b"sk-proj-aB3", b"\0", b"a ", b"115, ", b"&#115;"])
@@ -105,7 +112,7 @@ def test_no_answer_takes_long_to_look_through(hostile: bytes) -> None:
     text = hostile * (200_000 // len(hostile))
     began = time.process_time()
     for at in range(0, len(text), 32_768):
-        SPELT[KEYS[1]].find(text[at : at + 32_768], last=False)
+        spelt_of(KEYS[1]).find(text[at : at + 32_768], last=False)
     assert time.process_time() - began < 2
 
 
@@ -134,7 +141,7 @@ PIECES = st.one_of(
 def test_a_text_that_is_looked_through_in_parts_is_masked_as_in_one(
     pieces: list[str], key: str, part: int
 ) -> None:
-    text, redactor = "".join(pieces), Redactor([SPELT[key]])
+    text, redactor = "".join(pieces), Redactor([spelt_of(key)])
     with pytest.MonkeyPatch.context() as patch:
         found = []
         for size in (10**9, part):
@@ -161,7 +168,7 @@ HOSTILE = [
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_no_step_of_a_long_text_takes_long(hostile: str) -> None:
     """What others wait for: one search over all of it would take up to half a second."""
-    steps = Redactor([SPELT[KEYS[0]]]).steps(hostile * (100_000 // len(hostile)))
+    steps = Redactor([spelt_of(KEYS[0])]).steps(hostile * (100_000 // len(hostile)))
     taken = [time.thread_time(), *(time.thread_time() for _ in steps)]
     waits = sorted(later - earlier for earlier, later in pairwise(taken))
     assert waits[-1] < 0.1

@@ -490,6 +490,14 @@ def test_a_folder_without_an_audit_is_no_sound_audit(tmp_path: Path) -> None:
             verify_audit(folder)
 
 
+@pytest.mark.parametrize("left", ["nothing", "no line"])
+def test_an_instance_of_which_nothing_is_left_has_a_verdict(closed: Path, left: str) -> None:
+    [file] = segment_files(closed)
+    file.write_bytes(b"") if left == "no line" else file.unlink()
+    report = verify_audit(closed)
+    assert report.events == 0
+
+
 def run_verify(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-I", "-m", "bridgehold.audit.verify", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env={}, cwd="/", timeout=60, check=False)

@@ -115,6 +115,31 @@ def test_a_part_is_one_only_once_its_json_is_there() -> None:
     assert not reader.within_part
 
 
+def test_a_part_is_the_same_however_it_comes_and_takes_no_more_than_it_is_long() -> None:
+    said = b'{"id":1,"success":true,"result":{},"part":"result.base64"}'
+    part = bytes(range(256)) * 128
+    size = 4 + len(said) + len(part)
+    data = (1 << 31 | size).to_bytes(4, "big") + len(said).to_bytes(4, "big") + said + part
+    then = data[:4] + data[4:].replace(b'"id":1', b'"id":2', 1)
+    for width in (1, 4096, 16 * 1024, 100_000, len(data), 3 * len(data)):
+        reader, stream = ready_reader(1, 2), data + then
+        tracemalloc.start()
+        found, most = [], 0
+        for at in range(0, len(stream), width):
+            found += reader.feed(stream[at : at + width])
+            if width == 1 and at == len(data) - 2:
+                most = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        assert [one.result["base64"] == part for one in found] == [True, True]  # type: ignore[index, union-attr]
+        assert (reader.buffered, reader.within_part) == (0, False)
+        assert most < 2 * len(data)  # no object for each byte
+    reader = ready_reader(1)
+    reader.feed(data[:-1])
+    with pytest.raises(WireError, match="unexpected_end"):
+        reader.end()
+    assert reader.buffered == 0
+
+
 @pytest.mark.parametrize("vector", vectors("invalid"))
 def test_invalid_bytes_are_refused_with_their_reason(vector: dict[str, Any]) -> None:
     reader = ready_reader(1)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import hashlib
 import http.server
@@ -164,6 +165,49 @@ def test_something_else_than_an_index_is_a_typed_error(dist, get, server):
     (root / "simple" / "demo-pkg").write_bytes(b"\0\1\2")
     with pytest.raises(EnvironmentBuildError):
         get(make_lock(make_wheel(dist)), Sources(indexes=(f"{url}/simple/",)))
+
+
+class Hostile(http.server.BaseHTTPRequestHandler):
+    """An index that answers by the first name of the path."""
+
+    def do_GET(self):
+        self.send_response(503 if "later" in self.path else 200)
+        self.send_header("Retry-After", "3600")
+        named = "application/vnd.pypi.simple.v1+json" if "deep" in self.path else "text/html"
+        self.send_header("Content-Type", named)
+        self.end_headers()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            if "deep" in self.path:
+                self.wfile.write(b"[" * 200_000)
+            while "endless" in self.path:
+                self.wfile.write(b" " * 65_536)
+            if "slow" in self.path:
+                self.rfile.read()  # until whoever asks is gone
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("act", "says", "retry"),
+    [
+        ("endless", "page is larger than 67108864 bytes", "no"),
+        ("later", "can't be reached", "later"),
+        ("deep", "something else than the simple API", "no"),
+        ("slow", "asking the indexes took longer than 2 s", "later"),
+    ],
+)
+def test_an_index_has_a_build_wait_and_keep_no_more_than_is_ours_to_say(dist, get, act, says, retry):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hostile) as httpd:
+        threading.Thread(target=httpd.serve_forever).start()
+        index = f"http://127.0.0.1:{httpd.server_address[1]}/{act}/"
+        bound = {"resolve_seconds": 2.0} if act == "slow" else {}
+        try:
+            with pytest.raises(EnvironmentBuildError, match=says) as caught:
+                get(make_lock(make_wheel(dist)), Sources(indexes=(index,)), **bound)
+        finally:
+            httpd.shutdown()
+    assert caught.value.retry == retry
 
 
 def test_only_an_sdist_is_refused_and_it_does_not_run(dist, get, tmp_path):

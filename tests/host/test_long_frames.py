@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -24,9 +25,14 @@ from waiting import eventually
 
 COUNT = 100_000
 MANY = b"[" + b",".join(b'{"name":[%d,"a,b"]}' % number for number in range(COUNT)) + b"]"
-MADE = [{"name": [number, "a,b"]} for number in range(COUNT)]
 AT_ONCE = 64 * 1024
 """A piece, with what is said again around it."""
+
+
+@functools.cache
+def made() -> list[dict[str, object]]:
+    """What `MANY` says; no worker that only collects this file has it."""
+    return [{"name": [number, "a,b"]} for number in range(COUNT)]
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +89,7 @@ def test_a_guests_frame(monkeypatch: pytest.MonkeyPatch) -> None:
         writer.start()
         await eventually(lambda: len(guest.found) == 4)
         writer.join()
-        assert guest.found[2].result == MADE
+        assert guest.found[2].result == made()
         assert [type(one).__name__ for one in guest.found[1:]] == [
             "ProgressFrame",
             "ResultFrame",
@@ -122,13 +128,13 @@ def test_a_guest_that_is_ended_in_the_midst_of_its_frame(
 def test_what_a_caller_sends() -> None:
     raw = msgspec.Raw(b'{"operation":"a:b","arguments":{"rows":%b}}' % MANY)
     asked = others_run(lambda: read_params("run", raw, CommandRequest))
-    assert asked.arguments == {"rows": MADE}
+    assert asked.arguments == {"rows": made()}
 
 
 def test_what_a_caller_sends_beside_bytes(decoded: list[int]) -> None:
     raw = msgspec.Raw(b'{"arguments":{"rows":%b}}' % MANY)
     merged = others_run(lambda: parts.merged(raw, "arguments.base64", b"bytes"))
-    assert msgspec.json.decode(merged)["arguments"]["rows"] == MADE
+    assert msgspec.json.decode(merged)["arguments"]["rows"] == made()
 
 
 def test_where_a_fault_lies_in_what_a_caller_sends() -> None:
@@ -138,14 +144,14 @@ def test_where_a_fault_lies_in_what_a_caller_sends() -> None:
 
 
 def test_a_body() -> None:
-    assert others_run(lambda: in_turns(loads_steps(MANY, above=1))) == MADE
+    assert others_run(lambda: in_turns(loads_steps(MANY, above=1))) == made()
 
 
 def test_a_foreign_callers_frame_also_where_only_python_reads_it() -> None:
     for last in (b"1", b"NaN"):
         body = b'{"id":1,"command":"x","args":{"rows":%b,"last":%b}}' % (MANY, last)
         asked = others_run(lambda body=body: in_turns(request_steps(body)))
-        assert asked.args == {"rows": MADE, "last": None if last == b"NaN" else 1}
+        assert asked.args == {"rows": made(), "last": None if last == b"NaN" else 1}
 
 
 def test_a_tools_result() -> None:
@@ -156,4 +162,4 @@ def test_a_tools_result() -> None:
         await process._deliver(1, b'{"result":%b}' % MANY)
         return await future
 
-    assert others_run(work) == MADE
+    assert others_run(work) == made()

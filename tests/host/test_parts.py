@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from bridgehold import Client
 from bridgehold.audit.arguments import CONTENTS, judged_as
 from bridgehold.bridges.frames import ResultFrame
 from bridgehold.bridges.wire import PARTED as GUEST_PARTED
+from bridgehold.client.session_files import PART_BYTES, SessionFiles
 from bridgehold.errors import LimitError, ProtocolError
 from bridgehold.host.cell.commands.command_log import Came, ending_of
 from bridgehold.host.cell.workers import pipes as guest_pipes
@@ -28,7 +30,8 @@ from bridgehold.policies.buckets import TokenBucket
 from bridgehold.policies.model import MIB, Limits, Rate
 from bridgehold.protocol import parts
 from bridgehold.protocol.frames import HEADER, PARTED, read_frame
-from bridgehold.protocol.values import Reply
+from bridgehold.protocol.parts import Moved
+from bridgehold.protocol.values import Artifact, Reply
 from waiting import eventually
 
 Answer = tuple[dict[str, Any], bytes]
@@ -107,6 +110,110 @@ def test_a_hosts_part_that_belongs_nowhere_is_the_requests_error(tmp_path: Path,
         with_client(Standing({"parts": True}, answer), tmp_path, lambda client: client.get("sha256:x"))
 
 
+class OneFile:
+    """A session with one file, which gives at most `most` bytes of it at once."""
+
+    tenant = "local"
+
+    def __init__(self, data: bytes, most: int) -> None:
+        self.data, self.most = data, most
+        self.asked: list[tuple[int, int]] = []
+        self.under_way = self.side_by_side = 0
+        self.fails_at = -1
+
+    async def run(self, operation: str, arguments: dict[str, Any] | None = None) -> Any:
+        assert (operation, arguments) == ("files_stat", {"path": "f"})
+        return {"path": "f", "kind": "file", "size_bytes": len(self.data), "mode": 0o644, "modified": 0.0}
+
+    async def artifacts(self) -> list[Artifact]:
+        return []
+
+    async def call(
+        self, operation: str, arguments: dict[str, Any] | None = None, *, moved: Moved | None = None
+    ) -> Reply:
+        assert arguments is not None
+        assert moved is not None
+        offset = arguments["offset"]
+        self.asked.append((offset, arguments.get("length", len(moved.data))))
+        self.under_way += 1
+        self.side_by_side = max(self.side_by_side, self.under_way)
+        try:
+            await asyncio.sleep(0)
+        finally:
+            self.under_way -= 1
+        if operation == "files_write":
+            if offset == self.fails_at:
+                raise LimitError("no room")
+            assert offset == len(self.data)
+            self.data += moved.data
+            return Reply(value={}, session="s")
+        data = self.data[offset : offset + min(self.most, arguments["length"])]
+        end = len(data) < arguments["length"] and offset + len(data) == len(self.data)
+        said = {"base64": data, "end": end, "size_bytes": self.size_told}
+        return Reply(value=said, session="s")
+
+    @property
+    def size_told(self) -> int:
+        return len(self.data)
+
+
+@pytest.mark.parametrize("most", [PART_BYTES, 700_001])
+@pytest.mark.parametrize("told", [None, 0, 1 << 50])
+def test_a_file_is_whole_whatever_its_session_gives_at_once_and_says_of_its_size(
+    monkeypatch: pytest.MonkeyPatch, most: int, told: int | None
+) -> None:
+    data = os.urandom(2 * PART_BYTES + 12_345)
+    if told is not None:
+        monkeypatch.setattr(OneFile, "size_told", told)
+    for offset, length in ((0, None), (5, None), (7, PART_BYTES + 1), (0, len(data)), (3, 0)):
+        session = OneFile(data, most)
+        got = asyncio.run(SessionFiles(session).read("f", offset=offset, length=length))
+        assert got == data[offset:][:length]
+        assert session.side_by_side <= 2
+        assert session.under_way == 0
+        if told is None:  # nothing past its end or its range is asked for, but for whether that is the end
+            assert all(place + n <= offset + len(got) for place, n in session.asked[1:-1])
+
+
+def test_a_file_is_written_in_order_two_parts_at_a_time_and_a_refusal_ends_it() -> None:
+    data = os.urandom(3 * PART_BYTES + 5)
+    session = OneFile(b"", 0)
+    asyncio.run(SessionFiles(session).write("f", data))
+    assert session.data == data
+    assert [offset for offset, _ in session.asked] == [n * PART_BYTES for n in range(4)]
+    assert (session.side_by_side, session.under_way) == (2, 0)
+    for fails_at, written in ((0, 0), (PART_BYTES, PART_BYTES)):
+        session = OneFile(b"", 0)
+        session.fails_at = fails_at
+        with pytest.raises(LimitError, match="no room"):
+            asyncio.run(SessionFiles(session).write("f", data))
+        assert (len(session.data), session.under_way) == (written, 0)
+        assert len(session.asked) <= 1 + 2 * (fails_at > 0)
+
+
+def test_what_is_long_goes_whole_and_in_order_although_who_sends_it_is_cancelled() -> None:
+    async def act() -> None:
+        one, other = socket.socketpair()
+        reader, _ = await asyncio.open_connection(sock=one, limit=1 << 16)
+        _, writer = await asyncio.open_connection(sock=other)
+        sending, long = parts.Sending(writer), os.urandom(16 * MIB)
+        sending.write(b"a")
+        sending.write(long)
+        waits = asyncio.ensure_future(sending.drain())
+        await asyncio.sleep(0)
+        sending.write(b"b")
+        assert sending.unsent > 0
+        waits.cancel()
+        sending.write(b"")
+        sending.close()
+        assert await reader.read(-1) == b"a" + long + b"b"
+        await sending.closed()
+        assert sending.unsent == 0
+        one.close()
+
+    asyncio.run(act())
+
+
 def test_what_is_answered_is_the_same_with_a_part_and_without() -> None:
     reply = Reply(value={"base64": BYTES, "end": True}, session="s-1")
     head, beside = parts.answered(7, reply)
@@ -123,7 +230,7 @@ def test_what_is_answered_is_the_same_with_a_part_and_without() -> None:
 
 def test_a_part_is_counted_and_told_by_size_and_digest_alone() -> None:
     frame = ResultFrame(id=1, result={"base64": BYTES, "end": True})
-    ending = ending_of(Came(frame))
+    ending = asyncio.run(ending_of(Came(frame)))
     assert (ending.beside, ending.application_ok) == (len(BYTES), True)
     assert f"{len(BYTES)} bytes, {digest_bytes(BYTES)}".encode() in ending.result
     assert len(ending.result) < 200

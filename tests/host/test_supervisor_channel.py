@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from bridgehold.errors import BridgeholdError, HostUnavailableError, PolicyError, UnsupportedError
-from bridgehold.host import startup
+from bridgehold.host import supervisor_link
 from bridgehold.host.startup import ANOTHER, GO, WRITE, FileChange
 from bridgehold.host.supervisor_link import SupervisorLink
 from bridgehold.supervisor.handover import OriginalMounts, Replacing
@@ -167,10 +167,10 @@ def test_a_late_answer_is_no_answer_to_what_is_asked_later(
 ) -> None:
     refused = PolicyError("").code
     late = both(says(GO, before=1), says(REFUSED))
-    monkeypatch.setattr(startup, "CHECK_SECONDS", 0.2)
+    monkeypatch.setattr(supervisor_link, "CHECK_SECONDS", 0.2)
     assert outcome(pair, write, nothing) == HostUnavailableError("").code
     assert outcome(pair, write, nothing, nothing) == HostUnavailableError("").code
-    monkeypatch.setattr(startup, "CHECK_SECONDS", 30)
+    monkeypatch.setattr(supervisor_link, "CHECK_SECONDS", 30)
     assert outcome(pair, write, says(GO)) == ""
     assert outcome(pair, write, says(GO), late) == refused, "a refused change is never told as done"
     assert outcome(pair, write, both(says(b"a reason", before=1), says(b"x", before=-1), says(GO))) == ""

@@ -9,6 +9,7 @@ import pwd
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -197,6 +198,12 @@ def grant(host: Stage) -> Grant:
     return msgspec.structs.replace(made, limits=limits)
 
 
+def drain(read: int) -> None:
+    with open(read, "rb") as pipe:
+        while pipe.read1(65536):
+            pass
+
+
 def unguarded(act: Act, grant: Grant, outside: Outside, host: Stage) -> tuple[Ended, int]:
     """The act in a sandbox of bubblewrap's alone: what is written goes to tmpfs; nothing else is kept from it."""
     facts = facts_for(act, grant, outside, host.layout) | {
@@ -210,20 +217,20 @@ def unguarded(act: Act, grant: Grant, outside: Outside, host: Stage) -> tuple[En
     argv += ["--tmpfs", "/opt", "--tmpfs", "/dev/shm", "--bind", folder, folder, "--cap-add", "ALL"]
     argv += ["--setenv", CANARY_VARIABLE, outside.canary, "--chdir", "/tmp", "--"]
     read, write = os.pipe()
-    drained = threading.Thread(target=lambda: [None for _ in iter(lambda: os.read(read, 65536), b"")])
-    drained.start()
+    threading.Thread(target=drain, args=(read,), daemon=True).start()  # it ends with the last of the act's
     try:
-        done = subprocess.run(
-            [*argv, os.path.realpath(sys.executable), "-P", "-"],  # its environment may lie below /tmp
-            input=f"{source}\nprint('\\nANSWER', json.dumps({last}))".encode(),  # argv is looked at, too
-            pass_fds=(write,), stdout=subprocess.PIPE, timeout=90, check=False,
-        )  # fmt: skip
+        with tempfile.TemporaryFile() as said:  # no pipe: what lives on holds its end open
+            subprocess.run(
+                [*argv, os.path.realpath(sys.executable), "-P", "-"],  # its environment may lie below /tmp
+                input=f"{source}\nprint('\\nANSWER', json.dumps({last}))".encode(),  # argv is looked at, too
+                pass_fds=(write,), stdout=said, timeout=90, check=False,
+            )  # fmt: skip
+            said.seek(0)
+            output = said.read()
     finally:
         os.close(write)
-        drained.join()
-        os.close(read)
-    answer = done.stdout.decode("utf-8", "replace").rpartition("\nANSWER ")[2]
-    return Ended(value=json.loads(answer)), len(done.stdout)
+    answer = output.decode("utf-8", "replace").rpartition("\nANSWER ")[2]
+    return Ended(value=json.loads(answer)), len(output)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="as above")
@@ -272,10 +279,12 @@ def test_without_its_barrier_each_act_is_not_held(
 
 
 def end_marked(outside: Outside) -> None:
-    for path in Path("/proc").glob("[0-9]*/comm"):
+    """Whoever has the name of the acts' processes, or what their environment alone has."""
+    for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if path.read_text().strip() == outside.mark:
-                os.kill(int(path.parent.name), signal.SIGKILL)
+            name, given = (path / "comm").read_text().strip(), (path / "environ").read_bytes()
+            if name == outside.mark or outside.canary.encode() in given:
+                os.kill(int(path.name), signal.SIGKILL)
 
 
 def test_what_can_not_be_told_is_not_held_to_be_held() -> None:

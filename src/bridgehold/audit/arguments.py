@@ -271,10 +271,13 @@ def _pattern(keys: set[str]) -> tuple[re.Pattern[str] | None, int]:
     return re.compile("|".join(map(re.escape, values))) if values else None, 0
 
 
-def preview_of(arguments: Arguments, cap_bytes: int) -> tuple[Digest, int, str]:
-    """As `preview`: digest and size of all of it, and a text without keys, where they may pass too (pure)."""
+def preview_of(arguments: Arguments, cap_bytes: int, facts: str = "") -> tuple[Digest, int, str]:
+    """As `preview`: digest and size of all of it, and a text without keys, where they may pass too (pure).
+
+    `facts`: of its contents, where they are known already.
+    """
     if arguments.contents is not None:
-        kept = {**arguments.kept, CONTENTS: facts_of(arguments.contents)}
+        kept = {**arguments.kept, CONTENTS: facts or facts_of(arguments.contents)}
         digest, size, text = preview_of(
             msgspec.structs.replace(arguments, kept=kept, contents=None), cap_bytes
         )

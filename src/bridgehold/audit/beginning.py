@@ -54,7 +54,7 @@ def begin(
         _discard(folder, audit)
         raise AuditError(
             f"the audit can't be begun: {error.strerror}",
-            where=str(audit),
+            where=str(error.filename or audit),
             hint="Give the journal's user a writable folder with free space.",
         ) from error
     if isinstance(writer.write([_opened(before, recorders)])[0], Refused) or not writer.sync():

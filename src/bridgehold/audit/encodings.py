@@ -34,7 +34,11 @@ _SIGNS = {
     "+": rf"(?:[+-]|%(?:25){{0,4}}2[bB]|{_SLASHES}u002[bB])",
     "/": rf"(?:[/_]|%(?:25){{0,4}}2[fF]|{_SLASHES}(?:/|u002[fF]))",
 }
-_NAMED = {"&": "amp", "<": "lt", ">": "gt", '"': "quot", "'": "apos"}
+_HTML = """&amp|AMP <lt|LT >gt|GT "quot|QUOT 'apos !excl #num $dollar %percnt (lpar )rpar *ast|midast +plus
+,comma .period /sol :colon ;semi =equals ?quest @commat [lsqb|lbrack \\bsol ]rsqb|rbrack ^Hat _lowbar|UnderBar
+`grave|DiacriticalGrave {lcub|lbrace |verbar|vert|VerticalLine }rcub|rbrace"""
+_NAMED = {word[0]: f"(?:{word[1:]})" for word in _HTML.split()}
+"""As HTML 5 has them; what writes all of them out (PHP's `htmlentities`) does so for a key's `_`, too."""
 _SHORT = {"\n": "n", "\r": "r", "\t": "t"}
 _OWN_ESCAPES = "%\\"
 _AMBIGUOUS = re.compile(r"[%\\&=+]")

@@ -229,6 +229,7 @@ def serve(journal: Journal, channels: Sequence[Channel], intake: Intake | None =
     open_now = {channel.socket.fileno(): channel for channel in channels}
     stop: list[float] = []
     signal.signal(signal.SIGTERM, lambda *_: stop.append(time.monotonic() + _DRAIN_S))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     synced, busy = time.monotonic(), False
     while open_now and not (stop and time.monotonic() > stop[0]):
         wait = 0 if busy else 100 if stop or journal.writer.dirty else 1000
@@ -313,6 +314,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             config = msgspec.json.decode(file.read(), type=JournalConfig)
         channels = _channels(options)
         names = dict.fromkeys(channel.recorder.name for channel in channels)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # what it opens it closes: `serve` listens
         journal = Journal(config, recorders=tuple(names))
     except BridgeholdError as error:
         sys.stderr.write(to_log_text(error))

@@ -231,7 +231,7 @@ def _completeness(
     flying: list[str] = []
     interrupted = 0
     written = [check for check in checks if check.lines]
-    for check, after in zip(written, [*written[1:], None], strict=True):
+    for check, after in zip(written, [*written[1:], None], strict=False):  # none at all has none after it
         interrupted += check.left
         references = [chain.reference(check.instance, seq) for seq in check.open]
         told = after.opened if after is not None else check.closed

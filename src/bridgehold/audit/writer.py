@@ -140,11 +140,21 @@ class Writer:
         if self._dirty and not self.failed:
             try:
                 self._sync(self._descriptor)
+                self._demand_at_its_place()
             except OSError as error:
                 self._fail(error, 0)
             else:
                 self._dirty = False
         return not self.failed
+
+    def _demand_at_its_place(self) -> None:
+        """A file that was removed, moved or mounted over takes lines that nobody will ever read."""
+        try:
+            seen = os.lstat(self._folder / segment_name(self._number))
+        except FileNotFoundError:
+            seen = None
+        if seen is None or not os.path.samestat(seen, os.fstat(self._descriptor)):
+            raise OSError(errno.ENOENT, "it is not at its place any more")
 
     def _group(self, events: Sequence[Event], owners: Sequence[str], *, full: bool) -> list[Result]:
         """All of `events` in one write; raises `_NoRoomError` with nothing changed."""
@@ -294,7 +304,9 @@ class Reserve:
 
     def __init__(self, path: Path, size: int) -> None:
         self._size = size
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        self._descriptor = writes.open_lock(
+            path
+        )  # it is cut: what else stands there, or bears another name, isn't
         self._tried = 0
         self.held = False
         self.take_again()

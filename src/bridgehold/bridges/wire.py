@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from datetime import UTC, datetime
-from typing import Literal, TypeVar, get_args
+from typing import Literal, TypeVar, cast, get_args
 
 import msgspec
 
 from bridgehold import strict, strict_turns
+from bridgehold.bridges import wire_steps
 from bridgehold.bridges.frames import (
     CallFrame,
     CancelFrame,
@@ -43,6 +44,8 @@ PARTED = 1 << 31
 PART_JSON_BYTES = 64 * 1024
 """The most JSON beside a guest's part: judging it costs far more than passing bytes on."""
 PART_OF_CALL, PART_OF_RESULT = "args.base64", "result.base64"
+_PIECE_BYTES = 16 * 1024
+"""Of a part, what is kept as it came."""
 _VALUE_BYTES = 128
 """Of memory, for each bracket and comma: an object with one key has two, and takes some 230."""
 _LEAST_PARTED = HEADER_BYTES + 2
@@ -69,6 +72,10 @@ class WireError(ProtocolError):
 
 _STAMP = 64
 """Characters of a reply's ``timestamp``, which nobody reads."""
+AT_ONCE = 8_000
+"""What a frame may weigh that is written in one go: a millisecond or two."""
+_TEXT, _SHORT = frozenset({str}), 1 << 16
+"""Arguments that are short texts need no weighing."""
 _json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
@@ -79,7 +86,18 @@ def encode(
     timestamp: str | None = None,
     parts: bool = False,
 ) -> bytes:
-    """The bytes of one frame, header included.
+    """The bytes of one frame, header included; else as `pieces`, at once."""
+    return b"".join(finished(pieces(frame, max_bytes=max_bytes, timestamp=timestamp, parts=parts)))
+
+
+def pieces(
+    frame: HostFrame,
+    *,
+    max_bytes: int = MAX_FRAME_BYTES,
+    timestamp: str | None = None,
+    parts: bool = False,
+) -> Generator[None, None, tuple[bytes, ...]]:
+    """One frame, header included, in pieces that are to be sent one after the other; made in turns.
 
     `parts`: the guest takes them; otherwise bytes go as base64 text. `max_bytes` bounds the body, a part
     included (the grant's `request_bytes`). Raises `UsageError` where arguments hold what JSON or the guest's
@@ -93,7 +111,18 @@ def encode(
         else:
             body["args"] = {**args, "base64": base64.b64encode(found).decode("ascii")}
     try:
-        data = _json(body).encode()
+        texts = frame.args.values() if isinstance(frame, CallFrame) else (None,)
+        short = _TEXT.issuperset(map(type, texts)) and sum(map(len, cast("Iterable[str]", texts))) < _SHORT
+        if short or strict.weigh(body, AT_ONCE) < AT_ONCE:
+            strict.measured(data := _json(body).encode())
+        else:
+            data = yield from wire_steps.steps(body)
+    except strict.StrictError as error:
+        raise UsageError(
+            f"the arguments can't be sent: {error}",
+            hint=f"Nest at most {strict.MAX_DEPTH} deep, keep integers within 64 bits and keys unique.",
+            where="arguments",
+        ) from None
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(
             f"the arguments can't be sent: {error}",
@@ -107,18 +136,10 @@ def encode(
             hint="Raise `limits.request` in the policy, or send the data as a file.",
             where="arguments",
         )
-    try:
-        strict.measured(data)
-    except strict.StrictError as error:
-        raise UsageError(
-            f"the arguments can't be sent: {error}",
-            hint=f"Nest at most {strict.MAX_DEPTH} deep, keep integers within 64 bits and keys unique.",
-            where="arguments",
-        ) from None
     length = len(data).to_bytes(HEADER_BYTES, "big")
     if part is None:
-        return length + data
-    return b"".join(((PARTED | size + HEADER_BYTES).to_bytes(HEADER_BYTES, "big"), length, data, part))
+        return (length + data,)
+    return (PARTED | size + HEADER_BYTES).to_bytes(HEADER_BYTES, "big") + length + data, part
 
 
 def _body(frame: HostFrame, timestamp: str | None) -> dict[str, object]:
@@ -161,6 +182,10 @@ class FrameReader:
         self._max_frame = max_frame + ENVELOPE_BYTES
         self._max_depth = max_depth
         self._buffer = bytearray()
+        self._pieces: list[bytes | bytearray] = []
+        """Of a part that is under way, what came after `_buffer`: joined once, when it is complete."""
+        self._missing = 0
+        """Bytes of that part that are still to come."""
         self._live: dict[int, int] = {}
         self._highest = -1
         self._ready = False
@@ -171,6 +196,8 @@ class FrameReader:
         """Frames read so far, strays included, for the session's rate."""
         self.within_part = False
         """Whether what is held is the beginning of a frame with a part, its JSON complete."""
+        self.of_part = 0
+        """Of what was fed last, the bytes that went on with a part."""
         self.values_bytes = 0
         """What a frame that is read in turns may take as values, at the most; more than it is long."""
 
@@ -178,6 +205,10 @@ class FrameReader:
         """A call with this id has been sent."""
         self._live[call_id] = 0
         self._highest = max(self._highest, call_id)
+
+    def expects(self, call_id: int) -> bool:
+        """Whether its reply is still to come."""
+        return call_id in self._live
 
     def forget(self, call_id: int) -> None:
         """Nobody waits for this call any more; its frames are strays from now on."""
@@ -196,11 +227,19 @@ class FrameReader:
         """
         if self._broken:
             raise WireError("order", "the stream is broken already")
-        self._buffer += data
+        self.of_part = min(len(data), self._missing)
+        if len(data) < self._missing:
+            self._keep(data)
+            return []
         frames: list[GuestFrame | StrayFrame] = []
+        part: bytes | None
         start = 0
         try:
             self.within_part = False
+            if self._missing:
+                body, part, data = self._whole(data)
+                frames.append((yield from self._frame(body, part)))
+            self._buffer += data
             while (held := len(self._buffer) - start) >= HEADER_BYTES:
                 length = int.from_bytes(self._buffer[start : start + HEADER_BYTES], "big")
                 parted = length > PARTED
@@ -213,17 +252,16 @@ class FrameReader:
                 if parted:
                     place = self._json_end(start, length, held)
                 if held - HEADER_BYTES < length:
+                    self._missing = HEADER_BYTES + length - held if self.within_part else 0
                     break
                 with memoryview(self._buffer) as view:
-                    if parted:
-                        body, part = bytes(view[start + 2 * HEADER_BYTES : place]), bytes(view[place:end])
-                    else:
-                        body, part = bytes(view[place:end]), None
+                    begins, ends = (start + 2 * HEADER_BYTES, place) if parted else (place, end)
+                    body, part = bytes(view[begins:ends]), bytes(view[place:end]) if parted else None
                 start, self.within_part = end, False
                 frames.append((yield from self._frame(body, part)))
         except WireError as error:
             self._broken, self.buffered = True, 0
-            self._buffer.clear()
+            self._forget_held()
             broken = error.bare()
         else:
             del self._buffer[:start]
@@ -236,10 +274,35 @@ class FrameReader:
         finally:
             del broken
 
+    def _keep(self, data: bytes) -> None:
+        """More of a part. Who sends it byte by byte makes no object of each."""
+        if len(data) >= _PIECE_BYTES:
+            self._pieces.append(data)
+        elif self._pieces and isinstance(last := self._pieces[-1], bytearray):
+            last += data
+        else:
+            self._pieces.append(bytearray(data))
+        self._missing -= len(data)
+        self.buffered += len(data)
+
+    def _whole(self, data: bytes) -> tuple[bytes, bytes, bytes]:
+        """The JSON and the part of a frame that `data` completes, and what of `data` comes after it."""
+        place = 2 * HEADER_BYTES + int.from_bytes(self._buffer[HEADER_BYTES : 2 * HEADER_BYTES], "big")
+        body, first = bytes(self._buffer[2 * HEADER_BYTES : place]), bytes(self._buffer[place:])
+        part = b"".join((first, *self._pieces, memoryview(data)[: self._missing]))
+        rest = data[self._missing :]
+        self._forget_held()
+        return body, part, rest
+
+    def _forget_held(self) -> None:
+        self._buffer.clear()
+        self._pieces.clear()
+        self._missing = 0
+
     def end(self) -> None:
         """The stream ended. Raises `WireError` where it ended inside a frame."""
         if held := self.buffered:
-            self._buffer.clear()
+            self._forget_held()
             self._broken, self.buffered = True, 0
             raise WireError("unexpected_end", f"the stream ended {held} bytes into a frame")
 

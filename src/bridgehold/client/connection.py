@@ -40,6 +40,7 @@ class Connection:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+        self._sending = parts.Sending(writer)
         self._next_id = 1
         self._waiting: dict[int, asyncio.Future[tuple[AnswerFrame, bytes]]] = {}
         self._events: dict[int, Progress] = {}
@@ -75,6 +76,7 @@ class Connection:
         self._task.cancel()
         if self._asking is not None:
             self._asking.cancel()
+        self._sending.stop()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
         self._writer.close()
@@ -112,8 +114,8 @@ class Connection:
             self._raw.add(request_id)
         try:
             for piece in parts.packed(request_id, method, params, moved):
-                self._writer.write(piece)
-            await self._writer.drain()
+                self._sending.write(piece)
+            await self._sending.drain()
             answer, data = await future
             return answer.result if raw else _joined(answer.result, answer.part, data)
         except HostLeavingError:
@@ -199,7 +201,7 @@ class Connection:
 
     def _cancel(self, request_id: int) -> None:
         params = msgspec.Raw(msgspec.json.encode({"id": request_id}))
-        self._writer.write(pack(RequestFrame(id=request_id, method="cancel", params=params)))
+        self._sending.write(pack(RequestFrame(id=request_id, method="cancel", params=params)))
 
 
 def _joined(raw: msgspec.Raw | msgspec.UnsetType, part: str, data: bytes) -> Any:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import io
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -16,6 +18,8 @@ from bridgehold.protocol.parts import Moved
 from bridgehold.protocol.values import Artifact, FileFact, FilePart, Reply
 
 PART_BYTES = 4 * 1024 * 1024
+_AHEAD = 1
+"""Parts under way beside the one that is waited for: while a process has one, the next has another."""
 MOST_READ = 1024 * 1024 * 1024
 """Bytes of one file that are read where its caller says nothing: a sandbox's file may grow as it is read."""
 MOST_FILES = 10_000
@@ -82,22 +86,29 @@ class SessionFiles:
 
     async def _parts(self, place: dict[str, Any], offset: int, length: int | None) -> AsyncIterator[bytes]:
         left = MOST_READ if length is None else length
-        ahead: asyncio.Task[FilePart] | None = None
+        ahead: deque[asyncio.Task[FilePart]] = deque()
+        step, asked = PART_BYTES, offset
         try:
             while left > 0:
-                part = await (ahead or self._part(place, offset, left))
-                ahead, data = None, part.base64[:left]
+                due = offset + min(left, step)
+                asked = max(asked, due)
+                part = await (ahead.popleft() if ahead else self._part(place, offset, left))
+                data = part.base64[:left]
                 left -= len(data)
                 offset += len(data)
-                if not part.end and left > 0:  # while this one is worked on
-                    ahead = asyncio.create_task(self._part(place, offset, left))
+                if offset != due and not part.end:  # it gives less at once: the others lie elsewhere
+                    await _given_up(ahead)
+                    step, asked = len(data), offset
+                while not part.end and len(ahead) < _AHEAD and asked < min(offset + left, part.size_bytes):
+                    length_asked = min(step, offset + left - asked)
+                    ahead.append(asyncio.create_task(self._part(place, asked, length_asked)))
+                    asked += length_asked
                 if data:
                     yield data
                 if part.end:
                     return
         finally:
-            if ahead is not None:
-                ahead.cancel()
+            await _given_up(ahead)
         if length is None:
             raise LimitError(f"the file has more than {MOST_READ} bytes; read a range of it (`length=`)")
 
@@ -107,21 +118,33 @@ class SessionFiles:
 
     async def read(self, path: str, *, offset: int = 0, length: int | None = None) -> bytes:
         """A file's bytes, or a range of them."""
-        return b"".join([data async for data in self.parts(path, offset=offset, length=length)])
+        whole = io.BytesIO()  # a part's memory serves the next
+        async for data in self.parts(path, offset=offset, length=length):
+            whole.write(data)
+        return whole.getvalue()
 
     async def write(self, path: str, data: Content, *, mode: int = 0o644) -> FileFact:
         """Write a file, and the folders that it lies in; it appears when it is whole."""
         offset = 0
+        under_way: deque[asyncio.Task[Reply]] = deque()
         with _source(data) as source:
             part = source.read(PART_BYTES)
-            while True:
-                following = source.read(PART_BYTES)
-                asked = {"path": path, "offset": offset, "last": not following, "mode": mode}
-                await self._session.call("files_write", asked, moved=Moved("arguments.base64", part))
-                offset += len(part)
-                if not following:
-                    return await self.stat(path)
-                part = following
+            try:
+                while True:
+                    following = source.read(PART_BYTES)
+                    asked = {"path": path, "offset": offset, "last": not following, "mode": mode}
+                    moved = Moved("arguments.base64", part)
+                    under_way.append(
+                        asyncio.create_task(self._session.call("files_write", asked, moved=moved))
+                    )
+                    while under_way and (len(under_way) > _AHEAD or not offset or not following):
+                        await under_way.popleft()  # the first alone: it says whether any may be written
+                    if not following:
+                        return await self.stat(path)
+                    offset += len(part)
+                    part = following
+            finally:
+                await _given_up(under_way)
 
     async def write_all(self, files: Mapping[str, Content]) -> None:
         """Write several: paths with what goes into them."""
@@ -208,6 +231,14 @@ class SessionFiles:
         return most
 
 
+async def _given_up(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel what nobody waits for any more; what it raises is nobody's."""
+    if tasks := tuple(tasks):
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 def _regular(source: Path) -> list[Path]:
     """A file, or those in a folder that no link leads to."""
     if not source.is_dir():
@@ -227,8 +258,6 @@ def _within(path: str, top: str) -> str:
 
 
 def _source(data: Content) -> Any:
-    import io
-
     if isinstance(data, str):
         return io.BytesIO(data.encode("utf-8"))
     if not isinstance(data, Path):

@@ -172,12 +172,25 @@ async def read_frame(
             if rest < 0:
                 raise ProtocolError(f"a frame of {length} bytes with {first} of JSON in it")
             body = await reader.readexactly(first)
-            beside.append(await reader.readexactly(rest))
+            beside.append(await _joined(reader, rest))
             return body
     except TimeoutError as error:
         raise _too_slow(patience_s) from error
     except (asyncio.IncompleteReadError, ConnectionError) as error:
         raise HostUnavailableError("the connection ended inside a frame") from error
+
+
+async def _joined(reader: asyncio.StreamReader, left: int) -> bytes:
+    """As `readexactly`, of many bytes: taken as they come, and joined once."""
+    import asyncio
+
+    pieces = []
+    while left:
+        pieces.append(piece := await reader.read(left))
+        left -= len(piece)
+        if not piece:
+            raise asyncio.IncompleteReadError(b"", left)
+    return b"".join(pieces)
 
 
 def _too_slow(seconds: float | None) -> ProtocolError:

@@ -8,7 +8,10 @@ request; any other peer reads and writes the same member as base64 text (docs/ad
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import socket
+from collections import deque
 from typing import Any, NamedTuple
 
 import msgspec
@@ -24,6 +27,8 @@ MOST_JSON = 1024 * 1024
 """Of the JSON beside a caller's part: whoever passes it on reads all of it, on a loop that tenants share."""
 _JOINED = 64 * 1024
 """Bytes that are copied rather than sent on their own."""
+_PIECE = 256 * 1024
+"""Bytes that are given to a stream at once: what a socket doesn't take of them, the stream copies."""
 
 
 class Moved(NamedTuple):
@@ -137,3 +142,68 @@ def _without_data(value: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
 def _plain(frame: AnswerFrame) -> tuple[bytes, bytes]:
     body = msgspec.json.encode(frame)
     return HEADER.pack(len(body)) + body, b""
+
+
+class Sending:
+    """What goes out on one stream, in order; what is long goes a piece at a time, and is copied nowhere."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self._waiting: deque[memoryview] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._wide = False
+        self.unsent = 0
+        """Bytes that the stream was not given yet."""
+
+    def write(self, data: bytes) -> None:
+        """Send `data` after all that came before, without waiting."""
+        if not self.unsent and len(data) <= _PIECE:
+            self._writer.write(data)
+            return
+        if not self._wide and (sock := self._writer.get_extra_info("socket")) is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PIECE)  # or what the machine allows
+        self._wide = True
+        self._waiting.append(memoryview(data))
+        self.unsent += len(data)
+        if self._task is None:
+            self._task = asyncio.create_task(self._send())
+
+    async def drain(self) -> None:
+        """Wait until the stream has all, and little of it waits there. Cancelling takes nothing back."""
+        if self._task is not None:
+            await asyncio.wait({self._task})
+        await self._writer.drain()
+
+    def close(self) -> None:
+        """Close the stream, after what waits."""
+        if self._task is None:
+            self._writer.close()
+        else:
+            self._task.add_done_callback(lambda _: self._writer.close())
+
+    async def closed(self) -> None:
+        """Wait until the stream is closed: after `close`."""
+        if self._task is not None:
+            await asyncio.wait({self._task})
+        await self._writer.wait_closed()
+
+    def stop(self) -> None:
+        """Send nothing more of what waits."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _send(self) -> None:
+        try:
+            while self._waiting:
+                data = self._waiting.popleft()
+                for start in range(0, len(data), _PIECE):
+                    piece = data[start : start + _PIECE]
+                    self._writer.write(piece)
+                    self.unsent -= len(piece)
+                    await self._writer.drain()
+        except OSError:
+            pass  # the reading half says that the connection is lost
+        finally:
+            self._task = None
+            self._waiting.clear()
+            self.unsent = 0

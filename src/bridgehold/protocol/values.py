@@ -223,6 +223,8 @@ class FilePart(msgspec.Struct, frozen=True, kw_only=True):
     base64: bytes
     end: bool
     """The file has no more."""
+    size_bytes: int = 0
+    """What it has now."""
 
     @classmethod
     def of(cls, said: object) -> Self:

@@ -140,7 +140,9 @@ def _own(one: Wanted) -> None:
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise ConfigError(
-                f"a link stands for {one.path}", where=str(one.path), hint="Look who put it there; remove it."
+                f"a link, or a file, stands for {one.path}",
+                where=str(one.path),
+                hint="Look who put it there; remove it.",
             ) from error
         if not isinstance(error, PermissionError):
             raise

@@ -18,6 +18,7 @@ from bridgehold.config.load import Config, own_variables
 from bridgehold.config.machine import package_folder, real_folders
 from bridgehold.host.startup import MOST_CELLS, HostConfig
 from bridgehold.keeper.values import keeper_config
+from bridgehold.policies.model import MIB
 from bridgehold.policies.units import parse_size
 from bridgehold.sandbox.attest.view import covering
 from bridgehold.sandbox.launcher.given import LauncherConfig
@@ -144,7 +145,7 @@ def plan(
                     lasting=lasting,
                 )
             ),
-            environment=fetching,
+            environment=fetching | _KEEPS_MEMORY,
         ),
         keeper=ProcessPlan(
             module=MODULES["keeper"],
@@ -259,6 +260,8 @@ def _environment() -> dict[str, str]:
     }
 
 
+_KEEPS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(8 * MIB), "MALLOC_TRIM_THRESHOLD_": str(32 * MIB)}
+"""For glibc, of the host: a file's part takes the memory of the one before, and not new pages each time."""
 _FETCH_VARIABLES = (
     *(f"UV_{name}" for name in ("DEFAULT_INDEX", "INDEX_URL", "INDEX", "EXTRA_INDEX_URL", "FIND_LINKS")),
     *(

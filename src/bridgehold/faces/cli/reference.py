@@ -29,14 +29,13 @@ def _status(kind: type[BridgeholdError]) -> int:
 
 
 def _commands(command: Any, path: str) -> list[str]:
-    children = getattr(command, "commands", None)
-    if children is not None:
-        return [line for name in sorted(children) for line in _commands(children[name], f"{path} {name}")]
-    lines = ["", f"## {path}", "", str(command.help or "").strip().split("\n\n")[0], ""]
+    children: dict[str, Any] = getattr(command, "commands", {})
     rows = [_row(parameter) for parameter in command.params if parameter.name != "help"]
-    if rows:
-        lines += ["| argument | default | meaning |", "| --- | --- | --- |", *rows]
-    return lines
+    lines = []
+    if not children or (rows and command.invoke_without_command and " " in path):
+        lines += ["", f"## {path}", "", str(command.help or "").strip().split("\n\n")[0], ""]
+        lines += ["| argument | default | meaning |", "| --- | --- | --- |", *rows] if rows else []
+    return lines + [line for name in sorted(children) for line in _commands(children[name], f"{path} {name}")]
 
 
 def _row(parameter: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Protocol
 import msgspec
 
 from bridgehold.host.shares.fair import Share
+from bridgehold.protocol.parts import Sending
 
 UNREAD_AT_EASE = 64 * 1024
 """Bytes that may wait on every connection without being counted; past them no request of it is read."""
@@ -48,6 +49,7 @@ class Outgoing:
     def __init__(self, writer: asyncio.StreamWriter, share: Share, *, most: int, patience_s: float) -> None:
         """`share`: of all callers' bytes, the connection's own. `most`: bytes that may wait before more."""
         self._writer = writer
+        self._sending = Sending(writer)
         self._share = share
         self._most = most
         self._patience_s = patience_s
@@ -63,20 +65,23 @@ class Outgoing:
     @property
     def unread(self) -> int:
         """Bytes that wait for the caller to read."""
-        return self._writer.transport.get_write_buffer_size()
+        return self._sending.unsent + self._writer.transport.get_write_buffer_size()
 
     def put(self, data: bytes, *, most: int | None = None) -> None:
         """Write `data`, without waiting. Past a bound (`most`, where it is given) the connection is cut."""
         transport = self._writer.transport
         if transport.is_closing():
             return
-        before = transport.get_write_buffer_size()
+        before = self._sending.unsent + transport.get_write_buffer_size()
         waiting = before + len(data)
         uncounted = waiting <= UNREAD_AT_EASE and not self._share.amount
         if before > (self._most if most is None else most) or not (uncounted or self._counted(waiting)):
             self.end()
             return
-        self._writer.write(data)
+        if self._sending.unsent or len(data) > UNREAD_AT_EASE:
+            self._sending.write(data)
+        else:
+            self._writer.write(data)
         self._written += len(data)
         if uncounted:
             return
@@ -98,16 +103,17 @@ class Outgoing:
 
     def finish(self, seconds: float) -> None:
         """End it after what is written, which gets `seconds` to be read."""
-        self._writer.close()
+        self._sending.close()
         asyncio.get_running_loop().call_later(seconds, self.end)
 
     async def close(self, seconds: float) -> None:
         """As `finish`, and wait for it."""
-        self._writer.close()
+        self._sending.close()
         try:
             with contextlib.suppress(OSError, TimeoutError):
-                await asyncio.wait_for(self._writer.wait_closed(), seconds)
+                await asyncio.wait_for(self._sending.closed(), seconds)
         finally:
+            self._sending.stop()
             self._writer.transport.abort()
             if self._watching is not None:
                 self._watching.cancel()
@@ -122,7 +128,7 @@ class Outgoing:
             while left := self.unread:
                 sent = self._written - left
                 try:
-                    await asyncio.wait_for(self._writer.drain(), self._patience_s)
+                    await asyncio.wait_for(self._sending.drain(), self._patience_s)
                 except TimeoutError:
                     read = self._written - self.unread - sent
                     if read < min(left, _SLOWEST * self._patience_s):

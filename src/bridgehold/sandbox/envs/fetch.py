@@ -7,7 +7,9 @@ stores bytes; it opens no wheel.
 
 from __future__ import annotations
 
+import io
 import os
+import resource
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -18,15 +20,16 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 import requests
-from pypi_simple import ProjectPage, PyPISimple, UnsupportedContentTypeError, UnsupportedRepoVersionError
+from pypi_simple import NoSuchProjectError, ProjectPage, PyPISimple
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
 from bridgehold.errors import BridgeholdError, EnvironmentBuildError
-from bridgehold.sandbox.envs.index import Candidate, resolve
+from bridgehold.sandbox.envs.index import MAX_PAGE_BYTES, Candidate, resolve
 from bridgehold.sandbox.envs.sources import shown
 from bridgehold.sandbox.envs.values import (
+    GIB,
     BuildProgress,
     FetchLimits,
     FetchLine,
@@ -42,6 +45,8 @@ from bridgehold.sandbox.limits.shortage import short_of, shortage
 MAX_REQUEST_BYTES = 16 * 1024 * 1024
 _BLOCK = 256 * 1024
 _TICK_SECONDS = 0.1
+_MEMORY = 3 * GIB
+"""What pages may make of themselves; the largest real ones take a tenth."""
 T = TypeVar("T")
 Report = Callable[[BuildProgress], None]
 
@@ -54,22 +59,44 @@ class Network:
         self._session = requests.Session()
         if sources.certificates:
             self._session.verify = sources.certificates
-        retry = Retry(total=3, backoff_factor=0.3, status_forcelist=(429, 500, 502, 503, 504))
+        retry = Retry(  # as long as we say, not as long as an index asks for
+            total=3,
+            backoff_factor=0.3,
+            status_forcelist=(429, 500, 502, 503, 504),
+            respect_retry_after_header=False,
+        )
         for scheme in ("https://", "http://"):
             self._session.mount(scheme, HTTPAdapter(max_retries=retry, pool_maxsize=2 * limits.threads))
 
     def page(self, index: str, project: str) -> ProjectPage:
-        """A project's page of an index. Raises `EnvironmentBuildError`."""
+        """A project's page of an index. Raises `EnvironmentBuildError`, or `NoSuchProjectError`."""
         try:
-            return PyPISimple(index, session=self._session).get_project_page(project, timeout=self._timeout)
+            return self._page(index, project)
+        except (NoSuchProjectError, EnvironmentBuildError):
+            raise
+        except (requests.JSONDecodeError, UnicodeError) as error:
+            raise _no_index(project, index) from error
         except (requests.RequestException, HTTPError, OSError) as error:
             raise _unreachable(project, index, error) from error
-        except (UnsupportedContentTypeError, UnsupportedRepoVersionError, ValueError) as error:
-            raise EnvironmentBuildError(
-                f"{project}: the index answers with something else than the simple API",
-                where=shown(index),
-                hint="Check `index` in config.toml; it usually ends in /simple/.",
-            ) from error
+        except Exception as error:  # whatever the parsers of others say to it
+            raise _no_index(project, index) from error
+
+    def _page(self, index: str, project: str) -> ProjectPage:
+        asked, data = PyPISimple(index, session=self._session), bytearray()
+        url, accept = asked.get_project_url(project), {"Accept": asked.accept}
+        with self._session.get(url, headers=accept, stream=True, timeout=self._timeout) as response:
+            if response.status_code == requests.codes.not_found:
+                raise NoSuchProjectError(project, url)
+            response.raise_for_status()
+            for block in response.raw.stream(_BLOCK, decode_content=True):
+                data += block
+                if len(data) > MAX_PAGE_BYTES:
+                    raise EnvironmentBuildError(
+                        f"{project}: the index's page is larger than {MAX_PAGE_BYTES} bytes",
+                        where=shown(index),
+                    )
+            response.raw = io.BytesIO(data)
+            return ProjectPage.from_response(response, project)
 
     def blocks(self, candidate: Candidate) -> Iterator[bytes]:
         """The bytes of a candidate, as they come. Raises `EnvironmentBuildError`."""
@@ -190,6 +217,9 @@ class Fetcher:
 def main() -> int:
     """The process. Exit status 0 after a result, the error's own otherwise."""
     os.umask(0o022)  # the wheels are for other uids to read
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    most = _MEMORY if hard == resource.RLIM_INFINITY else min(hard, _MEMORY)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     out = sys.stdout.buffer
     encoder = msgspec.json.Encoder()
 
@@ -215,6 +245,14 @@ def main() -> int:
     except BrokenPipeError:
         return EnvironmentBuildError.exit_status  # whoever asked is gone
     return 0
+
+
+def _no_index(project: str, index: str) -> EnvironmentBuildError:
+    return EnvironmentBuildError(
+        f"{project}: the index answers with something else than the simple API",
+        where=shown(index),
+        hint="Check `index` in config.toml; it usually ends in /simple/.",
+    )
 
 
 def _unreachable(what: str, url: str, error: Exception) -> EnvironmentBuildError:

@@ -52,14 +52,30 @@ async def fetch(
     stdin, stdout, stderr = process.stdin, process.stdout, process.stderr
     if stdin is None or stdout is None or stderr is None:
         raise EnvironmentBuildError("the fetcher has no pipes")
-    trouble = asyncio.create_task(_tail(stderr))
+    trouble, files = asyncio.create_task(_tail(stderr)), False
     try:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             stdin.write(msgspec.json.encode(request))
             await stdin.drain()
             stdin.close()
-        result = await _read(stdout, on_progress, on_wheel)
-        await process.wait()
+        async with asyncio.timeout(request.limits.resolve_seconds) as within:
+
+            def told(progress: BuildProgress) -> None:
+                nonlocal files
+                if progress.phase == "fetch" and not files:
+                    files = True
+                    within.reschedule(asyncio.get_running_loop().time() + request.limits.seconds)
+                on_progress(progress)
+
+            result = await _read(stdout, told, on_wheel)
+            await process.wait()
+    except TimeoutError as error:
+        seconds = request.limits.seconds if files else request.limits.resolve_seconds
+        raise EnvironmentBuildError(
+            f"{'fetching' if files else 'asking the indexes'} took longer than {seconds:g} s",
+            retry="later",
+            hint="Look at the network and at the index. What was fetched whole is kept.",
+        ) from error
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):

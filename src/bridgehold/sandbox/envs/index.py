@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # it brings `requests` along: 0.2 s that only a build takes
     from pypi_simple import ProjectPage
 
 _SHOWN_TAGS = 12
-_MAX_PAGE_BYTES = 64 * 1024 * 1024
+MAX_PAGE_BYTES = 64 * 1024 * 1024
 _REMOTE = re.compile(r"https?://", re.ASCII | re.IGNORECASE)
 _MOST_TAGS = 1_000
 """That one wheel's name stands for: each is a product of three lists. (Packages: at most some dozens.)"""
@@ -158,7 +158,7 @@ def _in_local_index(pin: Pin, index: str) -> list[Candidate]:
 
     page = Path(unquote(urlsplit(index).path)) / pin.name / "index.html"
     try:
-        if page.stat().st_size > _MAX_PAGE_BYTES:
+        if page.stat().st_size > MAX_PAGE_BYTES:
             return []
         html = page.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):

@@ -102,6 +102,10 @@ class FetchLimits(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 6
     connect_seconds: float = 10.0
     read_seconds: float = 60.0
+    resolve_seconds: float = 600.0
+    """For all pages of indexes together."""
+    seconds: float = 7200.0
+    """For all files together, once the pages are read."""
 
 
 class Wheel(msgspec.Struct, frozen=True, kw_only=True):

@@ -35,6 +35,8 @@ PREVIEW_BYTES = 2_000
 """Of a command's arguments in the audit."""
 _TRACEBACK = 4_000
 """Characters of it in the audit."""
+_HASHED_AT_ONCE = 256 * 1024
+"""Bytes of a file that are hashed on the loop."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,7 +113,9 @@ class CommandLog:
 
     async def intend(self, plan: Plan, session: _Session, parent: str = "") -> str:
         """The intent's reference, once it is durable. A tenant without room for it loses the session."""
-        digest, size, text = preview_of(plan.arguments, PREVIEW_BYTES)
+        contents = plan.arguments.contents
+        facts = await facts_aside(contents) if contents is not None else ""
+        digest, size, text = preview_of(plan.arguments, PREVIEW_BYTES, facts)
         if self._rates is not None and plan.grant.ceilings.bytes_per_second:
             self._rates.charge(plan.grant, size, time.monotonic())
         event = CommandIntent(
@@ -236,7 +240,14 @@ async def came_of(
     return msgspec.structs.replace(came, written=output.finish()) if output is not None else came
 
 
-def ending_of(came: Came) -> Ending:
+async def facts_aside(contents: bytes | str) -> str:
+    """As `facts_of`; what is long is hashed beside the loop, which goes on meanwhile."""
+    if len(contents) < _HASHED_AT_ONCE:
+        return facts_of(contents)
+    return await asyncio.to_thread(facts_of, contents)
+
+
+async def ending_of(came: Came) -> Ending:
     """What is said of it. Of its result the digest, and whether it tells of an error."""
     if not isinstance(came.frame, ResultFrame):
         return Ending(transport_ok=came.frame is not None, application_ok=False, failure=came.failure)
@@ -245,7 +256,7 @@ def ending_of(came: Came) -> Ending:
     wrong = isinstance(value, dict) and ("error" in value or value.get("status") == "error")
     beside = value.get(CONTENTS) if isinstance(value, dict) else None
     if isinstance(value, dict) and isinstance(beside, bytes):
-        value = {**value, CONTENTS: facts_of(beside)}
+        value = {**value, CONTENTS: await facts_aside(beside)}
     return Ending(
         transport_ok=True,
         application_ok=not wrong,

@@ -364,7 +364,7 @@ class Dispatch:
         inside = plan.operation is not None and plan.operation.output
         if inside and isinstance(came.frame, ResultFrame):
             came = msgspec.structs.replace(came, frame=with_output(came.frame, written))
-        receipt = await self._log.record(plan, session.id, intent, ending_of(came), usage, counted)
+        receipt = await self._log.record(plan, session.id, intent, await ending_of(came), usage, counted)
         if isinstance(failure, GoneError):
             raise asyncio.CancelledError
         anew = session.tell_anew() if session.anew and not plan.replays else ""

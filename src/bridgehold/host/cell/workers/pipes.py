@@ -17,11 +17,12 @@ from functools import partial
 from typing import Any
 
 from bridgehold.bridges.frames import (
+    CallFrame,
     GuestFrame,
     HostFrame,
     StrayFrame,
 )
-from bridgehold.bridges.wire import FrameReader, encode
+from bridgehold.bridges.wire import FrameReader, pieces
 from bridgehold.errors import BridgeholdError, CrashError, ProtocolError
 from bridgehold.host.cell.workers.raw import RawReader
 from bridgehold.host.shares.fair import FrameBudget
@@ -33,7 +34,7 @@ _Reading = tuple[bytes, bool, Generator[None, None, Sequence[object]]]
 """What was read, whether it goes on with a part, and the frames that are made of it."""
 _READ_BYTES = 65_536
 """As much as a pipe holds."""
-_WIDE_BYTES = 4 * _READ_BYTES
+_WIDE_BYTES = 16 * _READ_BYTES
 """What one holds, and is read at once, that has carried more than that: of a file, most often."""
 _BYTES_PER_SECOND, _BYTES_AT_ONCE = 4 * MIB, 32 * MIB
 """Of frames, per session: the worst text of 8 MiB takes 0.2 s to judge, and all sessions share the loop."""
@@ -146,19 +147,27 @@ class GuestPipes:
     async def send(self, said: HostFrame | bytes) -> None:
         """Queue a frame, or a script's bytes as they are, and wait until the guest has taken it.
 
-        The caller bounds the time.
+        The caller bounds the time. Of a call the reader expects an answer as soon as it is queued; whoever
+        leaves while a large frame is made has sent nothing.
         """
-        data = (
-            said
-            if isinstance(said, bytes)
-            else encode(said, max_bytes=self._request_bytes, parts=self.takes_parts)
-        )
+        found: tuple[bytes, ...] = (said,) if isinstance(said, bytes) else ()
+        if not isinstance(said, bytes):
+            steps = pieces(said, max_bytes=self._request_bytes, parts=self.takes_parts)
+            while not found:  # as `steps.in_turns`, which each command would pass
+                try:
+                    next(steps)
+                    await asyncio.sleep(0)
+                except StopIteration as end:
+                    found = end.value
         if self._closed or self._last_input:
             raise CrashError("the worker is gone")
-        if len(data) > _READ_BYTES:
-            self._widen()
-        self._pending.append(memoryview(data))
-        self._unsent += len(data)
+        if isinstance(said, CallFrame):
+            self.reader.expect(said.id)
+        for data in found:
+            if len(data) > _READ_BYTES:
+                self._widen()
+            self._pending.append(memoryview(data))
+            self._unsent += len(data)
         self._drained.clear()
         self._write()
         await self._drained.wait()
@@ -260,7 +269,8 @@ class GuestPipes:
                 self._turning, self._charged = False, -1
                 self._loop.add_reader(self._from_guest, self._read_frames)
             owed = self._frames.take(max(1, len(found)), now)
-            cost = len(data) // _PART_COST if part and not found else len(data)
+            of_part = self.reader.of_part if part else 0
+            cost = len(data) - of_part + of_part // _PART_COST
             self._due = now + max(owed, self._bytes.take(cost, now))
             if self._source.buffered != self._charged or self._half_frame is not None:
                 self._charged = self._source.buffered
