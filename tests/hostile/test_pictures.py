@@ -10,17 +10,20 @@ from typing import Any
 import pytest
 
 from bridgehold.client.sync import SyncSession
-from hostile.stage import KINDS_OF_HOSTS, Stage, stage
+from hostile.stage import PAIRED, USER, Stage, copy_environment, stage
 from pictures import NAME, POLICY, lay
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.fixture(scope="module", params=["fork", "cold"])
+@pytest.fixture(scope="module", params=PAIRED, ids="-".join)
 def host(request: pytest.FixtureRequest) -> Iterator[Stage]:
-    with stage(KINDS_OF_HOSTS[0], request.param, zygote="512MiB", environments=True) as ready:
+    kind, start = request.param
+    with stage(kind, start, zygote="512MiB", environments=kind != "user") as ready:
+        if kind == "user":
+            copy_environment("matplotlib", ready.layout.environments, user=USER)
         lay(ready.layout.bridges)
-        (ready.layout.policies / f"{NAME}.toml").write_text(POLICY.format(start=request.param))
+        (ready.layout.policies / f"{NAME}.toml").write_text(POLICY.format(start=start))
         yield ready
         assert ready.events("start.fell_back") == []
 
@@ -51,6 +54,14 @@ def test_a_figure_of_matplotlibs_is_shown_without_asking(session: SyncSession) -
     said = session.execute("for n in range(3): plt.figure(); plt.plot([n])")
     assert len(said["displays"]) == 3
     assert len({one["image/png"] for one in said["displays"]}) == 3
+
+
+def test_matplotlibs_list_of_fonts_is_made_once_before_any_fork(host: Stage, session: SyncSession) -> None:
+    """As the reference of Python inside says; a cold session makes its own, in a folder that it can write."""
+    code = "import glob, matplotlib\nimport matplotlib.font_manager as m\n"
+    kept = "glob.glob(matplotlib.get_cachedir() + '/fontlist*')"
+    found = session.execute(f"{code}(len(m.fontManager.ttflist) > 10, len({kept}))")
+    assert found["value"] == [True, 0 if host.start == "fork" else 1]
 
 
 def test_a_figure_of_plotlys_is_html_and_data(session: SyncSession) -> None:

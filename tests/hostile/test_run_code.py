@@ -618,10 +618,18 @@ def test_hostile_files_reach_nobody_outside(session: SyncSession, tmp_path: Path
     assert [one.path for one in files.list("d")] == before  # no part of a file stays
     files.write("d/link", b"own")  # in the link's place, not through it
     assert files.stat("d/link").kind == "file"
-    session.run("execute", {"code": "for n in range(10_100): open(f'm{n}', 'w').close()"})
+    floods = (
+        "import errno\nfound = []\nos.makedirs('many'); open('many/0', 'w').close()\n"
+        "try: os.truncate('many/0', 1 << 40)\n"
+        "except OSError as error: found.append(error.errno == errno.EFBIG)\n"
+        "try:\n    for n in range(1, 1_000_000): os.link('many/0', f'many/{n}')\n"
+        "except OSError as error: found += [error.errno == errno.ENOSPC, n > 10_000]\n"
+        "found"
+    )  # neither a terabyte nor a million entries is to be had
+    assert session.run("execute", {"code": floods})["value"] == [True, True, True]
     with pytest.raises(LimitError):
-        files.list()
-    assert session.run("files_list", {"most": 5})["truncated"]
+        files.list("many")
+    assert session.run("files_list", {"path": "many", "most": 5})["truncated"]
 
 
 def test_a_listing_that_lies_writes_nothing_elsewhere(session: SyncSession, tmp_path: Path) -> None:
