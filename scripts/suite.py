@@ -110,7 +110,7 @@ def stages() -> tuple[Stage, ...]:
         Stage("documents", (sys.executable, "scripts/generate_docs.py", "--check")),
         pytest("small", *SMALL),
         Stage("differences", (sys.executable, "compat/run.py", "--part"), needs=("environments",)),
-        pytest("main", "-n", "5", *many, *FIRST, *others, alone=True),  # they wait more than they work
+        pytest("main", "-n", "4", *many, *FIRST, *others, alone=True),  # they wait more than they work
         pytest("floods", "-n", "3", *many, *LAST, alone=True),
     )
 
