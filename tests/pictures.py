@@ -21,6 +21,7 @@ start = "{start}"
 """
 _TESTS = Path(__file__).parent
 _PYTHON = _TESTS.parent / "src/bridgehold/bridges/shipped/python"
+_PRELOADED = '"matplotlib.font_manager"'
 _LOCKED = 'requirements = "requirements.in"\nlock = "requirements.lock"\n'
 
 
@@ -33,9 +34,8 @@ def lay(bridges: Path) -> None:
         text = file.read_text()
         (folder / file.name).write_text(text.replace('    name = "python"\n', f'    name = "{NAME}"\n'))
     manifest = (_PYTHON / "bridge.toml").read_text()
-    (folder / "bridge.toml").write_text(
-        manifest.replace('name = "python"\n', f'name = "{NAME}"\n{_LOCKED}', 1)
-    )
+    manifest = manifest.replace('name = "python"\n', f'name = "{NAME}"\n{_LOCKED}', 1)
+    (folder / "bridge.toml").write_text(manifest.replace("modules = [", f"modules = [{_PRELOADED}, ", 1))
     for name in ("requirements.in", "requirements.lock"):
         (folder / name).write_text((_TESTS / "environments" / NAME / name).read_text())
 

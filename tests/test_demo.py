@@ -16,6 +16,7 @@ import pytest
 from bridgehold.audit.read import read_all
 from bridgehold.audit.verify import verify_audit
 from hostile.stage import copy_environment
+from typed import ROOT, Shell, blocks
 
 
 @pytest.fixture
@@ -61,3 +62,13 @@ def test_the_demo_plays_to_its_end(home: Path) -> None:
         "egress.refused",
         "worker.attested",
     } <= kinds
+    stranger = home / "stranger"
+    stranger.mkdir()
+    shell = Shell(stranger, BRIDGEHOLD_HOME=str(home))
+    try:
+        for block in blocks(ROOT / "docs/tutorial/review.md"):  # the nine questions, on what was just played
+            if block.runs:
+                shell.type(block, socket_path=stranger)
+    finally:
+        shell.close()
+    assert shell.ran > 10

@@ -133,7 +133,9 @@ class SuspendedError(DeniedError):
 
     code = "suspended"
     exit_status = 23
-    default_hint = "An operator lets it go on with `bridgehold tenant resume NAME`."
+    default_hint = (
+        "An operator lets a suspended one go on with `bridgehold tenant resume NAME`; a revoked one stays so."
+    )
 
 
 class UnsupportedError(BridgeholdError):
@@ -277,6 +279,7 @@ class SessionEndedError(BridgeholdError):
     code = "session_ended"
     exit_status = 37
     default_retry = "same"
+    default_hint = "Open a new one: what it held is lost."
 
 
 class ApplicationError(BridgeholdError):

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import stat
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -34,6 +36,17 @@ _OPAQUE = re.compile(
 """A string of TOML, whether it ends or not, or a comment."""
 _DOTTED = re.compile(rf"(?<![A-Za-z0-9_-])(?:[A-Za-z0-9_-]++[ \t]*+\.[ \t]*+){{{MOST_DOTS + 1}}}")
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+
+
+def home_of(environ: Mapping[str, str], uid: int) -> Path:
+    """A user's folder: ``HOME`` where it is a whole path, otherwise as the machine knows `uid`, or ``/``."""
+    said = environ.get("HOME", "")
+    if said.startswith("/"):
+        return Path(said)
+    try:
+        return Path(pwd.getpwuid(uid).pw_dir)
+    except KeyError:
+        return Path("/")
 
 
 def read_bytes(

@@ -38,6 +38,8 @@ _DIGITS = bytes.maketrans(b"123456789", b"000000000")
 _DIGITS_19 = b"0" * 19
 _CHARACTER = 4
 """Bytes that one may have."""
+TEXT = 256
+"""So many characters weigh as much as a value."""
 _PIECE = 1 << 18
 """Bytes of a text that are taken apart at once: what its strings take meanwhile is bounded."""
 _MIN_INTEGER = -(2**63)
@@ -172,3 +174,24 @@ def too_long() -> StrictError:
 def same_key_twice() -> StrictError:
     """A key that is repeated."""
     return StrictError("duplicate_key", "an object has the same key twice")
+
+
+def weigh(value: object, most: int) -> int:
+    """Roughly its values, and its texts by their lengths; at the least `most` where it has as much (pure)."""
+    weight, left = 0, [value]
+    while left and weight < most:
+        one = left.pop()
+        if isinstance(one, str):
+            weight += 1 + len(one) // TEXT
+        elif isinstance(one, dict):
+            weight += 1 + len(one)
+            if weight < most:
+                weight += sum(len(key) // TEXT for key in one if isinstance(key, str))
+                left += one.values()
+        elif isinstance(one, list | tuple):
+            weight += 1 + len(one)
+            if weight < most:
+                left += one
+        else:
+            weight += 1
+    return weight

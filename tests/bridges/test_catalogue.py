@@ -9,7 +9,13 @@ import msgspec
 import pytest
 
 from bridgehold.bridges import manifest_file
-from bridgehold.bridges.catalogue import Catalogue, check_ready, shipped_folder
+from bridgehold.bridges.catalogue import (
+    MOST_PACKAGES,
+    MOST_PROBLEMS,
+    Catalogue,
+    check_ready,
+    shipped_folder,
+)
 from bridgehold.bridges.frames import ReadyFrame
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.errors import ManifestError, NotFoundError
@@ -155,6 +161,31 @@ def test_what_keeps_a_bridge_from_starting(tmp_path: Path) -> None:
     assert [problem.kind for problem in catalogue.validate("toy")][:2] == ["file", "file"]
     (folder / "requirements.lock").symlink_to("/etc/passwd")
     assert any("no regular file" in problem.message for problem in catalogue.validate("toy"))
+
+
+@pytest.mark.parametrize("file", ["requirements.in", "requirements.lock"])
+def test_a_file_of_packages_without_a_bound_is_told_in_a_line(
+    tmp_path: Path, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = toy(tmp_path)
+    catalogue = Catalogue.load([tmp_path])
+
+    def told(*texts: str) -> list[str]:
+        (folder / file).write_text("".join(texts))
+        return [one.message for one in catalogue.validate("toy")]
+
+    many = "".join(f"p{number}\n" for number in range(MOST_PACKAGES + 1))
+    assert told(many) == [f"{folder / file} names more than {MOST_PACKAGES} packages"]
+    assert len(told(many[:1000])) == MOST_PROBLEMS
+    assert all(len(line) < 300 for line in told("p" * 100_000, "\n"))
+    with (folder / file).open("wb") as sparse:  # larger than this machine's memory
+        sparse.truncate(1 << 40)
+    (told_of,) = catalogue.validate("toy")
+    assert (told_of.kind, "has more than" in told_of.message) == ("file", True)
+    (folder / file).unlink()
+    os.mkfifo(folder / file)
+    monkeypatch.setattr(Path, "is_file", lambda _: True)  # it becomes one after the look at it
+    assert any("is no plain file" in one.message for one in catalogue.validate("toy"))
 
 
 def test_ready_must_say_what_the_manifest_says(tmp_path: Path) -> None:

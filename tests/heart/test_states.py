@@ -279,6 +279,24 @@ def test_a_start_that_is_cancelled_again_and_again_is_not_over_before_its_worker
     played(act, behaviour=silent, start="cold", steps=steps)
 
 
+def test_who_opens_a_session_whose_worker_ends_just_then_is_told_what_it_ended_of() -> None:
+    """The launcher knows it no longer, and that is no answer for a caller: nothing of its was not found."""
+
+    async def act(house: House) -> None:
+        order = await house.order("acme", SessionKey("acme", "first", "one").asks("s-1", "caller"))
+        starting = asyncio.ensure_future(
+            house.warm.start(order, lambda _order: asyncio.ensure_future(asyncio.sleep(0)))
+        )
+        await house.settle(0.5)
+        [name] = house.launcher.workers()
+        house.launcher.end(name, "exited", 3)
+        with pytest.raises(CrashError, match="by itself with status 3"):
+            await starting
+
+    steps = Steps(lambda name: 1.0 if name == "launcher account" else 0.0)
+    played(act, start="cold", steps=steps)
+
+
 def test_a_zygote_that_makes_room_leaves_though_who_needed_the_room_has_left() -> None:
     async def act(house: House) -> None:
         await (await house.open()).close("asked")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import msgspec
 import pytest
 
 from bridgehold.audit.events import AuditQueried
-from bridgehold.audit.reading.asked import Answer, FoundEvents
+from bridgehold.audit.reading.asked import Answer, FoundEvents, Inquiry
 from bridgehold.config.layout import find_layout
 from bridgehold.errors import BusyError
 from bridgehold.host import audit_questions
@@ -71,3 +73,23 @@ def test_a_tenants_tokens_have_two_questions_under_way_together(
         assert journal.codes == [""] * 5 + ["cancelled"] * 2, "who leaves before its answer is told of, too"
 
     asyncio.run(act())
+
+
+def test_a_question_takes_a_bounded_part_of_the_hosts_memory(tmp_path: Path) -> None:
+    """Whatever it is that would take more: the limit is the kernel's, of the process that answers."""
+    greedy = (
+        "from bridgehold.audit.reading import asked\n"
+        "import sys\n"
+        "asked.answered = lambda _: bytearray(asked.MEMORY_BYTES)\n"
+        "sys.exit(asked.main())"
+    )
+    asked = Inquiry(audit=str(tmp_path), cache=str(tmp_path), question="", limit=1, most_bytes=1)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", greedy],
+        input=msgspec.json.encode(asked),
+        capture_output=True,
+        check=True,
+    )
+    error = msgspec.json.decode(done.stdout, type=Answer).error
+    assert error is not None
+    assert (error.code, error.message) == ("usage", "the question takes too much memory")

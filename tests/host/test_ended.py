@@ -114,6 +114,7 @@ def test_no_error_that_is_kept_holds_what_its_command_had_in_hand() -> None:
     found = over.find(lambda _: True, "s-1")
     assert found is not None
     assert found.error.message == "session s-1 has ended: crash: crash"
+    assert found.error.hint == "Open a new one: what it held is lost."
 
 
 def told(

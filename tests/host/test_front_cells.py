@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from bridgehold import clock
 from bridgehold.audit.events import Event, Receipt, kind_of
 from bridgehold.config.layout import Layout
 from bridgehold.errors import (
@@ -34,6 +35,7 @@ from bridgehold.errors import (
 from bridgehold.host.cell.artifact_methods import Artifacts
 from bridgehold.host.cell.methods import Methods
 from bridgehold.host.cell.unified import Unified
+from bridgehold.host.cell_process import CellProcess
 from bridgehold.host.front import opens
 from bridgehold.host.front.allowances import Allowances
 from bridgehold.host.front.cell import Cell
@@ -89,11 +91,14 @@ class FakeTemplate:
         self.links: list[socket.socket] = []
         self.entrances: list[socket.socket] = []
         self.pids: list[int] = []
+        self.configs: list[cell_wire.CellConfig] = []
 
     async def fork(self, ends: list[int]) -> int:
         self.links.append(socket.socket(fileno=ends[1]))
         self.entrances.append(socket.socket(fileno=ends[5]))
-        for end in (ends[0], *ends[2:5], *ends[6:]):
+        with os.fdopen(ends[0], "rb") as file:
+            self.configs.append(msgspec.json.decode(file.read(), type=cell_wire.CellConfig))
+        for end in (*ends[2:5], *ends[6:]):
             os.close(end)
         process = await asyncio.create_subprocess_exec("sleep", "120")
         self.pids.append(process.pid)
@@ -222,6 +227,23 @@ def test_an_order_is_for_the_cells_own_tenant_whatever_it_says() -> None:
             assert [one[0] for one in at.ordered] == ["acme", "acme"]
             assert len(at.places) == 0  # an order that failed holds no place
             assert not at.allowed
+
+    asyncio.run(act())
+
+
+def test_a_cell_knows_the_latest_time_that_the_host_has_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's clock went forward after the start of what cells are forked from, and back again."""
+    monkeypatch.setattr(clock, "ONE", clock.Clock())
+    late = time.time() + 86_400
+
+    async def act() -> None:
+        async with house() as at:
+            clock.ONE.saw(late)
+            async with at.taken_over("acme"):
+                monkeypatch.setattr(clock, "ONE", clock.Clock())  # as the template has it
+                assert clock.ONE.now() < late
+                CellProcess(at.template.configs[-1])
+                assert clock.ONE.now() >= late - 0.001  # it is told in milliseconds
 
     asyncio.run(act())
 

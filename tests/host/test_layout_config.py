@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import bridgehold
-from bridgehold.config.layout import find_layout
+from bridgehold.audit.reading.shelf import cache_folder
+from bridgehold.config.layout import find_layout, unread
 from bridgehold.config.load import parse_config
 from bridgehold.errors import ConfigError, DeniedError
 from bridgehold.host.front.principals import Principals
@@ -26,6 +28,20 @@ def test_root_service_user_and_home_layouts() -> None:
         Path("/srv/bh/state"),
         Path("/srv/bh/run"),
     )
+
+
+def test_a_user_without_a_home_in_the_environment_has_the_one_the_machine_knows() -> None:
+    known = pwd.getpwuid(1).pw_dir
+    for environ in ({}, {"HOME": ""}, {"HOME": "relative"}):
+        found = find_layout(environ, 1)
+        assert found.config == Path(known, ".config/bridgehold")
+        assert found.state == Path(known, ".local/share/bridgehold")
+        here = pwd.getpwuid(os.getuid()).pw_dir
+        assert cache_folder(environ) == Path(here, ".cache/bridgehold/audit-index")
+        assert Path(here, ".config/bridgehold/config.toml") in unread(
+            {**environ, "BRIDGEHOLD_HOME": "/srv"}, os.getuid()
+        )
+    assert find_layout({}, 2**31 - 5).config == Path("/.config/bridgehold")  # whom no machine knows
 
 
 def test_empty_configuration_is_sound_and_knows_openai() -> None:

@@ -405,6 +405,16 @@ def test_a_configuration_that_lies_where_it_is_not_read_is_named(
         assert (check.status, str(beside) in check.detail) == ("PASS", True)
 
 
+def test_what_everyone_writes_first_is_told_how_it_is_written_here(say: Say) -> None:
+    status, _, err = say("run", "python:execute", '{"code": "1"}')
+    assert (status, "Arguments go in as JSON: --args" in err) == (2, True), err
+    status, _, err = say("tenant", "limit", "acme", "--sessions", "1")
+    assert (status, "A ceiling is KEY=VALUE: sessions=2" in err) == (2, True), err
+    for other in (("run", "python:execute", "--nonsense"), ("tenant", "limit"), ("tenant", "show", "a", "b")):
+        status, _, err = say(*other)
+        assert (status, "--help` shows what it takes" in err, "JSON: --args" in err) == (2, True, False), err
+
+
 def test_a_reload_names_one_line_for_one_key_and_what_holds_without_it(home: Layout, say: Say) -> None:
     provider = '[providers.mine]\nbase_url = "https://example.com/v1"\n'
     waits = '[secrets]\nstore = "keyring"\n'
@@ -436,6 +446,8 @@ def test_a_reload_names_one_line_for_one_key_and_what_holds_without_it(home: Lay
             assert refused.endswith(":2: limits.memry: unknown key (nearest: 'memory'))")
             assert "bridgehold restart" in err
             assert say("reload")[1].startswith("waits for a restart  secrets.store\n")
+            home.config_file.unlink()
+            assert "Put it back; an empty file means the defaults." in say("reload")[2]
     finally:
         private.stop()
 

@@ -99,6 +99,10 @@ def test_commands_are_compiled_as_at_a_prompt(host: Stage) -> None:
         ]
         assert run(session, STREAMS_AND_FRAMES) == [["backslashreplace", True], [], "<execute 11>"]
         assert run(session, "repr(exit)") == "Use exit() or Ctrl-D (i.e. EOF) to exit"
+        assert (
+            run(session, "import copy\nspace = {}\nexec('', space)\ncopy.deepcopy(space) is not space")
+            is True
+        )
         assert run(session, "open('beside.py', 'w').write('told = 9')\nimport beside\nbeside.told") == 9
         session.run("reset", {})
         assert run(session, "def f(x: int): pass\nf.__annotations__['x'] is int") is True
@@ -480,17 +484,21 @@ def test_a_cold_start_against_the_policy_is_said_wherever_it_is_met() -> None:
 
 @pytest.mark.parametrize("start", ["cold", "fork"])
 def test_joblibs_workers_find_their_packages_and_leave_nothing(start: str) -> None:
-    """Its tracker is an interpreter of its own: one that can't import joblib dies, and each call's arrays stay."""
+    """Its tracker is an interpreter of its own: one that can't import joblib dies, and each call's arrays stay.
+
+    Arrays of eight calls are more than a session has by default.
+    """
     code = """
 import joblib, numpy, os
 from joblib.externals.loky.backend import resource_tracker
-data = numpy.ones(5_000_000)  # 38 MiB, which each call lays into /dev/shm for its workers
-result["sums"] = []
-for _ in range(3):
-    result["sums"].append(joblib.Parallel(n_jobs=2)(joblib.delayed(numpy.sum)(data) for _ in range(2)))
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import cross_val_score
+data = numpy.ones((500_000, 10))  # 38 MiB, which each call lays into /dev/shm for its workers
+result["sums"] = joblib.Parallel(n_jobs=2)(joblib.delayed(numpy.sum)(data) for _ in range(2))
+result["scores"] = [len(cross_val_score(Ridge(), data, data[:, 0], cv=2, n_jobs=-1)) for _ in range(8)]
 os.kill(resource_tracker._resource_tracker._pid, 0)
-used = os.statvfs("/dev/shm")
-result["left"] = (used.f_blocks - used.f_bfree) * used.f_frsize >> 20
+used = [os.statvfs(folder) for folder in ("/dev/shm", "/tmp")]
+result["left"] = [(one.f_blocks - one.f_bfree) * one.f_frsize >> 20 for one in used]
 result["processors"] = joblib.cpu_count()
 result["each"] = joblib.Parallel(n_jobs=2)(joblib.delayed(os.getenv)("OMP_NUM_THREADS") for _ in range(2))
 """
@@ -498,14 +506,15 @@ result["each"] = joblib.Parallel(n_jobs=2)(joblib.delayed(os.getenv)("OMP_NUM_TH
         bridge = host.bridge(manifest='lock = "requirements.lock"\n' + MANIFEST)
         shipped = Catalogue.load().get("custom").folder / "requirements.lock"
         shutil.copy(shipped, host.layout.bridges / bridge)
-        policy = host.layout.policies / f"{bridge}.toml"
-        text = policy.read_text().replace('"32MiB"', '"64MiB"')
-        text = text.replace("cpu = 1.0", "cpu = 2.0")
-        policy.write_text(text.replace('"256MiB"', '"512MiB"'))
+        (host.layout.policies / f"{bridge}.toml").write_text(
+            f'extends = "baseline"\n[operations]\nallow = ["{bridge}:*"]\n[limits]\ncpu = 2.0\n'
+            f'[sandbox]\nstart = "{start}"\n'
+        )
         with host.session(bridge) as session:
             found = session.run("act", {"code": "result = {}" + code})
         assert isinstance(found, dict)
-        assert found["sums"] == [[5_000_000.0] * 2] * 3
-        assert found["left"] < 60, "two calls' arrays"
+        assert found["sums"] == [5_000_000.0] * 2
+        assert found["scores"] == [2] * 8
+        assert sum(found["left"]) < 60, "two calls' arrays: the tracker removes the last soon after it"
         assert found["processors"] == 2
         assert found["each"] == ["1", "1"], "the two share the session's processors"

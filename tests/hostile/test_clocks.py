@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from bridgehold import BridgeholdError, SyncClient, clock
+from bridgehold.faces.cli import policy_sign
 from bridgehold.keeper.approver import Approver
 from bridgehold.policies import tokens
 from bridgehold.policies.approved import Approved, render
@@ -75,5 +76,9 @@ def test_a_clock_that_is_set_back_revives_neither_a_rule_nor_a_token(monkeypatch
 
         assert (code("over"), code("good")) == ("denied", "")
         assert (taken("over"), taken("good")) == (False, True)
+        monkeypatch.setattr(policy_sign, "ask", client.request)
+        monkeypatch.setattr(policy_sign, "default_layout", lambda: layout)
+        policy_sign.approve(name, yes=True)  # who signs goes by the host's clock, too
+        assert client.request("policy.review", {"policy": name})["state"] == "reviewed"
         assert ["clock_behind" in one["weakenings"] for one in here.events("host.started")] == [True, True]  # type: ignore[operator]  # a list
         assert "clock is" in (layout.config.parent / "host.log").read_text()

@@ -56,6 +56,14 @@ def test_a_figure_of_matplotlibs_is_shown_without_asking(session: SyncSession) -
     assert len({one["image/png"] for one in said["displays"]}) == 3
 
 
+def test_matplotlibs_list_of_fonts_is_made_once_before_any_fork(host: Stage, session: SyncSession) -> None:
+    """As the reference of Python inside says; a cold session makes its own, in a folder that it can write."""
+    code = "import glob, matplotlib\nimport matplotlib.font_manager as m\n"
+    kept = "glob.glob(matplotlib.get_cachedir() + '/fontlist*')"
+    found = session.execute(f"{code}(len(m.fontManager.ttflist) > 10, len({kept}))")
+    assert found["value"] == [True, 0 if host.start == "fork" else 1]
+
+
 def test_a_figure_of_plotlys_is_html_and_data(session: SyncSession) -> None:
     said = session.execute(
         "import plotly.graph_objects as go\ngo.Figure(data=go.Bar(x=['a', 'b'], y=[3, 1]))"

@@ -13,7 +13,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bridgehold import BridgeholdError
-from bridgehold.errors import PolicyError
+from bridgehold.errors import DeniedError, PolicyError
+from bridgehold.faces.cli import policy_sign
 from bridgehold.host.startup import FileChange
 from bridgehold.ids import digest_bytes
 from bridgehold.keeper.approver import Approver
@@ -95,6 +96,38 @@ def test_a_policy_counts_as_it_was_signed_and_refuses_once_it_is_edited(host: St
     assert (event["subject"], bool(event["principal"])) == (name, True)
     assert f"local/{name} tools *" in details["gained"]
     assert details["signature"]
+
+
+def test_who_signs_works_out_what_is_signed_and_believes_no_host(
+    host: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A host that was taken over hides what an edit gains, and names the digest of another text."""
+    name = host.bridge()
+    file = host.layout.policies / f"{name}.toml"
+    file.write_text(file.read_text() + '[tools]\nallow = ["hidden"]\n')
+    lie: dict[str, object] = {}
+    asked: list[str] = []
+
+    def ask(method: str, params: dict[str, Any]) -> object:
+        asked.append(method)
+        said = host.client.request(method, params)
+        return {**said, **lie} if method == "policy.review" else said
+
+    monkeypatch.setattr(policy_sign, "ask", ask)
+    monkeypatch.setattr(policy_sign, "default_layout", lambda: host.layout)
+    lie = {"digest": digest_bytes(b"wider"), "changes": []}
+    with pytest.raises(DeniedError, match="the digest of something else"):
+        policy_sign.approve(name, yes=True)
+    assert asked == ["policy.review"]
+    lie = {"changes": []}
+    policy_sign.approve(name, yes=True)
+    shown, said = capsys.readouterr()
+    assert "hidden" in shown
+    assert "the host tells other changes" in said
+    assert code(host, name) == ("", "")
+    lie = {}
+    policy_sign.approve(name, yes=True)
+    assert "the host tells other changes" not in capsys.readouterr().err
 
 
 def test_a_review_that_ends_or_is_forged_counts_for_nothing(host: Stage) -> None:

@@ -197,6 +197,35 @@ def test_what_stands_ready_is_not_handed_out_once_it_is_blocked(scanned: Stage) 
     scanned.client.request("reload")
 
 
+def test_no_zygote_of_what_is_blocked_is_forked_from(scanned: Stage) -> None:
+    """It stands, with a session of it: that goes on and is shown, and nobody else gets in."""
+    scanned.start = "fork"
+    bridge = locked(scanned)
+    scanned.start = "cold"
+    folder = advisories(scanned, "zygote", miss=MISS)
+    configure(scanned, folder, 'block = "high"\n')
+    with scanned.session(bridge) as session:
+        assert session.run("act", {"code": "import demo_pkg; result = demo_pkg.VALUE"}) == 1
+        with scanned.session(bridge) as second:
+            assert second.run("act", {"code": "result = 2"}) == 2
+        zygotes = scanned.client.request("zygotes")["zygotes"]
+        stood = [one["name"] for one in zygotes if one["bridge"] == bridge]
+        workers = [one["start"] for one in scanned.events("worker.started") if one["bridge"] == bridge]
+        assert (len(stood), workers[-2:]) == (1, ["fork", "fork"])
+        write(folder, hit=HIT)
+        said = bridgehold(scanned, "bridge", "scan", bridge)
+        assert (said.returncode, "blocked" in said.stdout) == (16, True)
+        assert "GHSA-hit" in blocked(scanned, bridge).message
+        assert [
+            one["start"] for one in scanned.events("worker.started") if one["bridge"] == bridge
+        ] == workers
+        assert bridge in bridgehold(scanned, "sessions").stdout
+        assert session.run("act", {"code": "result = 3"}) == 3
+    assert "GHSA-hit" in blocked(scanned, bridge).message
+    assert [one["start"] for one in scanned.events("worker.started") if one["bridge"] == bridge] == workers
+    configure(scanned, folder)
+
+
 def test_nothing_is_built_under_a_licence_that_is_not_taken(scanned: Stage) -> None:
     configure(scanned, advisories(scanned, "licences", miss=MISS), 'licences = ["MIT"]\n')
     bridge = locked(scanned)

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from bridgehold import BridgeholdError, SyncClient
+from bridgehold.host.assembly import ended_before
 from bridgehold.keeper.admin import SecretAdmin
 from hostile.stage import Stage, stage
 from waiting import until
@@ -338,11 +339,15 @@ def test_a_revoked_tenant_ends_within_five_seconds_part_by_part(host: Stage) -> 
         run = {"operation": f"{host.plain}:report", "tenant": "gone"}
         assert code_of(lambda: host.client.request("run", run)) == "suspended", "an operator as well"
         assert code_of(lambda: host.client.request("tenant.resume", {"name": "gone"})) == "usage"
+        assert "gone" in ended_before(host.layout)
         left = host.client.request("tenant.remove", {"name": "gone"})
         assert (left["artifacts"], left["artifact_bytes"], left["artifacts_removed"]) == (1, 5, False)
         assert not (host.layout.tenants / "gone.toml").exists()
         assert (host.layout.artifacts / "gone").is_dir()
         host.client.request("tenant.create", {"name": "gone"})
+        # What the next host reads at its start: whoever has the name now hears of no session of who had it.
+        assert "gone" not in ended_before(host.layout)
+        assert "staying" in ended_before(host.layout)
         host.client.request("tenant.revoke", {"name": "gone"})
         left = host.client.request("tenant.remove", {"name": "gone", "artifacts": True})
         assert (left["artifacts"], left["artifacts_removed"], left["bridges"]) == (1, True, [])
@@ -537,7 +542,15 @@ def test_ceilings_of_sessions_and_memory_are_the_tenants_and_hold_at_once(host: 
             assert "tenant limit full" in caught.value.hint
         assert neighbour.run(f"{host.plain}:report", tenant="roomy") == {}
         host.client.request("tenant.limit", {"name": "full", "limits": {"bridge_sessions": None}})
-        stack.enter_context(caller.session(host.plain, tenant="full"))
+        third = stack.enter_context(caller.session(host.plain, tenant="full"))
+        file = host.layout.tenants / "full.toml"
+        file.write_text(file.read_text().replace("sessions = 9\n", "sessions = 90\n"))  # by hand
+        assert third.run("report") == {}
+        loaded = [one for one in host.events("policy.loaded") if one["tenant"] == "full"]
+        told = [one["gained"] for one in loaded if one["bridge"] == host.plain]
+        assert told[-1] == [
+            "tenant.limits.sessions 9 → 90"
+        ]  # who raised it nobody knows: that it was, the audit does
 
 
 def test_a_tenants_commands_and_bytes_a_second_are_counted_over_all_its_bridges(host: Stage) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bridgehold.audit.key_shapes import find_shape
 from bridgehold.bridges.legacy import protobuf, rpc, rpc_start
 from bridgehold.bridges.legacy.rpc_target import target_of
 from bridgehold.errors import BridgeholdError, LimitError, ProtocolError, UsageError
@@ -103,8 +104,8 @@ def test_of_the_environment_what_configures_a_worker_passes_and_no_key() -> None
         "SNAKEPIT_READY_FILE": "/home/x",
         "SNAKEPIT_LONG": "x" * 10_000,
     }
-    assert rpc_start.passing(given) == {"SNAKEPIT_LOG_LEVEL": "info", "OMP_NUM_THREADS": "2"}
-    kept = rpc_start.kept_back(given | {"a": "x", "b\nc": "x"})
+    assert rpc_start.passing(given, find_shape) == {"SNAKEPIT_LOG_LEVEL": "info", "OMP_NUM_THREADS": "2"}
+    kept = rpc_start.kept_back(given | {"a": "x", "b\nc": "x"}, find_shape)
     assert kept == (
         "OPENAI_API_KEY",
         "SNAKEPIT_API_TOKEN",

@@ -61,7 +61,7 @@ def test_nothing_begins_for_one_that_is_not_active() -> None:
         with pytest.raises(SuspendedError, match=f"acme is {state}: unpaid") as caught:
             tenant.demand()
         assert caught.value.where == "tenants/acme.toml:1"
-        assert "tenant resume" in caught.value.hint
+        assert "`bridgehold tenant resume NAME`; a revoked one stays so" in caught.value.hint
 
 
 def test_what_stands_beside_the_table_is_never_touched() -> None:

@@ -134,7 +134,9 @@ def test_the_matrix_shades_what_was_used_over_what_is_granted() -> None:
     for _ in range(12):
         uses.add(hit("egress.outcome", "langchain", provider="openai", host="api.openai.com"))
     uses.add(hit("egress.outcome", "langchain", provider="anthropic", unsent=True))
-    uses.add(hit("egress.outcome", "langchain", host="old.example"))
+    uses.add(hit("egress.outcome", "langchain", host="old.example:443"))
+    uses.add(hit("egress.outcome", "langchain", host="docs.example.org:443"))
+    uses.add(hit("egress.outcome", "langchain", host="docs.example.org:8443"))
     uses.add(hit("worker.started", "langchain", weakenings=["connect"]))
     uses.add(hit("egress.refused", "langchain", host="evil.example"))
     counts = {("acme", "langchain", "langchain:run"): 7, ("acme", "langchain", "langchain:gone"): 9}
@@ -145,7 +147,11 @@ def test_the_matrix_shades_what_was_used_over_what_is_granted() -> None:
 
     assert cell("providers") == [("openai", 12, True, 2), ("anthropic", 0, True, 0)]
     assert cell("keys") == [("openai (put in)", 12, True, 2), ("anthropic (inside)", None, True, 0)]
-    assert cell("tunnels") == [("docs.example.org:443", 0, True, 0), ("old.example", 1, False, 1)]
+    assert cell("tunnels") == [
+        ("docs.example.org:443", 1, True, 1),
+        ("old.example:443", 1, False, 1),
+        ("docs.example.org:8443", 1, False, 1),
+    ]
     assert cell("weakenings") == [("connect", 1, True, 1), ("env_secret", 0, True, 0)]
     assert cell("operations") == [("langchain:run", 7, True, 1), ("langchain:create_chain", 0, True, 0)]
     assert row.refused == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from bridgehold.audit.key_shapes import find_shape
 from bridgehold.bridges.legacy.rpc_start import kept_back, passing
 from bridgehold.config.guest_environment import check_variable
 from bridgehold_sdk.errors import InvalidInput
@@ -88,8 +89,10 @@ def test_a_secret_s_name_goes_in_by_no_way(name: str) -> None:
     with pytest.raises(ValueError, match=r"a key doesn't go inside|capitals, digits"):
         check_variable(name, "value")
     worker = f"SNAKEPIT_{name}".upper()
-    assert passing({worker: "value", "SNAKEPIT_LOG_LEVEL": "info"}) == {"SNAKEPIT_LOG_LEVEL": "info"}
-    assert kept_back({worker[:64]: "value"}) == (worker[:64],)
+    assert passing({worker: "value", "SNAKEPIT_LOG_LEVEL": "info"}, find_shape) == {
+        "SNAKEPIT_LOG_LEVEL": "info"
+    }
+    assert kept_back({worker[:64]: "value"}, find_shape) == (worker[:64],)
 
 
 @pytest.mark.parametrize(
@@ -102,15 +105,42 @@ def test_a_password_in_a_value_goes_in_by_no_way(value: str) -> None:
     with pytest.raises(ValueError, match="a key doesn't go inside") as refused:
         check_variable("MAIN", value)
     assert value not in str(refused.value)
-    assert passing({"SNAKEPIT_MAIN": value}) == {}
-    assert kept_back({"SNAKEPIT_MAIN": value, "A": ""}) == ("SNAKEPIT_MAIN", "A")
+    assert passing({"SNAKEPIT_MAIN": value}, find_shape) == {}
+    assert kept_back({"SNAKEPIT_MAIN": value, "A": ""}, find_shape) == ("SNAKEPIT_MAIN", "A")
+
+
+def test_a_value_of_a_key_s_shape_goes_in_with_no_start() -> None:
+    """Whatever the variable is called; a caller's own are searched with all its arguments, by the host."""
+    keys = [
+        "sk-" + "a1B2" * 8,
+        "AKIA" + "A1B2" * 4,
+        "ghp_" + "a1B2" * 8,
+        "AIza" + "a1B2" * 9,
+        "hf_" + "a1B2" * 8,
+        "gsk_" + "a1B2" * 8,
+        "xoxb-" + "12345-" * 4,
+        "glpat-" + "a1B2" * 5,
+        "eyJ" + "a1B2" * 5 + ".eyJ" + "a1B2" * 5,
+        "Bearer " + "a1B2" * 8,
+        "-----BEGIN " + "PRIVATE KEY-----",
+    ]
+    for key in keys:
+        for value in (key, f"--model=x --with {key} more"):
+            given = {"SNAKEPIT_MAIN": value, "SNAKEPIT_LOG_LEVEL": "info"}
+            assert passing(given, find_shape) == {"SNAKEPIT_LOG_LEVEL": "info"}, key[:6]
+            assert kept_back(given, find_shape) == ("SNAKEPIT_MAIN",)
+            with pytest.raises(ValueError, match="a key doesn't go inside") as refused:
+                check_variable("MAIN", value)
+            assert key not in str(refused.value)
+    for value in ("sk-", "desk-top-environment", "hf_cache", "AKIA", "task-number-twelve-of-many"):
+        assert passing({"SNAKEPIT_MAIN": value}, find_shape) == {"SNAKEPIT_MAIN": value}
 
 
 @pytest.mark.parametrize("value", NO_PASSWORDS.split())
 def test_an_address_without_a_password_goes_in(value: str) -> None:
     assert checked_environment({"MAIN": value}) == {"MAIN": value}
     check_variable("MAIN", value)
-    assert passing({"SNAKEPIT_MAIN": value}) == {"SNAKEPIT_MAIN": value}
+    assert passing({"SNAKEPIT_MAIN": value}, find_shape) == {"SNAKEPIT_MAIN": value}
 
 
 @pytest.mark.parametrize("name", ["", "1", "_", "é", "KEY" * 100_000, "_".join(["A"] * 100_000)])

@@ -41,13 +41,16 @@ def read_kind(audit: Path, kind: str, tenant: str = "", since: float = 0.0) -> I
 
 def removed_at(audit: Path, tenant: str) -> str:
     """When the tenant was removed last, as lines have times: what is older is another's. Empty: never."""
-    left = (
-        entry.time
-        for entry in read_kind(audit, "admin.outcome")
-        if (entry.text("action"), entry.text("subject")) == ("tenant.remove", tenant)
-        and entry.fields.get("ok") is True
-    )
-    return max(left, default="")
+    return removals(audit).get(tenant, "")
+
+
+def removals(audit: Path, since: float = 0.0) -> dict[str, str]:
+    """The same of each that was removed. `since`: see `read_kind`."""
+    return {
+        entry.text("subject"): entry.time  # the oldest first
+        for entry in read_kind(audit, "admin.outcome", since=since)
+        if entry.text("action") == "tenant.remove" and entry.fields.get("ok") is True
+    }
 
 
 def _written(path: Path) -> float:

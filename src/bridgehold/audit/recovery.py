@@ -131,15 +131,30 @@ def _quarantine(folder: InstanceFolder, segment: Segment) -> int:
 
 def newest(audit: Path) -> float:
     """The time of the last event, in seconds of the epoch; 0 where there is none that can be read."""
-    with contextlib.suppress(AuditError):
+    return _newest(audit)[0]
+
+
+def hosts_time(audit: Path, now: float) -> float:
+    """Which time it is by the clock that the audit is written by, where the machine's says `now`.
+
+    The last line's time is by that clock, its file's by the machine's: so far the one is before the other.
+    """
+    last, written = _newest(audit)
+    return max(now + max(0.0, last - written), last)
+
+
+def _newest(audit: Path) -> tuple[float, float]:
+    """The last event's time, and by the machine's clock when it was written."""
+    with contextlib.suppress(AuditError, OSError):
         for folder in reversed(instance_folders(audit)):
             for segment in reversed(folder.segments()):
                 for line in reversed(_last_lines(segment)):
                     found = chain.decode(_TIMED, line)
                     with contextlib.suppress(ValueError):
                         if found is not None:
-                            return datetime.fromisoformat(found.time).timestamp()
-    return 0.0
+                            at = datetime.fromisoformat(found.time).timestamp()
+                            return at, segment.path.lstat().st_mtime
+    return 0.0, 0.0
 
 
 def _last_lines(segment: Segment) -> list[bytes]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.resources
 import re
 import stat
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -35,7 +36,11 @@ TENANTS_BRIDGES = "bridges"
 _READ: dict[Path, tuple[Entry, ...]] = {}
 """Shipped bridges as this process has read them: they come with the code that it runs."""
 WRITE_REQUIREMENTS = "Write what it asks for into it, a package a line; an empty file asks for nothing."
-_REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)")
+_REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,199})(?![A-Za-z0-9._-])")
+MOST_ASKED_BYTES, MOST_LOCK_BYTES = 256 * 1024, 8 * 1024 * 1024
+"""Of files that a bridge's author wrote: as much as is built of them."""
+MOST_PACKAGES, MOST_PROBLEMS = 5_000, 20
+"""Of one such file; of what is told of a bridge's packages."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -344,24 +349,30 @@ def _lock_files(manifest: Manifest) -> Iterable[Problem]:
 
 def _lock_problems(manifest: Manifest) -> Iterable[Problem]:
     hint = lock_command(manifest)
-    asked, locked = _requirements(manifest.requirements_path), _requirements(manifest.lock_path)
-    for name in sorted(asked.keys() - locked.keys()):
-        if ";" not in asked[name]:  # for another Python or system, maybe
-            yield Problem(kind="package", message=f"{name} is asked for and not in the lock", hint=hint)
-    for name, line in locked.items():
-        if "--hash=sha256:" not in line:
-            yield Problem(kind="package", message=f"{name} stands in the lock without a hash", hint=hint)
+    try:
+        asked = _requirements(manifest.requirements_path, MOST_ASKED_BYTES)
+        locked = _requirements(manifest.lock_path, MOST_LOCK_BYTES)
+    except ManifestError as error:
+        yield Problem(kind="file", message=f"{error.where} {error.message}", hint=hint)
+        return
+    missing = (name for name in sorted(asked.keys() - locked.keys()) if ";" not in asked[name])
+    lines = [f"{name} is asked for and not in the lock" for name in islice(missing, MOST_PROBLEMS)]
+    unhashed = (name for name, line in locked.items() if "--hash=sha256:" not in line)
+    lines += [f"{name} stands in the lock without a hash" for name in islice(unhashed, MOST_PROBLEMS)]
+    yield from (Problem(kind="package", message=line, hint=hint) for line in lines[:MOST_PROBLEMS])
 
 
-def _requirements(path: Path | None) -> dict[str, str]:
-    """Canonical name to logical line; comments, options and what can't be read are left out."""
+def _requirements(path: Path | None, most: int) -> dict[str, str]:
+    """Canonical name to logical line; comments and options are left out. Raises `ManifestError`."""
     if path is None or path.is_symlink() or not path.is_file():
         return {}
-    text = path.read_text(encoding="utf-8", errors="replace").replace("\\\n", " ")
+    data = reads.read_bytes(path, ManifestError, most=most)
     found: dict[str, str] = {}
-    for line in text.splitlines():
+    for line in data.decode("utf-8", "replace").replace("\\\n", " ").splitlines():
         if match := _REQUIREMENT.match(line.strip()):
             found[canonicalize_name(match[1])] = line
+            if len(found) > MOST_PACKAGES:
+                raise ManifestError(f"names more than {MOST_PACKAGES} packages", where=str(path))
     return found
 
 

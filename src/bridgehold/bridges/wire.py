@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from datetime import UTC, datetime
-from typing import Literal, TypeVar, get_args
+from typing import Literal, TypeVar, cast, get_args
 
 import msgspec
 
 from bridgehold import strict, strict_turns
+from bridgehold.bridges import wire_steps
 from bridgehold.bridges.frames import (
     CallFrame,
     CancelFrame,
@@ -71,6 +72,10 @@ class WireError(ProtocolError):
 
 _STAMP = 64
 """Characters of a reply's ``timestamp``, which nobody reads."""
+AT_ONCE = 8_000
+"""What a frame may weigh that is written in one go: a millisecond or two."""
+_TEXT, _SHORT = frozenset({str}), 1 << 16
+"""Arguments that are short texts need no weighing."""
 _json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
@@ -81,8 +86,8 @@ def encode(
     timestamp: str | None = None,
     parts: bool = False,
 ) -> bytes:
-    """The bytes of one frame, header included; else as `pieces`."""
-    return b"".join(pieces(frame, max_bytes=max_bytes, timestamp=timestamp, parts=parts))
+    """The bytes of one frame, header included; else as `pieces`, at once."""
+    return b"".join(finished(pieces(frame, max_bytes=max_bytes, timestamp=timestamp, parts=parts)))
 
 
 def pieces(
@@ -91,8 +96,8 @@ def pieces(
     max_bytes: int = MAX_FRAME_BYTES,
     timestamp: str | None = None,
     parts: bool = False,
-) -> tuple[bytes, ...]:
-    """One frame, header included, in pieces that are to be sent one after the other.
+) -> Generator[None, None, tuple[bytes, ...]]:
+    """One frame, header included, in pieces that are to be sent one after the other; made in turns.
 
     `parts`: the guest takes them; otherwise bytes go as base64 text. `max_bytes` bounds the body, a part
     included (the grant's `request_bytes`). Raises `UsageError` where arguments hold what JSON or the guest's
@@ -106,7 +111,18 @@ def pieces(
         else:
             body["args"] = {**args, "base64": base64.b64encode(found).decode("ascii")}
     try:
-        data = _json(body).encode()
+        texts = frame.args.values() if isinstance(frame, CallFrame) else (None,)
+        short = _TEXT.issuperset(map(type, texts)) and sum(map(len, cast("Iterable[str]", texts))) < _SHORT
+        if short or strict.weigh(body, AT_ONCE) < AT_ONCE:
+            strict.measured(data := _json(body).encode())
+        else:
+            data = yield from wire_steps.steps(body)
+    except strict.StrictError as error:
+        raise UsageError(
+            f"the arguments can't be sent: {error}",
+            hint=f"Nest at most {strict.MAX_DEPTH} deep, keep integers within 64 bits and keys unique.",
+            where="arguments",
+        ) from None
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(
             f"the arguments can't be sent: {error}",
@@ -120,14 +136,6 @@ def pieces(
             hint="Raise `limits.request` in the policy, or send the data as a file.",
             where="arguments",
         )
-    try:
-        strict.measured(data)
-    except strict.StrictError as error:
-        raise UsageError(
-            f"the arguments can't be sent: {error}",
-            hint=f"Nest at most {strict.MAX_DEPTH} deep, keep integers within 64 bits and keys unique.",
-            where="arguments",
-        ) from None
     length = len(data).to_bytes(HEADER_BYTES, "big")
     if part is None:
         return (length + data,)
@@ -197,6 +205,10 @@ class FrameReader:
         """A call with this id has been sent."""
         self._live[call_id] = 0
         self._highest = max(self._highest, call_id)
+
+    def expects(self, call_id: int) -> bool:
+        """Whether its reply is still to come."""
+        return call_id in self._live
 
     def forget(self, call_id: int) -> None:
         """Nobody waits for this call any more; its frames are strays from now on."""

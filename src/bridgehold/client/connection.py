@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 import msgspec
 
+from bridgehold.client.once import BEGUN
 from bridgehold.error_info import ErrorInfo
 from bridgehold.errors import (
     BridgeholdError,
@@ -217,7 +218,7 @@ def _lost(failure: BridgeholdError) -> BridgeholdError:
         again.__cause__ = failure.__cause__
         return again
     return HostUnavailableError(
-        f"{failure.message}; the request may have been begun", hint=failure.hint, retry="same"
+        f"{failure.message}; the request may have been begun", hint=failure.hint or BEGUN, retry="same"
     )
 
 
@@ -333,7 +334,6 @@ class Reach:
             raise SessionEndedError(
                 "the host that had this session is gone",
                 where=session,
-                hint="Open a new one: what it held is lost.",
             ) from None
         self._opened[session] = connection
 

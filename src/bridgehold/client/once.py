@@ -28,6 +28,8 @@ from bridgehold.protocol.frames import (
     pack,
 )
 
+BEGUN = "Look whether it was, with `bridgehold audit tail`, before it is asked again."
+"""The remedy for a request whose answer never came."""
 TOKEN_FILE = "BRIDGEHOLD_TOKEN_FILE"  # noqa: S105 - a variable's name
 
 
@@ -130,7 +132,7 @@ class Once:
 
 
 def _lost(message: str) -> HostUnavailableError:
-    return HostUnavailableError(f"{message}; the request may have been begun", retry="same")
+    return HostUnavailableError(f"{message}; the request may have been begun", hint=BEGUN, retry="same")
 
 
 def token_of(environ: Mapping[str, str]) -> str:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import msgspec
 
+from bridgehold.reads import home_of
+
 HOME_VARIABLE = "BRIDGEHOLD_HOME"
 
 
@@ -123,7 +125,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_layout(environ: Mapping[str, str], uid: int) -> Layout:
-    """The layout that `environ` and the caller's `uid` select (pure but for the two arguments)."""
+    """The layout that `environ` and the caller's `uid` select (pure but for what `home_of` looks up)."""
     home = environ.get(HOME_VARIABLE, "")
     if home:
         base = Path(home).absolute()
@@ -132,7 +134,11 @@ def find_layout(environ: Mapping[str, str], uid: int) -> Layout:
         return Layout(
             config=Path("/etc/bridgehold"), state=Path("/var/lib/bridgehold"), run=Path("/run/bridgehold")
         )
-    user = Path(environ.get("HOME", "/"))
+    return _of_user(environ, uid)
+
+
+def _of_user(environ: Mapping[str, str], uid: int) -> Layout:
+    user = home_of(environ, uid)
     config = Path(environ.get("XDG_CONFIG_HOME", "") or user / ".config") / "bridgehold"
     state = Path(environ.get("XDG_DATA_HOME", "") or user / ".local/share") / "bridgehold"
     runtime = environ.get("XDG_RUNTIME_DIR", "")
@@ -144,7 +150,7 @@ def unread(environ: Mapping[str, str], uid: int) -> tuple[Path, ...]:
     """Where else people look for a config.toml that is then not read: the machine's and one's own folder."""
     used = find_layout(environ, uid).config_file
     plain = {name: text for name, text in environ.items() if name != HOME_VARIABLE}
-    places = (find_layout(plain, 0).config_file, find_layout(plain, max(uid, 1)).config_file)
+    places = (find_layout(plain, 0).config_file, _of_user(plain, uid).config_file)
     return tuple(path for path in places if path != used)
 
 

@@ -40,6 +40,7 @@ from bridgehold.policies.model import GIB
 from bridgehold.policies.units import parse_size
 
 _HINT = "docs/reference/configuration.md lists every key with its type and default."
+_GONE = "Put it back; an empty file means the defaults."
 
 
 class Config(Strict, frozen=True):
@@ -83,7 +84,8 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None, *, must_ex
 
     Defaults where there is no file, unless there must be one. Raises one `ConfigError` that names all faults.
     """
-    text = reads.read_text(path, ConfigError, hint=_HINT, or_none=not must_exist)
+    hint = _GONE if must_exist and not os.path.lexists(path) else _HINT
+    text = reads.read_text(path, ConfigError, hint=hint, or_none=not must_exist)
     return parse_config(text, str(path), overrides(os.environ if environ is None else environ))
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from bridgehold.config.layout import default_layout
+from bridgehold.audit.recovery import hosts_time
+from bridgehold.config.layout import Layout, default_layout
 from bridgehold.errors import DeniedError, UsageError
 from bridgehold.host.proposals import rule_of
 from bridgehold.keeper.approver import Approver
@@ -30,6 +31,11 @@ def read_shown(said: object) -> ShownProposal:
     return shown
 
 
+def signing_time(layout: Layout) -> float:
+    """Seconds of the epoch by the clock of the host, which its audit knows and no answer of its need say."""
+    return hosts_time(layout.audit, time.time())
+
+
 def approval(shown: ShownProposal) -> dict[str, Any]:
     """Parameters of `proposal.approve`, for what was seen and from now on.
 
@@ -37,7 +43,7 @@ def approval(shown: ShownProposal) -> dict[str, Any]:
     """
     if not shown.seen:
         raise UsageError(f"{shown.id} can't be approved: {shown.why_not or 'it is not shown whole'}")
-    now = time.time()
+    now = signing_time(default_layout())
     approved, expires = format_time(now), format_time(int(now) + shown.seconds)
     text = rule_of(shown, approved, expires).text(shown.bridge, shown.tenant)
     signature = Approver(default_layout().secrets).sign(text)

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from bridgehold import clock, writes
-from bridgehold.audit.read import read_kind
+from bridgehold.audit.read import read_kind, removals
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
 from bridgehold.hardening import open_descriptors
@@ -333,4 +333,11 @@ def ended_before(layout: Layout) -> dict[str, list[SessionEnd]]:
     if not layout.audit.is_dir():
         return {}
     now = clock.now()
-    return ends_before(read_kind(layout.audit, "session", since=now - ENDED_SECONDS), now)
+    since = now - ENDED_SECONDS
+    gone = removals(layout.audit, since)
+    theirs = (
+        entry
+        for entry in read_kind(layout.audit, "session", since=since)
+        if entry.time > gone.get(entry.tenant, "")  # whoever has a removed tenant's name is somebody else
+    )
+    return ends_before(theirs, now)

@@ -16,7 +16,7 @@ import msgspec
 
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import AuditQueried
-from bridgehold.audit.reading.asked import Answer, FoundEvents, Inquiry, Scope
+from bridgehold.audit.reading.asked import NARROW, Answer, FoundEvents, Inquiry, Scope
 from bridgehold.audit.reading.language import parse, without_texts
 from bridgehold.config.layout import Layout
 from bridgehold.errors import (
@@ -141,8 +141,7 @@ async def _by_a_process(asked: bytes) -> bytes:
             process.kill()
         await process.wait()
     if process.returncode is not None and process.returncode < 0:
-        hint = "Narrow it by time, kind or session: `time >= yesterday and kind = command.refused and …`."
-        raise UsageError("the question takes too long", where="question", hint=hint)
+        raise UsageError("the question takes too long", where="question", hint=NARROW)
     if process.returncode or not told:
         raise AuditError("the audit could not be asked", hint="The host's log says why.", retry="later")
     return told

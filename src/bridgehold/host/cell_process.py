@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from bridgehold import clock
 from bridgehold.audit.client import JournalClient
 from bridgehold.bridges import bundle
 from bridgehold.bridges.manifest_file import parse_manifest
@@ -65,6 +66,7 @@ class CellProcess:
 
     def __init__(self, given: cell_wire.CellConfig) -> None:
         self._given = given
+        clock.ONE.saw(clock.begun(given.time).now())
         host = given.host
         self._layout = Layout(config=Path(host.config), state=Path(host.state), run=Path(host.run))
         self._config = msgspec.json.decode(given.config, type=Config)

@@ -59,10 +59,7 @@ class Reviews:
         verified: Verified,
     ) -> None:
         """`write`: has the supervisor write a file."""
-        self._layout = layout
-        self._settings = settings
-        self._machine = machine
-        self._registry = registry
+        self._look = PolicyLook(layout, settings, machine, registry, verified)
         self._log = log
         self._write = write
         self._verified = verified
@@ -77,7 +74,7 @@ class Reviews:
 
     async def review(self, principal: Principal, params: ReviewParams, _emit: Emit) -> PolicyReview:
         """The policy beside what was reviewed of it. Raises `NotFoundError`, `PolicyError`."""
-        return (await asyncio.to_thread(self._look, params.policy, principal))[0]
+        return (await asyncio.to_thread(self._look.at, params.policy, principal.name))[0]
 
     async def approve(self, principal: Principal, params: ApprovePolicyParams, _emit: Emit) -> PolicyReview:
         """What was seen is what holds from the next command on.
@@ -85,7 +82,7 @@ class Reviews:
         Raises `UsageError` where `seen` is not what stands, and `DeniedError` for an unsound signature.
         """
         async with self._turn:
-            shown, found, before = await asyncio.to_thread(self._look, params.policy, principal)
+            shown, found, before = await asyncio.to_thread(self._look.at, params.policy, principal.name)
             if shown.seen != params.seen:
                 raise UsageError(
                     f"the policy {params.policy} is not as it was seen",
@@ -124,8 +121,29 @@ class Reviews:
             }
             return await self._log.audited(principal, "policy.approve", params.policy, details, act)
 
-    def _look(self, name: str, principal: Principal) -> tuple[PolicyReview, Text, Text | None]:
-        """As it is shown; the policy's own file, and the review's."""
+
+class PolicyLook:
+    """What is reviewed, as files say it. The host's, and one of who signs, which believes no host's."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        settings: Settings,
+        machine: Machine,
+        registry: Registry,
+        verified: Verified | None,
+    ) -> None:
+        self._layout = layout
+        self._settings = settings
+        self._machine = machine
+        self._registry = registry
+        self._verified = verified
+
+    def at(self, name: str, you: str) -> tuple[PolicyReview, Text, Text | None]:
+        """As it is shown to `you`; the policy's own file, and the review's.
+
+        Raises `NotFoundError`, `PolicyError`.
+        """
         found, text = self._own(name)
         if found is None:
             raise self._missing(name)
@@ -150,7 +168,7 @@ class Reviews:
             changes=changes,
         )
         seen = digest_bytes(msgspec.json.encode(shown, order="deterministic"))
-        return msgspec.structs.replace(shown, seen=seen, you=principal.name), found, text
+        return msgspec.structs.replace(shown, seen=seen, you=you), found, text
 
     def _own(self, name: str) -> tuple[Text | None, Text | None]:
         """What is reviewed, and its review."""

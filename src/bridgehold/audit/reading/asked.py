@@ -22,7 +22,7 @@ from bridgehold.audit.reading.language import parse
 from bridgehold.audit.reading.linear import Hit, matches
 from bridgehold.audit.reading.syntax import EVERYTHING, All, AnyOf, Compare, Expression, Not, both, equal
 from bridgehold.error_info import ErrorInfo
-from bridgehold.errors import AuditError, BridgeholdError, NotFoundError
+from bridgehold.errors import AuditError, BridgeholdError, NotFoundError, UsageError
 
 TENANTS_SEE = (
     *("session.opened", "session.extended", "session.closed", "protocol.violation", "audit.queried"),
@@ -35,9 +35,14 @@ TENANTS_SEE = (
 whoever is no operator is shown none of such an event, and no question finds it."""
 CPU_SECONDS = 10
 """Of one question, once the index is as new as the disk."""
+MEMORY_BYTES = 512 << 20
+"""Of one question, and of the index that it brings up to date: what it takes is the host's, whoever asks."""
 _NICE = 10
 _MOST_INPUT = 4 * 1024 * 1024
 """The host's own words: a principal may act for thousands of tenants."""
+
+
+NARROW = "Narrow it by time, kind or session: `time >= yesterday and kind = command.refused and …`."
 
 
 class Scope(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,11 +165,16 @@ def _bound() -> None:
 def main() -> int:
     """Answer what standard input asks, on standard output."""
     os.nice(_NICE)  # callers' commands come first
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
     asked = msgspec.json.decode(sys.stdin.buffer.read(_MOST_INPUT), type=Inquiry)
     try:
         answer = Answer(found=answered(asked))
     except BridgeholdError as error:
         answer = Answer(error=error.info())
+    except MemoryError:
+        answer = Answer(
+            error=UsageError("the question takes too much memory", where="question", hint=NARROW).info()
+        )
     sys.stdout.buffer.write(msgspec.json.encode(answer))
     return 0
 

@@ -7,6 +7,7 @@ report and the command line ask here.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import sqlite3
@@ -21,10 +22,11 @@ from bridgehold.audit.query import Tie
 from bridgehold.audit.reading import sql, store, tallies
 from bridgehold.audit.reading.linear import Hit, every_hit, matches
 from bridgehold.audit.reading.shelf import Shelf
-from bridgehold.audit.reading.sql import Compiled, Needle
+from bridgehold.audit.reading.sql import Compiled
 from bridgehold.audit.reading.store import DisagreesError, stat_of
 from bridgehold.audit.reading.syntax import All, Expression
 from bridgehold.audit.reading.tallies import Tally
+from bridgehold.audit.reading.texts import Needle, lines_with, may_have
 from bridgehold.audit.scan import Line
 from bridgehold.audit.segments import open_segment
 from bridgehold.audit.why import Story, read_lines, story
@@ -293,22 +295,22 @@ class Desk:
         if not condition.needles:
             yield from self._rows(condition.sql, condition.parameters, order, begin, last)
             return
-        must = sql.required(question)
-        for first, count, text in self._texts(order, begin, last):
-            found = {needle: _stands_in(text, needle) for needle in condition.needles}
-            if any(not found[needle] for needle in must):
+        for first, count, odd, text in self._texts(order, begin, last):
+            if not sql.may_fit(question, functools.partial(may_have, text), odd=bool(odd)):
                 continue
             parameters = tuple(
-                json.dumps([first + line for line in found[one.data]]) if isinstance(one, Needle) else one
+                json.dumps([first + line for line in lines_with(text, one)])
+                if isinstance(one, Needle)
+                else one
                 for one in condition.parameters
             )
             end = min(last, first + count)
             yield from self._rows(condition.sql, parameters, order, max(begin, first), end)
 
-    def _texts(self, order: str, begin: int, last: int) -> Iterator[tuple[int, int, bytes]]:
+    def _texts(self, order: str, begin: int, last: int) -> Iterator[tuple[int, int, int, bytes]]:
         assert self._db is not None  # noqa: S101 - whoever calls has asked
         query = (
-            "SELECT first, count, text FROM texts "  # noqa: S608 - a word of ours
+            "SELECT first, count, odd, text FROM texts "  # noqa: S608 - a word of ours
             f"WHERE first < ? AND first + count > ? ORDER BY first {order}"
         )
         yield from self._db.execute(query, (last, begin))
@@ -371,17 +373,3 @@ class _Lines:
         if entry is None and chain.head_of(line) is None:
             raise DisagreesError
         return Hit(entry, framework, offset, line) if entry is not None else None
-
-
-def _stands_in(text: bytes, needle: bytes) -> list[int]:
-    """Numbers of the lines of `text` in which `needle` stands, from 0 on."""
-    found: list[int] = []
-    at = line = 0
-    while (hit := text.find(needle, at)) >= 0:
-        line += text.count(b"\n", at, hit)
-        found.append(line)
-        end = text.find(b"\n", hit)
-        if end < 0:
-            break
-        at, line = end + 1, line + 1
-    return found

@@ -15,7 +15,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from bridgehold import writes
+from bridgehold import reads, writes
 from bridgehold.audit.reading import store
 from bridgehold.audit.reading.store import DisagreesError, Filling
 
@@ -24,8 +24,12 @@ _MOST_INDEXES = 16
 
 def cache_folder(environ: Mapping[str, str]) -> Path:
     """Where a user's indexes lie: below ``XDG_CACHE_HOME``, or ``~/.cache``."""
-    base = environ.get("XDG_CACHE_HOME", "") or f"{environ.get('HOME', '') or '/'}/.cache"
-    return Path(base) / "bridgehold" / "audit-index"
+    base = environ.get("XDG_CACHE_HOME", "")
+    return (
+        (Path(base) if base else reads.home_of(environ, os.getuid()) / ".cache")
+        / "bridgehold"
+        / "audit-index"
+    )
 
 
 class Shelf:

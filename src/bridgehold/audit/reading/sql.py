@@ -7,6 +7,7 @@ when it doesn't. So only what is exact may be negated, and every row is judged a
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import NamedTuple, TypeGuard
 
 from bridgehold.audit.chain import parse_reference
@@ -15,15 +16,10 @@ from bridgehold.audit.reading.columns import NAMES, NUMBERED, NUMBERS, number_of
 from bridgehold.audit.reading.fields import FRAMEWORK
 from bridgehold.audit.reading.linear import needle_of
 from bridgehold.audit.reading.syntax import All, AnyOf, Compare, Expression, Not, Text, folded
+from bridgehold.audit.reading.texts import Needle
 
 _KEPT = (*NAMES, FRAMEWORK)
 _TEXT = "id IN (SELECT value FROM json_each(?))"
-
-
-class Needle(NamedTuple):
-    """A parameter that stands for the ids of events in whose text these bytes stand, as JSON."""
-
-    data: bytes
 
 
 class Compiled(NamedTuple):
@@ -34,9 +30,9 @@ class Compiled(NamedTuple):
     exact: bool = False
 
     @property
-    def needles(self) -> tuple[bytes, ...]:
+    def needles(self) -> tuple[Needle, ...]:
         """What has to be looked for in texts first."""
-        return tuple(dict.fromkeys(one.data for one in self.parameters if isinstance(one, Needle)))
+        return tuple(one for one in self.parameters if isinstance(one, Needle))
 
 
 _ANY = Compiled("1")
@@ -86,10 +82,18 @@ def scoped(question: Expression, scope: Expression, key: bytes) -> Compiled:
     return _joined(" AND ", [compile_question(one, key, texts=False) for one in (scope, question)])
 
 
-def required(expression: Expression) -> tuple[bytes, ...]:
-    """Texts without which nothing fits."""
-    parts = expression.parts if isinstance(expression, All) else (expression,)
-    return tuple(needle_of(one.needle) for one in parts if isinstance(one, Text))
+def may_fit(expression: Expression, has: Callable[[Needle], bool], *, odd: bool) -> bool:
+    """Whether one of some events may fit, by their texts. `has`: one of them has it; `odd`: one is so."""
+    match expression:
+        case All(parts):
+            return all(may_fit(one, has, odd=odd) for one in parts)
+        case AnyOf(parts):
+            return any(may_fit(one, has, odd=odd) for one in parts)
+        case Text() | Compare():
+            compiled = compile_question(expression, b"")
+            return not compiled.needles or (odd and not compiled.exact) or all(map(has, compiled.needles))
+        case Not():
+            return True
 
 
 def _joined(word: str, parts: list[Compiled]) -> Compiled:
@@ -155,10 +159,11 @@ def _kept(wanted: Compare, key: bytes) -> Compiled:
 
 def _by_text(wanted: Compare) -> Compiled:
     """No column has it: its name, or what is looked for, stands in the line, if that is spelled as usual."""
-    if wanted.field.type in ("number", "flag"):
-        needle = f'"{wanted.field.name}":'.encode("ascii")
+    name, kind = wanted.field.name.encode("ascii"), wanted.field.type
+    if kind in ("number", "flag"):
+        needle = Needle(b'"%s":' % name)
     elif wanted.value == "":
         return _ANY
     else:
-        needle = needle_of(str(wanted.value))
-    return Compiled(f"odd OR {_TEXT}", (Needle(needle),))
+        needle = Needle(needle_of(str(wanted.value)), b"" if kind == "list" else name)
+    return Compiled(f"odd OR {_TEXT}", (needle,))

@@ -21,7 +21,7 @@ from bridgehold.audit.reading.linear import NAMES_BRIDGE
 from bridgehold.audit.reading.syntax import folded
 from bridgehold.audit.segments import Segment, instance_folders, open_segment, read_lines
 
-FORMAT = 3
+FORMAT = 4
 """Of the index. One of another format is thrown away."""
 CHUNK, _CHUNK_BYTES = 1_024, 1024 * 1024
 """Events whose texts are kept together; fewer where they are long."""
@@ -29,6 +29,7 @@ _MOST_NAMES = 100_000
 """In memory; more are looked up."""
 _CACHE_KIB = 16 * 1024
 _READ = 4 * 1024 * 1024
+_ODD = columns.ROW.index("odd")
 _SCHEMA = f"""
 CREATE TABLE state (format INTEGER NOT NULL, key BLOB NOT NULL);
 CREATE TABLE segments (
@@ -37,7 +38,9 @@ CREATE TABLE segments (
 );
 CREATE TABLE names (id INTEGER PRIMARY KEY, text TEXT NOT NULL, folded BLOB NOT NULL);
 CREATE TABLE sessions (session INTEGER PRIMARY KEY, bridge TEXT NOT NULL);
-CREATE TABLE texts (first INTEGER PRIMARY KEY, count INTEGER NOT NULL, text BLOB NOT NULL);
+CREATE TABLE texts (
+  first INTEGER PRIMARY KEY, count INTEGER NOT NULL, odd INTEGER NOT NULL, text BLOB NOT NULL
+);
 CREATE TABLE events (id INTEGER PRIMARY KEY, {", ".join(columns.ROW[1:])});
 """
 _OPENED = "INSERT OR REPLACE INTO sessions VALUES (?, ?)"
@@ -141,6 +144,7 @@ class Filling:
         self._bridges: dict[tuple[str, str], str] = {}
         self._texts: list[bytes] = []
         self._size = self._first = self._id = 0
+        self._odd = False
 
     def fill(self, audit: Path) -> int:
         """Add what is new; how many events. Raises `DisagreesError` where what was read has changed."""
@@ -199,6 +203,8 @@ class Filling:
             if row is None:
                 continue
             self._id += 1
+            if row[_ODD]:
+                self._odd = True
             self._texts.append(text := own_part(line))
             self._size += len(text)
             if len(self._texts) >= CHUNK or self._size >= _CHUNK_BYTES:
@@ -228,17 +234,19 @@ class Filling:
 
     def _resume(self) -> None:
         """Go on with the last texts, where they are few."""
-        query = "SELECT first, count, text FROM texts ORDER BY first DESC LIMIT 1"
-        self._first, self._texts, self._size = self._id + 1, [], 0
-        for first, count, text in self._db.execute(query).fetchall():
+        query = "SELECT first, count, odd, text FROM texts ORDER BY first DESC LIMIT 1"
+        self._first, self._texts, self._size, self._odd = self._id + 1, [], 0, False
+        for first, count, odd, text in self._db.execute(query).fetchall():
             if count < CHUNK and len(text) < _CHUNK_BYTES:
-                self._first, self._texts, self._size = first, bytes(text).split(b"\n"), len(text)
+                self._first, self._size, self._odd = first, len(text), bool(odd)
+                self._texts = bytes(text).split(b"\n")
 
     def _keep_texts(self) -> None:
         if self._texts:
-            values = (self._first, len(self._texts), b"\n".join(self._texts).lower())
-            self._db.execute("INSERT OR REPLACE INTO texts VALUES (?, ?, ?)", values)
-        self._first, self._texts, self._size = self._id + 1, [], 0
+            text = b"\n".join(self._texts).lower()
+            values = (self._first, len(self._texts), self._odd, text)
+            self._db.execute("INSERT OR REPLACE INTO texts VALUES (?, ?, ?, ?)", values)
+        self._first, self._texts, self._size, self._odd = self._id + 1, [], 0, False
 
 
 def stat_of(path: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import PurePosixPath
 
@@ -50,21 +50,29 @@ def callback_port(args: Sequence[str], environment: Mapping[str, str]) -> int:
     return port if 1024 <= port <= 65535 else 0
 
 
-def passing(environment: Mapping[str, str]) -> dict[str, str]:
-    """Those variables that go in: what such a worker is configured by. A secret stays outside."""
+def passing(environment: Mapping[str, str], is_key: Callable[[str], bool]) -> dict[str, str]:
+    """Those variables that go in: what such a worker is configured by. A secret stays outside.
+
+    `is_key`: whether a value has the shape of a well-known key.
+    """
     found = {
         name: value
         for name, value in environment.items()
         if _PASSING.fullmatch(name) and name not in _OWN
-        if len(value) <= _LONGEST and "\0" not in value and not _is_secret(name, value)
+        if len(value) <= _LONGEST and "\0" not in value and not _is_secret(name, value) and not is_key(value)
     }
     return dict(sorted(found.items())[:_MOST])
 
 
-def kept_back(environment: Mapping[str, str]) -> tuple[str, ...]:
+def kept_back(environment: Mapping[str, str], is_key: Callable[[str], bool]) -> tuple[str, ...]:
     """Names of those that stay outside, for the audit: the secrets first."""
-    left = environment.keys() - passing(environment).keys()
-    return bounded(sorted(left, key=lambda name: (not _is_secret(name, environment[name]), name)))
+    left = environment.keys() - passing(environment, is_key).keys()
+
+    def order(name: str) -> tuple[bool, str]:
+        value = environment[name]
+        return not (_is_secret(name, value) or is_key(value)), name
+
+    return bounded(sorted(left, key=order))
 
 
 def bounded(names: Iterable[str]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from bridgehold import writes
+from bridgehold import reads, writes
 from bridgehold.audit.read import read_all
 from bridgehold.client.client import Host
 from bridgehold.client.session import ClientSession
@@ -65,7 +65,7 @@ def bench_home() -> Path:
     if os.getuid() == 0:
         return Path("/var/cache/bridgehold-bench")
     cache = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(cache) if cache else Path.home() / ".cache") / "bridgehold-bench"
+    return (Path(cache) if cache else reads.home_of(os.environ, os.getuid()) / ".cache") / "bridgehold-bench"
 
 
 def prepare(home: Path, bridge: str, way: Way, weights: Path | None = None) -> Layout:

@@ -140,11 +140,20 @@ def check_arguments(arguments: list[str]) -> None:
             ) from None
 
 
+_INSTEAD = {
+    "bridgehold run": ("Got unexpected extra argument", "Arguments go in as JSON: --args '{\"key\": 1}'. "),
+    "bridgehold tenant limit": ("No such option", "A ceiling is KEY=VALUE: sessions=2, memory=2GiB. "),
+}
+"""How what people write first is written here: by command, the beginning of what is said, and the remedy."""
+
+
 def _usage(error: Any) -> BridgeholdError:
     from bridgehold.errors import UsageError
 
     path = getattr(getattr(error, "ctx", None), "command_path", "bridgehold")
-    return UsageError(error.format_message(), where=path, hint=f"`{path} --help` shows what it takes.")
+    message, begins = error.format_message(), _INSTEAD.get(path, ("", ""))
+    instead = begins[1] if begins[0] and message.startswith(begins[0]) else ""
+    return UsageError(message, where=path, hint=f"{instead}`{path} --help` shows what it takes.")
 
 
 def _ours(error: Exception) -> BridgeholdError:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import base64
-import time
 from typing import Annotated
 
 import msgspec
 import typer
 
 from bridgehold.config.layout import default_layout
-from bridgehold.errors import UsageError
+from bridgehold.config.load import load_config
+from bridgehold.config.settings import Settings
+from bridgehold.errors import DeniedError, UsageError
+from bridgehold.faces.approvals import signing_time
 from bridgehold.faces.cli.asking import ask
 from bridgehold.faces.cli.options import Json
+from bridgehold.faces.cli.policy_check import layout_registry
 from bridgehold.faces.cli.proposals import seconds_of
 from bridgehold.faces.layout import Column
 from bridgehold.faces.render import print_json, short, table
 from bridgehold.faces.screen import err, out
+from bridgehold.host.reviews import PolicyLook
 from bridgehold.keeper.approver import Approver
 from bridgehold.policies.reviewed import Review
 from bridgehold.policies.tables import format_time
@@ -61,13 +65,18 @@ def approve(
     configuration, or root, can sign.
     """
     shown = _shown(policy)
+    own = _by_files(shown)
     if not json_output:
-        _say(shown)
+        _say(own)
+        if own.changes != shown.changes:
+            err.say(
+                "the host tells other changes: by its machine, or by a configuration that it hasn't reread"
+            )
     if not (yes or typer.confirm("Sign it?", err=True)):
         raise typer.Exit(1)
-    now = time.time()
+    now = signing_time(default_layout())
     expires = format_time(int(now) + seconds_of(lasts)) if lasts else ""
-    made = Review(digest=shown.digest, by=shown.you, at=format_time(now), expires=expires)
+    made = Review(digest=own.digest, by=shown.you, at=format_time(now), expires=expires)
     signature = Approver(default_layout().secrets).sign(made.signed(policy))
     params = {
         "policy": policy,
@@ -104,3 +113,19 @@ def _shown(policy: str) -> PolicyReview:
     if not policy:
         raise UsageError("which policy?", where="policy review")
     return msgspec.convert(ask("policy.review", {"policy": policy}), type=PolicyReview)
+
+
+def _by_files(shown: PolicyReview) -> PolicyReview:
+    """The same, worked out here: a host that was taken over has nothing signed that wasn't looked at."""
+    layout = default_layout()
+    registry = layout_registry(layout)
+    look = PolicyLook(
+        layout, Settings(load_config(layout.config_file)), registry.machine, registry, registry.verified
+    )
+    own, _, _ = look.at(shown.policy, shown.you)
+    if own.digest != shown.digest:
+        raise DeniedError(
+            f"the host shows the policy {shown.policy} with the digest of something else",
+            hint="Was it edited this moment? Try again. Otherwise sign nothing: who is on that machine?",
+        )
+    return own

@@ -11,7 +11,7 @@ import shutil
 from importlib.resources import files
 from pathlib import Path
 
-from bridgehold import writes
+from bridgehold import reads, writes
 from bridgehold.config.layout import Layout, find_layout
 from bridgehold.config.load import load_config
 from bridgehold.config.sections import HostSection
@@ -115,7 +115,7 @@ def default_home() -> Path:
     if os.getuid() == 0:
         return Path("/var/cache/bridgehold-demo")
     cache = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(cache) if cache else Path.home() / ".cache") / "bridgehold-demo"
+    return (Path(cache) if cache else reads.home_of(os.environ, os.getuid()) / ".cache") / "bridgehold-demo"
 
 
 def own_host_section(user: Layout) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bridgehold import reads, writes
+from bridgehold.audit.key_shapes import find_shape
 from bridgehold.bridges.legacy.rpc_start import READY_FILE, callback_port, kept_back, passing
 from bridgehold.client.client import Client
 from bridgehold.error_texts import defect_of
@@ -71,8 +72,8 @@ class RpcShim:
             "args": invocation.args,
             "path": path,
             "callback": self._back,
-            "environment": passing(environment),
-            "kept_back": kept_back(environment),
+            "environment": passing(environment, find_shape),
+            "kept_back": kept_back(environment, find_shape),
         }
         self._held = BoundSession(client, "foreign.open", params, self._on_event)
 

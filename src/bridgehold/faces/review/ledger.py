@@ -17,7 +17,7 @@ from bridgehold.audit.usage import Used
 from bridgehold.faces.report.gather import LIMIT_CODES, Gathering, Scope, texts, wanted_kinds
 from bridgehold.faces.report.sections import Section
 from bridgehold.faces.review import plots, reach
-from bridgehold.faces.review.question import REFUSALS
+from bridgehold.faces.review.question import REFUSALS, REFUSED
 from bridgehold.policies.model import Grant
 
 _MOST_SESSIONS = 10_000
@@ -26,7 +26,6 @@ _MOST_FILES = 2_000
 _MOST_NAMES = 10_000
 _LOOK = 1_000
 _EVERY_S = 0.5
-_BAD = ("refused", "violation", "stopped")
 
 
 class Session(msgspec.Struct, kw_only=True):
@@ -85,7 +84,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def refusals(self) -> int:
         """Of every kind."""
-        return sum(number for kind, number in self.counts.items() if kind.partition(".")[2] in _BAD)
+        return self.number(*REFUSED)
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,7 +153,7 @@ class _Sums:
             self._events += one.number
             if hour in self._hours or len(self._hours) < _MOST_HOURS:
                 total, bad = self._hours.get(hour, (0, 0))
-                bad += one.number if kind.partition(".")[2] in _BAD else 0
+                bad += one.number if kind in REFUSED else 0
                 self._hours[hour] = (total + one.number, bad)
         for one in desk.tally(
             equal("kind", "command.outcome"), ("tenant", "framework", "code"), ("cpu_us",), rows=rows

@@ -16,10 +16,12 @@ from bridgehold.audit.query import Query, parse_kind, parse_span
 from bridgehold.audit.reading.language import narrowed, parse
 from bridgehold.audit.reading.syntax import Expression, both
 
-REFUSALS = (
-    "kind in (command.refused, egress.refused, egress.stopped, tool.refused, request.refused, "
-    "principal.refused, worker.refused, environment.refused, protocol.violation)"
-)
+REFUSED = (
+    "command.refused", "egress.refused", "egress.stopped", "tool.refused", "request.refused",
+    "principal.refused", "worker.refused", "environment.refused", "protocol.violation",
+)  # fmt: skip
+"""Kinds of refusals: what is counted is what a link to them shows."""
+REFUSALS = f"kind in ({', '.join(REFUSED)})"
 VIEWS: Mapping[str, tuple[str, str]] = {
     "": ("Everything", ""),
     "commands": ("Commands", "kind = command"),

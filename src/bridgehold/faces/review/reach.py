@@ -14,7 +14,7 @@ import msgspec
 from bridgehold.audit.reading.linear import Hit
 from bridgehold.audit.usage import told_again
 from bridgehold.faces.report.gather import texts
-from bridgehold.faces.review.question import Question
+from bridgehold.faces.review.question import REFUSED, Question
 from bridgehold.policies import globs
 from bridgehold.policies.lint_rules import Severity
 from bridgehold.policies.model import Grant
@@ -86,7 +86,7 @@ class Uses:
         elif entry.kind == "worker.started":
             for name in texts(entry, "weakenings"):
                 self._count(hit, "weakenings", name)
-        elif entry.kind.endswith(".refused") or entry.kind == "egress.stopped":
+        elif entry.kind in REFUSED:
             self.refused[whose] = self.refused.get(whose, 0) + 1
 
     def _count(self, hit: Hit, power: str, name: str) -> None:
@@ -157,7 +157,7 @@ def _names(grant: Grant, power: str) -> tuple[str, ...]:
     return {
         "providers": tuple(one.provider for one in grant.endpoints),
         "keys": tuple(one.provider for one in grant.secrets),
-        "tunnels": tuple(one.host for one in grant.connects),
+        "tunnels": tuple(f"{one.host}:{one.port}" for one in grant.connects),
         "files": grant.read,
         "devices": grant.devices,
         "tools": grant.tools.allow,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 
 import msgspec
 
+from bridgehold import clock
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import CellStarted
 from bridgehold.errors import BridgeholdError
@@ -80,7 +81,8 @@ class CellStarts:
             await self._allowances.begin(tenant, config.spent)
             await hand_in(self._intakes.keeper, tenant, keeper_end)
             await hand_in(self._intakes.journal, tenant, journal_end)
-            config = msgspec.structs.replace(config, uid=uid, ended=self._ends.of(tenant))
+            ended, told = self._ends.of(tenant), clock.ONE.told()
+            config = msgspec.structs.replace(config, uid=uid, ended=ended, time=told)
             ends = [in_memory(msgspec.json.encode(config)), *(end.detach() for end in kept)]
             ends += [namespace] if namespace >= 0 else []
             given.pop_all()

@@ -152,7 +152,11 @@ class Cells:
         return await asyncio.shield(beginning)
 
     def _no_opening(self) -> BridgeholdError:
-        return HostLeavingError(LEAVING) if self._replaced else SessionEndedError("the host is stopping")
+        return (
+            HostLeavingError(LEAVING)
+            if self._replaced
+            else SessionEndedError("the host is stopping", hint="Ask again once a host answers.")
+        )
 
     def _demand_rest(self, tenant: str) -> None:
         """Raise `CellEndedError` while none is begun: the last ones ended young."""

@@ -12,9 +12,10 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from bridgehold.audit.events import Event, GrantResolved, PolicyLoaded
-from bridgehold.policies.changes import compare, named
+from bridgehold.policies.changes import Changes, compare, named
 from bridgehold.policies.files import Readings
 from bridgehold.policies.model import Grant
+from bridgehold.policies.tenants import compare_limits
 
 Place = tuple[str, str]
 """A tenant, and a bridge or a release of it."""
@@ -49,7 +50,7 @@ class InForce:
                 del self._last[next(iter(self._last))]
 
     async def _write(self, before: Grant | None, grant: Grant, readings: Readings) -> None:
-        gained, lost = named(compare(before, grant)) if before is not None else ((), ())
+        gained, lost = named(_compare(before, grant)) if before is not None else ((), ())
         loaded = PolicyLoaded(
             tenant=grant.tenant,
             name=grant.policy,
@@ -65,3 +66,9 @@ class InForce:
         del facts["then"]  # it is written when it comes
         facts["sources"] = {key: str(source) for key, source in grant.sources.items()}
         await self._journal.append(GrantResolved(tenant=grant.tenant, digest=grant.digest, grant=facts))
+
+
+def _compare(before: Grant, after: Grant) -> Changes:
+    """With the tenant's own ceilings, which are of all its bridges: whoever has raised one, by hand too."""
+    grants, limits = compare(before, after), compare_limits(before.ceilings, after.ceilings)
+    return Changes(gained=grants.gained + limits.gained, lost=grants.lost + limits.lost)

@@ -85,7 +85,7 @@ class Registry:
         self._of_tenants = own is not None
         self._bridges = SeenBridges(layout, own)
         self._config, self._configured = config, _tenants(config)
-        self._machine = machine
+        self.machine = machine
         self._journal = journal
         self.files = files or PolicyFiles(layout.policies, layout.tenants)
         self.verified: Verified | None = None
@@ -308,7 +308,7 @@ class Registry:
                 manifest.needs,
                 policy,
                 bounds[-1] if bounds else None,
-                self._machine,
+                self.machine,
                 tenant=tenant,
                 bridge=manifest.name,
                 version=manifest.version,

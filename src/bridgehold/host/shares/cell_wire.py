@@ -48,6 +48,8 @@ class CellConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The same for callers."""
     uid: int = -1
     """Its own, in the namespace that it is handed; -1: it stays the host's."""
+    time: str = ""
+    """As `clock.Clock.told`: what it is forked from may know of none that was later."""
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):

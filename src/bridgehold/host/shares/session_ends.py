@@ -53,7 +53,7 @@ class SessionEnd(msgspec.Struct, kw_only=True):
 def session_ended(session: str, reason: str) -> SessionEndedError:
     """What a command for an ended session gets, each time."""
     message = f"session {session} has ended: {reason}"[:MOST_TEXT]
-    return SessionEndedError(message, where=session, hint="Open a new one.")
+    return SessionEndedError(message, where=session)
 
 
 def no_session(reference: str) -> NotFoundError:

@@ -70,7 +70,7 @@ def read_pip_settings(environ: Mapping[str, str]) -> dict[str, str]:
     named = environ.get("PIP_CONFIG_FILE", "")
     if named == os.devnull:
         return {}
-    home = Path(environ.get("HOME", "/nonexistent"))
+    home = reads.home_of(environ, os.getuid())
     user = Path(environ.get("XDG_CONFIG_HOME", "") or home / ".config")
     files = [Path("/etc/pip.conf"), home / ".pip/pip.conf", user / "pip/pip.conf"]
     settings: dict[str, str] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import functools
 import sys
 from typing import Any
 
@@ -34,6 +35,16 @@ class Handle:
         self._show(value, display_id=self.display_id, update=True, **more)
 
 
+def _plain(method: Any) -> Any:
+    """A function, which `copy.deepcopy` of the builtins leaves as it is; of a method it copies the bridge."""
+
+    @functools.wraps(method)
+    def shown(*values: Any, **more: Any) -> Any:
+        return method(*values, **more)
+
+    return shown
+
+
 class Displays:
     """Of a bridge that runs code; begun anew for each command."""
 
@@ -45,7 +56,7 @@ class Displays:
     def _offer(self) -> None:
         """The names that the code has."""
         names = {"display": self._display, "update_display": self._update, "clear_output": self._clear}
-        builtins.__dict__.update(names)
+        builtins.__dict__.update({name: _plain(method) for name, method in names.items()})
 
     def _begin_displays(self) -> None:
         self._displays: list[dict[str, Any]] = []

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import msgspec
 
 from bridgehold.audit.client import JournalClient
+from bridgehold.audit.key_shapes import find_shape
 from bridgehold.bridges.legacy.rpc_start import bounded, passing
 from bridgehold.config.machine import real_folders
 from bridgehold.config.settings import Settings
@@ -99,7 +100,7 @@ class UserScripts:
             script = msgspec.structs.replace(
                 script,
                 callback=_checked(params.callback),
-                environment=tuple(passing(params.environment).items()),
+                environment=tuple(passing(params.environment, find_shape).items()),
             )
         key = SessionKey(parse_name(params.tenant, "tenant"), bridge, random_id("n", 10))
         kept_back = bounded(params.kept_back)

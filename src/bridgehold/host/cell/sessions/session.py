@@ -169,7 +169,6 @@ class Session:
         return SessionEndedError(
             f"session {self.id} ends: its host is being replaced by a new one; the command was not begun",
             where=self.id,
-            hint="Open a new one: what it held is lost.",
         )
 
     async def call(

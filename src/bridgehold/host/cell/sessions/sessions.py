@@ -146,7 +146,11 @@ class Sessions:
     def _no_opening(self) -> BridgeholdError:
         if not self._stopping:
             return SessionEndedError("the session was ended while it was opened")
-        return HostLeavingError(LEAVING) if self._leaving else SessionEndedError("the host is stopping")
+        return (
+            HostLeavingError(LEAVING)
+            if self._leaving
+            else SessionEndedError("the host is stopping", hint="Ask again once a host answers.")
+        )
 
     async def _start(
         self, key: SessionKey, make_order: Callable[[str], Awaitable[StartOrder]], principal: str

@@ -134,7 +134,7 @@ class GuestCalls:
         """Calls beside the session's work that the guest has not answered, waited for or not."""
         return len(self._aside)
 
-    async def call(
+    async def call(  # noqa: PLR0912 - each further call is one more in every command
         self,
         pipes: GuestPipes,
         command: str,
@@ -168,7 +168,6 @@ class GuestCalls:
         if tools is not None:
             self._tools[call_id] = (tools, pipes)
         facts = tools.facts if tools is not None else ()
-        pipes.reader.expect(call_id)
         try:
             await pipes.send(
                 CallFrame(id=call_id, command=command, args=args, deadline_ms=deadline_ms, tools=facts)
@@ -181,6 +180,9 @@ class GuestCalls:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             pipes.wait_while(None)
+            if not pipes.reader.expects(call_id):
+                self._forget(call_id)  # it was not sent yet
+                raise
             with contextlib.suppress(BridgeholdError, TimeoutError):
                 await asyncio.wait_for(pipes.send(CancelFrame(id=call_id)), 1.0)
             raise

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 from bridgehold.bridges.frames import (
+    CallFrame,
     GuestFrame,
     HostFrame,
     StrayFrame,
@@ -146,15 +147,22 @@ class GuestPipes:
     async def send(self, said: HostFrame | bytes) -> None:
         """Queue a frame, or a script's bytes as they are, and wait until the guest has taken it.
 
-        The caller bounds the time.
+        The caller bounds the time. Of a call the reader expects an answer as soon as it is queued; whoever
+        leaves while a large frame is made has sent nothing.
         """
-        found = (
-            (said,)
-            if isinstance(said, bytes)
-            else pieces(said, max_bytes=self._request_bytes, parts=self.takes_parts)
-        )
+        found: tuple[bytes, ...] = (said,) if isinstance(said, bytes) else ()
+        if not isinstance(said, bytes):
+            steps = pieces(said, max_bytes=self._request_bytes, parts=self.takes_parts)
+            while not found:  # as `steps.in_turns`, which each command would pass
+                try:
+                    next(steps)
+                    await asyncio.sleep(0)
+                except StopIteration as end:
+                    found = end.value
         if self._closed or self._last_input:
             raise CrashError("the worker is gone")
+        if isinstance(said, CallFrame):
+            self.reader.expect(said.id)
         for data in found:
             if len(data) > _READ_BYTES:
                 self._widen()

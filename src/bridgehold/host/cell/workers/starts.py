@@ -155,7 +155,7 @@ async def open_session(services: Services, worker: LiveWorker, recorded: Awaitab
         opening["script"] = msgspec.to_builtins(order.script)
     reply, _, _ = await asyncio.gather(
         worker.call("common:open", opening, deadline_ms=order.grant.limits.startup_ms),
-        worker.learn_account(),
+        _known(worker, worker.learn_account()),
         worker.proven(),
     )
     if isinstance(reply, FaultFrame):
@@ -188,13 +188,17 @@ async def _boot(services: Services, worker: LiveWorker, descriptors: list[int]) 
     worker.pipes.takes_parts = ready.parts
 
 
-async def _attest(services: Services, worker: LiveWorker) -> None:
-    order = worker.order
+async def _known(worker: LiveWorker, asked: Awaitable[T]) -> T:
+    """What the launcher says of `worker`. Of one that has ended it knows nothing: then what it ended of."""
     try:
-        proof = await patiently(lambda: services.launcher.attest(worker.name))
+        return await asked
     except NotFoundError as error:
         await worker.ended.wait()
-        raise exit_error(worker.report, order.grant.limits) if worker.report else error from error
+        raise exit_error(worker.report, worker.order.grant.limits) if worker.report else error from error
+
+
+async def _attest(services: Services, worker: LiveWorker) -> None:
+    proof = await _known(worker, patiently(lambda: services.launcher.attest(worker.name)))
     worker.attestation = proof
     worker.record(services.launcher.recorded(worker.name))
 
