@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -19,3 +20,16 @@ def face() -> Iterator[HttpStage]:
         assert "Traceback" not in log, log
         assert "bridgehold http" not in log, "no defect was met"
         assert "never retrieved" not in log, log
+
+
+@pytest.fixture(scope="session")
+def cold(face: HttpStage) -> HttpStage:
+    """The same host, with a bridge whose sandboxes start cold."""
+    return replace(face, bridge=prepare(face.stage, "cold"))
+
+
+@pytest.fixture(params=["fork", "cold"])
+def each_start(face: HttpStage, request: pytest.FixtureRequest) -> HttpStage:
+    """What is told of a command, in both starts."""
+    found: HttpStage = face if request.param == "fork" else request.getfixturevalue("cold")
+    return found

@@ -133,15 +133,15 @@ class HttpStage:
         return int(self.url.rpartition(":")[2])
 
 
-def prepare(ready: Stage) -> str:
-    """The bridge of these tests; its name."""
+def prepare(ready: Stage, start: str = "fork") -> str:
+    """The bridge of these tests, whose sandboxes `start` so; its name."""
     name = ready.bridge(manifest=MANIFEST)
     folder = ready.layout.bridges / name
     (folder / "hostile.py").unlink()
     (folder / "served.py").write_text(BRIDGE)
     (ready.layout.policies / f"{name}.toml").write_text(
         POLICY.replace("[rate]", "[rate]\ncommands_per_minute = 100000\nframes_per_second = 100000")
-        + '[tools]\nallow = ["*"]\ndeny = ["forbidden"]\n[sandbox]\nstart = "fork"\n'
+        + f'[tools]\nallow = ["*"]\ndeny = ["forbidden"]\n[sandbox]\nstart = "{start}"\n'
     )
     return name
 

@@ -94,22 +94,22 @@ def test_the_audit_names_the_tokens_principal_and_never_the_face(face: HttpStage
     assert not {"owner", "http"} & {entry.principal for entry in intents}
 
 
-def test_errors_carry_the_bodys_fields_and_their_status(face: HttpStage) -> None:
+def test_errors_carry_the_bodys_fields_and_their_status(each_start: HttpStage) -> None:
     async def act(acme: Caller) -> None:
         for code, status, name in (
             ("raise ValueError('broken')", 422, "application"),
             ("import os; os._exit(3)", 502, "crash"),
         ):
-            body = {"operation": f"{face.bridge}:act", "arguments": {"code": code}, "session": "fails"}
+            body = {"operation": f"{each_start.bridge}:act", "arguments": {"code": code}, "session": "fails"}
             said = await acme.ask("POST", "/v1/run", body)
             assert (said.status, said.code) == (status, name), said
             assert set(said.body) == {"code", "message", "hint", "where", "retry", "event", "traceback"}
             assert said.body["event"], "the audit's reference"
             assert ("in <module>\nValueError: broken" in said.body["traceback"]) == (name == "application")
-        wrong = await acme.ask("POST", "/v1/run", {"operation": f"{face.bridge}:act", "arguments": {}})
+        wrong = await acme.ask("POST", "/v1/run", {"operation": f"{each_start.bridge}:act", "arguments": {}})
         assert (wrong.status, wrong.code) == (400, "usage")
         late = {
-            "operation": f"{face.bridge}:act",
+            "operation": f"{each_start.bridge}:act",
             "arguments": {"code": SLEEP},
             "deadline_ms": 200,
             "session": "d",
@@ -124,12 +124,12 @@ def test_errors_carry_the_bodys_fields_and_their_status(face: HttpStage) -> None
         assert wrong_method.status == 405
         assert wrong_method.headers["Allow"] == "POST"
 
-    using(face, act)
+    using(each_start, act)
 
 
-def test_who_may_not_read_logs_reads_type_and_message_alone(face: HttpStage) -> None:
+def test_who_may_not_read_logs_reads_type_and_message_alone(each_start: HttpStage) -> None:
     async def act(acme: Caller, deaf: Caller) -> None:
-        body = {"operation": f"{face.bridge}:act", "arguments": {"code": "secret_name = 1 / 0"}}
+        body = {"operation": f"{each_start.bridge}:act", "arguments": {"code": "secret_name = 1 / 0"}}
         told = (await acme.ask("POST", "/v1/run", body)).body
         said = (await deaf.ask("POST", "/v1/run", body)).body
         assert "ZeroDivisionError" in told["traceback"]
@@ -137,14 +137,14 @@ def test_who_may_not_read_logs_reads_type_and_message_alone(face: HttpStage) -> 
         streamed = [event async for event in deaf.stream("/v1/run", body)]
         assert streamed[-1][0] == "error"
         assert streamed[-1][1]["traceback"] == ""
-        session = await acme.open(face.bridge)
+        session = await acme.open(each_start.bridge)
         path = f"/v1/sessions/{session}/commands"
         await acme.ask("POST", path, {"operation": "act", "arguments": {"code": "print('for the log')"}})
         refused = await deaf.ask("GET", f"/v1/sessions/{session}/logs")
         assert (refused.status, refused.code) == (403, "denied")
         assert (await acme.ask("GET", f"/v1/sessions/{session}/logs")).status == 200
 
-    using(face, act, "acme", "deaf")
+    using(each_start, act, "acme", "deaf")
 
 
 def test_a_stream_has_progress_chunks_beats_and_a_result(face: HttpStage) -> None:
@@ -167,10 +167,12 @@ def test_a_stream_has_progress_chunks_beats_and_a_result(face: HttpStage) -> Non
     using(face, act)
 
 
-def test_what_a_command_writes_is_an_event_while_it_runs_and_comes_with_its_end(face: HttpStage) -> None:
+def test_what_a_command_writes_is_an_event_while_it_runs_and_comes_with_its_end(
+    each_start: HttpStage,
+) -> None:
     def body(code: str) -> dict[str, Any]:
         code = f"import sys\nprint('out é')\ntime.sleep(0.5)\nprint('err', file=sys.stderr)\n{code}"
-        return {"operation": f"{face.bridge}:act", "arguments": {"code": code}}
+        return {"operation": f"{each_start.bridge}:act", "arguments": {"code": code}}
 
     async def act(acme: Caller, deaf: Caller) -> None:
         began = asyncio.get_running_loop().time()
@@ -191,7 +193,7 @@ def test_what_a_command_writes_is_an_event_while_it_runs_and_comes_with_its_end(
                 assert name != "output"
                 assert "out é" not in json.dumps(data, ensure_ascii=False)
 
-    using(face, act, "acme", "deaf")
+    using(each_start, act, "acme", "deaf")
 
 
 def test_a_command_is_cancelled_by_its_name_and_its_session_lives(face: HttpStage) -> None:

@@ -81,3 +81,21 @@ def test_the_numbers_are_the_codes() -> None:
     assert dict(SETTINGS)["net/ipv4/tcp_max_tw_buckets"] == "1024"
     assert dict(SETTINGS)["net/ipv4/tcp_rmem"].split()[1] == str(32 << 10)
     assert TERMINALS.endswith("max=16")
+
+
+def test_each_call_that_the_page_says_is_refused_is_refused_with_that_error() -> None:
+    table = (HERE.parents[1] / "docs/reference/seccomp.md").read_text()
+    refused: dict[str, set[str]] = {}
+    for line in table.splitlines():
+        cells = line.split(" | ")
+        if len(cells) >= 4:
+            for name in quoted(cells[0]):
+                refused.setdefault(name, set()).add(cells[2])
+    said = [
+        (name, error)
+        for *_, how in ROWS
+        for names, error in re.findall(r"((?:`\w+`,? ?)+)[^`.;]*?: (E[A-Z]+)", how)
+        for name in quoted(names)
+    ]
+    assert len(said) > 20
+    assert not [(name, error) for name, error in said if error not in refused[name]]

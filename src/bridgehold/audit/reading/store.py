@@ -203,7 +203,8 @@ class Filling:
             if row is None:
                 continue
             self._id += 1
-            self._odd = self._odd or bool(row[_ODD])
+            if row[_ODD]:
+                self._odd = True
             self._texts.append(text := own_part(line))
             self._size += len(text)
             if len(self._texts) >= CHUNK or self._size >= _CHUNK_BYTES:
