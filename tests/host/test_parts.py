@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import socket
 import threading
+import tracemalloc
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -330,3 +332,45 @@ def test_a_guest_that_promises_bytes_and_sends_none_has_a_typed_end(monkeypatch:
         guest.close()
 
     asyncio.run(act())
+
+
+def test_a_tenants_files_leave_pipes_to_others_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past 64 MiB of an ordinary user's account, new pipes hold two pages: eight that are wide took 16 of it."""
+
+    async def act() -> None:
+        guests = [Guest(monkeypatch) for _ in range(10)]
+
+        def widths() -> list[int]:
+            for guest in guests:
+                guest.pipes._widen()
+            return [fcntl.fcntl(guest.frames, fcntl.F_GETPIPE_SZ) // MIB for guest in guests]
+
+        assert widths() == [1] * 8 + [0] * 2
+        guests.pop(0).close()
+        guests.append(Guest(monkeypatch))
+        assert widths() == [1] * 7 + [0] * 2 + [1]
+        for guest in guests:
+            guest.close()
+
+    asyncio.run(act())
+
+
+def test_who_sends_a_part_byte_by_byte_has_no_object_kept_of_each() -> None:
+    async def act() -> int:
+        reader = asyncio.StreamReader()
+        sent = 20_000
+        reader.feed_data(HEADER.pack(PARTED | HEADER.size + 2 + sent) + HEADER.pack(2) + b"{}")
+        beside: list[bytes] = []
+        reading = asyncio.create_task(read_frame(reader, beside=beside))
+        await asyncio.sleep(0)
+        tracemalloc.start()
+        for _ in range(sent // 2):
+            reader.feed_data(b"ab")
+            await asyncio.sleep(0)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert await reading == b"{}"
+        assert beside == [b"ab" * (sent // 2)]
+        return peak
+
+    assert asyncio.run(act()) < 4 * 20_000

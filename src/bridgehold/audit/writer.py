@@ -304,9 +304,8 @@ class Reserve:
 
     def __init__(self, path: Path, size: int) -> None:
         self._size = size
-        self._descriptor = writes.open_lock(
-            path
-        )  # it is cut: what else stands there, or bears another name, isn't
+        # It is cut: what else stands there, or bears another name, isn't.
+        self._descriptor = writes.open_lock(path)
         self._tried = 0
         self.held = False
         self.take_again()

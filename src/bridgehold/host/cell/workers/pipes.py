@@ -36,6 +36,9 @@ _READ_BYTES = 65_536
 """As much as a pipe holds."""
 _WIDE_BYTES = 16 * _READ_BYTES
 """What one holds, and is read at once, that has carried more than that: of a file, most often."""
+_WIDE_SESSIONS = 8
+"""That many have such pipes; others' hold a quarter. They count for one account, which the machine bounds
+(`fs.pipe-user-pages-soft`, 64 MiB for an ordinary user's): past it, new ones hold next to nothing."""
 _BYTES_PER_SECOND, _BYTES_AT_ONCE = 4 * MIB, 32 * MIB
 """Of frames, per session: the worst text of 8 MiB takes 0.2 s to judge, and all sessions share the loop."""
 _PART_COST = 16
@@ -44,6 +47,7 @@ _OUTPUT_PER_SECOND, _OUTPUT_AT_ONCE = 32 * MIB, 64 * MIB
 """Of stdout and stderr together, per session: what is read, whatever of it is kept. Frames wait, too."""
 _OUTPUT_COST = 16 * 1024
 """What a read counts at the least: who writes byte by byte is read in larger pieces, later."""
+_wide: set[GuestPipes] = set()
 _DRAIN_READS = 32
 _HALF_FRAME_SECONDS = 10.0
 _PAUSE_SECONDS = 0.05
@@ -176,17 +180,20 @@ class GuestPipes:
 
     def _widen(self) -> None:
         """Have the pipes of frames hold more, where the machine lets it: the loop has fewer turns then."""
-        if self._width < _WIDE_BYTES:
-            self._width = _WIDE_BYTES
+        if self._width == _READ_BYTES:
+            self._width = _WIDE_BYTES if len(_wide) < _WIDE_SESSIONS else _WIDE_BYTES // 4
+            if self._width == _WIDE_BYTES:
+                _wide.add(self)
             for descriptor in (self._to_guest, self._from_guest):
                 with contextlib.suppress(OSError):
-                    fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _WIDE_BYTES)
+                    fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, self._width)
 
     def close(self) -> None:
         """Close both pipes; what waits on them fails."""
         if self._closed:
             return
         self._closed = True
+        _wide.discard(self)
         self._pending.clear()
         self._unsent = 0
         self._budget.hold(self, 0)
