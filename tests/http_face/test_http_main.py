@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from bridgehold.audit.read import read_all
-from http_face.http_support import Caller, HttpStage, events, using
+from http_face.http_support import Caller, HttpStage, events, prepare, using
 from waiting import eventually
 
 SLEEP = "import time\nfor _ in range(3000): time.sleep(0.02)"
@@ -630,3 +630,34 @@ def test_whether_a_policy_is_as_it_was_signed_is_told_to_operators_alone(face: H
         assert (await boss.ask("POST", path, {})).status == 405
 
     using(face, act, "acme", "boss")
+
+
+def test_a_refusal_becomes_a_proposal_which_its_tenant_alone_sees_and_an_operator_rejects(
+    face: HttpStage,
+) -> None:
+    name = prepare(face.stage)
+    policy = face.stage.layout.policies / f"{name}.toml"
+    policy.write_text(policy.read_text().replace('allow = ["*"]', f'allow = ["{name}:count"]', 1))
+    run = {"operation": f"{name}:act", "arguments": {"code": "result = 1"}}
+
+    async def act(acme: Caller, helper: Caller, rival: Caller, boss: Caller) -> None:
+        refused = await acme.ask("POST", "/v1/run", run)
+        assert (refused.status, refused.code) == (403, "denied")
+        asked = {"event": refused.body["event"], "reason": "it is my work"}
+        assert (await rival.ask("POST", "/v1/proposals", asked)).code == "not_found"
+        made = await acme.ask("POST", "/v1/proposals", asked)
+        assert (made.status, made.body["state"], made.body["tenant"]) == (201, "waiting", "acme")
+        assert made.body["grants"] == {"operations.allow": [f"{name}:act"]}
+        path = f"/v1/proposals/{made.body['id']}"
+        seen = {who: (await who.ask("GET", "/v1/proposals")).body for who in (acme, helper, rival)}
+        assert [[one["id"] for one in each] for each in seen.values()] == [[made.body["id"]]] * 2 + [[]]
+        assert (await rival.ask("GET", path)).code == "not_found"
+        assert (await acme.ask("GET", path)).body["reason"] == "it is my work"
+        assert (await acme.ask("POST", f"{path}/reject", {})).code == "denied"
+        ended = await boss.ask("POST", f"{path}/reject", {"reason": "it is not"})
+        assert (ended.status, ended.body["state"]) == (200, "rejected")
+        wrong = await acme.ask("POST", "/v1/proposals", {**asked, "weakenings": ["a", "b", "c"]})
+        assert (wrong.status, wrong.code) == (400, "usage")
+        assert (await acme.ask("POST", "/v1/run", run)).code == "denied"
+
+    using(face, act, "acme", "helper", "rival", "boss")
