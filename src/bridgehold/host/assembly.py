@@ -42,7 +42,7 @@ from bridgehold.host.parts import Foundation, HostParts, look_up_again
 from bridgehold.host.proposal_store import ProposalStore
 from bridgehold.host.proposals import Proposals
 from bridgehold.host.reloading import Reloading
-from bridgehold.host.reviews import Reviews
+from bridgehold.host.reviews import PolicyLook, Reviews
 from bridgehold.host.revocation import AtRest
 from bridgehold.host.serving import Celled, InHost, Serving
 from bridgehold.host.shares import cell_wire
@@ -112,15 +112,9 @@ def assemble(given: Foundation) -> HostParts:
         given.supervisor.write,
         by_key(ground.approvals),
     )
-    reviews = Reviews(
-        layout,
-        shared.settings,
-        ground.machine,
-        shared.registry,
-        log,
-        given.supervisor.write,
-        by_key(ground.approvals),
-    )
+    verified = by_key(ground.approvals)
+    look = PolicyLook(layout, shared.settings, ground.machine, shared.registry, verified)
+    reviews = Reviews(look, log, given.supervisor.write, verified)
     tokens = TokenFiles(layout.tokens, given.supervisor.write)
     servers: list[SocketServer] = []
     tenancy = Tenancy(

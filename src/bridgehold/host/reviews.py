@@ -48,18 +48,9 @@ Write = Callable[[FileChange], Awaitable[None]]
 class Reviews:
     """The handlers. One per host."""
 
-    def __init__(
-        self,
-        layout: Layout,
-        settings: Settings,
-        machine: Machine,
-        registry: Registry,
-        log: AdminLog,
-        write: Write,
-        verified: Verified,
-    ) -> None:
+    def __init__(self, look: PolicyLook, log: AdminLog, write: Write, verified: Verified) -> None:
         """`write`: has the supervisor write a file."""
-        self._look = PolicyLook(layout, settings, machine, registry, verified)
+        self._look = look
         self._log = log
         self._write = write
         self._verified = verified
