@@ -124,7 +124,7 @@ class Bench:
             if Path("/", path).exists():
                 shutil.copy(Path("/", path), root / path)
         mounts = "".join(f"mount --rbind /{name} {root}/{name}; " for name in ("proc", "dev", "sys"))
-        inside = "cd /src && make setup && .venv/bin/python scripts/package --out /made"
+        inside = "unset TMPDIR; cd /src && make setup && .venv/bin/python scripts/package --out /made"
         run(
             [
                 "unshare",
