@@ -132,6 +132,10 @@ class Connection:
             self._events.pop(request_id, None)
             self._raw.discard(request_id)
 
+    def say_takes_parts(self) -> None:
+        """It needs not be asked: its host has said so by something else."""
+        self._takes_parts = True
+
     async def _ask_for_parts(self) -> None:
         """Once, whoever waits for the answer."""
         if self._asking is None:

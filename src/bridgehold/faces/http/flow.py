@@ -78,10 +78,6 @@ class FlowConnection(Connection):
         """Nothing new is to be asked here; not while an answer flows, either."""
         return super().over or self._flow is not None
 
-    def say_takes_parts(self) -> None:
-        """It needs not be asked: its host has said what comes with that."""
-        self._takes_parts = True
-
     async def _frame(self, beside: list[bytes]) -> bytes | None:
         while True:
             try:
