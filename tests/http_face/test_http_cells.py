@@ -30,6 +30,7 @@ from http_face.http_support import (
     url_of,
     using,
 )
+from waiting import until
 
 MIB = 1 << 20
 HELD = 160
@@ -47,7 +48,11 @@ ADD = {
 @pytest.fixture(scope="module")
 def face() -> Iterator[HttpStage]:
     kind, host = "root" if os.getuid() == 0 else "self", f'cells = true\ncaller_bytes = "{HELD}MiB"'
-    config = CONFIG.replace('body = "1MiB"', 'body = "16MiB"').replace("body_s = 3", "body_s = 60")
+    config = (
+        CONFIG.replace('body = "1MiB"', 'body = "16MiB"')
+        .replace("body_s = 3", "body_s = 60")
+        .replace("read_s = 1.5", "read_s = 60")
+    )
     with stage(kind, "cold", config, host=host) as ready:
         served = HttpStage(stage=ready, bridge=prepare(ready), url=url_of(ready.layout))
         policy = ready.layout.policies / f"{served.bridge}.toml"
@@ -164,6 +169,30 @@ def test_answers_that_nobody_reads_wait_in_their_cell_and_are_cut_off_with_it(fa
         assert len((await acme.ask("POST", "/v1/run", asked)).body["value"]) == 7_000_000
 
     using(face, act, "rival", "acme")
+
+
+def test_a_stream_goes_at_its_readers_pace_and_loses_nothing(face: HttpStage) -> None:
+    process = face_process(face)
+    using(face, _is_served)
+    before, count = process.memory_info().rss, 1_000
+    asked = {"operation": f"{face.bridge}:count", "arguments": {"count": count, "size": 20_000}}
+    with begin(face, json.dumps(asked).encode(), accept="text/event-stream") as caller:
+        cell, seen = cell_of(face, "acme"), [0.0]
+
+        def at_rest() -> bool:
+            """Whether the cell has done next to nothing for five looks."""
+            seen.append(cell.cpu_times().user)
+            return len(seen) > 6 and seen[-1] - seen[-6] < 0.02
+
+        found = caller.recv(4_096)
+        while b"event: chunk\n" not in found:
+            found += caller.recv(4_096)
+        until(at_rest)
+        using(face, _is_served, "rival")
+        assert process.memory_info().rss < before + (8 << 20), "20 MB of events"
+        found += all_of(caller)
+    assert found.count(b"event: chunk\n") == count
+    assert b"event: result\n" in found[-2_000:], found[-300:]
 
 
 def test_large_bodies_wait_in_their_cell_and_heads_and_slow_ones_keep_nobody_out(face: HttpStage) -> None:

@@ -11,7 +11,14 @@ import msgspec
 from aiohttp import web
 
 from bridgehold.error_texts import defect_of
-from bridgehold.errors import BridgeholdError, BusyError, CancelledError, NotFoundError, UsageError
+from bridgehold.errors import (
+    BridgeholdError,
+    BusyError,
+    CancelledError,
+    HostUnavailableError,
+    NotFoundError,
+    UsageError,
+)
 from bridgehold.faces.http import sse
 from bridgehold.faces.http.bodies import Command, CommandFacts, Run, RunOperation, Taken, ToolAnswer
 from bridgehold.faces.http.calls import Call
@@ -242,7 +249,8 @@ async def _streamed(call: Call, running: Running, params: dict[str, Any]) -> web
         running, lambda kind, said: outbox.put(sse.event(kind, said)), lambda: outbox.crowded
     )
     work = running.work = asyncio.ensure_future(call.link.pass_on("run", params, handle_event))
-    outbox = sse.Outbox(call.share(), call.face.config.beat_s, work.cancel)
+    at_ease = call.link.connection.at_ease
+    outbox = sse.Outbox(call.share(), call.face.config.beat_s, work.cancel, at_ease)
     work.add_done_callback(over)
     try:
         while piece := await outbox.take():
@@ -265,6 +273,8 @@ async def _last(
         result = await running.result(work)
         call.hold(HELD if isinstance(result, Flow) else 0)
     except Exception as fault:  # noqa: BLE001 - the status was sent: a defect can be told here alone
+        if isinstance(fault, HostUnavailableError) and outbox.held_up:
+            fault = outbox.failure
         error = fault if isinstance(fault, BridgeholdError) else defect_of(fault, "a stream")
         yield sse.event("error", {**msgspec.to_builtins(error.info()), "status": status_of(error.code)})
         return

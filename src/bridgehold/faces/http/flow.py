@@ -73,6 +73,12 @@ class FlowConnection(Connection):
     ahead = WINDOW
     _flow: Flow | None = None
 
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.at_ease = asyncio.Event()
+        """Cleared while nothing more is to be read, as its caller has not read what came."""
+        self.at_ease.set()
+        super().__init__(reader, writer)
+
     @property
     def over(self) -> bool:
         """Nothing new is to be asked here; not while an answer flows, either."""
@@ -80,6 +86,7 @@ class FlowConnection(Connection):
 
     async def _frame(self, beside: list[bytes]) -> bytes | None:
         while True:
+            await self.at_ease.wait()
             try:
                 return await read_frame(self._reader, room=_demand_small, small=WINDOW)
             except _LargeFrame as large:
