@@ -18,6 +18,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from audit.audit_support import Filler
 from bridgehold.audit.events import CommandRefused
+from bridgehold.audit.reading.linear import every_hit
+from bridgehold.faces.review.question import REFUSED
 from review.conftest import Shown
 from review.test_pages import HOSTILE, hostile
 
@@ -58,8 +60,19 @@ class Command(NamedTuple):
         return self.link.partition("/enter?token=")[0]
 
 
-def begin(audit: Path, cache: Path, config: Path) -> Command:
-    argv = [sys.executable, "-I", "-m", "bridgehold", "review", str(audit), "--config", str(config)]
+IN_PIECES = """
+import runpy, sys
+from bridgehold.audit.reading import watch
+from bridgehold.faces.review import app
+app._ANSWER_S, app._PIECE_S, watch._FIRST = -1.0, -1.0, 3
+runpy.run_module("bridgehold", run_name="__main__", alter_sys=True)
+"""
+"""As if no question had the time for more than three events."""
+
+
+def begin(audit: Path, cache: Path, config: Path, *, in_pieces: bool = False) -> Command:
+    run = ["-c", IN_PIECES] if in_pieces else ["-m", "bridgehold"]
+    argv = [sys.executable, "-I", *run, "review", str(audit), "--config", str(config)]
     env = {**os.environ, "XDG_CACHE_HOME": str(cache)}
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env)
     assert process.stdout is not None
@@ -218,7 +231,7 @@ def test_what_is_hostile_is_text_and_what_is_new_comes_by_itself(browser: Browse
     filler = Filler(audit, sync=lambda _: None)
     for words in HOSTILE:
         hostile(filler, words)
-    command = begin(audit, tmp_path / "cache", tmp_path)
+    command = begin(audit, tmp_path / "cache", tmp_path, in_pieces=True)
     try:
         page = browser.new_page()
         page.set_default_timeout(PATIENCE_MS)
@@ -230,7 +243,9 @@ def test_what_is_hostile_is_text_and_what_is_new_comes_by_itself(browser: Browse
                 "document.querySelectorAll('main script, main img, [onload], [style]').length"
             )
         page.goto(f"{command.base}/timeline?view=refusals")
+        expect(page.locator("#further[data-back]")).to_have_count(0)  # it went on by itself, to the beginning
         assert not faults(page)
+        assert page.locator("li.row").count() == sum(hit.entry.kind in REFUSED for hit in every_hit(audit))
         before = page.locator("li.row").count()
         page.get_by_role("button", name="Live").click()
         expect(page.get_by_role("status")).to_have_text("Waiting for new events")
