@@ -302,6 +302,8 @@ _BY_RULE = (
 )
 _WITHOUT_RULE = {
     "worker.refused": "Run `bridgehold doctor`.",
+    "environment.refused": "Lock another version of what the reason names, or grant by name what it needs; "
+    "then `bridgehold bridge build BRIDGE`.",
     "request.refused": "`bridgehold sessions` lists what this caller may see.",
     "principal.refused": "Add a [principals.NAME] section with this uid or token's digest to config.toml.",
 }
@@ -338,7 +340,7 @@ def remedy(event: Entry, rule: str, code: str, source: str) -> str:
         for prefix, text in _BY_RULE:
             if rule == prefix or rule.startswith((f"{prefix}.", f"{prefix}[")):
                 return text.removesuffix(".") + f"{at}."
-        return _WITHOUT_RULE.get(event.kind, f"See rule {rule}{at}.")
+        return _WITHOUT_RULE.get(event.kind, f"See rule {rule}{at}." if rule else "")
     return _BY_CODE.get(code, "")
 
 

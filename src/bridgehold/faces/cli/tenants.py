@@ -177,6 +177,7 @@ def _one(answer: Any, *, json_output: bool) -> None:
     facts |= {"tokens": ", ".join(info.tokens)}
     used = {**info.used, "sessions": str(info.sessions)}
     facts |= {key: f"{used.get(key, '')} of {most}".removeprefix(" of ") for key, most in info.limits.items()}
+    facts |= {"raised by hand": "; ".join(info.raised)}
     facts |= {"changed": f"{info.at} by {info.by}" if info.at else ""}
     for key, value in facts.items():
         if value != "":
