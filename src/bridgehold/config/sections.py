@@ -294,6 +294,14 @@ class ReviewSection(Strict, frozen=True):
     tenant's file, not once it allows more than was signed of it."""
 
 
+class FleetSection(Strict, frozen=True):
+    """``[fleet.NAME]``: a machine that policies are for: `policy lint` says what none of them can hold."""
+
+    memory: Size
+    """Of the machine; `[host] memory_reserve` of it is no sandbox's."""
+    cpus: Annotated[int, Meta(ge=1, le=65_536)]
+
+
 class SupplySection(Strict, frozen=True):
     """``[supply]``: what is known of packages, and what of it keeps an environment from being used."""
 
