@@ -72,7 +72,7 @@ class Stash:
         try:
             request.params = msgspec.Raw(bodies.joined(bytes(request.params), name, raw))
         except UsageError as fault:
-            request.fault = fault
+            request.fault = fault.bare()
         return weight(raw)
 
     def forget(self) -> None:
