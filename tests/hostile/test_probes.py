@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from bridgehold import BridgeholdError, SyncClient
+from bridgehold.host.front import stash
 from hostile.stage import Stage, stage
 from http_face.http_support import url_of
 from waiting import until
@@ -39,7 +40,7 @@ listen = "127.0.0.1:0"
     for name, token in TOKENS.items()
 )
 FOREIGN = "sha256:" + "0" * 64
-NOBODYS = {"hello", "ping", "cancel", "bridges", "sessions", "zygotes"}
+NOBODYS = {"hello", "ping", "cancel", "bridges", "sessions", "zygotes"} | set(stash.METHODS)
 """Methods that name no tenant's thing, or only filter what the caller may see."""
 
 

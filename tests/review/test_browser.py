@@ -193,7 +193,8 @@ def test_a_walk_by_keyboard_from_the_question_to_the_line(
     context.close()
 
 
-NINE: tuple[tuple[str, tuple[str | re.Pattern[str], ...], str], ...] = (
+Nine = tuple[tuple[str, tuple[str | re.Pattern[str], ...], str | re.Pattern[str]], ...]
+NINE: Nine = (
     ("Trust", (), "Each stored byte is the one that was written, in its place."),
     ("Overview", (), "docs.example.org:443"),
     ("Overview", (re.compile(r"^openai \d+×"),), "api.openai.com answered 200"),
@@ -207,6 +208,15 @@ NINE: tuple[tuple[str, tuple[str | re.Pattern[str], ...], str], ...] = (
 """Where the tutorial sends a reader for each question: a page, links on it, and words of the answer."""
 
 
+def answer(page: Page, nine: Nine) -> None:
+    """Go where the tutorial sends a reader, by what can be clicked."""
+    for number, (name, links, words) in enumerate(nine, 1):
+        page.get_by_role("navigation", name="Pages").get_by_role("link", name=name, exact=True).click()
+        for link in links:
+            page.get_by_role("main").get_by_role("link", name=link).first.click()
+        expect(page.get_by_role("main"), f"question {number}").to_contain_text(words)
+
+
 def test_the_nine_questions_by_the_page_alone(browser: Browser, served: Command, let_in: Any) -> None:
     told = TUTORIAL.read_text(encoding="utf-8").partition("## By the page alone")[2]
     rows = re.findall(r"^\| (\d)\. [^|]+\| ([^|]+) \|$", told, re.MULTILINE)
@@ -215,11 +225,7 @@ def test_the_nine_questions_by_the_page_alone(browser: Browser, served: Command,
     page = context.new_page()
     page.set_default_timeout(PATIENCE_MS)
     page.goto(served.base)
-    for number, (name, links, words) in enumerate(NINE, 1):
-        page.get_by_role("navigation", name="Pages").get_by_role("link", name=name, exact=True).click()
-        for link in links:
-            page.get_by_role("main").get_by_role("link", name=link).first.click()
-        expect(page.get_by_role("main"), f"question {number}").to_contain_text(words)
+    answer(page, NINE)
     for page_name in ("Trust", "Overview", "Refusals", "Keys and budgets", "Changes"):
         assert f"*{page_name}*" in told
     context.close()
