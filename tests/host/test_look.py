@@ -515,25 +515,6 @@ def test_a_process_of_a_private_host_loads_nothing_that_few_hosts_use(module: st
     assert not {"pydantic", "rich", *unused} & set(done.stdout.split())
 
 
-BEGUN = """
-import gc, sys
-looked = sum(one["collections"] for one in gc.get_stats())
-kept = [[] for _ in range(100_000)]
-looked = sum(one["collections"] for one in gc.get_stats()) - looked
-def main():
-    print(looked, gc.isenabled(), gc.get_freeze_count() >= 100_000, *sys.argv[1:])
-    return 7
-"""
-
-
-def test_a_process_looks_for_garbage_once_its_modules_are_loaded(tmp_path: Path) -> None:
-    (tmp_path / "begun.py").write_text(BEGUN)
-    argv = [sys.executable, "-P", "-m", "bridgehold.begin", "begun", "--fd-host", "5"]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60, env=environment)
-    assert (done.returncode, done.stdout.split()) == (7, ["0", "True", "True", "--fd-host", "5"]), done.stderr
-
-
 SERVED = """
 import socket, sys
 from pathlib import Path

@@ -239,7 +239,7 @@ def _start(
 def _spawn(name: str, plan: plans.ProcessPlan, uid: int, sockets: dict[str, int]) -> Child:
     with configuration_file(plan.config) as config:
         descriptors = {**sockets, "config": config.fileno()}
-        argv = [sys.executable, *plans.INTERPRETER_FLAGS, "-m", "bridgehold.begin", plan.module]
+        argv = [sys.executable, *plans.INTERPRETER_FLAGS, "-m", plan.module]
         for key, descriptor in descriptors.items():
             argv += [f"--fd-{key}", str(descriptor)]
         role = {} if uid == os.getuid() else {"user": uid, "group": uid, "extra_groups": []}

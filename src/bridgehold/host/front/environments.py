@@ -35,7 +35,7 @@ from bridgehold.host.front.disk import EnvironmentDisk
 from bridgehold.host.front.supply import Supply
 from bridgehold.ids import Digest
 from bridgehold.policies.model import Grant
-from bridgehold.sandbox.envs.build import EnvironmentBuilder, Room
+from bridgehold.sandbox.envs.build import EnvironmentBuilder, OnProgress, Room
 from bridgehold.sandbox.envs.guard import Guard
 from bridgehold.sandbox.envs.launcher_runner import LauncherRunner
 from bridgehold.sandbox.envs.lock import active_pins, parse_lock
@@ -45,7 +45,6 @@ from bridgehold.sandbox.envs.wheels import Collected
 from bridgehold.sandbox.launcher.control import LauncherClient
 from bridgehold.sandbox.supply.scan import Contents, look
 
-OnProgress = Callable[[BuildProgress], None]
 Manifests = Callable[[], Sequence[Manifest]]
 _MOST_LOCKS = 128
 UNUSED_SECONDS = 30 * 86_400.0
@@ -329,7 +328,7 @@ class Environments:
         await self._builders.meet()
         try:
             found = await self._builders.own.collect(
-                lambda: list(self._owners(manifests())), unused_seconds=unused_seconds
+                lambda: self._owners(manifests()), unused_seconds=unused_seconds
             )
         except OSError as error:
             where = str(error.filename or self._store.folder)
