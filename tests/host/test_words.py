@@ -177,6 +177,18 @@ def test_a_key_whose_name_is_a_slip_is_kept_and_said(
         assert told("local", *right) == ""
 
 
+KEY = "sk-ab12cd34ef56gh78"
+
+
+@pytest.mark.parametrize("words", [("openai", KEY), (f"openai={KEY}",), (KEY,), ("--json", "openai", KEY)])
+def test_a_key_that_was_typed_as_an_argument_is_not_said_again(say: Say, words: tuple[str, ...]) -> None:
+    status, out, err = say("secrets", "set", *words)
+    assert status == 2
+    assert KEY.lower() not in (out + err).lower()
+    assert "A key never goes on a command line" in out + err
+    assert "pipe it in" in out + err
+
+
 def test_a_bridge_for_one_tenant_is_written_listed_and_shown_for_it(home: Layout, say: Say) -> None:
     assert say("bridge", "new", "poet", "--tenant", "acme")[0] == 0
     assert (home.own_bridges("acme") / "poet" / "bridge.toml").is_file()
