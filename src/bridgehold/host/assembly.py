@@ -25,6 +25,7 @@ from bridgehold.host.examination import Bench, Examination
 from bridgehold.host.front.allowances import Allowances
 from bridgehold.host.front.bridge_methods import BridgeMethods
 from bridgehold.host.front.callers import Callers, limits
+from bridgehold.host.front.ceiling_events import CeilingEvents
 from bridgehold.host.front.cell_starts import Intakes
 from bridgehold.host.front.cells import Cells
 from bridgehold.host.front.entrances import Entrances
@@ -135,6 +136,7 @@ def assemble(given: Foundation) -> HostParts:
         log,
         shared.registry.entries,
         functools.partial(look_up_again, servers),
+        CeilingEvents(peers.journal, layout.audit),
     )
     parts = HostParts(
         shared=shared,
