@@ -363,16 +363,20 @@ class Dispatch:
         `alone`: nothing else ran in its session meanwhile, and what the kernel charged is the command's.
         """
         seconds = time.monotonic() - started
-        usage = await used(session, started) if alone else CommandUsage(ms=int(seconds * 1000))
         failure, written = came.failure, came.written
+        inside = plan.operation is not None and plan.operation.output
+        if inside and isinstance(came.frame, ResultFrame):
+            came = msgspec.structs.replace(came, frame=with_output(came.frame, written))
+        value = came.frame.result if isinstance(came.frame, ResultFrame) else None
+        beside = isinstance(value, dict) and isinstance(value.get(CONTENTS), bytes)
+        hashed = asyncio.ensure_future(ending_of(came)) if beside else None  # while the kernel is asked
+        usage = await used(session, started) if alone else CommandUsage(ms=int(seconds * 1000))
         counted = None
         if plan.operation is not None:
             code = failure.code if failure is not None else ""
             counted = Counted(plan.bridge, plan.operation.name, code, seconds)
-        inside = plan.operation is not None and plan.operation.output
-        if inside and isinstance(came.frame, ResultFrame):
-            came = msgspec.structs.replace(came, frame=with_output(came.frame, written))
-        receipt = await self._log.record(plan, session.id, intent, await ending_of(came), usage, counted)
+        ending = await (hashed or ending_of(came))
+        receipt = await self._log.record(plan, session.id, intent, ending, usage, counted)
         if isinstance(failure, GoneError):
             raise asyncio.CancelledError
         anew = session.tell_anew() if session.anew and not plan.replays else ""
