@@ -45,7 +45,7 @@ def home() -> Iterator[Path]:
 
 
 @pytest.mark.network
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(420)
 def test_the_demo_plays_to_its_end(home: Path) -> None:
     """As its second run after a first that was cut off: dspy's environment is there, custom's is built."""
     copy_environment("dspy", home / "state/envs")
