@@ -51,6 +51,7 @@ async def main(control: socket.socket, folder: Path, dist: Path) -> dict[str, ob
             {oct(p.lstat().st_mode & 0o222) for p in tree.rglob("*") if not p.is_symlink()}
         )
         answer["tree"] = str(tree)
+        answer["lacks"] = environment.lacks
         answer["packages"] = [package.name for package in environment.packages]
         try:
             (tree / "late.py").write_text("evil")

@@ -241,8 +241,17 @@ def live(stage: Stage) -> None:
     with SyncClient.connect(stage.layout.socket, token=TOKEN) as acme:
         refused(lambda: acme.request("logs", {"session": "s-0123456789abcdef"}))
         assert acme.request("audit.query", {"question": 'kind = request "logs"'})["events"]
-    for _ in range(60):
-        refused(lambda: SyncClient.connect(stage.layout.socket, token="of-nobody"))
+    asked = 0
+
+    def counted() -> bool:
+        """Whether some refusals were no event each; the slower they come, the more are written."""
+        nonlocal asked
+        for _ in range(60):
+            refused(lambda: SyncClient.connect(stage.layout.socket, token="of-nobody"))
+        asked += 60
+        return len(stage.events("principal.refused")) < asked
+
+    until(counted)
     tampered(stage)
     SecretAdmin.open_file(stage.layout.secrets).remove("acme", "gone")
     wait_for(stage, "secret.changed", lambda entry: entry.text("action") == "remove")

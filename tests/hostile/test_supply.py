@@ -113,6 +113,10 @@ def test_what_is_found_vulnerable_later_is_shown_and_blocked_as_configured(scann
         assert (row.status, "GHSA-hit" in row.detail) == ("FAIL", True)
         said = bridgehold(scanned, "bridge", "scan", bridge)  # which looks at the folder at once
         assert (said.returncode, "blocked" in said.stdout) == (16, True)
+        assert all(word in said.stdout for word in (session.id, "runs on it", "local", bridge)), said.stdout
+        told = json.loads(bridgehold(scanned, "bridge", "scan", bridge, "--json").stdout)["environments"]
+        users = [(one["session"], one["tenant"]) for env in told for one in env["sessions"]]
+        assert users == [(session.id, "local")]
         before = len(scanned.events("environment.refused"))
         error = blocked(scanned, bridge)
         assert (error.code, "GHSA-hit" in error.message, error.where) == (

@@ -62,6 +62,7 @@ class BuiltEnvironment(msgspec.Struct, frozen=True, kw_only=True):
     packages: int
     python_prefix: str
     """The folder of its Python, on the machine."""
+    lacks: tuple[str, ...] = ()
 
 
 class Verified(msgspec.Struct, frozen=True, kw_only=True):
@@ -231,8 +232,7 @@ class Environments:
                     room=room,
                 )
                 await self._guard.check(built)
-            gone = self.let_go if found is None else None
-            await self.supply.demand_licences(built, self._store.path(built), gone)
+            await self.supply.demand_licences(built, self._store.path(built), None if found else self.let_go)
         except OSError as os_error:
             where = str(os_error.filename or self._store.folder)
             error = EnvironmentBuildError(f"the environment can't be used: {os_error.strerror}", where=where)
@@ -260,6 +260,7 @@ class Environments:
             digest=built.digest,
             packages=len(built.packages),
             python_prefix=key.builder.interpreter.prefix,
+            lacks=built.lacks,
         )
 
     async def _find(self, builder: EnvironmentBuilder, lock: Lock, *, allow_pth: bool) -> Environment | None:
