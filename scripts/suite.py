@@ -112,7 +112,7 @@ def stages() -> tuple[Stage, ...]:
         Stage("collection", ("env", "-u", "PYTHONDONTWRITEBYTECODE", *collects), beside=True),
         Stage("documents", (sys.executable, "scripts/generate_docs.py", "--check")),
         pytest("small", *SMALL),
-        pytest("main", "-n", "4", *many, *FIRST, *others, alone=True),  # they wait more than they work
+        pytest("main", "-n", "5", *many, *FIRST, *others, alone=True),  # they wait more than they work
         # In three parts whatever the file: two of them take as long as all others. A part has a host or two.
         pytest("floods", "-n", "3", "--dist", "worksteal", *HANGING, *LAST, alone=True),
     )

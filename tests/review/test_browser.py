@@ -190,6 +190,13 @@ def test_a_walk_by_keyboard_from_the_question_to_the_line(
     assert page.evaluate("getComputedStyle(document.querySelector('summary')).outlineStyle") is not None
     page.goto(f"{served.base}/report")
     assert page.pdf().startswith(b"%PDF")
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 1030, "height": 700})  # of A4, laid down
+    for path in ("/", "/report"):
+        page.goto(f"{served.base}{path}")
+        wide = "[...document.querySelectorAll('.scroll table')].filter((one) => one.scrollWidth > innerWidth).length"
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
+        assert page.evaluate(wide) == 0, path
     context.close()
 
 

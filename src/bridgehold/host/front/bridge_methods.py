@@ -103,7 +103,7 @@ class BridgeMethods:
 
     async def collect(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
         """Remove environments that no bridge needs."""
-        found = await self._environments.collect(self._registry.manifests())
+        found = await self._environments.collect(self._registry.manifests)
         stuck = [{"path": str(path), "reason": why} for path, why in found.stuck.items()]
         return {"removed": [path.name for path in found.removed], "stuck": stuck}
 

@@ -11,6 +11,7 @@ import asyncio
 import os
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -52,6 +53,7 @@ from bridgehold.sandbox.limits.shortage import short_of, shortage
 from bridgehold.sandbox.values import SealReport
 
 OnProgress = Callable[[BuildProgress], None]
+Digests = Callable[[], Collection[Digest]]
 Room = Callable[[int], None]
 """Raises where so many bytes are too many for whom it is built."""
 _SCAN_THREADS = 2
@@ -152,17 +154,15 @@ class EnvironmentBuilder:
                 where=str(error.filename or self._store.folder),
             ) from error
 
-    async def collect(self, referenced: Collection[Digest], *, unused_seconds: float = 0.0) -> Collected:
+    async def collect(self, referenced: Digests, *, unused_seconds: float = 0.0) -> Collected:
         """Remove every environment that is not in `referenced`, not in use, and was not for so long.
 
-        And abandoned builds, trees set aside, and wheels of none of the environments that stay. One that
-        can't go keeps no other.
+        And abandoned builds, trees set aside, wheels of nothing that stays. One that can't go keeps no other.
         """
-        found = Collected()
+        found, garbage = Collected(), partial(self._store.garbage, unused_seconds=unused_seconds)
         async with self._store.locked():
-            for tree in await asyncio.to_thread(
-                self._store.garbage, referenced, unused_seconds=unused_seconds
-            ):
+            there = await asyncio.to_thread(garbage, ())
+            for tree in there and await asyncio.to_thread(garbage, referenced()):
                 with self._store.removing(tree) as free:
                     why = await self._remove(tree) if free else ""
                 if not _is_there(tree):
