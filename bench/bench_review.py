@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -30,10 +31,51 @@ FILTERS = {
     "a text that is nowhere": f"q={quote(NOWHERE)}",
     "a text in one field": f"q={quote(IN_ONE_FIELD)}",
 }
+RANDOM = 40
+LEAVES = (
+    "arguments_preview ~ print", 'arguments_preview ~ "rm -rf"', '"print(1)"', '"nowhere at all"', '"a"',
+    "transport_ok = true", "transport_ok = false", "ms > 1h", "arguments_bytes >= 20", "pid > 5",
+    "kind = command", "kind = command.outcome", "kind = egress.refused", "tenant = tenant7",
+    "framework = python", "rule ~ allow", "rule = default-deny", 'reason = ""', 'grant ~ "bbb"', "files ~ a",
+    "command ~ 0007", "session = s-0000000000002500", "time >= yesterday", "time < 2020-01-01",
+    "tenant ~ nobody",
+)  # fmt: skip
+"""Of fields with a column and without, of words that are nowhere, rare and in each event."""
 SHOWN = (
     "(() => { const one = performance.getEntriesByType('navigation')[0];"
     " return one.domContentLoadedEventEnd - one.startTime; })()"
 )
+
+
+def some_filters() -> list[str]:
+    """Any combinations of the language, the same each time."""
+    chance = random.Random(19)
+
+    def one(depth: int) -> str:
+        if depth == 0 or chance.random() < 0.3:
+            return chance.choice(LEAVES)
+        if chance.random() < 0.35:
+            return f"not ({one(depth - 1)})"
+        parts = [one(depth - 1) for _ in range(chance.randint(2, 4))]
+        return f"({chance.choice((' and ', ' or ')).join(parts)})"
+
+    return [one(3) for _ in range(RANDOM)]
+
+
+def worst_of(page: Page, base: str, server: psutil.Process) -> list[Row]:
+    """Of random filters; one that takes long is answered in pieces, of which the page shows the first."""
+    found, pieces = [], 0
+    for question in some_filters():
+        seen, cpu = looked(page, f"{base}/timeline?q={quote(question)}", server)
+        pieces += page.locator("#further[data-back]").count()
+        found.append((seen, cpu, question))
+    slowest, dearest = max(found), max(found, key=lambda one: one[1])
+    print(f"# the slowest: {slowest[2]}\n# of the processor: {dearest[2]}", file=sys.stderr)
+    return [
+        row(f"review: the worst of {RANDOM} random filters", slowest[0], "ms", most=500),
+        row(f"review: the worst of {RANDOM} random filters, of the processor", dearest[1], "ms"),
+        row("review: of these, answered in pieces", pieces, ""),
+    ]
 
 
 def begin(audit: Path, cache: Path) -> tuple[subprocess.Popen[str], str]:
@@ -82,6 +124,7 @@ def measure(audit: Path, cache: Path, chromium: str) -> list[Row]:
                 rows.append(row(f"review: {name}", median([seen for seen, _ in found]), "ms", most=most))
                 spent = median([cpu for _, cpu in found])
                 rows.append(row(f"review: {name}, of the processor", spent, "ms"))
+            rows += worst_of(page, base, server)
             rows.append(row("review: memory of the process", server.memory_info().rss / 2**20, "MiB"))
             browser.close()
     finally:

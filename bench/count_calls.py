@@ -81,6 +81,7 @@ def put(path: Path, text: str) -> None:
 def serve(home: Path) -> int:
     """The supervisor of a host whose host process is this file."""
     plans.MODULES["host"] = Path(__file__).stem
+    os.environ["BRIDGEHOLD__HOST__CELLS"] = "false"  # what is counted is all in the one process that counts
     os.environ["PYTHONPATH"] = str(Path(__file__).parent)
     return supervise.run(prepare(home, "python", "cold"))
 

@@ -194,15 +194,16 @@ def inside(client: SyncClient, module: str, way: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def host() -> Iterator[tuple[SyncClient, Layout]]:
-    """A private host on a layout of its own."""
+def host(packages: bool) -> Iterator[tuple[SyncClient, Layout]]:
+    """A private host on a layout of its own; with `packages`, on the environments that are built already."""
     home = Path(tempfile.mkdtemp(prefix="compat-host-"))
     home.chmod(0o755)
     layout = find_layout({"BRIDGEHOLD_HOME": str(home)}, os.getuid())
     for folder in (layout.config, layout.policies, layout.bridges, layout.tenants, layout.state):
         folder.mkdir(parents=True)
-    BUILT.mkdir(parents=True, exist_ok=True)
-    layout.environments.symlink_to(BUILT)
+    if packages:
+        BUILT.mkdir(parents=True, exist_ok=True)
+        layout.environments.symlink_to(BUILT)
     bridge = layout.bridges / PACKAGES
     shipped = Catalogue.load().get("python").folder
     shutil.copytree(shipped, bridge)
@@ -293,8 +294,9 @@ def measure(
     }
     missing = {module for way, of in wanted.items() for module in of if kept.read(way, module) is None}
     with ThreadPoolExecutor(at_once) as pool, contextlib.ExitStack() as stack:
-        client, layout = stack.enter_context(host()) if missing else (None, None)
-        packages = environment(layout) if layout and any(map(is_packages, missing)) else ""
+        some = any(map(is_packages, missing))
+        client, layout = stack.enter_context(host(some)) if missing else (None, None)
+        packages = environment(layout) if layout and some else ""
         for way, chosen in wanted.items():
             if layout:
                 start = "cold" if way == "cold" else "fork"

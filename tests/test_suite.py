@@ -111,13 +111,13 @@ def test_every_test_file_belongs_to_one_stage(suite: ModuleType) -> None:
     named = [stage.name for stage in suite.stages()]
     assert named == [
         "environments",
+        "differences",
         "lint",
         "format",
         "types",
         "collection",
         "documents",
         "small",
-        "differences",
         "main",
         "floods",
     ]

@@ -107,6 +107,8 @@ def harden(
     speak_heedless()
     gc.freeze()  # a full collection looks at what is there from the start, and all callers wait for it
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, largest = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))  # a shell's `ulimit` would be a full disk
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         raise UnsupportedError("this kernel refuses PR_SET_DUMPABLE")

@@ -34,6 +34,8 @@ _CODES: tuple[tuple[type[BaseException], str], ...] = (
     (NotPlain, "application"),
 )
 _SDK = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_INTERRUPTS = "_on_cancel_signal"
+"""Of `runtime`: where a signal leaves the code that it interrupts."""
 
 
 def describe(
@@ -142,9 +144,15 @@ def _bare(trace: TracebackType | None) -> list[str]:
 
 
 def shown_from(trace: TracebackType | None) -> TracebackType | None:
-    """`trace` without its first frames that are ours."""
+    """`trace` without its first frames that are ours, and those by which we interrupted it: as at home."""
     while trace is not None and _hidden(trace):
         trace = trace.tb_next
+    last = trace
+    while last is not None and last.tb_next is not None:
+        code = last.tb_next.tb_frame.f_code
+        if code.co_name == _INTERRUPTS and code.co_filename.startswith(_SDK):
+            last.tb_next = None
+        last = last.tb_next
     return trace
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from bridgehold_sdk.bridge import operation
 from bridgehold_sdk.errors import InvalidInput, ResourceNotFound
+from bridgehold_sdk.threads import begin_thread
 from bridgehold_sdk.wire import Parted
 
 MOST_ENTRIES = 10_000
@@ -28,6 +29,8 @@ MOST_DEPTH = 32
 PART_BYTES = 4 * 1024 * 1024
 """Of one read, or write, at the most; a result may have less."""
 _LONGEST = 4096
+_LONG = 256 * 1024
+"""Bytes that are hashed in a thread of their own."""
 _AROUND = 256
 """Bytes of a result beside its base64."""
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
@@ -39,8 +42,8 @@ class Files:
 
     result_bytes: int
     takes_parts: bool
-    _writing: tuple[bytes, int, Any] = (b"", 0, None)
-    """Of the file whose next part is awaited: its name, how far it is, and its hash."""
+    _writing: tuple[bytes, int, Any, Any] = (b"", 0, None, None)
+    """Of the file that is written: name, bytes so far, their hash, and the thread that adds to it."""
 
     @operation(effect="read")
     def files_list(
@@ -111,7 +114,7 @@ class Files:
             descriptor = os.open(part, flags | (os.O_CREAT | os.O_EXCL if offset == 0 else 0), 0o600)
             try:
                 _append(descriptor, data, offset)
-                hashed = self._hashed(part, data, offset)
+                hashed = self._hashed(part, data, offset, last=last)
                 if not last:
                     return {"size_bytes": offset + len(data)}
                 os.fchmod(descriptor, mode & 0o777)
@@ -125,17 +128,24 @@ class Files:
                 os.close(descriptor)
             return {"size_bytes": offset + len(data), "digest": digest}
 
-    def _hashed(self, part: bytes, data: bytes | bytearray, offset: int) -> Any:
-        """The hash of all parts so far, of the file that is written now; None where another came between."""
+    def _hashed(self, part: bytes, data: bytes | bytearray, offset: int, *, last: bool) -> Any:
+        """The hash of all parts so far, of the file that is written now; None where another came between.
+
+        One that isn't the last is hashed while the next is on its way.
+        """
         if offset == 0:
             import hashlib  # rarely needed, and every start would pay
 
-            self._writing = (part, 0, hashlib.sha256())
-        name, end, hashed = self._writing
+            self._writing = (part, 0, hashlib.sha256(), None)
+        name, end, hashed, under_way = self._writing
+        if under_way is not None:
+            under_way.join()
         if (name, end) != (part, offset):
             return None
-        hashed.update(data)
-        self._writing = (part, offset + len(data), hashed)
+        under_way = None if last else _beside(hashed.update, data)
+        if under_way is None:
+            hashed.update(data)
+        self._writing = (b"", 0, None, None) if last else (part, offset + len(data), hashed, under_way)
         return hashed
 
     @operation(effect="run")
@@ -207,6 +217,16 @@ def _opened(place: bytes) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _beside(update: Any, data: bytes | bytearray) -> Any:
+    """A thread that runs `update` with what is long; None where it is short, or there is no room for one."""
+    if len(data) < _LONG:
+        return None
+    try:
+        return begin_thread("bridgehold-hash", update, data)
+    except RuntimeError:
+        return None
 
 
 def _append(descriptor: int, data: bytes | bytearray, offset: int) -> None:

@@ -20,7 +20,9 @@ from hypothesis import strategies as st
 from bridgehold.audit import chain
 from bridgehold.audit.events import CommandRefused, EgressRefused, SessionOpened
 from bridgehold.audit.query import Query, query
+from bridgehold.audit.reading import desk as desk_module
 from bridgehold.audit.reading import store
+from bridgehold.audit.reading import watch as watch_module
 from bridgehold.audit.reading.asked import Scope, within
 from bridgehold.audit.reading.desk import Desk
 from bridgehold.audit.reading.fields import FIELDS, KINDS, value_of
@@ -29,6 +31,7 @@ from bridgehold.audit.reading.linear import Hit, every_hit, matches
 from bridgehold.audit.reading.shelf import forget
 from bridgehold.audit.reading.syntax import EVERYTHING, AnyOf, Compare, Expression, Not, Text, both, equal
 from bridgehold.audit.reading.tallies import Tally
+from bridgehold.audit.reading.watch import Watch
 from bridgehold.audit.segments import folder_name
 from bridgehold.audit.why import Lines, read_lines, story
 from bridgehold.errors import AuditError, NotFoundError, UsageError
@@ -85,7 +88,9 @@ SPELT = [
 VALUES = st.one_of(
     st.sampled_from(WORDS),
     st.integers(-3, 9),
-    st.sampled_from([1 << 53, -(1 << 70), 5.0, True, False, None, [], ["acme", 3]]),
+    st.sampled_from(
+        [1 << 53, -(1 << 70), 5.0, True, False, None, [], ["acme", 3], {"reason": "acme"}, {"ms": 5}]
+    ),
 )
 
 
@@ -174,14 +179,22 @@ SCOPES = [
     questions=st.lists(QUESTIONS, min_size=1, max_size=5),
     torn=st.booleans(),
     limit=st.integers(1, 4),
+    sparse=st.sampled_from([1, 64]),
 )
 def test_the_index_gives_what_reading_every_line_gives(
-    segments: list[list[object]], more: list[object], questions: list[Expression], torn: bool, limit: int
+    segments: list[list[object]],
+    more: list[object],
+    questions: list[Expression],
+    torn: bool,
+    limit: int,
+    sparse: int,
 ) -> None:
-    """Of lines that the journal would never write too; built at once, or as they came."""
+    """Of lines that the journal would never write too; built at once, or as they came; in one go or many."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "CHUNK", 4)
         patch.setattr(store, "_MOST_NAMES", 5)
+        patch.setattr(desk_module, "_SPARSE", sparse)
+        patch.setattr(watch_module, "_FIRST", 2)
         audit, cache = Path(folder) / "audit", Path(folder) / "cache"
         audit.mkdir()
         write(audit, segments, torn=False)
@@ -201,6 +214,12 @@ def test_the_index_gives_what_reading_every_line_gives(
                     assert counted(desk.tally(question, BY, ("ms",))) == by_reading(expected)
             everything = linear(audit, EVERYTHING)
             refs = Counter(hit.entry.ref for hit in everything)
+            if refs and max(refs.values()) == 1:
+                for question in questions:
+                    expected = places(linear(audit, question))
+                    assert places(bit_by_bit(desk, question, limit)) == expected
+                    later = bit_by_bit(desk, question, limit, after=everything[0].entry.ref)
+                    assert places(later) == [one for one in expected if one != places(everything[:1])[0]]
             for at in range(0, len(everything), max(1, len(everything) // 3)):
                 ref = everything[at].entry.ref
                 if refs[ref] == 1:
@@ -211,6 +230,21 @@ def test_the_index_gives_what_reading_every_line_gives(
                         assert places(reader.select(questions[0], limit=limit, after=ref)) == places(
                             later[:limit]
                         )
+
+
+def bit_by_bit(desk: Desk, question: Expression, limit: int, after: str = "") -> list[Hit]:
+    """All that fit, by answers whose time is over at once, as a page asks for them one after the other."""
+    found: list[Hit] = []
+    beside = after
+    while True:
+        watch = Watch(-1)
+        place = {"after": beside} if after else {"before": beside}
+        hits = desk.select(question, limit=limit, watch=watch, **place)
+        found = [*found, *hits] if after else [*hits, *found]
+        last = watch.at or (hits[-1 if after else 0] if len(hits) == limit else None)
+        if last is None:
+            return found
+        beside = last.entry.ref
 
 
 BY = ("kind", "tenant", "framework", "hour")

@@ -14,15 +14,18 @@ from audit_support import Filler, lines_of, rewrite, segment_files
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridgehold.audit import chain, scan
+from bridgehold.audit import chain, scan, segments
 from bridgehold.audit import query as query_module
 from bridgehold.audit.entries import Entry, parse_entry, printable
 from bridgehold.audit.events import CommandRefused, EgressRefused, HostStopped
 from bridgehold.audit.query import Query, query
-from bridgehold.audit.read import follow, read_all, read_kind, tail
+from bridgehold.audit.read import follow, listed, read_all, read_kind, tail
 from bridgehold.audit.why import story
 from bridgehold.audit.writer import Limits
+from bridgehold.config.layout import find_layout
 from bridgehold.errors import AuditError
+from bridgehold.host.assembly import ended_before, spent_before
+from bridgehold.keeper.spending import Spending
 from waiting import until
 
 
@@ -245,3 +248,16 @@ def test_a_folder_that_is_not_there_is_a_typed_error(audit: Path) -> None:
     for read in (tail, lambda folder: list(read_all(folder)), lambda folder: query(folder, Query())):
         with pytest.raises(AuditError):
             read(audit / "absent")
+
+
+def test_a_start_lists_the_folders_of_the_audit_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many questions it folds of them."""
+    layout = find_layout({"BRIDGEHOLD_HOME": str(tmp_path)}, 0)
+    for number in (1, 2, 3):
+        (layout.audit / segments.folder_name(number, f"i-{number:012}")).mkdir(parents=True)
+    names, lists = segments._names, list[Path]()
+    monkeypatch.setattr(segments, "_names", lambda folder: (lists.append(folder), names(folder))[1])
+    listing = listed(layout.audit)
+    spent_before(layout, Spending(), listing=listing)
+    assert ended_before(layout, listing) == {}
+    assert len(lists) == len(set(lists)) == 4

@@ -55,8 +55,28 @@ def test_rows_are_by_tenant_bridge_and_provider() -> None:
         ),
         Used(tenant="umbra", bridge="python", sessions=1, commands=1, failed=1, cpu_us=7),
         Used(tenant="umbra", bridge="python", provider="openai", model="m", requests=1, charged=500),
-        Used(tenant="umbra", bridge="python", provider="openai", model="n", failed=1),
+        Used(tenant="umbra", bridge="python", provider="openai", model="n"),
     ]  # fmt: skip
+
+
+def test_what_failed_at_a_provider_is_a_part_of_what_went_out() -> None:
+    """An answer of 401 failed; what was refused here, for want of a key, never was a request there."""
+    said = dict.fromkeys(("input_tokens", "output_tokens", "charged"), 0)
+    told = [
+        (200, "", False),
+        (401, "", False),
+        (503, "", False),
+        (0, "gateway.upstream", False),
+        (403, "secrets", True),
+    ]
+    found = fold(
+        [
+            entry("egress.outcome", "2026-11-20T10:01", "acme", "s1", provider="openai", status=status, code=code,
+                  unsent=unsent, **said)
+            for status, code, unsent in told
+        ]
+    )  # fmt: skip
+    assert [(one.requests, one.failed) for one in found] == [(4, 3)]
 
 
 def test_a_time_and_a_tenant_bound_it_and_a_session_from_before_keeps_its_bridge() -> None:

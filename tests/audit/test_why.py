@@ -133,6 +133,19 @@ def test_a_refusal_names_rule_source_and_remedy(audit: Path, told: dict[str, str
     assert "python:rm was refused" in found.sentence
 
 
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ("tenant.limits.requests_per_day", "`bridgehold tenant limit TENANT KEY=…`"),
+        ("tenant.state", "`bridgehold tenant show TENANT`"),
+        ("providers.openai.price", "[providers.NAME] price"),
+    ],
+)
+def test_what_an_operator_bounded_has_a_remedy_and_no_see_rule(rule: str, words: str) -> None:
+    event = Entry(ref="i.1", instance="i", seq=1, time="", kind="egress.refused", place="")
+    assert words in remedy(event, rule, "", "")
+
+
 def test_a_field_that_is_not_known_has_a_remedy_of_its_own() -> None:
     event = Entry(ref="i.1", instance="i", seq=1, time="", kind="egress.refused", place="")
     told = remedy(event, "network.endpoints.openai.fields", "", "p.toml:3")

@@ -19,7 +19,7 @@ from bridgehold.sandbox.envs.compile import CompileExit, CompileOrder, Talk
 from bridgehold.sandbox.envs.lock import parse_lock
 from bridgehold.sandbox.envs.store import remove_tree
 from bridgehold.sandbox.envs.values import BuildProgress, Lock, Sources
-from bridgehold.sandbox.spec import below_usr, python_inside
+from bridgehold.sandbox.spec import ENVIRONMENT, below_usr, python_inside
 from bridgehold.sandbox.values import SealReport
 
 
@@ -141,6 +141,8 @@ class DirectRunner:
             for n in ("bin", "lib", "lib64")
             if Path(f"/{n}").is_symlink()
         ]
+        if order.tree:
+            binds.append(["--ro-bind", order.tree, ENVIRONMENT])
         if not below_usr(order.interpreter_prefix):
             binds.append(["--ro-bind", order.interpreter_prefix, python_inside(order.interpreter_prefix)])
         argv = [

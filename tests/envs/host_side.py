@@ -51,6 +51,7 @@ async def main(control: socket.socket, folder: Path, dist: Path) -> dict[str, ob
             {oct(p.lstat().st_mode & 0o222) for p in tree.rglob("*") if not p.is_symlink()}
         )
         answer["tree"] = str(tree)
+        answer["lacks"] = environment.lacks
         answer["packages"] = [package.name for package in environment.packages]
         try:
             (tree / "late.py").write_text("evil")
@@ -59,7 +60,7 @@ async def main(control: socket.socket, folder: Path, dist: Path) -> dict[str, ob
     except BridgeholdError as error:
         answer["error"] = [error.code, error.message, error.where]
     if "--collect" in sys.argv:
-        answer["collected"] = [path.name for path in (await builder.collect(())).removed]
+        answer["collected"] = [path.name for path in (await builder.collect(tuple)).removed]
     answer["left"] = sorted(path.name for path in store.folder.iterdir() if path.name.startswith(".build"))
     client.close()
     return answer

@@ -574,12 +574,12 @@ def test_what_is_collected_and_what_stays(builder, dist, tmp_path, store):
         os.close(above)
         above = below
     os.close(above)
-    collect = lambda **options: asyncio.run(build.collect({kept.digest}, **options))  # noqa: E731 - said thrice
+    collect = lambda **options: asyncio.run(build.collect(lambda: {kept.digest}, **options))  # noqa: E731 - said thrice
 
     async def while_building():
         async with store.building("a" * 64, lambda _: None):
             busy = store.new_build("a" * 64)
-            return busy, await build.collect({kept.digest}, unused_seconds=3_600)
+            return busy, await build.collect(lambda: {kept.digest}, unused_seconds=3_600)
 
     busy, removed = asyncio.run(while_building())
     assert set(removed.removed) == {stale, lost}
@@ -596,3 +596,5 @@ def test_what_is_collected_and_what_stays(builder, dist, tmp_path, store):
     shutil.rmtree(stuck)
     left = {path.suffix or path.name for path in store.folder.iterdir()}
     assert left <= {".json", ".facts", ".use", "keys", ".lock", store.path(kept).name}
+    nothing = build.collect(lambda: pytest.fail("nothing might go"), unused_seconds=3_600)
+    assert asyncio.run(nothing).removed == []

@@ -197,9 +197,9 @@ def test_a_tree_that_waits_under_the_name_of_what_is_built_is_set_aside(builder,
     assert len(aside) == 2
     with contextlib.closing(Guard(store)) as guard:
         check(guard, environment)
-        kept = asyncio.run(build.collect({environment.digest}))
+        kept = asyncio.run(build.collect(lambda: {environment.digest}))
         assert not kept.removed  # its sessions may run in one of them
-    assert set(asyncio.run(build.collect({environment.digest})).removed) == set(aside)
-    asyncio.run(build.collect(()))
+    assert set(asyncio.run(build.collect(lambda: {environment.digest})).removed) == set(aside)
+    asyncio.run(build.collect(tuple))
     with contextlib.closing(Guard(store)) as guard, pytest.raises(NotFoundError):
         check(guard, environment)

@@ -66,6 +66,7 @@ def made(request):
             unrecorded=True,
             read_roots=(
                 str(folder / "home"),
+                str(folder / "builds"),
                 os.path.realpath(sys.base_prefix),
                 os.path.realpath(sys.prefix),
             ),
@@ -101,6 +102,56 @@ def test_what_nobody_refers_to_is_removed_whoever_owns_it(made):
     assert answer["collected"] == [Path(answer["tree"]).name]
     assert not Path(answer["tree"]).exists()
     assert not list(made.builds.glob("*.json"))
+
+
+CURIOUS = """
+import json, os, socket
+from matplotlib import PLACE
+def told(act, *given):
+    try:
+        return str(act(*given))
+    except OSError as error:
+        return os.strerror(error.errno)
+acts = (
+    told(open, "/env/planted.py", "w"),
+    told(os.chmod, "/env/bin", 0o777),
+    told(os.rename, "/env/lib", "/env/lob"),
+    told(open, "/etc/shadow"),
+    told(socket.create_connection, ("1.1.1.1", 443), 1),
+    ",".join(sorted(os.environ)),
+    ",".join(sorted(os.listdir("/"))),
+)
+class FontManager:
+    __version__ = "7"
+json.dump(
+    {"_version": "7", "ttflist": [{"fname": act, "__class__": "FontEntry"} for act in acts], "__class__": "FontManager"},
+    open(PLACE, "w"),
+)
+"""
+
+
+@pytest.mark.hostile
+def test_matplotlib_lists_its_fonts_with_the_tree_read_only_and_nothing_to_reach(made):
+    """What a hostile one sees and may do, told in its list: less than a session's."""
+    there = "PLACE = '/tmp/fontlist-v7.json'\ndef get_cachedir(): return '/tmp'\n"
+    files = {
+        "matplotlib/__init__.py": there,
+        "matplotlib/font_manager.py": CURIOUS,
+        "a.pth": "import os; os._exit(7)",
+    }
+    answer = build(made, {"matplotlib": files}, "--pth")
+    assert answer["lacks"] == []
+    [kept] = Path(answer["tree"]).rglob("fontlist*")
+    assert not kept.stat().st_mode & 0o222
+    *acts, variables, root = [entry["fname"] for entry in json.loads(kept.read_text())["ttflist"]]
+    refused = {"Read-only file system"}
+    assert set(acts[:3]) <= refused
+    assert acts[3] in ("No such file or directory", "Permission denied")
+    assert acts[4] == "Network is unreachable"
+    assert "PATH" in variables
+    assert not {"PYTHONPATH", "BRIDGEHOLD_HOME"} & set(variables.split(","))
+    assert {"bridge", "scratch", "data"}.isdisjoint(root.split(","))
+    assert not list(Path(answer["tree"]).rglob("planted*"))
 
 
 @pytest.mark.hostile

@@ -7,13 +7,13 @@ import zipfile
 import zlib
 
 import pytest
-from envs_kit import make_wheel, sha256
 
 from bridgehold.errors import DependencyError
 from bridgehold.sandbox.envs.archive import ScanLimits
 from bridgehold.sandbox.envs.index import parse_wheel_name, tags
 from bridgehold.sandbox.envs.values import Wheel
 from bridgehold.sandbox.envs.wheelscan import refuse_findings, scan_wheel
+from envs.envs_kit import make_wheel, sha256
 
 INFO = "demo_pkg-1.0.dist-info"
 DATA = "demo_pkg-1.0.data"

@@ -766,3 +766,39 @@ def test_arguments_that_take_turns_to_check_are_decided_by_what_holds_afterwards
             await house.command(rows=[*range(4_999), "x"])
 
     played(act)
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_a_files_next_part_passes_none_before_it_however_long_that_one_is_decided(
+    monkeypatch: pytest.MonkeyPatch, *, left: bool
+) -> None:
+    seen: list[object] = []
+
+    def writes(guest: Guest, command: str, arguments: dict[str, Any]) -> object:
+        if command == "first:act":
+            seen.append(arguments.get("base64"))
+        return obedient(guest, command, arguments)
+
+    async def act(house: House) -> None:
+        await house.command()
+        seen.clear()
+        pauses = iter([5.0, 3.0, 0.0, 0.0])
+        stands = house.registry.granted
+
+        async def granted(tenant: str, bridge: str) -> Any:
+            await asyncio.sleep(next(pauses, 0.0))
+            return await stands(tenant, bridge)
+
+        monkeypatch.setattr(house.registry, "granted", granted)
+        parts = [asyncio.ensure_future(house.command(base64=f"AAA{n}")) for n in range(3)]
+        aside = asyncio.ensure_future(house.command(name="two"))
+        await asyncio.sleep(1.0)
+        assert aside.done()  # another session's command waits for none of them
+        assert not any(part.done() for part in parts)
+        if left:
+            parts[1].cancel()
+        await asyncio.gather(*parts, return_exceptions=True)
+        assert [one for one in seen if one is not None] == [f"AAA{n}" for n in range(3) if n != 1 or not left]
+        assert house.dispatch._arrivals == {}
+
+    played(act, behaviour=writes)

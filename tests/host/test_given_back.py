@@ -30,6 +30,7 @@ class Server:
     """As much of the socket's server as a connection asks for."""
 
     tokens_only = False
+    takes_bodies = False
     leaving = False
 
     def __init__(self) -> None:

@@ -364,7 +364,8 @@ def test_what_runs_too_long_is_told_why_it_ends(running: tuple[Installed, subpro
             pool.submit(client.run, "other:act", {"code": "time.sleep(50)"}),
         ]
         until(lambda: sum(one.state == "busy" for one in client.sessions()) == 2)
-        assert installed.say("restart", "--now").returncode == 0
+        said = installed.say("restart", "--now", "--json")
+        assert json.loads(said.stdout).keys() == {"before", "after"}, said.stderr
         for future in futures:
             with pytest.raises(SessionEndedError, match="replaced by a new host"):
                 future.result(30)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import io
 import json
 import os
@@ -9,7 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +281,83 @@ def test_what_changes_something_reads_well_at_each_width(scene: Scene, show: Sho
             assert colour or not re.search(r"\x1b\[[0-9;]*m", out + err)
             plain = re.split(r"\s+", ANSI.sub("", out + err))
             assert all(word.format_map(names) in plain for word in words), (argv, plain)
+
+
+AS_JSON: list[tuple[tuple[str, ...], set[str]]] = [
+    (("sessions", "drain", "--tenant", "acme"), {"ended"}),
+    (("sessions", "resume", "--tenant", "acme"), {"resumed"}),
+    (("logs", "{session}"), {"session", "log"}),
+    (("logs", "nobody"), {"code", "hint"}),
+    (("artifacts", "put", "{file}"), {"digest", "size_bytes"}),
+    (("artifacts", "get", "{artifact}", "{file}.json"), {"digest", "path", "size_bytes"}),
+    (("artifacts", "rm", "{kept}"), {"removed", "tenant"}),
+    (("artifacts", "rm", "sha256:0"), {"code", "hint"}),
+    (("secrets", "rm", "nothing"), {"code", "hint"}),
+    (("tenant", "create", "machine"), {"name", "state"}),
+    (("token", "create", "robot", "--tenant", "machine"), {"name", "token"}),
+    (("token", "revoke", "robot"), {"revoked"}),
+    (("bridge", "new", "ode"), {"files", "next"}),
+    (("bridge", "lock", "ode"), {"code", "hint"}),
+    (("sessions", "kill", "{other}"), {"id"}),
+    (("init",), {"code", "hint"}),
+    (("init", "--force"), {"wrote"}),
+    (("stop", "--nonsense"), {"code", "hint"}),
+]
+"""What changes something, and keys of what it answers."""
+
+
+def test_what_changes_something_answers_a_machine(scene: Scene, show: Show, tmp_path: Path) -> None:
+    file = tmp_path / "file.txt"
+    file.write_text("x")
+    with SyncClient.connect(scene.layout.socket) as client:
+        other = client.request("session.open", {"bridge": "python"})["id"]
+        kept = client.put(b"y").digest
+    names = {**vars(scene), "file": file, "other": other, "kept": kept}
+    for arguments, keys in AS_JSON:
+        status, out, _ = show(80, True, *(one.format_map(names) for one in arguments), "--json")
+        found = json.loads(out)
+        assert keys <= found.keys(), (arguments, out)
+        assert bool(status) is ("code" in keys), (arguments, out)
+
+
+@pytest.mark.usefixtures("scene")
+def test_a_question_that_nobody_can_answer_names_the_way_without(
+    show: Show, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    status, out, err = show(1_000, False, "policy", "approve", "python")
+    assert status == 2, err
+    assert "python  never reviewed" in out, "what is asked for was shown first"
+    assert "nobody answered" in err
+    assert "--yes" in err
+
+
+ITS_OWN = {
+    "demo": "a scene for people", "python": "a program's own output", "shell": "a talk", "serve": "runs until it is ended",
+    "bridge adapter": "a Python module", "bridge provider": "runs until it is ended", "bridge dev": "runs until it is ended",
+    "audit export": "JSON lines as it is", "review": "a page", "metrics": "Prometheus' own text", "stdio": "a protocol",
+}  # fmt: skip
+"""What has no ``--json``, and what it writes instead."""
+
+
+def test_every_command_answers_a_machine_or_has_a_form_of_its_own() -> None:
+    def walk(entries: Iterable[Command | Group], before: str = "") -> Iterator[tuple[str, Command | Group]]:
+        for one in entries:
+            if one.place:
+                yield f"{before}{one.name}", one
+            if isinstance(one, Group):
+                yield from walk(one.commands, f"{before}{one.name} ")
+
+    without = set()
+    for name, entry in walk(one for entries in TREE.values() for one in entries):
+        module, _, function = entry.place.partition(":")
+        taken = inspect.signature(
+            getattr(importlib.import_module(f"bridgehold.faces.cli.{module}"), function)
+        )
+        said = [str(one.annotation) for one in taken.parameters.values()]
+        if not any(one == "Json" or "--json" in one for one in said):
+            without.add(name)
+    assert without == set(ITS_OWN)
 
 
 def shown(err: str) -> str:

@@ -30,6 +30,7 @@ from bridgehold.host.admin_log import AdminLog
 from bridgehold.host.cell.methods import Methods
 from bridgehold.host.cell.sessions.session import SessionKey
 from bridgehold.host.cell.sessions.sessions import Sessions
+from bridgehold.host.front.ceiling_events import CeilingEvents
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.principals import Principals
 from bridgehold.host.front.registry import Registry
@@ -86,6 +87,7 @@ class House:
         self.layout: Layout = find_layout({"BRIDGEHOLD_HOME": str(home)}, 0)
         self.layout.tenants.mkdir(parents=True)
         self.layout.tokens.mkdir()
+        self.layout.audit.mkdir(parents=True)
         self.unwritable: tuple[str, ...] = ()
         self.ended: list[str] = []
         self.journal = Journal()
@@ -125,6 +127,7 @@ class House:
             AdminLog(journal),
             self.registry.entries,
             self.look_up_again,
+            CeilingEvents(journal, self.layout.audit),
         )
         self.admin = TokenAdmin(self.tokens, self.tenancy.log, self.tenancy.demand, self.look_up_again)
 

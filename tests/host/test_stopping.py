@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import json
 import os
 import shutil
 import signal
@@ -153,8 +154,8 @@ def test_a_host_that_can_t_write_its_audit_while_it_drains_waits_for_nothing(
 
 def test_an_end_that_was_asked_for_is_no_failure(layout: Layout) -> None:
     process = start_host(layout)
-    said = bridgehold(layout, "stop")
-    assert (said.returncode, said.stdout) == (0, "stopped\n")
+    said = bridgehold(layout, "stop", "--json")
+    assert (said.returncode, json.loads(said.stdout)) == (0, {"stopped": str(layout.socket)})
     assert process.wait(30) == 0, (layout.config.parent / "host.log").read_text()
 
 

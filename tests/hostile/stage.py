@@ -232,7 +232,8 @@ def built_environments() -> Path:
 def copy_environment(package: str, folder: Path, user: str = "") -> None:
     """A built environment, as a restored backup is one: whoever finds it there reads every byte."""
     built = built_environments()
-    [facts] = [file for file in built.glob("*.json") if f'"name": "{package}"' in file.read_text()]
+    found = [file for file in built.glob("*.json") if f'"name": "{package}"' in file.read_text()]
+    facts = max(found, key=lambda file: file.stat().st_mtime)  # beside it may lie one of an older format
     key = json.loads(facts.read_text())["key"]
     way = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"] if user else []
     for place, names in (

@@ -234,14 +234,24 @@ def live(stage: Stage) -> None:
     refused(lambda: client.run(f"{broken}:act", {}))
     client.request("reload")
     client.request("bridge.scan")
-    client.request("tenant.create", {"name": "umbra"})
+    for name in ("umbra", "plain"):
+        client.request("tenant.create", {"name": name, "limits": {"sessions": 2, "memory": "1GiB"}})
     (stage.layout.environments / f".build-{'0' * 64}-{'1' * 16}").mkdir()  # as a crash leaves one
     assert client.request("bridge.gc")["removed"]
     with SyncClient.connect(stage.layout.socket, token=TOKEN) as acme:
         refused(lambda: acme.request("logs", {"session": "s-0123456789abcdef"}))
         assert acme.request("audit.query", {"question": 'kind = request "logs"'})["events"]
-    for _ in range(60):
-        refused(lambda: SyncClient.connect(stage.layout.socket, token="of-nobody"))
+    asked = 0
+
+    def counted() -> bool:
+        """Whether some refusals were no event each; the slower they come, the more are written."""
+        nonlocal asked
+        for _ in range(60):
+            refused(lambda: SyncClient.connect(stage.layout.socket, token="of-nobody"))
+        asked += 60
+        return len(stage.events("principal.refused")) < asked
+
+    until(counted)
     tampered(stage)
     SecretAdmin.open_file(stage.layout.secrets).remove("acme", "gone")
     wait_for(stage, "secret.changed", lambda entry: entry.text("action") == "remove")
@@ -293,6 +303,8 @@ def told() -> Iterator[list[Entry]]:
         os.kill(stage.supervisor, signal.SIGTERM)
         psutil.Process(stage.supervisor).wait(30)
         SecretAdmin.open_file(stage.layout.secrets).set("local", "later", b"while-no-host-ran")
+        ceilings = stage.layout.tenants / "umbra.toml"
+        ceilings.write_text(ceilings.read_text().replace("sessions = 2\n", "sessions = 5\n"))
         text = stage.layout.config_file.read_text()
         stage.layout.config_file.write_text(text.replace("[host]", "[host]\ncells = true", 1))
         with doors():
@@ -300,6 +312,14 @@ def told() -> Iterator[list[Entry]]:
         with contextlib.closing(SyncClient.connect(stage.layout.socket)) as client:
             said = client.run("all:act", {"code": "result['ok'] = ask('/openai/chat/completions', key)"})
             assert said == {"ok": 200}
+            wait_for(
+                stage,
+                "policy.loaded",
+                lambda entry: entry.text("name") == "@umbra" and bool(entry.fields["gained"]),
+            )
+            assert client.request("tenant.show", {"name": "umbra"})["raised"] == [RAISED]
+            client.request("tenant.limit", {"name": "umbra", "limits": {"sessions": 3}})
+            assert client.request("tenant.show", {"name": "umbra"})["raised"] == []
             assert act_in_cell(stage, "acme", UNALLOWED, client) == {"code": "denied"}
         wait_for(stage, "egress.ended", lambda _: True)
         wait_for(stage, "egress.stopped", lambda _: True)
@@ -329,6 +349,19 @@ def rotated(audit: Path, anchors: Path) -> None:
     journal.close("test")
 
 
+def test_a_ceiling_that_was_raised_by_hand_while_no_host_ran_is_told_by_the_next(told: list[Entry]) -> None:
+    loaded = [one for one in told if one.kind == "policy.loaded" and one.text("name").startswith("@")]
+    seen = [(one.tenant, one.fields["gained"], one.fields["lost"], one.fields["limits"]) for one in loaded]
+    memory = {"memory": 1 << 30}
+    assert seen == [
+        ("umbra", [], [], {"sessions": 2, **memory}),
+        ("plain", [], [], {"sessions": 2, **memory}),
+        ("umbra", [RAISED], [], {"sessions": 5, **memory}),
+        ("umbra", [], [], {"sessions": 3, **memory}),
+    ]
+
+
+RAISED = "tenant.limits.sessions 2 → 5"
 OWN: dict[str, Any] = {}
 """Nobody's in particular: the host's own events, for no tenant."""
 LOCAL = {"tenant": "local"}

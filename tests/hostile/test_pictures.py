@@ -56,12 +56,17 @@ def test_a_figure_of_matplotlibs_is_shown_without_asking(session: SyncSession) -
     assert len({one["image/png"] for one in said["displays"]}) == 3
 
 
-def test_matplotlibs_list_of_fonts_is_made_once_before_any_fork(host: Stage, session: SyncSession) -> None:
-    """As the reference of Python inside says; a cold session makes its own, in a folder that it can write."""
-    code = "import glob, matplotlib\nimport matplotlib.font_manager as m\n"
-    kept = "glob.glob(matplotlib.get_cachedir() + '/fontlist*')"
-    found = session.execute(f"{code}(len(m.fontManager.ttflist) > 10, len({kept}))")
-    assert found["value"] == [True, 0 if host.start == "fork" else 1]
+def test_matplotlibs_list_of_fonts_is_made_once_with_the_environment(session: SyncSession) -> None:
+    """Each session finds it as its own file; matplotlib reads it, and may write it anew."""
+    code = "import glob, matplotlib, os\nimport matplotlib.font_manager as m\n"
+    code += (
+        "[made], [own] = glob.glob('/env/cache/*/*'), glob.glob(matplotlib.get_cachedir() + '/fontlist*')\n"
+    )
+    code += "def read(path):\n    with open(path, 'rb') as file: return file.read()\n"
+    found = session.execute(f"{code}(len(m.fontManager.ttflist) > 10, read(own) == read(made))")
+    assert found["value"] == [True, True]
+    again = "m._load_fontmanager(try_read_cache=False)\n(os.access(made, os.W_OK), read(own) == read(made))"
+    assert session.execute(again)["value"] == [False, False]
 
 
 def test_a_figure_of_plotlys_is_html_and_data(session: SyncSession) -> None:

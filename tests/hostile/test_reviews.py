@@ -134,8 +134,12 @@ def test_a_review_that_ends_or_is_forged_counts_for_nothing(host: Stage) -> None
     name = host.bridge()
     with pytest.raises(BridgeholdError, match="not signed"):
         host.client.request("policy.approve", sign(host, name, key=Ed25519PrivateKey.generate()))
-    host.client.request("policy.approve", sign(host, name, lasts=4))
-    assert code(host, name)[0] == ""
+
+    def counted(seconds: int) -> bool:
+        host.client.request("policy.approve", sign(host, name, lasts=seconds))
+        return code(host, name)[0] == ""
+
+    assert any(counted(seconds) for seconds in (4, 12))  # what a busy machine takes for one start
     until(lambda: "ended at" in code(host, name)[1], 30)
     host.client.request("policy.approve", sign(host, name))
     assert code(host, name)[0] == ""

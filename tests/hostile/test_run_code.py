@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import datetime
 import hashlib
@@ -12,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ import pytest
 
 from bridgehold import BridgeholdError, Client
 from bridgehold.client.sync import SyncSession
-from bridgehold.errors import LimitError, NotFoundError, ProtocolError, UsageError
+from bridgehold.errors import LimitError, NotFoundError, PolicyError, ProtocolError, UsageError
 from bridgehold.faces.cli import attached
 from bridgehold.faces.cli import python as cli
 from bridgehold.faces.cli.border import guarded
@@ -256,6 +258,51 @@ def test_files_go_in_and_out(host: Stage, session: SyncSession, tmp_path: Path) 
     with host.client.session("python", files={"data/x.csv": "1,2\n", "y": tmp_path / "out/a.txt"}) as given:
         said = given.run("execute", {"code": "open('data/x.csv').read(), open('y').read()"})
         assert said["value"] == ["1,2\n", "hällo"]
+
+
+def test_a_file_is_whole_or_not_there_though_the_policy_changes_under_way(host: Stage) -> None:
+    policy = host.layout.policies / "python.toml"
+    before, data, pace = policy.read_text(), os.urandom(24 << 20), threading.Event()
+
+    def change() -> None:
+        for count in range(4):  # half as often as a grant is looked for again
+            pace.wait(0.01)  # at any place of the transfer: none is meant
+            anew = policy.with_suffix(".new")
+            anew.write_text(f"{before}# {count}\n")
+            anew.replace(policy)
+
+    changing = threading.Thread(target=change)
+    with host.client.session("python") as session:
+        changing.start()
+        try:
+            session.files.write("big", data)
+            refused = False
+        except PolicyError:  # it changed while it was read
+            refused = True
+        finally:
+            changing.join()
+            policy.write_text(before)
+        if refused:
+            with pytest.raises(NotFoundError):
+                session.files.stat("big")
+            session.files.write("big", data)
+        code = "import hashlib\nhashlib.sha256(open('big', 'rb').read()).hexdigest()"
+        assert session.execute(code)["value"] == hashlib.sha256(data).hexdigest()
+
+
+def test_a_part_out_of_its_order_is_refused_and_the_digest_is_of_all_parts(session: SyncSession) -> None:
+    part = os.urandom(3 << 20)
+    first = {"path": "two", "base64": base64.b64encode(part).decode(), "last": False}
+    second = {"path": "two", "base64": "AAAA", "offset": len(part)}
+    session.run("files_write", first)
+    with pytest.raises(UsageError, match="not where the next part begins"):
+        session.run("files_write", {**second, "offset": 1})
+    with pytest.raises(NotFoundError):
+        session.run("files_write", second)  # nothing of it is kept
+    session.run("files_write", first)
+    said = session.run("files_write", second)
+    assert said["digest"] == f"sha256:{hashlib.sha256(part + bytes(3)).hexdigest()}"
+    assert said["size_bytes"] == session.files.stat("two").size_bytes == len(part) + 3
 
 
 def test_files_by_the_asynchronous_interface(host: Stage) -> None:

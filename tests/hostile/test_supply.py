@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from bridgehold.config.load import load_config
 from bridgehold.sandbox.doctor import Context
 from bridgehold.supervisor.checks import supply_probe
 from envs.envs_kit import make_wheel, sha256
+from envs.test_wheelscan import TWO_READINGS, forged
 from hostile.stage import KINDS_OF_HOSTS, MANIFEST, Stage, stage
 from hostile.test_environments import bridgehold, spoil
 from supply.advisory_files import osv, ranges, write
@@ -111,6 +113,10 @@ def test_what_is_found_vulnerable_later_is_shown_and_blocked_as_configured(scann
         assert (row.status, "GHSA-hit" in row.detail) == ("FAIL", True)
         said = bridgehold(scanned, "bridge", "scan", bridge)  # which looks at the folder at once
         assert (said.returncode, "blocked" in said.stdout) == (16, True)
+        assert all(word in said.stdout for word in (session.id, "runs on it", "local", bridge)), said.stdout
+        told = json.loads(bridgehold(scanned, "bridge", "scan", bridge, "--json").stdout)["environments"]
+        users = [(one["session"], one["tenant"]) for env in told for one in env["sessions"]]
+        assert users == [(session.id, "local")]
         before = len(scanned.events("environment.refused"))
         error = blocked(scanned, bridge)
         assert (error.code, "GHSA-hit" in error.message, error.where) == (
@@ -278,3 +284,21 @@ def test_a_changed_environment_is_told_and_says_nothing_of_itself(scanned: Stage
     (one,) = json.loads(said.stdout)["environments"]
     assert (said.returncode, "pyvenv.cfg" in one["contents"]["changed"]) == (18, True)
     assert [part["licence"] for part in one["contents"]["parts"]] == [{"expression": "", "names": []}]
+
+
+@pytest.mark.parametrize("what", ["a Unicode path in both", "another local name", "bytes between two"])
+def test_a_wheel_that_two_readers_can_take_for_two_is_refused_by_a_build_and_leaves_nothing(
+    scanned: Stage, tmp_path: Path, what: str
+) -> None:
+    """As an operator builds it: no installer has had the archive. The rest: tests/envs/test_wheelscan.py."""
+    configure(scanned, advisories(scanned, "none", miss=MISS))
+    bridge = locked(scanned)
+    (brought,) = (scanned.layout.bridges / bridge / "wheels").iterdir()
+    brought.write_bytes(forged(tmp_path, TWO_READINGS[what][1]).read_bytes())
+    lock = brought.parent.parent / "lock.txt"
+    lock.write_text(f"demo-pkg==1.0 --hash=sha256:{sha256(brought)}\n")
+    before = set(os.listdir(scanned.layout.environments))
+    with pytest.raises(BridgeholdError, match=r"demo_pkg/x\.py.*\[archive\]|no entry"):
+        scanned.client.request("bridge.build", {"bridge": bridge})
+    new = set(os.listdir(scanned.layout.environments)) - before
+    assert not [name for name in new if len(name) == 64 or name.startswith(".build")]

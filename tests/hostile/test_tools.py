@@ -468,7 +468,10 @@ def test_a_late_call_ends_its_own_tenants_process_and_no_others(asker: Stage) ->
 
     def slowly() -> None:
         with SyncClient.connect(asker.layout.socket) as client, client.session(asker.plain) as session:
-            found["ours"] = session.run("act", {"code": "result['x'] = tools['tarry'](s=3)"})
+            code = (
+                "result['x'] = [tools['tarry'](s=1) for _ in range(5)]"  # until after the other's has ended
+            )
+            found["ours"] = session.run("act", {"code": code})
 
     thread = threading.Thread(target=slowly)
     before = len(asker.events("tool.intent"))
@@ -478,7 +481,7 @@ def test_a_late_call_ends_its_own_tenants_process_and_no_others(asker: Stage) ->
         code = "try: tools['tarry'](s=30)\nexcept ToolError as error: result['code'] = error.code"
         assert session.run("act", {"code": code}) == {"code": "timeout"}
     thread.join(30)
-    assert found == {"ours": {"x": "done"}}
+    assert found == {"ours": {"x": ["done"] * 5}}
 
 
 def test_calls_from_many_threads_are_bounded_and_each_gets_its_own_answer(asker: Stage) -> None:

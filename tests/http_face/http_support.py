@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import re
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import aiohttp
+import psutil
 
 from bridgehold.config.layout import Layout
 from hostile.stage import POLICY, Stage
@@ -240,3 +242,29 @@ def raw_to(port: int, data: bytes, seconds: float) -> bytes:
         except (TimeoutError, ConnectionResetError):
             pass
         return found
+
+
+def head(face: HttpStage, *lines: str, line: str = "GET /v1/bridges HTTP/1.1", host: bool = True) -> bytes:
+    """A request's bytes, with `lines` as its fields."""
+    fields = [*([f"Host: 127.0.0.1:{face.port}"] if host else []), *lines, "Connection: close"]
+    return "\r\n".join((line, *fields, "", "")).encode()
+
+
+def status(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1]) if answer else 0
+
+
+def face_process(face: HttpStage) -> psutil.Process:
+    for one in psutil.Process(face.stage.supervisor).children(recursive=True):
+        if "bridgehold.faces.http.main" in " ".join(one.cmdline()):
+            return one
+    raise AssertionError("no HTTP process")
+
+
+def all_of(one: socket.socket) -> bytes:
+    """What still comes, up to its end."""
+    found = bytearray()
+    with contextlib.suppress(ConnectionResetError):
+        while piece := one.recv(1 << 20):
+            found += piece
+    return bytes(found)

@@ -151,19 +151,28 @@ def test_an_event_is_one_line_of_data_whatever_is_in_it() -> None:
     assert b"\r" not in made
 
 
-def test_events_that_wait_are_bounded() -> None:
-    piece = b"x" * (1 << 20)
-    for most, kept in ((1 << 30, sse.MOST_WAITING), (3 << 20, 3 << 20)):
-        full: list[int] = []
-        buffered = Shares(2 * most)
-        outbox = sse.Outbox(buffered.of("acme"), 1.0, lambda full=full: full.append(1))  # type: ignore[misc]
-        for _ in range(20):
-            outbox.put(piece)
-        assert full == [1]
-        assert outbox.full
-        assert buffered.taken == kept
-        outbox.forget()
-        assert buffered.taken == 0
+def test_events_that_wait_are_bounded_and_no_more_is_read_meanwhile() -> None:
+    async def act() -> None:
+        piece = b"x" * (1 << 20)
+        for most, kept in ((1 << 30, sse.MOST_WAITING), (3 << 20, 3 << 20)):
+            full: list[int] = []
+            buffered, at_ease = Shares(2 * most), asyncio.Event()
+            at_ease.set()
+            outbox = sse.Outbox(buffered.of("acme"), 1.0, lambda full=full: full.append(1), at_ease)  # type: ignore[misc]
+            outbox.put(b"x")
+            assert at_ease.is_set()
+            assert await outbox.take() == b"x"
+            for _ in range(20):
+                outbox.put(piece)
+                assert not at_ease.is_set()
+            assert full == [1]
+            assert outbox.full
+            assert buffered.taken == kept
+            outbox.forget()
+            assert buffered.taken == 0
+            assert at_ease.is_set()
+
+    asyncio.run(act())
 
 
 BRIDGE = {

@@ -244,3 +244,9 @@ def test_errors_are_typed(secrets_folder: Path) -> None:
     (secrets_folder / "index.json").write_bytes(b"{broken")
     with pytest.raises(BridgeholdError):
         read_index(secrets_folder)
+
+
+def test_a_session_without_a_bus_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DBUS_SESSION_BUS_ADDRESS", raising=False)
+    with pytest.raises(SecretError, match=r"no Secret Service here: .*DBUS_SESSION_BUS_ADDRESS"):
+        KeyringStore.secret_service()

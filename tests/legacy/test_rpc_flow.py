@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
+import struct
 import sys
 import time
 import tracemalloc
@@ -23,6 +24,7 @@ from hyperframe.frame import (
     DataFrame,
     HeadersFrame,
     PingFrame,
+    PriorityFrame,
     SettingsFrame,
     WindowUpdateFrame,
 )
@@ -378,6 +380,44 @@ def test_a_table_of_headers_stays_small_and_is_not_resized_for_ever(between: Bet
     between.pings()
     between.worker.say(b"".join(map(resize, range(100))))
     assert between.pair.closed
+
+
+def test_settings_that_nobody_knows_are_not_kept(between: Between, costs: Callable[[], int]) -> None:
+    """Each is six bytes."""
+    numbers, before = range(512, 8_192, 512), costs()
+    for first in numbers:
+        body = b"".join(struct.pack(">HL", number, 1) for number in range(first, first + 512))
+        between.worker.say(b"\0\x0c\0\4\0\0\0\0\0" + body)
+        between.worker.wire.clear()
+    assert costs() - before < 128 * 1024
+    between.pings()
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        PingFrame(0, b"12345678").serialize(),
+        SettingsFrame(0).serialize(),
+        SettingsFrame(0, {SettingCodes.INITIAL_WINDOW_SIZE: 0}).serialize()
+        + SettingsFrame(0, {SettingCodes.INITIAL_WINDOW_SIZE: MIB}).serialize(),
+        PriorityFrame(9_999, stream_weight=3).serialize(),
+        b"\0\0\0\x77\0\0\0\0\0",
+    ],
+    ids=["ping", "settings", "windows", "priority", "unknown"],
+)
+def test_a_flood_of_small_frames_leaves_nothing_and_is_answered_by_no_more_than_it_is(
+    between: Between, costs: Callable[[], int], flood: bytes
+) -> None:
+    """What is answered waits in the transport, past whose bound nothing more is read."""
+    for end in (between.worker, between.beam):
+        before = costs()
+        for _ in range(4):
+            part = flood * (8 * 1024 // len(flood))
+            end.say(part)
+            assert len(end.wire) <= len(part)
+            end.wire.clear()
+        assert costs() - before < 64 * 1024
+    assert not between.pair.closed
 
 
 def test_calls_that_wait_for_a_decision_are_bounded_however_they_are_given_up() -> None:

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import typer
 from hypothesis import given, settings
 
 from bridgehold.bridges.releases import Releases, folder_of, render
 from bridgehold.config.layout import find_layout
-from bridgehold.errors import UsageError
+from bridgehold.errors import PolicyError, UsageError
 from bridgehold.faces.cli.policy import show
 from bridgehold.faces.cli.policy_review import diff
+from bridgehold.faces.cli.policy_review import lint as lint_command
 from bridgehold.ids import digest_bytes
 from bridgehold.policies.changes import compare
 from bridgehold.policies.expectations import read_expectations, unknown
@@ -28,6 +30,7 @@ from bridgehold.policies.posture import POWERS, posture
 from bridgehold.policies.reviewed import Review
 from bridgehold.policies.reviewed import render as render_review
 from bridgehold.policies.simulate import Act, decide, simulate
+from bridgehold.policies.vocabulary import BY_PATH
 from policies.test_properties import Said, allowed, ceiling_of, grant_of, pairs, policy_of, text_of
 
 NEEDS = Needs(
@@ -308,6 +311,66 @@ def test_two_versions_of_a_bridge_are_compared_by_what_each_may_do(
     (other / "bridge.toml").write_text(MINE.format(version="1", needs="", more="").replace('"mine"', '"its"'))
     with pytest.raises(UsageError, match="a version of its, not of mine"):
         diff("mine", tenant="acme", version=str(other))
+
+
+def test_a_limit_is_found_that_no_machine_of_the_fleet_can_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each by one machine whole: memory on one and cores on another hold nothing together."""
+    monkeypatch.setenv("BRIDGEHOLD_HOME", str(tmp_path))
+    layout = find_layout({"BRIDGEHOLD_HOME": str(tmp_path)}, 0)
+    layout.policies.mkdir(parents=True)
+    own = layout.policies / "python.toml"
+
+    def found(memory: str, cpu: str, **fleet: tuple[str, int]) -> dict[str, tuple[str, str]]:
+        own.write_text(f'extends = "baseline"\n[limits]\nmemory = "{memory}"\ncpu = {cpu}\n')
+        tables = [
+            f'[fleet.{name}]\nmemory = "{size}"\ncpus = {cpus}\n' for name, (size, cpus) in fleet.items()
+        ]
+        layout.config_file.write_text("".join(tables))
+        lint_command(["python"], fail_on="never", json_output=True)
+        said = [one for one in json.loads(capsys.readouterr().out) if one["rule"] == "beyond-machine"]
+        return {one["key"]: (one["value"], one["where"]) for one in said}
+
+    memory, cpu = ("100 GiB", f"{own}:3"), ("32 cores", f"{own}:4")
+    both = {"limits.memory": memory, "limits.cpu": cpu}
+    assert found("100GiB", "32", one=("8GiB", 4), other=("128GiB", 32)) == {}
+    assert found("100GiB", "32", one=("101GiB", 32)) == {}
+    assert found("100GiB", "32", one=("100GiB", 32)) == {"limits.memory": memory}  # the host's reserve
+    assert found("100GiB", "32", one=("128GiB", 4), other=("8GiB", 4)) == {"limits.cpu": cpu}
+    assert len(found("100GiB", "32", one=("128GiB", 4), other=("8GiB", 64))) == 1
+    assert found("100GiB", "32", one=("8GiB", 4)) == both
+    assert set(found("64TiB", "1")) == {"limits.memory"}, "without a fleet it is this machine"
+
+
+def test_lint_for_a_review_of_code_and_its_exit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BRIDGEHOLD_HOME", str(tmp_path))
+    layout = find_layout({"BRIDGEHOLD_HOME": str(tmp_path)}, 0)
+    layout.policies.mkdir(parents=True)
+    own = layout.policies / "python.toml"
+    own.write_text('extends = "baseline"\ninline_keys = "pass"\nweakenings = ["inline_keys_pass"]\n')
+    with pytest.raises(typer.Exit) as ended:
+        lint_command(["python"], sarif_output=True)
+    assert ended.value.exit_code == PolicyError.exit_status
+    said = json.loads(capsys.readouterr().out)
+    assert said["version"] == "2.1.0"
+    (ran,) = said["runs"]
+    assert {rule["id"] for rule in ran["tool"]["driver"]["rules"]} == {rule.name for rule in RULES}
+    found = {one["ruleId"]: one for one in ran["results"]}
+    place = found["keys-pass"]["locations"][0]["physicalLocation"]
+    assert found["keys-pass"]["level"] == "error"
+    assert (place["artifactLocation"]["uri"], place["region"]["startLine"]) == (str(own), 2)
+    lint_command(["python"], fail_on="never", sarif_output=True)
+
+
+def test_no_policy_grants_a_write_to_what_others_see() -> None:
+    """So that no rule of lint looks for a wide one, or a shared one; a key that did would need its rule."""
+    assert {path for path in BY_PATH if path.startswith("filesystem.")} == {
+        "filesystem.read",
+        "filesystem.devices",
+    }
 
 
 def test_a_policy_is_shown_with_what_became_of_its_review(

@@ -127,6 +127,10 @@ def test_ceilings_are_changed_by_key_and_refused_all_at_once() -> None:
         tenants.limited(Ceilings(), {"sesions": 3, "memory": "much", "cpu_share": 0, "tokens_per_day": "x"})
     assert caught.value.message.count("\n") == 3
     assert "(nearest: 'sessions')" in caught.value.message
+    for value in ("-1", "1.5", "1e3", "1_000", "1M"):
+        with pytest.raises(UsageError, match="whole number in plain digits") as caught:
+            tenants.limited(Ceilings(), {"tokens_per_day": value})
+        assert "requests_per_day=2000" in caught.value.hint, "how one is written, and no list of keys"
 
 
 def token(**given: object) -> tokens.Token:

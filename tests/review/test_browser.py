@@ -18,6 +18,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from audit.audit_support import Filler
 from bridgehold.audit.events import CommandRefused
+from bridgehold.audit.reading.linear import every_hit
+from bridgehold.faces.review.question import REFUSED
 from review.conftest import Shown
 from review.test_pages import HOSTILE, hostile
 
@@ -58,8 +60,19 @@ class Command(NamedTuple):
         return self.link.partition("/enter?token=")[0]
 
 
-def begin(audit: Path, cache: Path, config: Path) -> Command:
-    argv = [sys.executable, "-I", "-m", "bridgehold", "review", str(audit), "--config", str(config)]
+IN_PIECES = """
+import runpy, sys
+from bridgehold.audit.reading import watch
+from bridgehold.faces.review import app
+app._ANSWER_S, app._PIECE_S, watch._FIRST = -1.0, -1.0, 3
+runpy.run_module("bridgehold", run_name="__main__", alter_sys=True)
+"""
+"""As if no question had the time for more than three events."""
+
+
+def begin(audit: Path, cache: Path, config: Path, *, in_pieces: bool = False) -> Command:
+    run = ["-c", IN_PIECES] if in_pieces else ["-m", "bridgehold"]
+    argv = [sys.executable, "-I", *run, "review", str(audit), "--config", str(config)]
     env = {**os.environ, "XDG_CACHE_HOME": str(cache)}
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env)
     assert process.stdout is not None
@@ -177,10 +190,18 @@ def test_a_walk_by_keyboard_from_the_question_to_the_line(
     assert page.evaluate("getComputedStyle(document.querySelector('summary')).outlineStyle") is not None
     page.goto(f"{served.base}/report")
     assert page.pdf().startswith(b"%PDF")
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 1030, "height": 700})  # of A4, laid down
+    for path in ("/", "/report"):
+        page.goto(f"{served.base}{path}")
+        wide = "[...document.querySelectorAll('.scroll table')].filter((one) => one.scrollWidth > innerWidth).length"
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
+        assert page.evaluate(wide) == 0, path
     context.close()
 
 
-NINE: tuple[tuple[str, tuple[str | re.Pattern[str], ...], str], ...] = (
+Nine = tuple[tuple[str, tuple[str | re.Pattern[str], ...], str | re.Pattern[str]], ...]
+NINE: Nine = (
     ("Trust", (), "Each stored byte is the one that was written, in its place."),
     ("Overview", (), "docs.example.org:443"),
     ("Overview", (re.compile(r"^openai \d+×"),), "api.openai.com answered 200"),
@@ -194,6 +215,15 @@ NINE: tuple[tuple[str, tuple[str | re.Pattern[str], ...], str], ...] = (
 """Where the tutorial sends a reader for each question: a page, links on it, and words of the answer."""
 
 
+def answer(page: Page, nine: Nine) -> None:
+    """Go where the tutorial sends a reader, by what can be clicked."""
+    for number, (name, links, words) in enumerate(nine, 1):
+        page.get_by_role("navigation", name="Pages").get_by_role("link", name=name, exact=True).click()
+        for link in links:
+            page.get_by_role("main").get_by_role("link", name=link).first.click()
+        expect(page.get_by_role("main"), f"question {number}").to_contain_text(words)
+
+
 def test_the_nine_questions_by_the_page_alone(browser: Browser, served: Command, let_in: Any) -> None:
     told = TUTORIAL.read_text(encoding="utf-8").partition("## By the page alone")[2]
     rows = re.findall(r"^\| (\d)\. [^|]+\| ([^|]+) \|$", told, re.MULTILINE)
@@ -202,11 +232,7 @@ def test_the_nine_questions_by_the_page_alone(browser: Browser, served: Command,
     page = context.new_page()
     page.set_default_timeout(PATIENCE_MS)
     page.goto(served.base)
-    for number, (name, links, words) in enumerate(NINE, 1):
-        page.get_by_role("navigation", name="Pages").get_by_role("link", name=name, exact=True).click()
-        for link in links:
-            page.get_by_role("main").get_by_role("link", name=link).first.click()
-        expect(page.get_by_role("main"), f"question {number}").to_contain_text(words)
+    answer(page, NINE)
     for page_name in ("Trust", "Overview", "Refusals", "Keys and budgets", "Changes"):
         assert f"*{page_name}*" in told
     context.close()
@@ -218,7 +244,7 @@ def test_what_is_hostile_is_text_and_what_is_new_comes_by_itself(browser: Browse
     filler = Filler(audit, sync=lambda _: None)
     for words in HOSTILE:
         hostile(filler, words)
-    command = begin(audit, tmp_path / "cache", tmp_path)
+    command = begin(audit, tmp_path / "cache", tmp_path, in_pieces=True)
     try:
         page = browser.new_page()
         page.set_default_timeout(PATIENCE_MS)
@@ -230,7 +256,9 @@ def test_what_is_hostile_is_text_and_what_is_new_comes_by_itself(browser: Browse
                 "document.querySelectorAll('main script, main img, [onload], [style]').length"
             )
         page.goto(f"{command.base}/timeline?view=refusals")
+        expect(page.locator("#further[data-back]")).to_have_count(0)  # it went on by itself, to the beginning
         assert not faults(page)
+        assert page.locator("li.row").count() == sum(hit.entry.kind in REFUSED for hit in every_hit(audit))
         before = page.locator("li.row").count()
         page.get_by_role("button", name="Live").click()
         expect(page.get_by_role("status")).to_have_text("Waiting for new events")

@@ -6,10 +6,13 @@ import asyncio
 import re
 import shutil
 import stat
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import quote
 
 import msgspec
+import pytest
 from markupsafe import escape
 
 from audit.audit_support import Filler, intent, outcome, segment_files
@@ -23,7 +26,11 @@ from bridgehold.audit.events import (
     SessionOpened,
     ToolRefused,
 )
+from bridgehold.audit.reading import watch as watch_module
+from bridgehold.audit.reading.language import parse
+from bridgehold.audit.reading.linear import every_hit, matches
 from bridgehold.client.client import Host
+from bridgehold.faces.review import app as app_module
 from bridgehold.faces.review.gate import ENTER, HEADERS
 from bridgehold.policies.model import Connect, Endpoint, Rules, SecretGrant
 from doubles.house import grant_of
@@ -314,7 +321,31 @@ def test_no_word_from_inside_becomes_a_part_of_a_page(tmp_path: Path) -> None:
             async with reading(folder, tmp_path / "cache") as reader:
                 await reader.app.books.judged()  # its page has other parts before
                 kinds.append(await shapes(reader, said))
-        assert kinds[1] <= kinds[0] | {("a", ("href", "rel"))}  # more pages of it
+        assert kinds[1] <= kinds[0] | {("a", ("href", "rel")), ("p", ("class", "id"))}  # more pages of it
+
+    run(act())
+
+
+def test_an_answer_in_pieces_is_the_whole_answer(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no time each page says how far it looked, and its link goes on from there."""
+    monkeypatch.setattr(app_module, "_PIECE_S", -1.0)
+    monkeypatch.setattr(watch_module, "_FIRST", 40)
+    asked = {q: parse(q) for q in ("not reason ~ denied and kind = command.refused", '"nowhere at all"')}
+
+    async def act() -> None:
+        async with reading(shown.audit, shown.cache) as reader:
+            for q, question in asked.items():
+                expected = [hit.entry.ref for hit in every_hit(shown.audit) if matches(question, hit)]
+                found, path, pages_seen = list[str](), f"/rows?q={quote(q)}", 0
+                while path:
+                    text = (await reader.get(path))[1]
+                    found += re.findall(r'class="row [^>]+>.*?href="/event/([^"]+)"', text, re.DOTALL)
+                    further = re.search(r'href="/timeline([^"]+)">Look further back', text)
+                    path = f"/rows{unescape(further[1])}" if further else ""
+                    assert bool(path) == ("so far" in text)
+                    pages_seen += 1
+                assert found == expected[::-1]
+                assert pages_seen > 2
 
     run(act())
 

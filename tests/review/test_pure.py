@@ -11,12 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridgehold.audit.entries import Entry
+from bridgehold.audit.reading.fields import KINDS
 from bridgehold.audit.reading.linear import Hit
+from bridgehold.audit.telling import sentence
+from bridgehold.audit.why import remedy
 from bridgehold.errors import BusyError, DeniedError, UsageError
 from bridgehold.faces.review import plots, reach
 from bridgehold.faces.review.confirm import MOST_ASKED, MOST_TRIES, VALID_S, Act, Confirmations
 from bridgehold.faces.review.gate import COOKIE, Gate, Visit
-from bridgehold.faces.review.question import VIEWS, Question, read_question
+from bridgehold.faces.review.question import REFUSED, VIEWS, Question, read_question
+from bridgehold.faces.review.rows import tone_of
 from bridgehold.faces.review.stories import policy_lines
 from bridgehold.faces.review.visible import attribute, visible
 from review import showcase
@@ -55,6 +59,23 @@ def test_a_name_that_is_not_its_own_is_refused_before_all_else(host: str) -> Non
         assert refused is not None
         assert refused.status is HTTPStatus.MISDIRECTED_REQUEST
     assert Gate("127.0.0.1:1").judge(visit(host="localhost:1", cookie="x")).status is HTTPStatus.UNAUTHORIZED  # type: ignore[union-attr]  # refused
+
+
+def test_each_kind_has_a_sentence_and_a_tone_that_its_words_bear_out() -> None:
+    """No reader meets a bare kind; what ended as somebody wished is no fault, and no end of a host a refusal."""
+
+    def of(kind: str, **fields: object) -> Entry:
+        where = {"ref": "i-0123456789ab.1", "instance": "i-0123456789ab", "time": "2026-11-20T09:30:00.000Z"}
+        return Entry(**where, seq=1, place="", kind=kind, fields=fields)
+
+    for kind in KINDS:
+        assert not sentence(of(kind)).startswith(kind), kind
+        assert (tone_of(of(kind)) == "refused") is (kind in REFUSED), kind
+    closed = [tone_of(of("session.closed", code=code)) for code in ("", "session_ended", "memory")]
+    assert closed == ["plain", "plain", "failed"]
+    refused = of("environment.refused", code="dependency", reason="x")
+    assert "bridge build" in remedy(refused, "", "dependency", "")
+    assert remedy(of("cell.refused"), "", "", "") == "", "no rule is named that there isn't"
 
 
 def test_another_site_is_refused_whatever_it_holds() -> None:

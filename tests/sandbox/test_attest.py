@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import resource
 import signal
@@ -428,3 +429,79 @@ def test_a_crowd_before_attestation_is_refused(box: Machine) -> None:
 
 def sandboxed_after(launched: Any) -> list[int]:
     return [] if not Path(f"/proc/{launched.pid}").exists() else sandboxed(launched)
+
+
+ENDS = {
+    "by its own address space": """
+        import resource
+        resource.setrlimit(resource.RLIMIT_AS, (64 << 20, 64 << 20))
+        print("up", flush=True)
+        bytearray(1 << 30)
+    """,
+    "by a signal of its own": """
+        import os
+        print("up", flush=True)
+        os.kill(os.getpid(), 11)
+    """,
+    "with many threads": """
+        import os, threading, time
+        threading.stack_size(65536)
+        for _ in range(20):
+            threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+        print("up", flush=True)
+        os._exit(3)
+    """,
+    "with children that end one by one": """
+        import os
+        for _ in range(8):
+            if not os.fork():
+                os._exit(0)
+        print("up", flush=True)
+        os._exit(3)
+    """,
+}
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize("how", ENDS)
+def test_who_ends_by_itself_beside_its_proof_is_sound_or_gone_and_never_unsound(
+    box: Machine, how: str
+) -> None:
+    async def act(client: LauncherClient) -> None:
+        for _ in range(3):
+            launched, ends = await client.launch(python_spec(ENDS[how]))
+            assert await read_line(ends[1]) == "up\n"
+            with contextlib.suppress(NotFoundError):
+                await client.attest(launched.worker)
+            report = await client.exited(launched.worker)
+            assert report.cause in ("exited", "signal")
+            close(ends)
+
+    box.drive(act)
+
+
+@pytest.mark.hostile
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can stop bubblewrap's outer process")
+@pytest.mark.parametrize("late", [False, True])
+def test_a_worker_that_is_gone_before_bubblewrap_says_so_has_ended(box: Machine, late: bool) -> None:
+    """The moment between a guest's end and its monitor's, held open."""
+
+    async def act(client: LauncherClient) -> None:
+        code = "import sys; print('up', flush=True); sys.stdin.read(1); sys.exit(3)"
+        launched, ends = await client.launch(python_spec(code))
+        assert await read_line(ends[1]) == "up\n"
+        monitor = int(procfs.stat(launched.pid)[1])
+        os.kill(monitor, signal.SIGSTOP)
+        os.write(ends[0], b"x")
+        until(lambda: procfs.children(launched.pid) == [])
+        proof = asyncio.ensure_future(client.attest(launched.worker))
+        await client.usage(launched.worker)  # answered after it was asked for the proof
+        if not late:
+            os.kill(monitor, signal.SIGCONT)
+        with pytest.raises(NotFoundError, match="has ended"):
+            await proof
+        report = await client.exited(launched.worker)
+        assert (report.cause, report.status) == (("signal", 9) if late else ("exited", 3))
+        close(ends)
+
+    box.drive(act)

@@ -297,17 +297,26 @@ def test_a_launcher_without_descriptors_ends_nothing(bare: Machine, start: str) 
         begin = scene.begin(start)
         usual = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         held = len(os.listdir(f"/proc/{pid}/fd"))
-        outcomes = []
-        for spared in range(40):
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit(pid, spared), usual[1]))
-            try:
-                trial = asyncio.ensure_future(attempt(begin))
-                await asyncio.wait([trial], timeout=0.3)  # what can't even end for want of them waits
-            finally:
-                resource.prlimit(pid, resource.RLIMIT_NOFILE, usual)
-            outcomes.append(await trial)
-            if len(outcomes) > 5 and all(outcomes[-3:]):
-                break
+
+        async def starts(patience: float) -> list[bool]:
+            outcomes: list[bool] = []
+            for spared in range(40):
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit(pid, spared), usual[1]))
+                try:
+                    trial = asyncio.ensure_future(attempt(begin))
+                    await asyncio.wait(
+                        [trial], timeout=patience
+                    )  # what can't even end for want of them waits
+                finally:
+                    resource.prlimit(pid, resource.RLIMIT_NOFILE, usual)
+                outcomes.append(await trial)
+                if len(outcomes) > 5 and all(outcomes[-3:]):
+                    break
+            return outcomes
+
+        outcomes = await starts(0.3)
+        if all(outcomes):  # a busy machine had not come to any step that takes one
+            outcomes = await starts(5)
         await scene.all_is_well()
         assert outcomes[-1] and not all(outcomes)  # noqa: PT018 - one statement about them
         await eventually(lambda: len(os.listdir(f"/proc/{pid}/fd")) <= held + 8)  # a spare's, perhaps

@@ -62,7 +62,7 @@ def begin(
         raise AuditError(
             "the audit's first line can't be written: its disk is full",
             where=str(audit),
-            hint="Free space on the audit's disk.",
+            hint="Free space on the audit's disk, or lift the bound on the size of files (`ulimit -H -f`).",
         )
     return writer
 

@@ -298,9 +298,8 @@ class SecretChanged(Event, frozen=True, kw_only=True, tag="secret.changed"):
 class PolicyLoaded(Event, frozen=True, kw_only=True, tag="policy.loaded"):
     """What a grant rests on: the policy, all that it extends, and the tenant's ceiling.
 
-    Written whenever that, or the grant, differs from what was in force. `gained` and `lost` by it:
-    capabilities, as `bridgehold policy diff` names them, the first 40 of each.
-    """
+    Written whenever that, or the grant, differs from what was in force; ``@TENANT`` where a host finds other
+    ceilings. `gained`, `lost`: capabilities, as `bridgehold policy diff` names them, the first 40 of each."""
 
     name: str
     digest: str
@@ -312,6 +311,7 @@ class PolicyLoaded(Event, frozen=True, kw_only=True, tag="policy.loaded"):
     """Digest of the grant that was in force; empty where this host has had none of this bridge before."""
     gained: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
+    limits: dict[str, int] = {}  # ceilings of the tenant; money in millionths
 
 
 class AdminIntent(Event, frozen=True, kw_only=True, tag="admin.intent"):

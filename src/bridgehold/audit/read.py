@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from bridgehold.audit import scan
 from bridgehold.audit.entries import Entry, parse_entry
 from bridgehold.audit.query import Query, of_kind, query
-from bridgehold.audit.segments import instance_folders, read_lines
+from bridgehold.audit.segments import Segment, instance_folders, read_lines
 
 
 def read_all(audit: Path) -> Iterator[Entry]:
@@ -19,16 +19,27 @@ def read_all(audit: Path) -> Iterator[Entry]:
             yield from _entries(segment.path, f"{folder.path.name}/{segment.path.name}")
 
 
-def read_kind(audit: Path, kind: str, tenant: str = "", since: float = 0.0) -> Iterator[Entry]:
+Listing = Sequence[Sequence[Segment]]
+"""The segments of each instance, the oldest first."""
+
+
+def listed(audit: Path) -> Listing:
+    """For several questions one after the other. Raises `AuditError` where a folder can't be read."""
+    return [folder.segments() for folder in instance_folders(audit)]
+
+
+def read_kind(
+    audit: Path, kind: str, tenant: str = "", since: float = 0.0, listing: Listing | None = None
+) -> Iterator[Entry]:
     """Every readable event of `kind`, or of a family of kinds (``egress``), oldest first.
 
     `tenant`: of this one alone; what is others' is passed over as bytes. `since`: of instances that have
     written after it, in seconds of the epoch: whole ones, since what ended then may have begun long before.
+    `listing`: what there is, where that is known.
     """
     needle = of_kind(kind)
     whose = f'"tenant":"{tenant}"'.encode() if tenant else b""
-    for folder in instance_folders(audit):
-        segments = folder.segments()
+    for segments in listed(audit) if listing is None else listing:
         if since and all(_written(segment.path) < since for segment in segments):
             continue
         for segment in segments:
@@ -44,11 +55,11 @@ def removed_at(audit: Path, tenant: str) -> str:
     return removals(audit).get(tenant, "")
 
 
-def removals(audit: Path, since: float = 0.0) -> dict[str, str]:
-    """The same of each that was removed. `since`: see `read_kind`."""
+def removals(audit: Path, since: float = 0.0, listing: Listing | None = None) -> dict[str, str]:
+    """The same of each that was removed. `since`, `listing`: see `read_kind`."""
     return {
         entry.text("subject"): entry.time  # the oldest first
-        for entry in read_kind(audit, "admin.outcome", since=since)
+        for entry in read_kind(audit, "admin.outcome", since=since, listing=listing)
         if entry.text("action") == "tenant.remove" and entry.fields.get("ok") is True
     }
 

@@ -255,6 +255,40 @@ def _sealed(entry: Entry, who: str) -> str:
     return f"{entry.text('by')} sealed segment {entry.number('segment')} of {entry.text('of')}{rest}"
 
 
+def _environment_refused(event: Entry, _: str) -> str:
+    return f"The environment of {event.text('bridge')} was refused{_because(event)}"
+
+
+def _scanned(event: Entry, _: str) -> str:
+    blocked = f"; it is blocked{_because(event, 'blocked')}" if event.text("blocked") else ""
+    found = f"{event.number('packages')} packages, {event.number('count')} advisories that hit"
+    whose = event.text("bridge") or "no bridge"
+    return f"{_who(event)} had the environment of {whose} scanned: {found}{blocked}"
+
+
+def _removed(event: Entry, _: str) -> str:
+    return f"{event.number('count')} folders of environments that nothing uses were removed"
+
+
+def _zygote_started(event: Entry, _: str) -> str:
+    ms = event.number("ms")
+    return f"A warm process of {event.text('bridge')} stands after {ms} ms: sessions are forked from it"
+
+
+def _zygote_ended(event: Entry, _: str) -> str:
+    forks = event.number("forks")
+    return f"The warm process of {event.text('bridge')} ended after {forks} forks{_because(event)}"
+
+
+def _fell_back(event: Entry, _: str) -> str:
+    return f"Sessions of {event.text('bridge')} start cold, though they may be forked{_because(event)}"
+
+
+def _cell_ended(event: Entry, _: str) -> str:
+    many = event.number("sessions")
+    return f"The process of tenant {event.tenant} ended, with {many} sessions{_because(event)}"
+
+
 _SENTENCES: Mapping[str, Callable[[Entry, str], str]] = {
     "session.opened": _opened,
     "session.extended": _extended,
@@ -263,6 +297,12 @@ _SENTENCES: Mapping[str, Callable[[Entry, str], str]] = {
     "worker.attested": _attested,
     "worker.refused": _sandbox_refused,
     "worker.exited": _exited,
+    "zygote.attested": _attested,
+    "zygote.started": _zygote_started,
+    "zygote.ended": _zygote_ended,
+    "start.fell_back": _fell_back,
+    "cell.started": lambda event, _: f"A process of its own serves tenant {event.tenant}",
+    "cell.ended": _cell_ended,
     "command.intent": _command_intent,
     "command.refused": _command_refused,
     "command.outcome": _command_outcome,
@@ -280,6 +320,7 @@ _SENTENCES: Mapping[str, Callable[[Entry, str], str]] = {
     "principal.refused": _peer_refused,
     "host.started": _host_started,
     "host.stopped": _host_stopped,
+    "host.degraded": lambda event, _: f"The host can't do all that it should{_because(event)}",
     "grant.resolved": _granted,
     "policy.loaded": _policy_loaded,
     "config.reloaded": _reloaded,
@@ -287,10 +328,20 @@ _SENTENCES: Mapping[str, Callable[[Entry, str], str]] = {
     "admin.intent": _admin_intent,
     "admin.outcome": _admin_outcome,
     "environment.built": _built,
+    "environment.refused": _environment_refused,
+    "environment.scanned": _scanned,
+    "environment.removed": _removed,
     "anchor.signed": _anchored,
     "anchor.key_rotated": _key_rotated,
     "segment.sealed": _sealed,
     "journal.opened": _opened_journal,
+    "journal.closed": lambda event, _: f"The journal ended in order{_because(event)}",
+    "segment.rotated": lambda event, _: (
+        f"The journal went on in another file, after {event.number('previous_count')} events"
+    ),
+    "channel.ended": lambda event, _: (
+        f"Who wrote as {event.text('recorder')} writes no more{_because(event)}"
+    ),
     "artifact.changed": _kept,
     "artifact.read": _kept,
     "audit.queried": _queried,

@@ -14,6 +14,8 @@ import msgspec
 
 from bridgehold.audit.entries import Entry
 
+_FAILED = 400
+"""From this status on an answer is a provider's error."""
 _ENDS = {"egress.outcome": "egress.intent", "egress.ended": "egress.sent"}
 """What ends what: a request is ended by whoever began it, and for its own tenant."""
 
@@ -29,6 +31,7 @@ class Used(msgspec.Struct, kw_only=True):
     sessions: int = 0
     commands: int = 0
     failed: int = 0
+    """Commands; in a provider's row, of the requests that went out."""
     cpu_us: int = 0
     requests: int = 0
     input_tokens: int = 0
@@ -97,8 +100,9 @@ class Usage:
 
 
 def _add_request(used: Used, entry: Entry) -> None:
-    used.requests += entry.fields.get("unsent") is not True
-    used.failed += bool(entry.text("code"))
+    if entry.fields.get("unsent") is not True:  # what was refused here never was a request there
+        used.requests += 1
+        used.failed += bool(entry.text("code")) or entry.number("status") >= _FAILED
     used.input_tokens += _count(entry, "input_tokens")
     used.output_tokens += _count(entry, "output_tokens")
     used.charged += _count(entry, "charged")

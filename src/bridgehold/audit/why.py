@@ -286,6 +286,9 @@ _BY_RULE = (
     ),
     ("tools", "Add the tool to tools.allow of the bridge's policy."),
     ("resources", "Add the resource to resources.allow of the bridge's policy."),
+    ("tenant.limits", "An operator raises the tenant's ceiling: `bridgehold tenant limit TENANT KEY=…`."),
+    ("tenant.state", "`bridgehold tenant show TENANT` says why; an operator lets a suspended one go on."),
+    ("providers", "Say in config.toml what it costs: [providers.NAME] price, models, fees."),
     ("rate", "Slow down, or raise this rate in the bridge's policy and the tenant's ceiling."),
     ("arguments", "Correct the arguments: the bridge's manifest holds their schema."),
     ("principals", "Add the tenant (or `operator = true`) to this principal's section of config.toml."),
@@ -299,6 +302,8 @@ _BY_RULE = (
 )
 _WITHOUT_RULE = {
     "worker.refused": "Run `bridgehold doctor`.",
+    "environment.refused": "Lock another version of what the reason names, or grant by name what it needs; "
+    "then `bridgehold bridge build BRIDGE`.",
     "request.refused": "`bridgehold sessions` lists what this caller may see.",
     "principal.refused": "Add a [principals.NAME] section with this uid or token's digest to config.toml.",
 }
@@ -335,7 +340,7 @@ def remedy(event: Entry, rule: str, code: str, source: str) -> str:
         for prefix, text in _BY_RULE:
             if rule == prefix or rule.startswith((f"{prefix}.", f"{prefix}[")):
                 return text.removesuffix(".") + f"{at}."
-        return _WITHOUT_RULE.get(event.kind, f"See rule {rule}{at}.")
+        return _WITHOUT_RULE.get(event.kind, f"See rule {rule}{at}." if rule else "")
     return _BY_CODE.get(code, "")
 
 

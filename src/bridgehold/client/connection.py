@@ -28,8 +28,6 @@ from bridgehold.protocol.parts import Moved
 
 Progress = Callable[[dict[str, Any]], None]
 
-_READ_AHEAD = 1 << 20
-"""Bytes that are read of an answer at once: fewer turns for a file's part."""
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
 
@@ -37,12 +35,15 @@ _LONGEST_PAUSE_SECONDS = 1.0
 class Connection:
     """Requests and their answers over one stream. It is over once `failure` is set."""
 
+    ahead = 1 << 20
+    """Bytes that are read of an answer at once: fewer turns for a file's part."""
+
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
         self._sending = parts.Sending(writer)
         self._next_id = 1
-        self._waiting: dict[int, asyncio.Future[tuple[AnswerFrame, bytes]]] = {}
+        self._waiting: dict[int, asyncio.Future[tuple[Any, str, bytes]]] = {}
         self._events: dict[int, Progress] = {}
         self._raw: set[int] = set()
         self.failure: ErrorInfo | None = None
@@ -62,7 +63,7 @@ class Connection:
     async def open(cls, path: Path) -> Self:
         """Raises `HostUnavailableError` where nobody listens at `path`."""
         try:
-            reader, writer = await asyncio.open_unix_connection(str(path), limit=_READ_AHEAD)
+            reader, writer = await asyncio.open_unix_connection(str(path), limit=cls.ahead)
         except OSError as error:
             raise HostUnavailableError(
                 f"no host answers: {error.strerror or error}",
@@ -106,7 +107,7 @@ class Connection:
             raise from_info(self.failure)
         request_id = self._next_id
         self._next_id += 1
-        future: asyncio.Future[tuple[AnswerFrame, bytes]] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[tuple[Any, str, bytes]] = asyncio.get_running_loop().create_future()
         self._waiting[request_id] = future
         if on_event is not None:
             self._events[request_id] = on_event
@@ -116,8 +117,8 @@ class Connection:
             for piece in parts.packed(request_id, method, params, moved):
                 self._sending.write(piece)
             await self._sending.drain()
-            answer, data = await future
-            return answer.result if raw else _joined(answer.result, answer.part, data)
+            result, part, data = await future
+            return result if raw else _joined(result, part, data)
         except HostLeavingError:
             self.leaving = True
             raise
@@ -130,6 +131,10 @@ class Connection:
             self._waiting.pop(request_id, None)
             self._events.pop(request_id, None)
             self._raw.discard(request_id)
+
+    def say_takes_parts(self) -> None:
+        """It needs not be asked: its host has said so by something else."""
+        self._takes_parts = True
 
     async def _ask_for_parts(self) -> None:
         """Once, whoever waits for the answer."""
@@ -149,10 +154,7 @@ class Connection:
         beside: list[bytes] = []
         failure: BridgeholdError = HostUnavailableError("the host closed the connection")
         try:
-            while True:
-                body = await read_frame(self._reader, beside=beside)
-                if body is None:
-                    break
+            while (body := await self._frame(beside)) is not None:
                 answer = msgspec.json.decode(body, type=AnswerFrame)
                 self._deliver(answer, beside.pop() if beside else b"")
         except BridgeholdError as error:
@@ -172,6 +174,10 @@ class Connection:
             if not isinstance(failure, HostUnavailableError):
                 self._writer.close()
 
+    async def _frame(self, beside: list[bytes]) -> bytes | None:
+        """As `read_frame`."""
+        return await read_frame(self._reader, beside=beside)
+
     def _deliver(self, answer: AnswerFrame, data: bytes) -> None:
         if answer.id == WHOLE_CONNECTION and answer.error is not None:
             raise from_info(answer.error)
@@ -184,7 +190,7 @@ class Connection:
         if answer.error is not None:
             future.set_exception(from_info(answer.error))
         else:
-            future.set_result((answer, data))
+            future.set_result((answer.result, answer.part, data))
 
     def _tell(self, request_id: int, event: msgspec.Raw, part: str, data: bytes) -> None:
         """What the caller's function raises ends its own request, at the host too, and no other."""

@@ -54,7 +54,9 @@ async def put(
 def _source(data: bytes | Path) -> BinaryIO:
     """Raises `UsageError` for what has no bytes."""
     try:
-        return data.open("rb") if isinstance(data, Path) else io.BytesIO(memoryview(data))
+        if isinstance(data, Path):
+            return data.open("rb")
+        return io.BytesIO(data if isinstance(data, bytes) else memoryview(data))  # of bytes no copy
     except OSError as error:
         where = str(data)
         raise UsageError(

@@ -262,7 +262,7 @@ def _source(data: Content) -> Any:
         return io.BytesIO(data.encode("utf-8"))
     if not isinstance(data, Path):
         try:
-            return io.BytesIO(memoryview(data))
+            return io.BytesIO(data if isinstance(data, bytes) else memoryview(data))  # of bytes no copy
         except TypeError as error:
             what = f"{type(data).__module__}.{type(data).__qualname__}"
             raise UsageError(

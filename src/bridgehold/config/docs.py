@@ -17,6 +17,7 @@ _SECTIONS = (
     ("[host]", config.HostSection),
     ("[secrets]", config.SecretsSection),
     ("[review]", config.ReviewSection),
+    ("[fleet.NAME]", config.FleetSection),
     ("[supply]", config.SupplySection),
     ("[providers.NAME]", config.ProviderSection),
     ("[principals.NAME]", config.PrincipalSection),

@@ -23,6 +23,7 @@ from bridgehold.config.retention import RetentionSection
 from bridgehold.config.sections import (
     BridgeSection,
     FeaturesSection,
+    FleetSection,
     HostSection,
     HttpSection,
     PrincipalSection,
@@ -55,6 +56,7 @@ class Config(Strict, frozen=True):
     zygotes: ZygotesSection = ZygotesSection()
     tools: dict[str, ToolSection] = field(default_factory=dict)
     http: HttpSection = HttpSection()
+    fleet: dict[Name, FleetSection] = field(default_factory=dict)
     supply: SupplySection = SupplySection()
     push: dict[Name, PushSection] = field(default_factory=dict)
     retention: RetentionSection = RetentionSection()

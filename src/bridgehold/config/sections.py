@@ -251,11 +251,11 @@ class HttpSection(Strict, frozen=True):
     idle_s: Annotated[float, Meta(gt=0, le=3_600)] = 15
     """The longest that a connection may be without a whole request: unused, or sending its head slowly."""
     body_s: Annotated[float, Meta(gt=0, le=3_600)] = 30
-    """The longest for a JSON body, and for each 4 MiB of an artifact."""
+    """The longest for a JSON body, and for each MiB of an artifact."""
     beat_s: Annotated[float, Meta(gt=0, le=3_600)] = 15
     """A stream with nothing to tell sends a comment so often."""
     read_s: Annotated[float, Meta(gt=0, le=3_600)] = 60
-    """The longest that a caller may leave unread what it was sent; a large answer has more, by its size."""
+    """The longest that a caller may leave unread what it was sent: of a large answer, 128 KiB."""
 
 
 class ZygotesSection(Strict, frozen=True):
@@ -292,6 +292,14 @@ class ReviewSection(Strict, frozen=True):
     required: bool = False
     """A policy of yours counts as it was signed (``bridgehold policy approve``), not once it is edited; a
     tenant's file, not once it allows more than was signed of it."""
+
+
+class FleetSection(Strict, frozen=True):
+    """``[fleet.NAME]``: a machine that policies are for: `policy lint` says what none of them can hold."""
+
+    memory: Size
+    """Of the machine; `[host] memory_reserve` of it is no sandbox's."""
+    cpus: Annotated[int, Meta(ge=1, le=65_536)]
 
 
 class SupplySection(Strict, frozen=True):

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from bridgehold import clock, writes
-from bridgehold.audit.read import read_kind, removals
+from bridgehold.audit.read import Listing, listed, read_kind, removals
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
 from bridgehold.hardening import open_descriptors
@@ -25,6 +25,7 @@ from bridgehold.host.examination import Bench, Examination
 from bridgehold.host.front.allowances import Allowances
 from bridgehold.host.front.bridge_methods import BridgeMethods
 from bridgehold.host.front.callers import Callers, limits
+from bridgehold.host.front.ceiling_events import CeilingEvents
 from bridgehold.host.front.cell_starts import Intakes
 from bridgehold.host.front.cells import Cells
 from bridgehold.host.front.entrances import Entrances
@@ -78,7 +79,8 @@ def assemble(given: Foundation) -> HostParts:
         Supply(lambda: shared.settings.now.supply),
     )
     orders = Orders(shared.registry, environments, peers.keeper, shared.settings, peers.journal)
-    budgets = spent_before(layout, Spending(shared.tenants.of, prices_of(config)))
+    listing = listed(layout.audit) if layout.audit.is_dir() else []
+    budgets = spent_before(layout, Spending(shared.tenants.of, prices_of(config)), listing=listing)
     kept, log = Quarantine(layout.quarantine), AdminLog(peers.journal)
     environments.disk.waiting = kept.environments
     bench: Bench
@@ -87,7 +89,7 @@ def assemble(given: Foundation) -> HostParts:
         cell = join_cell(ground, shared, orders.make, budgets)
         environments.when_changed(cell.zygotes.retire, cell.pool.retire)
         shared.metrics.watch(cell.sessions.__len__, lambda: len(cell.zygotes.infos()))
-        for tenant, ends in ended_before(layout).items():
+        for tenant, ends in ended_before(layout, listing).items():
             cell.sessions.restore(tenant, ends)
         serving = InHost(cell, ground)
         refusals = cell.refusals
@@ -95,7 +97,7 @@ def assemble(given: Foundation) -> HostParts:
     else:
         refusals = Refusals(peers.journal, shared.metrics)
         serving = celled = _celled(given, shared, orders, budgets, refusals, given.template)
-        for tenant, ends in ended_before(layout).items():
+        for tenant, ends in ended_before(layout, listing).items():
             celled.cells.ends.restore(tenant, ends)
         environments.when_changed(celled.cells.retire)
         bench = Trials(celled.cells)
@@ -135,6 +137,7 @@ def assemble(given: Foundation) -> HostParts:
         log,
         shared.registry.entries,
         functools.partial(look_up_again, servers),
+        CeilingEvents(peers.journal, layout.audit),
     )
     parts = HostParts(
         shared=shared,
@@ -314,24 +317,27 @@ def _reloading(given: Foundation, parts: HostParts, principals: Principals) -> R
     )
 
 
-def spent_before(layout: Layout, spending: Spending, tenant: str = "") -> Budgets:
+def spent_before(
+    layout: Layout, spending: Spending, tenant: str = "", listing: Listing | None = None
+) -> Budgets:
     """What tenants (or this one) have spent at providers, folded of the audit: budgets survive a restart."""
     budgets = Budgets(spending)
     if layout.audit.is_dir():
-        budgets.fold(read_kind(layout.audit, "egress", tenant))
+        budgets.fold(read_kind(layout.audit, "egress", tenant, listing=listing))
     return budgets
 
 
-def ended_before(layout: Layout) -> dict[str, list[SessionEnd]]:
+def ended_before(layout: Layout, listing: Listing | None = None) -> dict[str, list[SessionEnd]]:
     """How sessions of hosts before this one ended, folded of the audit: no name begins anew unsaid."""
     if not layout.audit.is_dir():
         return {}
+    listing = listed(layout.audit) if listing is None else listing
     now = clock.now()
     since = now - ENDED_SECONDS
-    gone = removals(layout.audit, since)
+    gone = removals(layout.audit, since, listing)
     theirs = (
         entry
-        for entry in read_kind(layout.audit, "session", since=since)
+        for entry in read_kind(layout.audit, "session", since=since, listing=listing)
         if entry.time > gone.get(entry.tenant, "")  # whoever has a removed tenant's name is somebody else
     )
     return ends_before(theirs, now)

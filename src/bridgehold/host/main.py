@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -17,6 +18,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
+
+if __name__ == "__main__":
+    gc.disable()  # no module that is being loaded is garbage
 
 from bridgehold import clock
 from bridgehold.audit.client import JournalClient
@@ -214,4 +218,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    gc.enable()
     leave(main())

@@ -57,7 +57,7 @@ class HostParts(msgspec.Struct, frozen=True, kw_only=True):
 
     async def sweep(self) -> None:
         """Remove what crashes left of builds, and environments that nobody has used for long."""
-        await self.environments.sweep(self.shared.registry.manifests())
+        await self.environments.sweep(self.shared.registry.manifests)
 
 
 async def look_up_again(servers: Iterable[SocketServer]) -> None:

@@ -14,8 +14,9 @@ from bridgehold import clock
 from bridgehold.audit.client import JournalClient
 from bridgehold.bridges.catalogue import Entry
 from bridgehold.config.settings import Settings
-from bridgehold.errors import BridgeholdError, NotFoundError, PolicyError, UsageError
+from bridgehold.errors import AuditError, BridgeholdError, NotFoundError, PolicyError, UsageError
 from bridgehold.host.admin_log import AdminLog
+from bridgehold.host.front.ceiling_events import CeilingEvents
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.front.tenants import TenantFiles, TokenFiles
@@ -24,6 +25,7 @@ from bridgehold.host.token_admin import info_of
 from bridgehold.ids import LOCAL_TENANT, nearest, parse_name
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.keeper.spending import Used
+from bridgehold.policies.model import Ceilings
 from bridgehold.policies.tables import LONGEST_TEXT, format_time
 from bridgehold.policies.tenants import State, Tenant, amount, limited, shown
 from bridgehold.protocol.frames import NoParams
@@ -68,6 +70,7 @@ class Tenancy:
         log: AdminLog,
         entries: Callable[[], list[Entry]],
         look_up_again: Callable[[], Awaitable[None]],
+        ceilings: CeilingEvents,
     ) -> None:
         """`sessions`: of each that is open, whose it is. `used`: what a tenant has used of its ceilings.
         `entries`: of the catalogue. `look_up_again`: who is connected may be somebody else now, or nobody.
@@ -82,6 +85,7 @@ class Tenancy:
         self._journal = journal
         self.log = log
         self._entries = entries
+        self._ceilings = ceilings
         self._tellings = 0
 
     def table(self) -> dict[str, Method]:
@@ -114,16 +118,23 @@ class Tenancy:
             names = self._files.names()
         except PolicyError:
             return False
-        whole = True
-        for name in names:
+        whole, known = True, dict[str, Ceilings]()
+        try:
+            known = await self._ceilings.known()
+        except AuditError:
+            whole = False
+        for name in dict.fromkeys((*names, *known)):
             try:
-                await self._bounded(self._files.of(name))
-            except PolicyError:
+                tenant = self._files.of(name)
+                await self._journal.bound(name, tenant.limits.journal or 0)
+                await self._ceilings.found(tenant, self._files.readings(name))
+            except BridgeholdError:
                 whole = False
         return whole
 
     async def _bounded(self, tenant: Tenant) -> Tenant:
         await self._journal.bound(tenant.name, tenant.limits.journal or 0)
+        await self._ceilings.changed(tenant, self._files.readings(tenant.name))
         return tenant
 
     async def create(self, principal: Principal, params: CreateTenantParams, _emit: Emit) -> TenantInfo:
@@ -231,6 +242,7 @@ class Tenancy:
             await self._at_rest.proposals(name)
             self._at_rest.ends(name)
             await self._files.remove(name)
+            await self._ceilings.changed(Tenant(name=name), self._files.readings(name))
             return await self._left(name, gone=params.artifacts)
 
         details = {"artifacts": "removed" if params.artifacts else "kept"}
@@ -323,6 +335,7 @@ class Tenancy:
             at=tenant.at,
             declared=tenant.declared,
             limits=shown(tenant.limits),
+            raised=self._ceilings.raised(tenant.name),
             used={
                 key: amount(key, value)
                 for key, value in msgspec.structs.asdict(self._used(tenant.name)).items()

@@ -34,7 +34,8 @@ class KeyringStore:
         try:
             SecretService.Keyring.priority  # noqa: B018 - asking for it is keyring's test of the bus
         except (KeyringError, RuntimeError, OSError, ValueError, KeyError) as error:
-            raise SecretError(f"no Secret Service here: {type(error).__name__}", hint=_HINT) from error
+            why = str(error) or type(error).__name__
+            raise SecretError(f"no Secret Service here: {why}", hint=_HINT) from error
         return cls(SecretService.Keyring())  # type: ignore[no-untyped-call]  # keyring is half typed
 
     def get(self, tenant: str, name: str) -> bytearray | None:

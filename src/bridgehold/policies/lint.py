@@ -20,6 +20,7 @@ _SYSTEM = frozenset(
         *("/sys", "/tmp", "/usr", "/var", "/var/lib", "/var/log", "/var/run"),  # noqa: S108 - names alone
     )
 )
+_BEYOND = "beyond-machine"
 _HARMLESS = frozenset({"GET", "HEAD", "POST"})
 _MILD: frozenset[Weakening] = frozenset({"pth", "overcommit"})
 _SPANS = ("day", "month")
@@ -60,11 +61,18 @@ def lint(grant: Grant, policy: Policy | None = None) -> tuple[Finding, ...]:
             bridge=grant.bridge,
             key=key,
             value=value,
-            where=str(source_of(grant.sources, key)),
+            where=str(grant.overruled[key][0].source if name == _BEYOND else source_of(grant.sources, key)),
         )
         for name, key, value in (*_found(grant), *(_unused(grant, policy) if policy is not None else ()))
     ]
     return tuple(sorted(found, key=lambda one: (SEVERITIES.index(one.severity), one.key, one.value)))
+
+
+def beyond_machine(grant: Grant) -> tuple[str, ...]:
+    """The limits that the grant's machine can't hold: it is given less than its policy says."""
+    return tuple(
+        key for key, losing in grant.overruled.items() if losing and str(grant.sources.get(key)) == "machine"
+    )
 
 
 def gravest(found: Iterable[Finding]) -> Severity | None:
@@ -116,9 +124,8 @@ def _of_machine(grant: Grant) -> _Found:
         yield "device", "filesystem.devices", device
     for weakening in grant.weakenings:
         yield "weakening", "weakenings", weakening
-    for key, losing in grant.overruled.items():
-        if losing and str(grant.sources.get(key)) == "machine":
-            yield "beyond-machine", key, losing[0].value
+    for key in beyond_machine(grant):
+        yield _BEYOND, key, grant.overruled[key][0].value
 
 
 def _of_names(grant: Grant) -> _Found:

@@ -127,8 +127,8 @@ RULES = (
     Rule(
         "beyond-machine",
         "low",
-        "a limit that the machine can't hold, and so isn't the one that is promised",
-        "Lower it, or run the bridge on a larger machine.",
+        "a limit that no machine of the fleet can hold, and so isn't the one that is promised",
+        "Lower it, or run the bridge on a larger machine, which `[fleet]` in config.toml names.",
     ),
     Rule(
         "unused",

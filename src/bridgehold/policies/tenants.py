@@ -71,6 +71,7 @@ KEYS: tuple[Key, ...] = (
 )
 _NUMBERS: dict[str, Callable[[str], int | float]] = {"count": whole_number, "money": decimal_number}
 _BY_NAME = {key.path: key for key in KEYS}
+_WRITTEN = "Such as requests_per_day=2000, memory=2GiB, money_per_day=2.5; KEY=none takes a ceiling away."
 
 
 def shown(limits: Ceilings) -> dict[str, str | int | float]:
@@ -183,7 +184,9 @@ def limited(limits: Ceilings, changes: Mapping[str, str | float | None]) -> Ceil
         except ValueError as error:
             faults.append(f"{name}: {error}")
     if faults:
-        raise UsageError("\n".join(faults), hint=f"Ceilings are: {', '.join(_BY_NAME)}.")
+        known = changes.keys() <= _BY_NAME.keys()
+        hint = _WRITTEN if known else f"Ceilings are: {', '.join(_BY_NAME)}."
+        raise UsageError("\n".join(faults), hint=hint)
     return msgspec.structs.replace(limits, **found)
 
 
@@ -204,10 +207,7 @@ def _number(key: Key, value: str | float) -> str | float:
     """A number may come as text. Raises `ValueError`."""
     if key.kind not in _NUMBERS or not isinstance(value, str):
         return value
-    try:
-        return _NUMBERS[key.kind](value)
-    except ValueError:
-        raise ValueError(f"{value[:40]!r} is no number") from None
+    return _NUMBERS[key.kind](value)
 
 
 _INSEPARABLE = (

@@ -23,6 +23,8 @@ from bridgehold.protocol.frames import pack as pack_plain
 from bridgehold.protocol.values import Reply
 from bridgehold.steps import in_turns
 
+FROM_BODY = "body"
+"""Of a request that takes a member from what came before it (`protocol.bodies`), with no bytes of its own."""
 MOST_JSON = 1024 * 1024
 """Of the JSON beside a caller's part: whoever passes it on reads all of it, on a loop that tenants share."""
 _JOINED = 64 * 1024
@@ -66,7 +68,8 @@ def packed(request_id: int, method: str, params: bytes, moved: Moved | None) -> 
     raw = msgspec.Raw(params)
     frame = RequestFrame(id=request_id, method=method, params=raw)
     if moved is not None:
-        frame = RequestFrame(id=request_id, method=method, params=raw, part=moved.place, parts=True)
+        answered_so = moved.place != FROM_BODY
+        frame = RequestFrame(id=request_id, method=method, params=raw, part=moved.place, parts=answered_so)
     pieces = pack(frame, moved.data) if moved is not None and moved.place else (pack_plain(frame),)
     if (size := sum(map(len, pieces)) - HEADER.size) > MAX_FRAME:
         raise LimitError(f"a request of {size} bytes; {MAX_FRAME} are possible", where=method)

@@ -81,6 +81,9 @@ class TenantInfo(msgspec.Struct, frozen=True, kw_only=True):
     declared: bool = False
     """Whether its file has a table ``[tenant]``."""
     limits: dict[str, str | int | float] = {}
+    raised: tuple[str, ...] = ()
+    """Ceilings that this host found higher in the file than the audit tells of: raised by hand, perhaps while
+    no host ran."""
     used: dict[str, int | float] = {}
     """Requests, tokens and money at providers, today and this month, by their ceiling's key."""
     sessions: int = 0

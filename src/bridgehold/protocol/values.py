@@ -161,6 +161,8 @@ class SessionInfo(SessionFacts, frozen=True, kw_only=True):
     pid: int
     uid: int
     grant: str
+    environment: str = ""
+    """The digest of what it runs on, as `bridge scan` names it; empty: on the host's Python alone."""
 
 
 class ResourceRef(msgspec.Struct, frozen=True, kw_only=True):

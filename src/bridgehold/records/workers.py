@@ -23,7 +23,7 @@ class WorkerStarted(Event, frozen=True, kw_only=True, tag="worker.started"):
 
     worker: str
     purpose: str
-    """``worker``, ``zygote``, ``compiler`` or ``probe``."""
+    """``worker``, ``zygote``, ``compiler``, ``fonts`` or ``probe``."""
     bridge: str
     start: str
     """``cold`` or ``fork``."""

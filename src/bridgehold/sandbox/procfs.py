@@ -6,6 +6,7 @@ import errno
 import os
 import select
 from collections.abc import Callable
+from typing import Literal
 
 _PIECE = 1 << 16
 _PF_EXITING = 4
@@ -100,6 +101,17 @@ def ending(pid: int, start: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return True
     return int(fields[19]) != start or bool(int(fields[6]) & _PF_EXITING)
+
+
+def life(pid: int) -> Literal["living", "ending", "gone"]:
+    """Of the process whose number this is: ``ending`` where its first thread has ended, or has begun to, and
+    others haven't yet. Raises `OSError` where it can't be told."""
+    try:
+        if not int(stat(pid)[6]) & _PF_EXITING:
+            return "living"
+    except (FileNotFoundError, ProcessLookupError):
+        return "gone"
+    return "ending" if threads(pid) > 1 else "gone"
 
 
 def must_live(pidfd: int) -> None:

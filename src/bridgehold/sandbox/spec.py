@@ -193,17 +193,29 @@ def worker_environment(grant: Grant) -> dict[str, str]:
 
 
 def compiler_spec(
-    paths: Paths, *, argv: tuple[str, ...], resources: Resources, bridge: str, tenant: str = LOCAL_TENANT
+    paths: Paths,
+    *,
+    argv: tuple[str, ...],
+    resources: Resources,
+    bridge: str,
+    tenant: str = LOCAL_TENANT,
+    tree: str = "",
 ) -> SandboxSpec:
-    """The sandbox in which a wheel's sources are compiled: pipes, and nothing to read, write or reach."""
+    """The sandbox in which a wheel's sources are compiled: pipes, and nothing to read, write or reach.
+
+    `tree`: an environment of which it sees all, to list fonts by; empty: it sees none.
+    """
     mounts = [
+        *([Mount(kind="ro_bind", source=tree, target=ENVIRONMENT)] if tree else ()),
         *_system(paths),
         Mount(kind="tmpfs", target="/tmp", size_bytes=16 * MIB, mode=0o1777),  # noqa: S108 - inside
         Mount(kind="tmpfs", target="/dev/shm", size_bytes=16 * MIB, mode=0o1777),  # noqa: S108 - inside
     ]
     environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}  # noqa: S108 - inside
+    if tree:
+        environment |= dict.fromkeys(THREAD_COUNTS, "1")
     return SandboxSpec(
-        kind="compiler",
+        kind="fonts" if tree else "compiler",
         tenant=tenant,
         bridge=bridge,
         argv=argv,

@@ -57,7 +57,7 @@ class TenantShare(msgspec.Struct, frozen=True, kw_only=True):
 class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that decides what a process can touch, and how much. Hashable to one digest."""
 
-    kind: Literal["worker", "compiler", "probe", "zygote"] = "worker"
+    kind: Literal["worker", "compiler", "fonts", "probe", "zygote"] = "worker"
     start: Literal["cold", "fork"] = "cold"
     """``fork``: from a zygote that has this spec's read-only mounts (docs/adr/0004)."""
     tenant: str

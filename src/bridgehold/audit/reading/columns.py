@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 import msgspec
@@ -87,12 +87,13 @@ def row(
     number: int,
     line: bytes,
     frameworks: Callable[[str, str, str, str], str],
-    names: dict[str, int],
+    names: Mapping[str, int],
+    several: Mapping[tuple[object, ...], tuple[int, ...]],
 ) -> tuple[object, ...] | None:
     """The row of a stored line, or None where it is no event.
 
-    `frameworks`: of a kind, a tenant, its session and a bridge. `names`: numbers by name; it keeps those that
-    it misses.
+    `frameworks`: of a kind, a tenant, its session and a bridge. `names`: numbers by name; `several`: by all
+    of `NAMES`, as most lines have them from one before. Both keep those that they miss.
     """
     match = chain.head_of(line)
     found = values(line) if match is not None else None
@@ -105,9 +106,8 @@ def row(
     framework = frameworks(name, found[_TENANT], found[_SESSION], found[0])  # type: ignore[arg-type]  # names, by their place
     command, intent = found[_NUMBERED:_NUMBERS]
     return (
-        id_, offset, number, b"\\u00" in line or b"\\/" in line, int(seq), time.decode("ascii"),
-        names[name], names[framework],
-        *map(names.__getitem__, found[1:_NUMBERED]),  # type: ignore[arg-type]  # names, by their place
+        id_, offset, number, b"\\" in line and (b"\\u00" in line or b"\\/" in line),
+        int(seq), time.decode("ascii"), names[name], names[framework], *several[found[1:_NUMBERED]],
         shared_number(command) if command else 0,  # type: ignore[arg-type]  # names, by their place
         shared_number(intent) if intent else 0,  # type: ignore[arg-type]  # names, by their place
         *found[_NUMBERS:],

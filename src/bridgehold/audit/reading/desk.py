@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
-import os
+import itertools
 import sqlite3
 from bisect import bisect_left
 from collections import deque
@@ -17,23 +16,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bridgehold.audit import chain
-from bridgehold.audit.entries import parse_entry
 from bridgehold.audit.query import Tie
 from bridgehold.audit.reading import sql, store, tallies
 from bridgehold.audit.reading.linear import Hit, every_hit, matches
+from bridgehold.audit.reading.lines import Lines
 from bridgehold.audit.reading.shelf import Shelf
 from bridgehold.audit.reading.sql import Compiled
 from bridgehold.audit.reading.store import DisagreesError, stat_of
 from bridgehold.audit.reading.syntax import All, Expression
 from bridgehold.audit.reading.tallies import Tally
-from bridgehold.audit.reading.texts import Needle, lines_with, may_have
+from bridgehold.audit.reading.texts import lines_with, may_have
+from bridgehold.audit.reading.watch import Watch
 from bridgehold.audit.scan import Line
-from bridgehold.audit.segments import open_segment
 from bridgehold.audit.why import Story, read_lines, story
 from bridgehold.errors import AuditError, NotFoundError
 
-_READ = 4_096
 _LAST = 2**62
+_SPARSE = 64
+"""Among so many rows one is read where it stands in less time than their texts are looked through."""
 _MOST_TIED = 4_096
 """Lines of one segment that are looked up: to read it is quicker than to look up more."""
 
@@ -113,21 +113,26 @@ class Desk:
         before: str = "",
         after: str = "",
         scope: Expression | None = None,
+        watch: Watch | None = None,
     ) -> list[Hit]:
         """The newest that fit, at most `limit`, oldest first. `before`: older than this event.
 
         `after`: the oldest that are younger than this one. `scope`: only of what fits this too; no line of
-        another event is read, and no text of one looked through. Raises `AuditError` for an unreadable file.
+        another event is read, and no text of one looked through. `watch`: where it says at the end that the
+        time was over, what is asked again `before` or `after` its event is the rest of the answer.
+        Raises `AuditError` for an unreadable file.
         """
+        watch = watch or Watch()
+        watch.row, watch.at = 0, None
         try:
             if self._db is not None and after:
-                return list(self._limited(question, limit, after, "ASC", scope))
+                return list(self._limited(question, limit, after, "ASC", scope, watch))
             if self._db is not None:
-                found = list(self._limited(question, limit, before, "DESC", scope))
+                found = list(self._limited(question, limit, before, "DESC", scope, watch))
                 return found[::-1]
         except (DisagreesError, sqlite3.Error):
             self._again()
-            return self.select(question, limit=limit, before=before, after=after, scope=scope)
+            return self.select(question, limit=limit, before=before, after=after, scope=scope, watch=watch)
         return self._by_reading(question if scope is None else All((scope, question)), limit, before, after)
 
     def _by_reading(self, question: Expression, limit: int, before: str, after: str) -> list[Hit]:
@@ -185,7 +190,7 @@ class Desk:
         yield from read_lines(path, tie, newest_first)
 
     def _lines_at(self, path: Path, name: str, found: list[tuple[int, int]], needle: bytes) -> Iterator[Line]:
-        with contextlib.closing(_Lines(self.audit)) as lines:
+        with contextlib.closing(Lines(self.audit)) as lines:
             for offset, number in found:
                 hit = lines.hit(name, offset, number, "")
                 if hit is not None and needle in hit.line:
@@ -236,11 +241,17 @@ class Desk:
                 self._db = shelf.rebuilt()[0]
 
     def _limited(
-        self, question: Expression, limit: int, beside: str, order: str, scope: Expression | None
+        self,
+        question: Expression,
+        limit: int,
+        beside: str,
+        order: str,
+        scope: Expression | None,
+        watch: Watch,
     ) -> Iterator[Hit]:
         at = self._found(beside)[0] if beside else _LAST
         first, last = (0, at) if order == "DESC" else (at + 1, _LAST)
-        for count, hit in enumerate(self._hits(question, order, first, last, scope), 1):
+        for count, hit in enumerate(self._hits(question, order, first, last, scope, watch), 1):
             yield hit
             if count >= limit:
                 return
@@ -251,7 +262,7 @@ class Desk:
         Where its instance counts from one on as it should, the row is the first one's plus its number.
         """
         instance, seq = chain.parse_reference(reference) or ("", 0)
-        with contextlib.closing(_Lines(self.audit)) as lines:
+        with contextlib.closing(Lines(self.audit)) as lines:
             likely = self._first_of(instance) + seq - 1
             for first, last in ((likely, likely + 1), (0, _LAST)):
                 for id_, offset, number, framework in self._rows("seq = ?", (seq,), "ASC", first, last):
@@ -270,42 +281,76 @@ class Desk:
         return last + 1
 
     def _hits(
-        self, question: Expression, order: str, first: int, last: int, scope: Expression | None = None
+        self,
+        question: Expression,
+        order: str,
+        first: int,
+        last: int,
+        scope: Expression | None = None,
+        watch: Watch | None = None,
     ) -> Iterator[Hit]:
         assert self._db is not None  # noqa: S101 - whoever calls has asked
+        watch = watch or Watch()
         condition = sql.compile_question(question, self.identity)
+        narrow = sql.compile_question(question, self.identity, texts=False)
         if scope is not None:
             condition, question = sql.scoped(question, scope, self.identity), All((scope, question))
         self._db.execute("BEGIN")
         try:
-            with contextlib.closing(_Lines(self.audit)) as lines:
-                for id_, offset, number, framework in self._candidates(
-                    question, condition, order, first, last
-                ):
-                    hit = lines.hit(self._name(id_), offset, number, framework)
+            windows = watch.windows(order, max(first, 1), min(last, self.newest + 1))
+            with contextlib.closing(Lines(self.audit)) as lines:
+                for row in self._candidates(question, condition, narrow, order, windows, watch):
+                    hit = lines.hit(self._name(row[0]), *row[1:])
                     if hit is not None and matches(question, hit):
                         yield hit
+                    if watch.over():
+                        watch.row = row[0]
+                        break
+                if watch.row:
+                    watch.at = self._beside(watch.row, order, lines)
         finally:
             if self._db is not None and self._db.in_transaction:
                 self._db.execute("COMMIT")
 
     def _candidates(
-        self, question: Expression, condition: Compiled, order: str, begin: int, last: int
+        self,
+        question: Expression,
+        condition: Compiled,
+        narrow: Compiled,
+        order: str,
+        windows: Iterator[tuple[int, int]],
+        watch: Watch,
     ) -> Iterator[tuple[int, int, int, str]]:
-        if not condition.needles:
-            yield from self._rows(condition.sql, condition.parameters, order, begin, last)
-            return
-        for first, count, odd, text in self._texts(order, begin, last):
-            if not sql.may_fit(question, functools.partial(may_have, text), odd=bool(odd)):
+        """Rows that may fit. Where `narrow`, by columns alone, leaves but few, no text is looked through."""
+        few = True
+        for begin, end in windows:
+            if not condition.needles:
+                yield from self._rows(condition.sql, condition.parameters, order, begin, end)
                 continue
-            parameters = tuple(
-                json.dumps([first + line for line in lines_with(text, one)])
-                if isinstance(one, Needle)
-                else one
-                for one in condition.parameters
-            )
-            end = min(last, first + count)
-            yield from self._rows(condition.sql, parameters, order, max(begin, first), end)
+            if few:
+                rows = self._rows(narrow.sql, narrow.parameters, order, begin, end)
+                some = list(itertools.islice(rows, (end - begin) // _SPARSE + 1))
+                few = len(some) <= (end - begin) // _SPARSE
+                if few:
+                    yield from some
+                    continue
+            for first, count, odd, text in self._texts(order, begin, end):
+                if sql.may_fit(question, functools.partial(may_have, text), odd=bool(odd)):
+                    parameters = condition.at(first, functools.partial(lines_with, text, count))
+                    low, high = max(begin, first), min(end, first + count)
+                    yield from self._rows(condition.sql, parameters, order, low, high)
+                if watch.over():
+                    watch.row = max(begin, first) if order == "DESC" else min(end, first + count) - 1
+                    return
+
+    def _beside(self, row: int, order: str, lines: Lines) -> Hit | None:
+        """The event of this row, or the next in this order that a reader may see."""
+        first, last = (1, row + 1) if order == "DESC" else (row, _LAST)
+        for id_, offset, number, framework in self._rows("1", (), order, first, last):
+            hit = lines.hit(self._name(id_), offset, number, framework)
+            if hit is not None:
+                return hit
+        return None
 
     def _texts(self, order: str, begin: int, last: int) -> Iterator[tuple[int, int, int, bytes]]:
         assert self._db is not None  # noqa: S101 - whoever calls has asked
@@ -341,35 +386,3 @@ class Desk:
 
 def _nowhere(reference: str, audit: Path) -> AuditError:
     return AuditError(f"no event {reference[:80]!r} in this audit", where=str(audit))
-
-
-class _Lines:
-    """Lines read where they stand, from one open segment at a time."""
-
-    def __init__(self, audit: Path) -> None:
-        self._audit, self._name, self._descriptor = audit, "", -1
-
-    def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def hit(self, name: str, offset: int, number: int, framework: str) -> Hit | None:
-        """None: of our form alone, and no reader shows it. Raises `DisagreesError`: no line of ours."""
-        if name != self._name:
-            self.close()
-            self._descriptor, self._name = open_segment(self._audit / name), name
-        size, data = _READ, b""
-        try:
-            while (end := data.find(b"\n")) < 0 and len(data) <= chain.MAX_LINE:
-                data = os.pread(self._descriptor, size, offset)
-                if len(data) < size and b"\n" not in data:
-                    raise DisagreesError
-                size *= 8
-        except OSError as error:
-            raise AuditError(f"can't read a segment: {error.strerror}", where=name) from error
-        line = data[:end]
-        entry = parse_entry(line, f"{name}:{number}")
-        if entry is None and chain.head_of(line) is None:
-            raise DisagreesError
-        return Hit(entry, framework, offset, line) if entry is not None else None

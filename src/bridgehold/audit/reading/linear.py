@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,17 +10,11 @@ from bridgehold.audit.chain import own_part
 from bridgehold.audit.entries import Entry, parse_entry
 from bridgehold.audit.query import stored
 from bridgehold.audit.reading.fields import value_of
-from bridgehold.audit.reading.syntax import All, AnyOf, Compare, Expression, Not, Text, folded
+from bridgehold.audit.reading.syntax import ORDER, All, AnyOf, Compare, Expression, Not, Text, folded
 from bridgehold.audit.segments import instance_folders, read_lines
 
 NAMES_BRIDGE = ("worker.started", "session.opened")
 """What says whose a session is."""
-_ORDER: dict[str, Callable[[str | int, str | int], bool]] = {
-    "<": lambda a, b: a < b,  # type: ignore[operator]  # two values of one type
-    "<=": lambda a, b: a <= b,  # type: ignore[operator]  # two values of one type
-    ">": lambda a, b: a > b,  # type: ignore[operator]  # two values of one type
-    ">=": lambda a, b: a >= b,  # type: ignore[operator]  # two values of one type
-}
 
 
 class Hit(NamedTuple):
@@ -64,7 +58,7 @@ def _compares(wanted: Compare, hit: Hit) -> bool:
     if wanted.operator == "~":
         needle = folded(str(wanted.value))
         return any(needle in folded(str(one)) for one in several)
-    return value is not None and not isinstance(value, tuple) and _ORDER[wanted.operator](value, wanted.value)
+    return value is not None and not isinstance(value, tuple) and ORDER[wanted.operator](value, wanted.value)
 
 
 def every_hit(audit: Path) -> Iterator[Hit]:

@@ -1,11 +1,13 @@
 """A question as SQL with parameters, for the columns that the index has (pure).
 
-What is compiled fits at least each event that fits the question, and it may fit more: `Compiled.exact` says
-when it doesn't. So only what is exact may be negated, and every row is judged again by `linear`.
+What is compiled fits at least each event that fits the question, or with `sure` at most those;
+`Compiled.exact` says when it is both. What is negated is compiled the other way; and every row is judged
+again by `linear`.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from typing import NamedTuple, TypeGuard
@@ -16,10 +18,11 @@ from bridgehold.audit.reading.columns import NAMES, NUMBERED, NUMBERS, number_of
 from bridgehold.audit.reading.fields import FRAMEWORK
 from bridgehold.audit.reading.linear import needle_of
 from bridgehold.audit.reading.syntax import All, AnyOf, Compare, Expression, Not, Text, folded
-from bridgehold.audit.reading.texts import Needle
+from bridgehold.audit.reading.texts import Needle, anywhere, behind, filled, flagged, measured
 
 _KEPT = (*NAMES, FRAMEWORK)
-_TEXT = "id IN (SELECT value FROM json_each(?))"
+_TEXT = "substr(?, id - ?, 1) = x'01'"
+"""A needle's blob, and the row before its first."""
 
 
 class Compiled(NamedTuple):
@@ -28,14 +31,20 @@ class Compiled(NamedTuple):
     sql: str
     parameters: tuple[str | int | bytes | Needle, ...] = ()
     exact: bool = False
+    """An event fits it that fits the question, and no other."""
 
     @property
     def needles(self) -> tuple[Needle, ...]:
         """What has to be looked for in texts first."""
         return tuple(one for one in self.parameters if isinstance(one, Needle))
 
+    def at(self, first: int, found: Callable[[Needle], bytes]) -> tuple[object, ...]:
+        """The parameters for a text whose first event is `first`."""
+        both = ((found(one), first - 1) if isinstance(one, Needle) else (one,) for one in self.parameters)
+        return tuple(value for some in both for value in some)
 
-_ANY = Compiled("1")
+
+_ANY, _NONE = Compiled("1"), Compiled("0")
 
 
 def compile_tie(tie: Tie, key: bytes) -> tuple[str, tuple[int, ...]]:
@@ -56,25 +65,28 @@ def compile_tie(tie: Tie, key: bytes) -> tuple[str, tuple[int, ...]]:
     return " AND ".join(parts), tuple(parameters)
 
 
-def compile_question(expression: Expression, key: bytes, *, texts: bool = True) -> Compiled:
-    """The condition for an index whose names are numbered with `key`. Not `texts`: by columns alone."""
+def compile_question(
+    expression: Expression, key: bytes, *, texts: bool = True, sure: bool = False
+) -> Compiled:
+    """The condition for an index whose names are numbered with `key`. Not `texts`: by columns alone.
+
+    `sure`: no event fits it that doesn't fit the question; else each does that does.
+    """
     match expression:
         case All(()):
             return Compiled("1", exact=True)
         case All(parts):
-            return _joined(" AND ", [compile_question(one, key, texts=texts) for one in parts])
+            return _joined(" AND ", [compile_question(one, key, texts=texts, sure=sure) for one in parts])
         case AnyOf(parts):
             named, rest = _named(parts)
-            others = (compile_question(one, key, texts=texts) for one in rest)
+            others = (compile_question(one, key, texts=texts, sure=sure) for one in rest)
             return _joined(" OR ", [*_kinds(parts), *(_one_of(*one, key) for one in named.items()), *others])
         case Not(part):
-            inner = compile_question(part, key, texts=texts)
-            return Compiled(f"NOT ({inner.sql})", inner.parameters, exact=True) if inner.exact else _ANY
-        case Text(needle):
-            return Compiled(_TEXT, (Needle(needle_of(needle)),), exact=True) if texts else _ANY
-        case Compare():
-            found = _compare(expression, key)
-            return found if texts or not found.needles else _ANY
+            inner = compile_question(part, key, texts=texts, sure=not sure)
+            return Compiled(f"NOT ({inner.sql})", inner.parameters, inner.exact)
+        case Text() | Compare():
+            found = _leaf(expression, key, sure=sure)
+            return found if texts or not found.needles else _NONE if sure else _ANY
 
 
 def scoped(question: Expression, scope: Expression, key: bytes) -> Compiled:
@@ -90,10 +102,28 @@ def may_fit(expression: Expression, has: Callable[[Needle], bool], *, odd: bool)
         case AnyOf(parts):
             return any(may_fit(one, has, odd=odd) for one in parts)
         case Text() | Compare():
-            compiled = compile_question(expression, b"")
-            return not compiled.needles or (odd and not compiled.exact) or all(map(has, compiled.needles))
+            needle, always = _looked_for(expression)
+            return needle is None or (odd and always) or has(needle)
         case Not():
             return True
+
+
+@functools.lru_cache(1_024)
+def _looked_for(leaf: Text | Compare) -> tuple[Needle | None, bool]:
+    """What stands in the text of each event that fits, and whether it need not where one is odd."""
+    if isinstance(leaf, Compare) and leaf.value == "":
+        return None, True
+    compiled = _leaf(leaf, b"", sure=False)
+    return next(iter(compiled.needles), None), not compiled.exact
+
+
+def _leaf(leaf: Text | Compare, key: bytes, *, sure: bool) -> Compiled:
+    if isinstance(leaf, Text):
+        return Compiled(_TEXT, (anywhere(needle_of(leaf.needle)),), exact=True)
+    found = _compare(leaf, key)
+    if found is None:
+        return _by_text(leaf, sure=sure)
+    return found if found.exact or not sure else _NONE
 
 
 def _joined(word: str, parts: list[Compiled]) -> Compiled:
@@ -102,7 +132,8 @@ def _joined(word: str, parts: list[Compiled]) -> Compiled:
     return Compiled(sql, parameters, exact=all(one.exact for one in parts))
 
 
-def _compare(wanted: Compare, key: bytes) -> Compiled:
+def _compare(wanted: Compare, key: bytes) -> Compiled | None:
+    """By columns; None: no column has it."""
     field, value = wanted.field, wanted.value
     if field.name in _KEPT:
         return _kept(wanted, key)
@@ -114,7 +145,7 @@ def _compare(wanted: Compare, key: bytes) -> Compiled:
         return Compiled(f"coalesce({field.name} {wanted.operator} ?, 0)", (value,), exact=True)
     if field.name in NUMBERED and wanted.operator == "=":
         return Compiled(f"{field.name} = ?", (shared_number(str(value)),))
-    return _by_text(wanted)
+    return None
 
 
 def _named(parts: tuple[Expression, ...]) -> tuple[dict[str, list[str]], list[Expression]]:
@@ -157,13 +188,22 @@ def _kept(wanted: Compare, key: bytes) -> Compiled:
     return Compiled(query, (folded(str(wanted.value)).encode("utf-8"),), exact=True)
 
 
-def _by_text(wanted: Compare) -> Compiled:
-    """No column has it: its name, or what is looked for, stands in the line, if that is spelled as usual."""
-    name, kind = wanted.field.name.encode("ascii"), wanted.field.type
-    if kind in ("number", "flag"):
-        needle = Needle(b'"%s":' % name)
-    elif wanted.value == "":
-        return _ANY
-    else:
-        needle = Needle(needle_of(str(wanted.value)), b"" if kind == "list" else name)
-    return Compiled(f"odd OR {_TEXT}", (needle,))
+def _by_text(wanted: Compare, *, sure: bool) -> Compiled:
+    """Its name, and what is looked for, stand in the line, if that is spelled as usual."""
+    name, value, kind = wanted.field.name, wanted.value, wanted.field.type
+    if isinstance(value, int):
+        if kind == "flag":
+            return _spelt(flagged(name, value, sure=sure), sure=sure)
+        return _spelt(measured(name, wanted.operator, value, sure=sure), sure=sure)
+    if kind == "list":  # of which text, the line doesn't say
+        return _NONE if sure else _spelt(anywhere(needle_of(value)), sure=False) if value else _ANY
+    if value == "":
+        inner = _spelt(filled(name, sure=not sure), sure=not sure)
+        return Compiled(f"NOT ({inner.sql})", inner.parameters)
+    if sure and wanted.operator == "=":  # of which case, the text doesn't say
+        return _NONE
+    return _spelt(behind(name, needle_of(value), sure=sure), sure=sure)
+
+
+def _spelt(needle: Needle, *, sure: bool) -> Compiled:
+    return Compiled(f"NOT odd AND {_TEXT}" if sure else f"odd OR {_TEXT}", (needle,))

@@ -134,6 +134,20 @@ class _Names(dict[str, int]):
         return number
 
 
+class _Several(dict[tuple[object, ...], tuple[int, ...]]):
+    """The same of all names of a line at once."""
+
+    def __init__(self, names: _Names) -> None:
+        super().__init__()
+        self._names = names
+
+    def __missing__(self, texts: tuple[object, ...]) -> tuple[int, ...]:
+        if len(self) >= _MOST_NAMES:
+            self.clear()
+        found = self[texts] = tuple(map(self._names.__getitem__, texts))  # type: ignore[arg-type]  # texts
+        return found
+
+
 class Filling:
     """Brings an index up to the disk, in one transaction."""
 
@@ -141,6 +155,7 @@ class Filling:
         self._db = connection
         self._key = key_of(connection)
         self._names = _Names(connection, self._key)
+        self._several = _Several(self._names)
         self._bridges: dict[tuple[str, str], str] = {}
         self._texts: list[bytes] = []
         self._size = self._first = self._id = 0
@@ -198,7 +213,7 @@ class Filling:
 
     def _rows(self, offset: int, number: int, lines: list[bytes]) -> Iterator[tuple[object, ...]]:
         for line in lines:
-            row = columns.row(self._id + 1, offset, number, line, self._framework, self._names)
+            row = columns.row(self._id + 1, offset, number, line, self._framework, self._names, self._several)
             offset, number = offset + len(line) + 1, number + 1
             if row is None:
                 continue

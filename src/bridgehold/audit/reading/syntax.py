@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import msgspec
 
 from bridgehold.audit.reading.fields import FIELDS, Field
 
 Operator = Literal["=", "<", "<=", ">", ">=", "~"]
+ORDER: Mapping[Operator, Callable[[Any, Any], bool]] = {
+    "=": operator.eq, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
+}  # fmt: skip
+"""Of two values of one type."""
 
 
 class Compare(msgspec.Struct, frozen=True):

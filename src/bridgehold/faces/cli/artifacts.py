@@ -46,10 +46,14 @@ def put(
     file: Annotated[Path, typer.Argument(help="What to keep.", exists=True, dir_okay=False)],
     name: Annotated[str, typer.Option(help="Its name; the file's own, if left out.")] = "",
     tenant: Tenant = LOCAL_TENANT,
+    json_output: Json = False,
 ) -> None:
     """Keep a file; prints its digest."""
     made = using(lambda client: client.put(file, name=name, tenant=tenant))
-    out.say(made.digest, whole=True)
+    if json_output:
+        print_json(made)
+    else:
+        out.say(made.digest, whole=True)
     err.say(f"{format_size(made.size_bytes)} kept for {tenant}")
 
 
@@ -57,13 +61,20 @@ def get(
     digest: Digest,
     to: Annotated[Path, typer.Argument(help="A new file.")],
     tenant: Tenant = LOCAL_TENANT,
+    json_output: Json = False,
 ) -> None:
     """Write an artifact into a new file."""
     using(lambda client: client.get(digest, tenant=tenant, to=to))
+    if json_output:
+        print_json({"digest": digest, "path": str(to), "size_bytes": to.stat().st_size})
+        return
     err.say(f"{to}: {format_size(to.stat().st_size)}")
 
 
-def remove(digest: Digest, tenant: Tenant = LOCAL_TENANT) -> None:
+def remove(digest: Digest, tenant: Tenant = LOCAL_TENANT, json_output: Json = False) -> None:
     """Forget an artifact."""
     using(lambda client: client.remove(digest, tenant=tenant))
-    err.say(f"removed {digest}")
+    if json_output:
+        print_json({"removed": digest, "tenant": tenant})
+    else:
+        err.say(f"removed {digest}")

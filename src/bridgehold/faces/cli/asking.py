@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+import typer
+
 from bridgehold.client.client import Client, Host, connect
+from bridgehold.errors import UsageError
 
 T = TypeVar("T")
 
@@ -27,6 +31,19 @@ def using(act: Callable[[Client], Awaitable[T]], *, host: bool = False) -> T:
 def ask(method: str, params: dict[str, Any], *, host: bool = False) -> Any:
     """The answer to one request of the protocol. Raises its typed error."""
     return using(lambda client: client.request(method, params), host=host)
+
+
+def confirmed(question: str) -> bool:
+    """Whether whoever sits there says yes, after what was shown. Raises `UsageError` where nobody can."""
+    sys.stdout.flush()
+    try:
+        return typer.confirm(question, err=True)
+    except typer.Abort as abort:
+        if not isinstance(abort.__context__, EOFError) or sys.stdin.isatty():
+            raise
+        sys.stderr.write("\n")
+        hint = "Say --yes where nobody is asked."
+        raise UsageError("nobody answered", where="standard input", hint=hint) from None
 
 
 async def asked(method: str, params: dict[str, Any]) -> Any:

@@ -53,6 +53,7 @@ def new(
     tenant: Annotated[
         str, typer.Option(help="Of this tenant alone; of all, if left out.", callback=typed_tenant)
     ] = "",
+    json_output: Json = False,
 ) -> None:
     """Write a bridge that runs and is tested at once; with --from, a draft that has a script's commands."""
     parse_name(name, "bridge")
@@ -79,10 +80,15 @@ def new(
         hint = "Write it as the user whose host it is, or set BRIDGEHOLD_HOME to a folder of your own."
         why = f"can't be written: {error.strerror}"
         raise ConfigError(why, where=where, hint=mending(error, hint)) from error
-    for path in (*sorted(folder.iterdir()), policy):
-        out.say(str(path), whole=True)
     follow = "check" if "requirements.in" not in files else "lock"
-    err.say(f"next: bridgehold bridge {follow} {name}{f' --tenant {tenant}' if tenant else ''}")
+    following = f"bridgehold bridge {follow} {name}{f' --tenant {tenant}' if tenant else ''}"
+    made = [str(path) for path in (*sorted(folder.iterdir()), policy)]
+    if json_output:
+        print_json({"files": made, "next": following})
+        return
+    for one in made:
+        out.say(one, whole=True)
+    err.say(f"next: {following}")
 
 
 def _source(script: str) -> str:
@@ -95,6 +101,7 @@ def lock_bridge(
     python: Annotated[
         str, typer.Option(help="For this version of Python; the host's own, if left out.")
     ] = "",
+    json_output: Json = False,
 ) -> None:
     """Resolve what the bridge asks for to exact versions with hashes: wheels only, nothing is run."""
     from bridgehold.faces.authoring.locking import lock
@@ -103,7 +110,10 @@ def lock_bridge(
     manifest = offline_bridge(name, tenant, registry)
     with waiting(f"resolving {name}{f' for Python {python}' if python else ''}"):
         count = lock(manifest, python, registry.config.host)
-    out.say(f"{count} packages in {manifest.lock_path}")
+    if json_output:
+        print_json({"packages": count, "lock": str(manifest.lock_path)})
+    else:
+        out.say(f"{count} packages in {manifest.lock_path}")
 
 
 def check_bridge(

@@ -140,8 +140,18 @@ def check_arguments(arguments: list[str]) -> None:
             ) from None
 
 
+NEVER_TYPED = (
+    "A key never goes on a command line: one that did is in the shell's history, so replace it. "
+    "Type it at the prompt, or pipe it in. "
+)
+_UNSAID = "bridgehold secrets set"
+"""What is written too much here may be the key itself: it is not said again."""
 _INSTEAD = {
     "bridgehold run": ("Got unexpected extra argument", "Arguments go in as JSON: --args '{\"key\": 1}'. "),
+    _UNSAID: (
+        "Got unexpected extra argument",
+        NEVER_TYPED,
+    ),
     "bridgehold tenant limit": ("No such option", "A ceiling is KEY=VALUE: sessions=2, memory=2GiB. "),
 }
 """How what people write first is written here: by command, the beginning of what is said, and the remedy."""
@@ -152,6 +162,8 @@ def _usage(error: Any) -> BridgeholdError:
 
     path = getattr(getattr(error, "ctx", None), "command_path", "bridgehold")
     message, begins = error.format_message(), _INSTEAD.get(path, ("", ""))
+    if path == _UNSAID and message.startswith(begins[0]):
+        message = f"{begins[0]}(s)"
     instead = begins[1] if begins[0] and message.startswith(begins[0]) else ""
     return UsageError(message, where=path, hint=f"{instead}`{path} --help` shows what it takes.")
 

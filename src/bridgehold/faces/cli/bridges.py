@@ -19,7 +19,7 @@ from bridgehold.faces.cli.policy import offline_registry
 from bridgehold.faces.layout import Column, number
 from bridgehold.faces.progress import build_progress, show_progress, waiting
 from bridgehold.faces.render import print_cold, print_json, table, tell_passed_over
-from bridgehold.faces.screen import out
+from bridgehold.faces.screen import err, out
 from bridgehold.ids import LOCAL_TENANT, parse_name
 from bridgehold.policies.units import format_size
 
@@ -87,6 +87,8 @@ def build(
     else:
         out.say(f"{bridge}: {result['packages']} packages")
         out.say(result["digest"])
+        for lack in result["lacks"]:
+            err.say(f"without {lack}")
         print_cold(result["cold_start"])
 
 

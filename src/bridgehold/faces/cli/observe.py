@@ -70,22 +70,29 @@ def profile(
         )
 
 
-def kill(session: Session) -> None:
+def kill(session: Session, json_output: Json = False) -> None:
     """End a session at once, whatever it is doing."""
     found = _of_session("session.kill", session, {"reason": "killed by an operator"})
-    out.say(f"ended {found['id']}")
+    if json_output:
+        print_json(found)
+    else:
+        out.say(f"ended {found['id']}")
 
 
 def drain(
     bridge: Annotated[str, typer.Option(help="Of this bridge only.")] = "",
     tenant: Annotated[str, typer.Option(help="Of this tenant only.", callback=typed_tenant)] = "",
     seconds: Annotated[float, typer.Option(help="How long a running command may still take.")] = 30.0,
+    json_output: Json = False,
 ) -> None:
     """End sessions politely: what runs may finish, what is new is refused until `sessions resume`."""
     with waiting("waiting for what runs"):
         params = {"bridge": bridge, "tenant": tenant, "seconds": seconds, "cordon": True}
         found = _of_known("drain", params)
-    out.say(f"{len(found['ended'])} sessions ended")
+    if json_output:
+        print_json(found)
+    else:
+        out.say(f"{len(found['ended'])} sessions ended")
     whose = f"{f' of {bridge}' if bridge else ''}{f' for {tenant}' if tenant else ''}"
     err.say(f"no new one{whose} is opened until `bridgehold sessions resume`")
 
@@ -93,10 +100,14 @@ def drain(
 def resume(
     bridge: Annotated[str, typer.Option(help="Of this bridge only.")] = "",
     tenant: Annotated[str, typer.Option(help="Of this tenant only.", callback=typed_tenant)] = "",
+    json_output: Json = False,
 ) -> None:
     """Open sessions again where a drain has closed the way."""
     found = _of_known("resume", {"bridge": bridge, "tenant": tenant})
-    out.say(f"{found['resumed']} drained; new sessions are opened again")
+    if json_output:
+        print_json(found)
+    else:
+        out.say(f"{found['resumed']} drained; new sessions are opened again")
 
 
 def top(

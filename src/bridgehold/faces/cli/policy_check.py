@@ -27,22 +27,37 @@ from bridgehold.policies.explain import Known, unknown_names
 from bridgehold.policies.explain import check as check_policies
 from bridgehold.policies.files import Kind
 from bridgehold.policies.model import Machine
+from bridgehold.policies.units import parse_size
 from bridgehold.sandbox.attest.view import open_view
 from bridgehold.supervisor.plans import needed_paths, roles
 
 
-def layout_registry(layout: Layout) -> Registry:
-    """A registry without a host: the machine is taken to give everything, and nothing is written."""
+def layout_registry(layout: Layout, machine: Machine | None = None) -> Registry:
+    """A registry without a host, which writes nothing. `machine`: None gives everything."""
     config = load_config(layout.config_file)
-    cores = os.cpu_count() or 1
-    machine = Machine(
-        cgroup="v2", uids="range", memory_bytes=0, cpus=cores, devices=tuple(config.host.devices)
-    )
+    machine = machine or _machine(config, 0, os.cpu_count() or 1)
     registry = Registry(layout, config, machine, journal=None)
     with contextlib.suppress(BridgeholdError, OSError):  # a copy of it has no such key
         if (layout.secrets / FILE).exists():
             registry.verified = by_key(Approver(layout.secrets).public_key())
     return registry
+
+
+def fleet(config: Config) -> tuple[Machine, ...]:
+    """The machines of `[fleet]`, without those that another one surpasses; this one, where there is none."""
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    said = {(parse_size(one.memory), one.cpus) for one in config.fleet.values()}
+    sizes = said or {(pages, os.cpu_count() or 1)}
+    return tuple(
+        _machine(config, max(1, memory - config.reserve_bytes()), cpus)
+        for memory, cpus in sorted(sizes)
+        if not any(memory <= more and cpus <= wider for more, wider in sizes - {(memory, cpus)})
+    )
+
+
+def _machine(config: Config, memory: int, cpus: int) -> Machine:
+    devices = tuple(config.host.devices)
+    return Machine(cgroup="v2", uids="range", memory_bytes=memory, cpus=cpus, devices=devices)
 
 
 def check_layout(layout: Layout) -> tuple[list[str], list[str]]:

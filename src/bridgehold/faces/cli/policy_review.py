@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,12 +16,13 @@ from bridgehold.bridges.manifest import Manifest
 from bridgehold.bridges.manifest_file import load_manifest
 from bridgehold.bridges.releases import folder_of
 from bridgehold.config.layout import default_layout
+from bridgehold.config.load import load_config
 from bridgehold.errors import BridgeholdError, PolicyError, UsageError
 from bridgehold.faces.cli.audit import audit_folder
 from bridgehold.faces.cli.known import offline_bridge, typed_bridge, typed_tenant
 from bridgehold.faces.cli.options import ForTenant, Json
 from bridgehold.faces.cli.policy import offline_registry
-from bridgehold.faces.cli.policy_check import known_names
+from bridgehold.faces.cli.policy_check import fleet, known_names, layout_registry
 from bridgehold.faces.cli.sarif import sarif
 from bridgehold.faces.layout import dim
 from bridgehold.faces.render import print_json, short, table
@@ -31,7 +32,7 @@ from bridgehold.host.front.registry import Registry
 from bridgehold.ids import LOCAL_TENANT, is_digest, parse_name
 from bridgehold.policies.changes import Changes, compare
 from bridgehold.policies.expectations import read_expectations, unknown
-from bridgehold.policies.lint import Finding, gravest
+from bridgehold.policies.lint import Finding, beyond_machine, gravest
 from bridgehold.policies.lint import lint as find
 from bridgehold.policies.lint_rules import SEVERITIES
 from bridgehold.policies.model import Grant
@@ -57,11 +58,16 @@ def lint(
         bool, typer.Option("--sarif", help="Print SARIF 2.1.0, for code review.")
     ] = False,
 ) -> None:
-    """What a reviewer should look at in what bridges are granted: each with its line, the gravest first."""
-    registry = offline_registry()
+    """What a reviewer should look at in what bridges are granted: each with its line, the gravest first.
+
+    A limit is found that no machine of `[fleet]` in config.toml can hold, or this one, without that table.
+    """
+    layout = default_layout()
+    machines = fleet(load_config(layout.config_file))
+    registries = [layout_registry(layout, machine) for machine in machines]
     found: list[Finding] = []
-    for grant in _grants(registry, tenant, bridges):
-        found += find(grant, registry.policy(grant.policy))
+    for grant in _grants(registries, tenant, bridges):
+        found += find(grant, registries[0].policy(grant.policy))
     found.sort(key=lambda one: SEVERITIES.index(one.severity))
     if sarif_output:
         print_json(sarif(found))
@@ -95,7 +101,7 @@ def _show_findings(found: list[Finding]) -> None:
 
 def posture(bridges: Bridges = None, tenant: ForTenant = LOCAL_TENANT, json_output: Json = False) -> None:
     """Bridges × powers: what each may reach, hold and start."""
-    rows = [posture_of(grant) for grant in _grants(offline_registry(), tenant, bridges)]
+    rows = [posture_of(grant) for grant in _grants([offline_registry()], tenant, bridges)]
     if json_output:
         print_json([msgspec.to_builtins(row) for row in rows])
         return
@@ -251,19 +257,33 @@ def _unmet(one: Different) -> dict[str, str]:
     return {"where": act.event, "message": f"{message} ({decision.rule}, {decision.source})"}
 
 
-def _grants(registry: Registry, tenant: str, bridges: Iterable[str] | None) -> Iterator[Grant]:
-    """Of the named bridges; of all that can be granted, else, and what can't is said."""
+def _grants(registries: Sequence[Registry], tenant: str, bridges: Iterable[str] | None) -> Iterator[Grant]:
+    """Of the named bridges; of all that can be granted, else, and what can't is said.
+
+    `registries`: one for each machine; the grant of the one that holds most of its limits counts.
+    """
     parse_name(tenant, "tenant")
     if bridges:
-        yield from (_grant(registry, tenant, bridge) for bridge in bridges)
+        yield from (_held(registries, tenant, bridge) for bridge in bridges)
         return
-    for entry in registry.entries():
+    for entry in registries[0].entries():
         if entry.tenant not in ("", tenant):
             continue
         try:
-            yield _grant(registry, tenant, entry.name)
+            yield _held(registries, tenant, entry.name)
         except BridgeholdError as error:
             err.say((f"{entry.name}: ", "bold"), f"no grant: {error.message}")
+
+
+def _held(registries: Sequence[Registry], tenant: str, bridge: str) -> Grant:
+    found: list[Grant] = []
+    for at, registry in enumerate(registries, 1):
+        try:
+            found.append(_grant(registry, tenant, bridge))
+        except BridgeholdError:
+            if at == len(registries) and not found:
+                raise
+    return min(found, key=lambda grant: len(beyond_machine(grant)))
 
 
 def _grant(registry: Registry, tenant: str, bridge: str) -> Grant:

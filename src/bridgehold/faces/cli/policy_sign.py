@@ -13,7 +13,7 @@ from bridgehold.config.load import load_config
 from bridgehold.config.settings import Settings
 from bridgehold.errors import DeniedError, UsageError
 from bridgehold.faces.approvals import signing_time
-from bridgehold.faces.cli.asking import ask
+from bridgehold.faces.cli.asking import ask, confirmed
 from bridgehold.faces.cli.options import Json
 from bridgehold.faces.cli.policy_check import layout_registry
 from bridgehold.faces.cli.proposals import seconds_of
@@ -72,7 +72,7 @@ def approve(
             err.say(
                 "the host tells other changes: by its machine, or by a configuration that it hasn't reread"
             )
-    if not (yes or typer.confirm("Sign it?", err=True)):
+    if not (yes or confirmed("Sign it?")):
         raise typer.Exit(1)
     now = signing_time(default_layout())
     expires = format_time(int(now) + seconds_of(lasts)) if lasts else ""

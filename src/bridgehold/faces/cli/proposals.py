@@ -9,7 +9,7 @@ import typer
 
 from bridgehold.errors import UsageError
 from bridgehold.faces.approvals import approval, read_shown
-from bridgehold.faces.cli.asking import ask
+from bridgehold.faces.cli.asking import ask, confirmed
 from bridgehold.faces.cli.options import Json, OfTenant
 from bridgehold.faces.layout import Column, dim
 from bridgehold.faces.render import print_json, table
@@ -115,7 +115,7 @@ def approve(
         )
     if not json_output:
         say(shown, out)
-    if not (yes or seen or typer.confirm("Sign it?", err=True)):
+    if not (yes or seen or confirmed("Sign it?")):
         raise typer.Exit(1)
     done = msgspec.convert(ask("proposal.approve", approval(shown)), type=Proposal)
     if json_output:

@@ -10,10 +10,12 @@ from typing import Annotated
 
 import typer
 
+from bridgehold.audit.key_shapes import find_shape
 from bridgehold.bridges.catalogue import Catalogue
 from bridgehold.config.layout import default_layout
 from bridgehold.config.load import load_config
 from bridgehold.errors import UsageError
+from bridgehold.faces.cli.border import NEVER_TYPED
 from bridgehold.faces.cli.known import slip_for, typed_tenant
 from bridgehold.faces.cli.options import Json
 from bridgehold.faces.layout import dim
@@ -36,8 +38,13 @@ def set_secret(
     allow_env: Annotated[
         bool, typer.Option("--allow-env", help="Weakening: a policy may put it into a sandbox's environment.")
     ] = False,
+    json_output: Json = False,
 ) -> None:
     """Keep a key. Type it at the prompt, or pipe it in; a running host sees it within 5 s."""
+    if find_shape(name):
+        raise UsageError(
+            "that is a key, and no secret's name", where="NAME", hint=f"Such as openai. {NEVER_TYPED}"
+        )
     parse_name(name, "secret")
     parse_name(tenant, "tenant")
     words = [name, *(["--tenant", tenant] if tenant != LOCAL_TENANT else [])]
@@ -45,7 +52,10 @@ def set_secret(
     value = _read_value(words)
     admin = _admin()
     admin.set(tenant, name, value, allow_env=allow_env, provider=provider)
-    err.say(f"kept {name} of {tenant} in the {admin.store} store")
+    if json_output:
+        print_json({"tenant": tenant, "name": name, "store": admin.store})
+    else:
+        err.say(f"kept {name} of {tenant} in the {admin.store} store")
     tell_slips(tenant, name, provider)
 
 
@@ -98,10 +108,13 @@ def list_secrets(
     table(("tenant", "name", "store", "allow-env", dim("since")), rows, empty="no key is stored")
 
 
-def remove_secret(name: Name, tenant: Tenant = LOCAL_TENANT) -> None:
+def remove_secret(name: Name, tenant: Tenant = LOCAL_TENANT, json_output: Json = False) -> None:
     """Forget a key; streams that use it end within 5 s."""
     _admin().remove(tenant, name)
-    out.say(f"removed {name} of {tenant}")
+    if json_output:
+        print_json({"removed": name, "tenant": tenant})
+    else:
+        out.say(f"removed {name} of {tenant}")
 
 
 def _admin() -> SecretAdmin:

@@ -17,11 +17,13 @@ from bridgehold.config.layout import default_layout
 from bridgehold.config.load import load_config
 from bridgehold.error_texts import mending
 from bridgehold.errors import ConfigError, HostLeavingError, HostUnavailableError
+from bridgehold.faces.cli.options import Json
 from bridgehold.faces.progress import waiting
-from bridgehold.faces.render import tell_passed_over, tell_unread
+from bridgehold.faces.render import print_json, tell_passed_over, tell_unread
 from bridgehold.faces.screen import err, out
 from bridgehold.supervisor import handover
 
+Now = Annotated[bool, typer.Option("--now", help="End commands that run, rather than wait for them.")]
 _LAST_SECONDS = 20.0
 """A host's last words and its last processes, once it has closed its connections."""
 _FIRST_CONFIG = """\
@@ -99,11 +101,7 @@ def serve(
     raise typer.Exit(run(layout, ready=ready, http=listener, given=given, command=command))
 
 
-def stop(
-    now: Annotated[
-        bool, typer.Option("--now", help="End commands that run, rather than wait for them.")
-    ] = False,
-) -> None:
+def stop(now: Now = False, json_output: Json = False) -> None:
     """Stop the running host: what runs may finish, sessions end, the audit is synced, nothing is left.
 
     Commands get `[host] drain_s`, 10 seconds by default.
@@ -113,14 +111,13 @@ def stop(
         path, deadline = default_layout().socket, time.monotonic() + _LAST_SECONDS
         while not kept and path.exists() and time.monotonic() < deadline:  # its last process takes it away
             time.sleep(0.02)
-    out.say("stopped")
+    if json_output:
+        print_json({"stopped": str(path)})
+    else:
+        out.say("stopped")
 
 
-def restart(
-    now: Annotated[
-        bool, typer.Option("--now", help="End commands that run, rather than wait for them.")
-    ] = False,
-) -> None:
+def restart(now: Now = False, json_output: Json = False) -> None:
     """Replace the running host by the version that is installed now, with the configuration as it is now.
 
     That version is asked first whether it could start; if not, the host goes on. Commands that run may finish
@@ -128,7 +125,10 @@ def restart(
     """
     with waiting("waiting for what runs, then for the new host"):
         before, after = asyncio.run(_restart(now=now))
-    out.say(f"restarted: {before} → {after}" if before != after else f"restarted: {after}")
+    if json_output:
+        print_json({"before": before, "after": after})
+    else:
+        out.say(f"restarted: {before} → {after}" if before != after else f"restarted: {after}")
 
 
 async def _restart(*, now: bool) -> tuple[str, str]:
@@ -160,6 +160,7 @@ async def _until_gone(client: Client, *, now: bool, again: bool) -> bool:
 
 def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing config.toml.")] = False,
+    json_output: Json = False,
 ) -> None:
     """Write a first config.toml with comments, in the layout's place."""
     layout = default_layout()
@@ -183,4 +184,7 @@ def init(
                 "Write it as the user whose host it is, or set BRIDGEHOLD_HOME to a folder of your own.",
             ),
         ) from error
-    out.say(f"wrote {layout.config_file}")
+    if json_output:
+        print_json({"wrote": str(layout.config_file)})
+    else:
+        out.say(f"wrote {layout.config_file}")

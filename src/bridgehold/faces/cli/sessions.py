@@ -144,9 +144,15 @@ async def _resources(client: Client, tenant: str, bridge: str, kind: str) -> lis
     return found
 
 
-def logs(session: Annotated[str, typer.Argument(help="Session name or id.")]) -> None:
+def logs(
+    session: Annotated[str, typer.Argument(help="Session name or id.")], json_output: Json = False
+) -> None:
     """What the session's bridge wrote to stdout and stderr; cuts are marked."""
-    out.say(using(lambda client: _logs(client, session)), whole=True, end="")
+    found = using(lambda client: _logs(client, session))
+    if json_output:
+        print_json({"session": session, "log": found})
+    else:
+        out.say(found, whole=True, end="")
 
 
 async def _logs(client: Client, session: str) -> str:

@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from bridgehold.errors import UsageError
-from bridgehold.faces.cli.asking import ask, using
+from bridgehold.faces.cli.asking import ask, confirmed, using
 from bridgehold.faces.cli.known import typed_bridge, typed_tenant
 from bridgehold.faces.cli.options import Json, OfTenant
 from bridgehold.faces.layout import Column, dim, number
@@ -97,7 +97,7 @@ def approve(
             raise UsageError(f"{submission} does not wait any more: it is {shown.state}")
         if not json_output:
             _say(shown)
-        if not (yes or typer.confirm("Have new sessions begin with it?", err=True)):
+        if not (yes or confirmed("Have new sessions begin with it?")):
             raise typer.Exit(1)
         seen = shown.seen
     _released(ask("bridge.approve", {"submission": submission, "seen": seen}), json_output=json_output)

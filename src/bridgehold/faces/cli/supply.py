@@ -12,14 +12,16 @@ import msgspec
 import typer
 
 from bridgehold import writes
+from bridgehold.client.client import Client
 from bridgehold.errors import DependencyError, EnvironmentChangedError, UsageError
-from bridgehold.faces.cli.asking import ask
+from bridgehold.faces.cli.asking import using
 from bridgehold.faces.cli.known import typed_bridge, typed_tenant
 from bridgehold.faces.cli.options import Json
 from bridgehold.faces.layout import Column, Row, dim
 from bridgehold.faces.progress import waiting
 from bridgehold.faces.render import print_json, table
 from bridgehold.faces.screen import err, out
+from bridgehold.protocol.values import SessionInfo
 from bridgehold.sandbox.supply.bom import bill_of
 from bridgehold.sandbox.supply.scan import Basis, Report, Scanned
 
@@ -46,18 +48,30 @@ def scan(
     """Hashes, wheels, licences and advisories of built environments; exit 18 where one is not as sealed.
 
     Advisories are OSV files in the folder that `[supply] advisories` of config.toml names; nothing is
-    fetched.
+    fetched. Sessions that run on what it finds fault with are named: what is blocked ends none of them.
     """
     params = {"bridge": bridge, "tenant": tenant or None, "fail_on": fail_on}
+
+    async def scanned(client: Client) -> tuple[Report, list[SessionInfo]]:
+        report = msgspec.convert(await client.request("bridge.scan", params), Report)
+        return report, await client.sessions()
+
     with waiting("reading every byte"):
-        report = msgspec.convert(ask("bridge.scan", params, host=True), Report)
+        report, sessions = using(scanned, host=True)
     if sbom is not None:
         _write(report, sbom)
     if json_output:
-        print_json(report)
+        told = msgspec.to_builtins(report)
+        for one in told["environments"]:
+            one["sessions"] = [
+                _named(session) for session in sessions if session.environment == one["digest"]
+            ]
+        print_json(told)
     else:
         for one in report.environments:
             _show(one)
+            if one.blocked or not one.ok or any(not hit.accepted for hit in one.hits):
+                _show_users([session for session in sessions if session.environment == one.digest])
         _tell(report.advisories, len(report.environments))
     if any(one.contents.changed for one in report.environments):
         raise typer.Exit(EnvironmentChangedError.exit_status)
@@ -97,6 +111,18 @@ def _show(one: Scanned) -> None:
     columns = (Column("", styles=_COLOURS), "package", "version", "advisory", "mended in", dim("what"))
     if rows:
         table(columns, rows)
+
+
+def _named(session: SessionInfo) -> dict[str, str]:
+    return {"session": session.id, "name": session.name, "tenant": session.tenant, "bridge": session.bridge}
+
+
+def _show_users(sessions: list[SessionInfo]) -> None:
+    """Who runs on it."""
+    if sessions:
+        rows: list[Row] = [tuple(_named(one).values()) for one in sessions]
+        table(("runs on it", "name", "tenant", "bridge"), rows)
+        err.say("`bridgehold sessions --end SESSION` ends one; what it is opened with next is judged anew")
 
 
 def _tell(basis: Basis, count: int) -> None:

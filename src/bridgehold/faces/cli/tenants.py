@@ -159,10 +159,13 @@ def rotate(
     _new(ask("token.rotate", {"name": name, "grace_s": _seconds(grace)}), json_output=json_output)
 
 
-def revoke_token(name: TokenName) -> None:
+def revoke_token(name: TokenName, json_output: Json = False) -> None:
     """Make a token worth nothing; its connections end, and what runs on them."""
     ask("token.revoke", {"name": name})
-    out.say(f"revoked {name}")
+    if json_output:
+        print_json({"revoked": name})
+    else:
+        out.say(f"revoked {name}")
 
 
 def _one(answer: Any, *, json_output: bool) -> None:
@@ -174,6 +177,7 @@ def _one(answer: Any, *, json_output: bool) -> None:
     facts |= {"tokens": ", ".join(info.tokens)}
     used = {**info.used, "sessions": str(info.sessions)}
     facts |= {key: f"{used.get(key, '')} of {most}".removeprefix(" of ") for key, most in info.limits.items()}
+    facts |= {"raised by hand": "; ".join(info.raised)}
     facts |= {"changed": f"{info.at} by {info.by}" if info.at else ""}
     for key, value in facts.items():
         if value != "":

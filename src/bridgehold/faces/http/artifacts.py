@@ -11,14 +11,16 @@ from typing import Any
 import msgspec
 from aiohttp import StreamReader, web
 
-from bridgehold.client.files import PART_BYTES
 from bridgehold.errors import BridgeholdError, UsageError
 from bridgehold.faces.http.calls import Call
 from bridgehold.faces.http.replies import headers, write
 from bridgehold.faces.http.route import route
 from bridgehold.faces.http.statuses import Refused, too_slow
+from bridgehold.protocol.parts import Moved
 from bridgehold.protocol.values import Artifact
 
+PART_BYTES = 1 << 20
+"""What is here of an artifact at once."""
 _AT_ONCE = 2 * PART_BYTES
 """Of an upload: a part, and the one after it, which says whether it is the last."""
 
@@ -54,9 +56,8 @@ class _Upload:
 
     async def add(self, part: bytes, *, last: bool) -> dict[str, Any]:
         """What the host says: the artifact, once the last part is there."""
-        data = base64.b64encode(part).decode("ascii")
-        params = {"data": data, "upload": self._name, "last": last, **self._shown}
-        work = asyncio.ensure_future(self._call.ask("artifact.put", params))
+        params = {"upload": self._name, "last": last, **self._shown}
+        work = asyncio.ensure_future(self._call.link.ask("artifact.put", params, Moved("data", part)))
         try:
             said: dict[str, Any] = await asyncio.shield(work)
         except asyncio.CancelledError:  # the host goes on all the same, and only its answer names the upload

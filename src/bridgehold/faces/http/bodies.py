@@ -10,16 +10,14 @@ import msgspec
 from bridgehold.error_info import ErrorInfo
 from bridgehold.errors import UsageError
 from bridgehold.ids import ANONYMOUS_SESSION
+from bridgehold.protocol.bodies import split
 from bridgehold.protocol.frames import OfferedTool, SessionLimits, misfit
 from bridgehold.protocol.plain import loads
 from bridgehold.protocol.proposals import LONGEST, SHORTEST, WEEK
 from bridgehold.protocol.values import Answer
-from bridgehold.strict import MAX_DEPTH, too_deep
 
-_SMALL = 64 * 1024
+SMALL = 64 * 1024
 """Bytes of a body, up to which all of it is read here."""
-MOST_BESIDE = 1024 * 1024
-"""Of a larger one, beside what is passed on as it came: all callers share the process that reads it."""
 _PASSED_ON = ("arguments", "result")
 Name = Annotated[str, msgspec.Meta(max_length=200)]
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=86_400_000)]
@@ -244,40 +242,49 @@ def read_body(data: bytes, kind: type[T]) -> T:
 
     Of a large one `arguments`, or `result`, stays JSON as it came (`msgspec.Raw`): whoever answers reads it.
     """
+    if len(data) > SMALL:
+        return read_beside(*split(data, passed_on(kind)), kind)
     try:
-        if len(data) <= _SMALL:
-            return msgspec.convert(loads(data, above=1), type=kind)
-        name, twin = _twin(kind)
-        found = twin.decode(data)
+        return msgspec.convert(loads(data, above=1), type=kind)
     except msgspec.ValidationError as error:
-        raise UsageError(f"the body: {misfit(error, kind)}"[:500], where="body", hint=_TAKES) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        if len(data) <= MOST_BESIDE:
-            loads(data, above=1)  # it says the place, which takes its time
-        said = too_deep(MAX_DEPTH) if isinstance(error, RecursionError) else error
-        raise UsageError(f"the body: {said}"[:500], where="body", hint="Send JSON: RFC 8259.") from None
-    raw = bytes(getattr(found, name)) if name else b""
-    beside = data.replace(raw, b"0", 1) if len(raw) > _SMALL // 2 else data
-    if len(beside) > MOST_BESIDE:
-        passed = f" beside `{name}`" if name else ""
-        raise UsageError(f"the body: {len(beside)} bytes{passed}; {MOST_BESIDE} are taken", where="body")
-    loads(beside, above=1)  # the same member twice, say
-    if name == "arguments" and raw[:1] != b"{":
+        raise _unfit(error, kind) from None
+
+
+def read_beside(beside: bytes, large: object, kind: type[T]) -> T:
+    """A `kind` of what `split` gives: `large` stands for the member that is passed on, if anything does."""
+    name = passed_on(kind)
+    try:
+        found = _twin(kind).decode(beside)
+    except msgspec.ValidationError as error:
+        raise _unfit(error, kind) from None
+    fields = msgspec.structs.asdict(found)
+    if large:
+        fields[name] = msgspec.Raw(large) if isinstance(large, bytes) else large
+    raw = fields.get("arguments")
+    if isinstance(raw, msgspec.Raw) and bytes(memoryview(raw)[:1]) != b"{":
         raise UsageError("the body: Expected `object` - at `$.arguments`", where="body", hint=_TAKES)
-    return kind(**msgspec.structs.asdict(found))
+    return kind(**fields)
+
+
+def _unfit(error: msgspec.ValidationError, kind: type[msgspec.Struct]) -> UsageError:
+    return UsageError(f"the body: {misfit(error, kind)}"[:500], where="body", hint=_TAKES)
+
+
+def passed_on(kind: type[msgspec.Struct]) -> str:
+    """Which member of a `kind` is passed on as it came, where it is large; empty: none."""
+    return next((one.name for one in msgspec.structs.fields(kind) if one.name in _PASSED_ON), "")
 
 
 @functools.cache
-def _twin(kind: type[msgspec.Struct]) -> tuple[str, msgspec.json.Decoder[Any]]:
-    """Which member of a `kind` is passed on, if one is, and what reads all but that."""
-    fields = msgspec.structs.fields(kind)
-    name = next((field.name for field in fields if field.name in _PASSED_ON), "")
+def _twin(kind: type[msgspec.Struct]) -> msgspec.json.Decoder[Any]:
+    """What reads all of a `kind` but the member that is passed on."""
+    name = passed_on(kind)
     members = [
         (field.name, msgspec.Raw if field.name == name else field.type, _default(field, name))
-        for field in fields
+        for field in msgspec.structs.fields(kind)
     ]
     twin = msgspec.defstruct(kind.__name__, members, kw_only=True, frozen=True, forbid_unknown_fields=True)
-    return name, msgspec.json.Decoder(twin)
+    return msgspec.json.Decoder(twin)
 
 
 def _default(field: msgspec.structs.FieldInfo, name: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -12,10 +12,12 @@ from aiohttp import web
 
 from bridgehold.config.http import HttpConfig
 from bridgehold.errors import BusyError, NotFoundError
-from bridgehold.faces.http.bodies import read_body
+from bridgehold.faces.http.bodies import SMALL, passed_on, read_beside, read_body
 from bridgehold.faces.http.checks import check_json
-from bridgehold.faces.http.links import Link, Links
+from bridgehold.faces.http.flow import HELD, Flow
+from bridgehold.faces.http.links import STASHED, Link, Links
 from bridgehold.faces.http.metrics import HttpMetrics
+from bridgehold.faces.http.replies import headers, write
 from bridgehold.faces.http.running import Commands
 from bridgehold.faces.http.statuses import too_large, too_slow
 from bridgehold.faces.http.values import Caller
@@ -126,25 +128,62 @@ class Call:
         if not self.body_share.take(size):
             raise BusyError(f"{self.caller.principal} has too many bytes of requests and answers under way")
 
+    async def pass_back(self, flow: Flow, status: int) -> web.StreamResponse:
+        """Answer with a large result as it comes. A caller that reads nothing is cut off, as by `write`."""
+        self.hold(HELD)
+        response = web.StreamResponse(status=status, headers=headers({"Content-Type": "application/json"}))
+        response.content_length = flow.size
+        await response.prepare(self.request)
+        async for piece in flow.pieces():
+            await write(self.request, response, piece, self.face.config.read_s)
+        return response
+
     async def body(self, kind: type[T]) -> T:
-        """The JSON body, by `read_body`. Raises `Refused` for its form, `UsageError` for what it says."""
+        """The JSON body, by `read_body`. Raises `Refused` for its form, `UsageError` for what it says.
+
+        One that is large goes on by windows where a cell takes it: a member of it is `STASHED` then.
+        """
         check_json(
             self.request.headers.get("Content-Type", ""), self.request.headers.get("Content-Encoding", "")
         )
-        return read_body(await self._read(self.face.config.body_bytes), kind)
+        pieces, first, asked = self._pieces(self.face.config.body_bytes), bytearray(), False
+        async for piece in pieces:
+            self.hold(len(piece))
+            first += piece
+            if len(first) > SMALL and not asked:
+                asked = True
+                if await self.link.takes_bodies():
+                    return await self._stashed(bytes(first), pieces, kind)
+        return read_body(bytes(first), kind)
 
-    async def _read(self, limit: int) -> bytes:
-        seconds = self.face.config.body_s
+    async def _stashed(self, window: bytes, pieces: AsyncIterator[bytes], kind: type[T]) -> T:
+        """Of a body, one window is here: nothing is read before that one was taken."""
+        async for piece in pieces:
+            if len(window) > SMALL:
+                await self.link.put(window)
+                window = b""
+            window += piece
+        await self.link.put(window)
+        looked = await self.link.look(passed_on(kind))
+        return read_beside(looked.beside.encode(), STASHED if looked.kept else None, kind)
+
+    async def _pieces(self, limit: int) -> AsyncIterator[bytes]:
+        """The body as it comes, `limit` bytes at the most, in the time that its caller has for all of it."""
+        seconds = left = self.face.config.body_s
         if (self.request.content_length or 0) > limit:
             raise too_large(limit)
-        data = bytearray()
-        try:
-            async with asyncio.timeout(seconds):
-                while piece := await self.request.content.readany():
-                    data += piece
-                    if len(data) > limit:
-                        raise too_large(limit)
-                    self.hold(len(piece))
-        except TimeoutError:
-            raise too_slow(seconds) from None
-        return bytes(data)
+        size, loop = 0, asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            try:
+                async with asyncio.timeout(left):
+                    piece = await self.request.content.readany()
+            except TimeoutError:
+                raise too_slow(seconds) from None
+            left -= loop.time() - began
+            size += len(piece)
+            if size > limit:
+                raise too_large(limit)
+            if not piece:
+                return
+            yield piece

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from bridgehold.error_texts import defect_of
-from bridgehold.errors import BridgeholdError, BusyError, CancelledError, NotFoundError, UsageError
+from bridgehold.errors import (
+    BridgeholdError,
+    BusyError,
+    CancelledError,
+    HostUnavailableError,
+    NotFoundError,
+    UsageError,
+)
 from bridgehold.faces.http import sse
 from bridgehold.faces.http.bodies import Command, CommandFacts, Run, RunOperation, Taken, ToolAnswer
 from bridgehold.faces.http.calls import Call
 from bridgehold.faces.http.checks import bearer, prefers
+from bridgehold.faces.http.flow import HELD, Flow, whole
+from bridgehold.faces.http.links import STASHED
 from bridgehold.faces.http.replies import answer, write
 from bridgehold.faces.http.route import route
 from bridgehold.faces.http.running import Running
@@ -86,7 +95,7 @@ async def answer_tool(call: Call) -> object:
     return Taken(status="taken")
 
 
-async def _run(call: Call, asked: Command | Run | RunOperation, params: dict[str, Any]) -> web.StreamResponse:
+async def _run(call: Call, asked: Command | Run | RunOperation, params: dict[str, Any]) -> object:
     streams = prefers(call.request.headers.getall("Accept", []), _STREAM, "application/json")
     if asked.tools and not streams:
         hint = f"Send `Accept: {_STREAM}`: each call comes as an event."
@@ -156,13 +165,14 @@ async def _begun(call: Call, running: Running, params: dict[str, Any]) -> web.St
 
     async def work() -> None:
         try:
-            async with face.links.of(token) as link:
+            stashed = any(value is STASHED for value in params.values())  # it is where it was put
+            async with face.links.of(token, call.link if stashed else None) as link:
                 if running.cancelled:  # before there was anything to cancel at the host
                     raise CancelledError("the command was cancelled by its caller")  # noqa: TRY301 - said below
                 handle_event = _listener(running, log.add)
                 running.work = asyncio.ensure_future(link.pass_on("run", params, handle_event))
                 try:
-                    log.add("result", await running.result(running.work))
+                    log.add("result", await whole(await running.result(running.work), call.share()))
                 finally:
                     link.spoiled = link.spoiled or not _over(running.work)
         except BridgeholdError as error:
@@ -219,9 +229,10 @@ def _over(work: asyncio.Future[Any] | None) -> bool:
     return work is not None and work.done() and not work.cancelled()
 
 
-async def _whole(call: Call, running: Running, params: dict[str, Any]) -> web.StreamResponse:
+async def _whole(call: Call, running: Running, params: dict[str, Any]) -> Flow | web.StreamResponse:
     running.work = asyncio.ensure_future(call.link.pass_on("run", params))
-    return answer(await running.result(running.work))
+    result = await running.result(running.work)
+    return result if isinstance(result, Flow) else answer(result)
 
 
 async def _streamed(call: Call, running: Running, params: dict[str, Any]) -> web.StreamResponse:
@@ -238,23 +249,39 @@ async def _streamed(call: Call, running: Running, params: dict[str, Any]) -> web
         running, lambda kind, said: outbox.put(sse.event(kind, said)), lambda: outbox.crowded
     )
     work = running.work = asyncio.ensure_future(call.link.pass_on("run", params, handle_event))
-    outbox = sse.Outbox(call.share(), call.face.config.beat_s, work.cancel)
+    at_ease = call.link.connection.at_ease
+    outbox = sse.Outbox(call.share(), call.face.config.beat_s, work.cancel, at_ease)
     work.add_done_callback(over)
     try:
         while piece := await outbox.take():
             await write(call.request, response, piece, patience)
-        await write(call.request, response, await _last(running, work, outbox), patience)
+        async for piece in _last(call, running, work, outbox):
+            await write(call.request, response, piece, patience)
     finally:
         work.cancel()
         outbox.forget()
     return response
 
 
-async def _last(running: Running, work: asyncio.Future[Any], outbox: sse.Outbox) -> bytes:
+async def _last(
+    call: Call, running: Running, work: asyncio.Future[msgspec.Raw | Flow], outbox: sse.Outbox
+) -> AsyncIterator[bytes]:
+    """The last event. One that breaks off midway has no end: whoever cuts the stream off says so by that."""
     try:
         if outbox.full:
             raise outbox.failure  # noqa: TRY301 - said below
-        return sse.event("result", await running.result(work))
+        result = await running.result(work)
+        call.hold(HELD if isinstance(result, Flow) else 0)
     except Exception as fault:  # noqa: BLE001 - the status was sent: a defect can be told here alone
+        if isinstance(fault, HostUnavailableError) and outbox.held_up:
+            fault = outbox.failure
         error = fault if isinstance(fault, BridgeholdError) else defect_of(fault, "a stream")
-        return sse.event("error", {**msgspec.to_builtins(error.info()), "status": status_of(error.code)})
+        yield sse.event("error", {**msgspec.to_builtins(error.info()), "status": status_of(error.code)})
+        return
+    if not isinstance(result, Flow):
+        yield sse.event("result", result)
+        return
+    yield b"event: result\ndata: "
+    async for piece in result.pieces():
+        yield piece.replace(b"\n", b" ").replace(b"\r", b" ")
+    yield b"\n\n"

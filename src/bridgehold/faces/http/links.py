@@ -17,17 +17,21 @@ from typing import Any
 
 import msgspec
 
-from bridgehold.client.connection import Connection
 from bridgehold.client.meant import may_be_a_slip, meant
 from bridgehold.errors import BridgeholdError, DeniedError, HostLeavingError, HostUnavailableError
 from bridgehold.faces.http.checks import unauthorised
+from bridgehold.faces.http.flow import Flow, FlowConnection
 from bridgehold.faces.http.values import Caller
 from bridgehold.host.shares.callers import LEAVING
+from bridgehold.protocol import bodies
+from bridgehold.protocol.parts import FROM_BODY, Moved
 
 _KEPT = 8
 """Idle connections of one token."""
 _KEPT_IN_ALL = 128
 _KEPT_SECONDS, _FRESH_SECONDS = 30.0, 1.0
+STASHED = object()
+"""A parameter that is a member of the body that was put in parts before."""
 _SHALLOW = 4 * 1024
 """Bytes of a list or an object in an event, past which it is passed on as it came."""
 _AT_ONCE = 64
@@ -37,8 +41,10 @@ _AT_ONCE = 64
 class Link:
     """One connection, and who its token's owner is."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: FlowConnection) -> None:
         self.connection = connection
+        self.holder: object = None
+        """Who gives it back."""
         self.caller = Caller(principal="")
         self.used_at = 0.0
         self.spoiled = False
@@ -54,30 +60,56 @@ class Link:
         secret = hashlib.sha256(token.encode()).hexdigest() if named else ""
         self.caller = Caller(principal=said["principal"], tenants=tuple(said["tenants"]), secret=secret)
 
-    async def ask(self, method: str, params: dict[str, Any]) -> Any:
-        """One request of the host's protocol. Raises the typed error."""
-        return await self._request(method, params, None, raw=False)
+    async def ask(self, method: str, params: dict[str, Any], moved: Moved | None = None) -> Any:
+        """One request of the host's protocol, whose answer has no bytes beside it. Raises the typed error."""
+        return await self._request(method, params, None, moved, raw=False)
+
+    async def takes_bodies(self) -> bool:
+        """Whether a body may go on in parts: where the connection is a cell's. It is for one request then."""
+        taken: bool = (await self.ask(bodies.BEGIN, {}))["taken"]
+        if taken:
+            self.spoiled = True
+            self.connection.say_takes_parts()
+        return taken
+
+    async def put(self, piece: bytes) -> None:
+        """A part of the body, once there is room for it. Raises the typed error."""
+        await self.connection.request(bodies.PUT, b"{}", None, Moved("data", piece))
+
+    async def look(self, member: str) -> bodies.Looked:
+        """What the body is beside `member`. Raises the typed error."""
+        return msgspec.convert(await self.ask(bodies.LOOK, {"member": member}), type=bodies.Looked)
 
     async def pass_on(
         self, method: str, params: dict[str, Any], on_event: Callable[[dict[str, Any]], None] | None = None
-    ) -> msgspec.Raw:
+    ) -> msgspec.Raw | Flow:
         """As `ask`, but the answer stays JSON, and so does what is large of events: no value is made of it.
 
-        So may a parameter be.
+        So may a parameter be. A large answer is still to be read: nothing else comes over this connection
+        before.
         """
 
         def tell(event: msgspec.Raw) -> None:
             if on_event is not None:
                 on_event(_shallow(event))
 
-        answer: msgspec.Raw = await self._request(method, params, tell, raw=True)
+        answer: msgspec.Raw | Flow = await self._request(method, params, tell, None, raw=True)
         return answer
 
     async def _request(
-        self, method: str, params: dict[str, Any], tell: Callable[[Any], None] | None, *, raw: bool
+        self,
+        method: str,
+        params: dict[str, Any],
+        tell: Callable[[Any], None] | None,
+        moved: Moved | None,
+        *,
+        raw: bool,
     ) -> Any:
+        if any(value is STASHED for value in params.values()):
+            moved = Moved(FROM_BODY)
+        sent = {name: value for name, value in params.items() if value is not STASHED}
         try:
-            return await self.connection.request(method, msgspec.json.encode(params), tell, raw=raw)
+            return await self.connection.request(method, msgspec.json.encode(sent), tell, moved, raw=raw)
         except DeniedError as error:
             if may_be_a_slip(method, error):
                 with contextlib.suppress(BridgeholdError):
@@ -110,17 +142,21 @@ class Links:
         self._over = False
 
     @contextlib.asynccontextmanager
-    async def of(self, token: str) -> AsyncIterator[Link]:
-        """A connection of the token's owner, for as long as the block."""
+    async def of(self, token: str, link: Link | None = None) -> AsyncIterator[Link]:
+        """A connection of the token's owner, for as long as the block: `link`, which is another block's until
+        then, if it is given."""
         key = hashlib.sha256(token.encode()).digest()
-        link = await self._found(key, token)
+        link = link or await self._found(key, token)
+        holder = link.holder = object()
         try:
             yield link
         except asyncio.CancelledError:
-            link.spoiled = True
+            link.spoiled = link.spoiled or link.holder is holder
             raise
         finally:
-            if link.spoiled or link.connection.over:
+            if link.holder is not holder:
+                pass
+            elif link.spoiled or link.connection.over:
                 await link.connection.aclose()
             else:
                 await self._keep(key, link)
@@ -178,7 +214,7 @@ class Links:
             with contextlib.suppress(HostUnavailableError):
                 return await _shown(link, token)
         async with self._making:
-            return await _shown(Link(await Connection.open(self._socket)), token)
+            return await _shown(Link(await FlowConnection.open(self._socket)), token)
 
     async def _keep(self, key: bytes, link: Link) -> None:
         kept = self._idle.setdefault(key, [])

@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import web
 
 from bridgehold.faces.http.calls import Call
+from bridgehold.faces.http.flow import Flow
 from bridgehold.faces.http.replies import answer
 
 Handler = Callable[..., Awaitable[object]]
@@ -49,6 +50,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
         """Have `call` handled. Raises what the handler does, and what `Call.body` does."""
         asked = (await call.body(self.body),) if "asked" in self.handler.__annotations__ else ()
         given = await self.handler(call, *asked)
+        if isinstance(given, Flow):
+            return await call.pass_back(given, self.status)
         return given if isinstance(given, web.StreamResponse) else answer(given, self.status)
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from bridgehold.error_info import ErrorInfo
 from bridgehold.errors import BridgeholdError, CancelledError, NotFoundError, UsageError
+from bridgehold.faces.http.flow import Flow
 from bridgehold.faces.http.sse import EventLog
 from bridgehold.ids import parse_name, random_id
 
@@ -69,8 +70,7 @@ class Running:
         except BridgeholdError as error:
             self._error = _kept(error)
             raise
-        encoded = msgspec.json.encode(value)
-        if len(encoded) <= KEPT_BYTES:
+        if not isinstance(value, Flow) and len(encoded := msgspec.json.encode(value)) <= KEPT_BYTES:
             self._answer = msgspec.Raw(encoded)
         return value
 

@@ -10,14 +10,15 @@ import msgspec
 from aiohttp import web
 
 from bridgehold.errors import LimitError
+from bridgehold.faces.http.flow import WINDOW
 from bridgehold.faces.http.replies import headers
 from bridgehold.faces.http.statuses import status_of
 from bridgehold.host.shares.fair import Share
 
 MOST_WAITING = 8 << 20
 """Bytes of events that wait for their caller."""
-MOST_OUTPUT = 1 << 20
-"""Bytes that wait, past which a command's output is counted and not sent."""
+_HELD_UP_S = 10.0
+"""A caller that has kept its events from being read for so long is why the host ends their connection."""
 MOST_KEPT = 1 << 20
 """Bytes of a resumable command's last events."""
 _BEAT = b": beat\n\n"
@@ -96,21 +97,29 @@ class EventLog:
 class Outbox:
     """Events between the host's connection and the caller's."""
 
-    def __init__(self, share: Share, beat_s: float, on_full: Callable[[], object]) -> None:
-        """`beat_s`: how long it may be silent. `on_full`: the caller reads too slowly, no more is taken."""
+    def __init__(
+        self, share: Share, beat_s: float, on_full: Callable[[], object], at_ease: asyncio.Event
+    ) -> None:
+        """`beat_s`: how long it may be silent. `on_full`: one event is too many, no more is taken.
+        `at_ease`: cleared while more waits than a window, so that no more comes.
+        """
         self._share = share
         self._beat_s = beat_s
         self._on_full = on_full
+        self._at_ease = at_ease
         self._waiting: deque[bytes] = deque()
         self._bytes = 0
         self._news = asyncio.Event()
         self.full = False
         self._closed = False
+        self._behind_since = 0.0
+        self.held_up = False
+        """Its caller was behind for long: what the host ended since was ended for that."""
 
     @property
     def crowded(self) -> bool:
-        """Whether so much waits that what the caller can do without is better left out."""
-        return self._bytes > MOST_OUTPUT
+        """Whether its caller is behind, so that what it can do without is better left out."""
+        return not self._at_ease.is_set()
 
     def put(self, piece: bytes) -> None:
         """Queue `piece` for the reader; past the bound nothing is taken, and the command is cancelled."""
@@ -123,6 +132,9 @@ class Outbox:
             return
         self._waiting.append(piece)
         self._news.set()
+        if self._bytes > WINDOW and not self.crowded:
+            self._at_ease.clear()
+            self._behind_since = asyncio.get_running_loop().time()
 
     def close(self) -> None:
         """No more will come."""
@@ -147,6 +159,9 @@ class Outbox:
         self._waiting.clear()
         self._bytes = 0
         self._share.give_back()
+        if self.crowded:
+            self.held_up = asyncio.get_running_loop().time() - self._behind_since > _HELD_UP_S
+            self._at_ease.set()
 
     @property
     def failure(self) -> LimitError:

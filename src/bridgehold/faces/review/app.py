@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
@@ -11,6 +12,10 @@ from typing import Any
 from aiohttp import web
 
 from bridgehold.audit.query import parse_time
+from bridgehold.audit.reading.desk import Desk
+from bridgehold.audit.reading.linear import Hit
+from bridgehold.audit.reading.syntax import EVERYTHING, Expression
+from bridgehold.audit.reading.watch import Watch
 from bridgehold.errors import AuditError, BridgeholdError, BusyError, DeniedError, NotFoundError, UsageError
 from bridgehold.faces.http.guard import BoundedServer
 from bridgehold.faces.report.gather import trust
@@ -28,6 +33,8 @@ _SESSIONS = 40
 _COMMANDS = 240
 _RECENT = 6
 _SHOWN_CHANGES_DAYS = 7
+_ANSWER_S, _PIECE_S = 0.28, 0.1
+"""A page says what was found until then, and leads on; and what follows by itself, as others wait for it."""
 _MOST_LIVE = 8
 _LIVE_S = 1.0
 _ALIVE_S = 15.0
@@ -141,37 +148,42 @@ class App:
     async def timeline(self, request: web.Request) -> web.StreamResponse:
         """Events that fit a question, the newest first."""
         question = read_question(request.query)
-        values = await self._found(question)
+        values = await self._found(question, _ANSWER_S)
         sums = self.books.snapshot
         return self._page(request, "timeline.html", views=VIEWS, sums=sums, **values)
 
     async def rows(self, request: web.Request) -> web.StreamResponse:
         """The same rows without the page around them, for what is live."""
-        values = await self._found(read_question(request.query))
+        values = await self._found(read_question(request.query), _PIECE_S)
         return web.Response(text=pages.render("rows.html", **values), content_type="text/html")
 
-    async def _found(self, question: Question) -> dict[str, Any]:
+    async def _found(self, question: Question, seconds: float) -> dict[str, Any]:
         fault: UsageError | None = None
+        hits, newest, looked = list[Hit](), list[Hit](), None
         try:
             asked = question.expression()
         except UsageError as error:
-            fault, hits, more = error, [], False
+            fault = error
         else:
-            hits = await self.books.ask(
-                lambda desk: desk.select(asked, limit=PAGE + 1, before=question.before, after=question.after)
-            )
-            more = len(hits) > PAGE
-            hits = (hits[:PAGE] if question.after else hits[-PAGE:])[::-1]
+            newest, hits, looked = await self.books.ask(functools.partial(_answer, asked, question, seconds))
+        more = len(hits) > PAGE
+        hits = (hits[:PAGE] if question.after else hits[-PAGE:])[::-1]
         found = [row_of_hit(hit) for hit in hits]
-        older = bool(found) and (more or bool(question.after))
+        older = question.url(before=found[-1].ref) if found and (more or question.after) else ""
         newer = bool(found) and (bool(question.before) or (bool(question.after) and more))
+        further = ""
+        if looked is not None and not more:
+            place = "after" if question.after else "before"
+            further = question.url(**{place: looked.entry.ref})
         return {
             "question": question,
             "fault": fault,
             "found": found,
-            "newest": found[0].ref if found else "",
-            "older": question.url(before=found[-1].ref) if older else "",
+            "newest": newest[0].entry.ref if newest else "",
+            "older": older,
             "newer": question.url(after=found[0].ref) if newer else "",
+            "further": further,
+            "looked": looked.entry if looked is not None else None,
         }
 
     async def live(self, request: web.Request) -> web.StreamResponse:
@@ -191,15 +203,16 @@ class App:
             self._live -= 1
         return answer
 
-    async def _tell(self, answer: web.StreamResponse, asked: Any, after: str) -> None:
+    async def _tell(self, answer: web.StreamResponse, asked: Expression, after: str) -> None:
         quiet = 0.0
         while not self._ending.is_set():
-            limit = PAGE if after else 1
-            hits = await self.books.ask(
-                lambda desk, limit=limit, after=after: desk.select(asked, limit=limit, after=after)  # type: ignore[misc]  # bound now
+            newest, hits, looked = await self.books.ask(
+                functools.partial(_answer, asked, Question(after=after), _PIECE_S)
             )
+            beside = newest if not after else [looked] if looked is not None else hits[-1:]
+            after = beside[0].entry.ref if beside else after
             if hits:
-                after, quiet = hits[-1].entry.ref, 0.0
+                quiet = 0.0
                 await answer.write(f"id: {after}\ndata: {len(hits)}\n\n".encode("ascii"))
             elif quiet >= _ALIVE_S:
                 quiet = 0.0
@@ -245,7 +258,7 @@ class App:
         question = Question(session=name)
         ended = Question(session=name, q="kind = command.outcome").expression()
         hits = await self.books.ask(lambda desk: desk.select(ended, limit=_COMMANDS))
-        found = await self._found(question)
+        found = await self._found(question, _ANSWER_S)
         if session is None and not found["found"]:
             raise NotFoundError(f"no event of a session {name[:80]!r} in this audit")
         memory, processor = (
@@ -304,6 +317,15 @@ class App:
         if name not in pages.STATIC:
             raise web.HTTPNotFound
         return web.Response(body=pages.static(name), content_type=pages.STATIC[name], charset="utf-8")
+
+
+def _answer(
+    asked: Expression, question: Question, seconds: float, desk: Desk
+) -> tuple[list[Hit], list[Hit], Hit | None]:
+    """The newest event of all; those that fit, one more than a page has; where there was no time for more."""
+    watch = Watch(seconds)
+    hits = desk.select(asked, limit=PAGE + 1, before=question.before, after=question.after, watch=watch)
+    return desk.select(EVERYTHING, limit=1), hits, watch.at
 
 
 _REFUSALS = "By rule, the most frequent first. Each row leads to the newest event of its kind."

@@ -9,6 +9,7 @@ import msgspec
 from bridgehold.audit.entries import Entry
 from bridgehold.audit.reading.linear import Hit
 from bridgehold.audit.telling import sentence
+from bridgehold.faces.review.question import REFUSED
 
 Tone = Literal["refused", "failed", "well", "change", "plain"]
 _CHANGES = ("policy", "config", "grant", "environment", "admin", "secret")
@@ -52,9 +53,10 @@ def row_of_hit(hit: Hit) -> Row:
 def tone_of(entry: Entry) -> Tone:
     """What kind of news it is: words say the same, so that nobody needs the colour."""
     family, _, what = entry.kind.partition(".")
-    if what in ("refused", "stopped") or entry.kind == "protocol.violation":
+    if entry.kind in REFUSED:
         return "refused"
-    if entry.text("code") or entry.kind in ("host.degraded", "channel.ended"):
+    ended = entry.kind == "session.closed" and entry.text("code") == "session_ended"  # as somebody wished
+    if (entry.text("code") and not ended) or entry.kind in ("host.degraded", "channel.ended"):
         return "failed"
     if what in ("outcome", "ended") and family in ("command", "egress", "tool"):
         return "well"

@@ -14,7 +14,7 @@ from bridgehold.audit.entries import printable
 
 LONGEST = 600
 """Characters of one text on a page, where nothing else is said."""
-_DIGEST = re.compile(r"(sha256:[0-9a-f]{8})[0-9a-f]{56}")
+_DIGEST = re.compile(r"(sha256[: ][0-9a-f]{8})[0-9a-f]{56}")
 
 
 def visible(text: object, most: int = LONGEST) -> Markup:

@@ -117,6 +117,7 @@ class _Proven:
     """`ServerContext` of one connection: who it is was proven to the front, and is nobody else."""
 
     tokens_only = False
+    takes_bodies = True
     entrances = None
 
     def __init__(self, entrance: Entrance, handed: cell_wire.HandedIn) -> None:

@@ -76,7 +76,12 @@ class BridgeMethods:
         """Build a bridge's environment now."""
         found = await self._registry.granted(params.tenant, parse_name(params.bridge, "bridge"))
         built = await self._environments.ensure(found.manifest, emit, grant=found.grant, anew=params.anew)
-        return {"bridge": found.manifest.name, "digest": built.digest, "packages": built.packages}
+        return {
+            "bridge": found.manifest.name,
+            "digest": built.digest,
+            "packages": built.packages,
+            "lacks": built.lacks,
+        }
 
     async def verify(self, _principal: Principal, params: NamedBridgeParams, _emit: Emit) -> object:
         """Read every byte of environments, and compare it with what was sealed."""
@@ -98,7 +103,7 @@ class BridgeMethods:
 
     async def collect(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
         """Remove environments that no bridge needs."""
-        found = await self._environments.collect(self._registry.manifests())
+        found = await self._environments.collect(self._registry.manifests)
         stuck = [{"path": str(path), "reason": why} for path, why in found.stuck.items()]
         return {"removed": [path.name for path in found.removed], "stuck": stuck}
 

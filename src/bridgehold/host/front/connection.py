@@ -30,6 +30,7 @@ from bridgehold.host.front.faulty import Request, faulty
 from bridgehold.host.front.identity import SAY_WHO, Identity
 from bridgehold.host.front.method import Method, Scope, ServerContext, forwarded, visible_info
 from bridgehold.host.front.outgoing import Emit, Events
+from bridgehold.host.front.stash import METHODS, Stash
 from bridgehold.host.shares.callers import CALLER, LEAVING
 from bridgehold.protocol import parts
 from bridgehold.protocol.frames import (
@@ -84,6 +85,7 @@ class Connection:
         """What came beside the JSON of the frame that was read last."""
         self._identity = Identity(server, writer)
         self._out = self._identity.out
+        self._stash = Stash(self._identity, self._limits.frame_s, takes=server.takes_bodies)
 
     async def serve(self) -> None:
         """Until either side ends it. All that runs on it then ends too, and what it held is given back."""
@@ -101,6 +103,7 @@ class Connection:
                 task.cancel()
             await asyncio.gather(reading, cut, *self._tasks.values(), return_exceptions=True)
             self._identity.bytes.give_back()
+            self._stash.forget()
             for request_id in tuple(self._counted):  # of one that was waited for, there is no task
                 self._give_back(request_id)
             try:
@@ -165,7 +168,8 @@ class Connection:
                     cell = await entrances.begun(one, request.method)
                     if cell is not None and one is self._identity.principal:
                         return await self._go(entrances, cell, one, HEADER.pack(len(body)) + body)
-                task = await self._begin(request, size, weight(body) + size - len(body))
+                more = self._stash.give(request) if request.part == parts.FROM_BODY else 0
+                task = await self._begin(request, size + more, weight(body) + size - len(body) + more)
                 if task is not None and (self._identity.principal is None or request.method == "hello"):
                     await asyncio.wait({task})  # what follows is heard once it is known from whom
         except BridgeholdError as error:
@@ -284,6 +288,8 @@ class Connection:
             return {"principal": found.name, "tenants": found.tenants}
         who = self._identity
         principal = who.principal or await self._become(request, who.token, who.tenant)
+        if request.method in METHODS:
+            return await self._stash.answer(request)
         method = self._server.methods.get(request.method)
         if method is None:
             raise UsageError(

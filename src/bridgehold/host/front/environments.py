@@ -35,7 +35,7 @@ from bridgehold.host.front.disk import EnvironmentDisk
 from bridgehold.host.front.supply import Supply
 from bridgehold.ids import Digest
 from bridgehold.policies.model import Grant
-from bridgehold.sandbox.envs.build import EnvironmentBuilder, Room
+from bridgehold.sandbox.envs.build import EnvironmentBuilder, OnProgress, Room
 from bridgehold.sandbox.envs.guard import Guard
 from bridgehold.sandbox.envs.launcher_runner import LauncherRunner
 from bridgehold.sandbox.envs.lock import active_pins, parse_lock
@@ -45,7 +45,7 @@ from bridgehold.sandbox.envs.wheels import Collected
 from bridgehold.sandbox.launcher.control import LauncherClient
 from bridgehold.sandbox.supply.scan import Contents, look
 
-OnProgress = Callable[[BuildProgress], None]
+Manifests = Callable[[], Sequence[Manifest]]
 _MOST_LOCKS = 128
 UNUSED_SECONDS = 30 * 86_400.0
 """What no bridge here asks for and no host began to use for so long goes at a host's start."""
@@ -62,6 +62,7 @@ class BuiltEnvironment(msgspec.Struct, frozen=True, kw_only=True):
     packages: int
     python_prefix: str
     """The folder of its Python, on the machine."""
+    lacks: tuple[str, ...] = ()
 
 
 class Verified(msgspec.Struct, frozen=True, kw_only=True):
@@ -231,8 +232,7 @@ class Environments:
                     room=room,
                 )
                 await self._guard.check(built)
-            gone = self.let_go if found is None else None
-            await self.supply.demand_licences(built, self._store.path(built), gone)
+            await self.supply.demand_licences(built, self._store.path(built), None if found else self.let_go)
         except OSError as os_error:
             where = str(os_error.filename or self._store.folder)
             error = EnvironmentBuildError(f"the environment can't be used: {os_error.strerror}", where=where)
@@ -260,6 +260,7 @@ class Environments:
             digest=built.digest,
             packages=len(built.packages),
             python_prefix=key.builder.interpreter.prefix,
+            lacks=built.lacks,
         )
 
     async def _find(self, builder: EnvironmentBuilder, lock: Lock, *, allow_pth: bool) -> Environment | None:
@@ -322,12 +323,12 @@ class Environments:
         """Write what was seen."""
         await self._journal.append(event)
 
-    async def collect(self, manifests: Sequence[Manifest], *, unused_seconds: float = 0.0) -> Collected:
+    async def collect(self, manifests: Manifests, *, unused_seconds: float = 0.0) -> Collected:
         """Remove what none of `manifests` asks for and no host uses; what is gone, and what could not go."""
         await self._builders.meet()
         try:
             found = await self._builders.own.collect(
-                list(self._owners(manifests)), unused_seconds=unused_seconds
+                lambda: self._owners(manifests()), unused_seconds=unused_seconds
             )
         except OSError as error:
             where = str(error.filename or self._store.folder)
@@ -338,7 +339,7 @@ class Environments:
             await self._journal.append(event)
         return found
 
-    async def sweep(self, manifests: Sequence[Manifest]) -> None:
+    async def sweep(self, manifests: Manifests) -> None:
         """At a host's start: left-overs of crashes, and what has not been used for long."""
         try:
             found = await self.collect(manifests, unused_seconds=UNUSED_SECONDS)

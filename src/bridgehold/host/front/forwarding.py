@@ -33,6 +33,7 @@ from bridgehold.host.shares.refusals import Refusals, command_refused, no_tenant
 from bridgehold.host.shares.session_ends import no_session
 from bridgehold.ids import LOCAL_TENANT, is_name, new_command_id, parse_command
 from bridgehold.policies.model import Decision
+from bridgehold.protocol.bodies import BEGIN
 from bridgehold.protocol.frames import DrainParams, NoParams, ResumeParams, SessionsParams
 from bridgehold.protocol.values import Principal, SessionInfo
 
@@ -85,7 +86,7 @@ FORWARDED: dict[str, _Forward] = {
 
 def begins_cell(principal: Principal, method: str) -> bool:
     """Whether `method` is a cell's to answer, and `principal` may ask it (pure)."""
-    kind = FORWARDED.get(method)
+    kind = _Forward() if method == BEGIN else FORWARDED.get(method)
     return kind is not None and (kind.reads or not principal.read_only)
 
 

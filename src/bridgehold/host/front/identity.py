@@ -91,6 +91,10 @@ class Identity:
             self.out.end()
         return refused
 
+    def callers_bytes(self) -> Share:
+        """An empty share of what its caller may have under way, until it is another's."""
+        return self._callers.bytes.of(self.seat.who)
+
     async def make_room(self, length: int) -> None:
         """For the body of a frame that is not small. Raises `BusyError` where none comes free in time."""
         if self.principal is None:

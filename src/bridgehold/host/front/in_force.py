@@ -60,6 +60,7 @@ class InForce:
             previous_grant=before.digest if before is not None else "",
             gained=gained,
             lost=lost,
+            limits=msgspec.to_builtins(grant.ceilings),
         )
         await self._journal.append(loaded, durable=False)
         facts = msgspec.to_builtins(grant)

@@ -95,6 +95,8 @@ class ServerContext(Protocol):
     callers: Callers
     refusals: Refusals
     tokens_only: bool
+    takes_bodies: bool
+    """Whether bodies come in parts over its connections: where they are a cell's."""
 
     @property
     def leaving(self) -> bool:

@@ -30,6 +30,8 @@ _KEEP_PATH: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3
 class SocketServer:
     """Serves `methods` on a listening socket until `close`."""
 
+    takes_bodies = False
+
     def __init__(
         self,
         listener: socket.socket,

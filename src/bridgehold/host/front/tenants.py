@@ -80,6 +80,12 @@ class TenantFiles:
         self._demand(name, readings)
         return Tenant(name=name) if found is None else self._parsed.of(name, found.text, found.file)
 
+    def readings(self, name: str) -> Readings:
+        """What the tenant's ceilings rest on. Raises `PolicyError`."""
+        readings = Readings(self._files)
+        readings.read("tenant", name)
+        return readings
+
     def said(self, name: str) -> Tenant:
         """As the file says it, whether that counts or not. Raises `PolicyError`."""
         found = self._files.read("tenant", name)

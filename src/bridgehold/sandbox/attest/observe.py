@@ -195,8 +195,9 @@ def observe_all(
             except OSError as error:
                 if shortage(error):
                     raise  # the machine's trouble, and no difference of the worker's
-                unread.append(f"pid {pid} can't be read: {error.strerror}")
-                continue
+                if procfs.life(pid) == "living":
+                    unread.append(f"pid {pid} can't be read: {error.strerror}")
+                    continue
             if procfs.threads(pid) > 1:
                 judged.discard(pid)  # its first thread alone has ended, or ended first: another look
             # Otherwise it ended, or is about to: nothing of it is left to judge.
@@ -238,14 +239,28 @@ def parse_limits(text: str) -> dict[str, int]:
 
 def compare(expected: Expected, processes: list[Observed]) -> tuple[str, ...]:
     """Every difference between what the spec says and what was seen (pure). Empty: green."""
-    differences: list[str] = []
+    return tuple(dict.fromkeys((*_missing(expected, processes), *wrong(expected, processes))))
+
+
+def _missing(expected: Expected, processes: list[Observed]) -> list[str]:
+    differences = []
     insiders = [p for p in processes if p.pid not in (expected.monitor, expected.init)]
-    inits = [p for p in processes if p.pid == expected.init]
     if not any(p.parent == expected.parent for p in insiders):
         differences.append("no worker process where it was started")
-    if expected.only and len(processes) != expected.only:
+    if expected.only and len(processes) < expected.only:
         differences.append(f"{len(processes)} processes, not {expected.only}")
-    if not inits or inits[0].start_time != expected.init_start:
+    if all(p.pid != expected.init for p in processes):
+        differences.append("the namespace's init is not the one that was launched")
+    return differences
+
+
+def wrong(expected: Expected, processes: list[Observed]) -> list[str]:
+    """The differences of what is there, whatever isn't there any more (pure)."""
+    differences = []
+    inits = [p for p in processes if p.pid == expected.init]
+    if expected.only and len(processes) > expected.only:
+        differences.append(f"{len(processes)} processes, not {expected.only}")
+    if inits and inits[0].start_time != expected.init_start:
         differences.append("the namespace's init is not the one that was launched")
     for process in processes:
         differences += _identity(expected, process)
@@ -259,7 +274,7 @@ def compare(expected: Expected, processes: list[Observed]) -> tuple[str, ...]:
             if process.namespaces[name] != init.namespaces[name]
         ]
         differences += _mounts(expected, process)
-    return tuple(dict.fromkeys(differences))
+    return differences
 
 
 def _identity(expected: Expected, process: Observed) -> list[str]:

@@ -1,15 +1,17 @@
 """From a lock to an environment: resolve, fetch, scan, lay down, compile, seal, check, publish.
 
-Nothing of a wheel runs, in a sandbox or outside: one reader reads it, that reader's result is laid down
-by us, and compilers see text. After that nothing of the tree runs outside a sandbox.
+Nothing of a wheel runs before all of it is laid down: one reader reads it, that reader's result is laid down
+by us, and compilers see text. After that nothing of the tree runs outside a sandbox; within the build, what
+lists fonts alone (`fonts`), of which comes one file of data, written by us.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -26,16 +28,17 @@ from bridgehold.sandbox.envs.compile import (
     require_success,
     sources_of,
 )
-from bridgehold.sandbox.envs.fetcher import fetch
+from bridgehold.sandbox.envs.fetcher import fetch, until
+from bridgehold.sandbox.envs.fonts import list_fonts
 from bridgehold.sandbox.envs.lock import active_pins
 from bridgehold.sandbox.envs.store import EnvironmentStore, remove_tree
 from bridgehold.sandbox.envs.unpack import Tree, lay_skeleton, lay_wheel, refuse_clashes
 from bridgehold.sandbox.envs.values import (
+    DRAWS,
     BuildProgress,
     Environment,
     FetchLimits,
     FetchRequest,
-    FetchResult,
     Interpreter,
     Lock,
     Package,
@@ -50,6 +53,7 @@ from bridgehold.sandbox.limits.shortage import short_of, shortage
 from bridgehold.sandbox.values import SealReport
 
 OnProgress = Callable[[BuildProgress], None]
+Digests = Callable[[], Collection[Digest]]
 Room = Callable[[int], None]
 """Raises where so many bytes are too many for whom it is built."""
 _SCAN_THREADS = 2
@@ -150,17 +154,15 @@ class EnvironmentBuilder:
                 where=str(error.filename or self._store.folder),
             ) from error
 
-    async def collect(self, referenced: Collection[Digest], *, unused_seconds: float = 0.0) -> Collected:
+    async def collect(self, referenced: Digests, *, unused_seconds: float = 0.0) -> Collected:
         """Remove every environment that is not in `referenced`, not in use, and was not for so long.
 
-        And abandoned builds, trees set aside, and wheels of none of the environments that stay. One that
-        can't go keeps no other.
+        And abandoned builds, trees set aside, wheels of nothing that stays. One that can't go keeps no other.
         """
-        found = Collected()
+        found, garbage = Collected(), partial(self._store.garbage, unused_seconds=unused_seconds)
         async with self._store.locked():
-            for tree in await asyncio.to_thread(
-                self._store.garbage, referenced, unused_seconds=unused_seconds
-            ):
+            there = await asyncio.to_thread(garbage, ())
+            for tree in there and await asyncio.to_thread(garbage, referenced()):
                 with self._store.removing(tree) as free:
                     why = await self._remove(tree) if free else ""
                 if not _is_there(tree):
@@ -213,6 +215,7 @@ class EnvironmentBuilder:
             tree = Tree(build)
             await self._lay_down(tree, folder, wheels, reports, on_progress)
             await self._compile(tree, reports, asked, on_progress)
+            lacks = await self._list_fonts(tree, wheels, asked, on_progress)
             on_progress(BuildProgress(phase="seal"))
             sealed = await self._runner.seal(str(build))
             if sealed.digest != tree.digest():
@@ -222,6 +225,7 @@ class EnvironmentBuilder:
                     hint="Something changed it during the build. Look who else writes in this folder.",
                 )
             environment = self._describe(lock, key, wheels, sealed, allow_pth=allow_pth)
+            environment = msgspec.structs.replace(environment, lacks=lacks)
             async with self._store.locked():
                 await asyncio.to_thread(self._store.publish, build, environment)
             on_progress(BuildProgress(phase="verify", done=sealed.files, total=sealed.files, unit="files"))
@@ -276,7 +280,7 @@ class EnvironmentBuilder:
 
         pool = ThreadPoolExecutor(_SCAN_THREADS)
         try:
-            wheels = await _until(refused, fetch(request, told, there))
+            wheels = await until(refused, fetch(request, told, there))
             for wheel in wheels:
                 there(wheel)
             on_progress(BuildProgress(phase="scan", total=len(pins)))
@@ -363,6 +367,15 @@ class EnvironmentBuilder:
             ) from error
         require_success(ended, log, work.unanswered, where=report.wheel)
 
+    async def _list_fonts(
+        self, tree: Tree, wheels: Sequence[Wheel], asked: _For, on_progress: OnProgress
+    ) -> tuple[str, ...]:
+        """Why it is missing, where it can't be made."""
+        if all(wheel.name != DRAWS for wheel in wheels):
+            return ()
+        on_progress(BuildProgress(phase="fonts"))
+        return await list_fonts(self._runner, tree, self.interpreter, asked.bridge, asked.tenant)
+
     def _describe(
         self, lock: Lock, key: str, wheels: Sequence[Wheel], sealed: SealReport, *, allow_pth: bool
     ) -> Environment:
@@ -384,17 +397,3 @@ class EnvironmentBuilder:
 
 def _is_there(path: Path) -> bool:
     return os.path.lexists(path)
-
-
-async def _until(refused: asyncio.Event, fetching: Coroutine[None, None, FetchResult]) -> tuple[Wheel, ...]:
-    """What is fetched; nothing, once it was ended because one of the wheels is `refused`."""
-    task, watch = asyncio.ensure_future(fetching), asyncio.ensure_future(refused.wait())
-    try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result().wheels
-        return ()
-    finally:
-        watch.cancel()
-        task.cancel()
-        await asyncio.wait({task})

@@ -58,13 +58,15 @@ Talk = Callable[[BinaryIO, BinaryIO], None]
 
 
 class CompileOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of the compiler. Paths are of the host."""
+    """One run of the compiler, or of what lists fonts. Paths are of the host."""
 
     argv: tuple[str, ...]
     interpreter_prefix: str
     bridge: str
     tenant: str = LOCAL_TENANT
     """In whose share it runs."""
+    tree: str = ""
+    """Shown read-only as the environment; empty: none is."""
 
 
 class CompileExit(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,7 +192,9 @@ class Log:
         return "\n".join(_clean(line[:400]) for line in self._tail.splitlines()[-_SHOWN_LINES:])
 
 
-def require_success(ended: CompileExit, log: Log, file: str, *, where: str) -> None:
+def require_success(
+    ended: CompileExit, log: Log, file: str, *, where: str, what: str = "the compiler"
+) -> None:
     """Raise `DependencyError` or `EnvironmentBuildError` unless it went well.
 
     `file`: the first without an answer, if there is one.
@@ -200,15 +204,17 @@ def require_success(ended: CompileExit, log: Log, file: str, *, where: str) -> N
     said = log.last_lines()
     said = f"; it said:\n{said}" if said else ""
     if ended.cause == "memory":
-        raise EnvironmentBuildError(f"the compiler reached its memory cap at {file}{said}", where=where)
+        raise EnvironmentBuildError(
+            f"{what} reached its memory cap at {file or 'the end'}{said}", where=where
+        )
     if ended.cause in ("exited", "signal"):
         raise DependencyError(
-            f"the compiler ended ({ended.cause} {ended.status}) at {file or 'the end'}{said}",
+            f"{what} ended ({ended.cause} {ended.status}) at {file or 'the end'}{said}",
             where=where,
             hint="A wheel is broken, or does not fit this Python. Pin another version.",
         )
     raise EnvironmentBuildError(
-        f"the compiler was ended ({ended.cause} {ended.status}){said}", where=where, retry="same"
+        f"{what} was ended ({ended.cause} {ended.status}){said}", where=where, retry="same"
     )
 
 

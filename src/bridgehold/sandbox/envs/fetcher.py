@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 
 import msgspec
 
@@ -118,3 +118,17 @@ async def _tail(stream: asyncio.StreamReader) -> str:
     while data := await stream.read(4096):
         kept = (kept + data)[-_MAX_STDERR:]
     return kept.decode("utf-8", "replace")
+
+
+async def until(refused: asyncio.Event, fetching: Coroutine[None, None, FetchResult]) -> tuple[Wheel, ...]:
+    """What is fetched; nothing, once it was ended because one of the wheels is `refused`."""
+    task, watch = asyncio.ensure_future(fetching), asyncio.ensure_future(refused.wait())
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result().wheels
+        return ()
+    finally:
+        watch.cancel()
+        task.cancel()
+        await asyncio.wait({task})

@@ -43,6 +43,7 @@ class LauncherRunner:
             resources=self._resources,
             bridge=order.bridge,
             tenant=order.tenant,
+            tree=order.tree,
         )
         launched, (to, answers, said) = await self._client.launch(spec)
         for descriptor in (to, answers):

@@ -32,10 +32,12 @@ from bridgehold.errors import EnvironmentBuildError, EnvironmentChangedError
 from bridgehold.ids import Digest, digest_bytes
 from bridgehold.sandbox.attest.seal import empty_tree
 from bridgehold.sandbox.envs.digest import Fact, digest_of, disturbed, tree_facts
-from bridgehold.sandbox.envs.values import BuildProgress, Environment, Interpreter, Lock
+from bridgehold.sandbox.envs.values import DRAWS, BuildProgress, Environment, Interpreter, Lock
 
 FORMAT = 3
 """Raised when a built tree of an older Bridgehold must not be found any more."""
+FORMAT_FONTS = 1
+"""Likewise, of one with a list of fonts."""
 _TREE = re.compile(r"[0-9a-f]{64}")
 _BUILD = re.compile(r"\.build-([0-9a-f]{64})-[0-9a-f]{16}")
 _ASIDE = re.compile(r"\.changed-([0-9a-f]{64})-[0-9a-f]{16}")
@@ -60,6 +62,7 @@ class EnvironmentStore:
             interpreter.inside,
             interpreter.platform,
             *sorted(weakenings),
+            *(f"fonts {FORMAT_FONTS}" for pin in lock.pins if pin.name == DRAWS),
         )
         return digest_bytes("\n".join(facts).encode()).removeprefix("sha256:")
 

@@ -11,8 +11,10 @@ from bridgehold.ids import Digest
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
+DRAWS = "matplotlib"
+"""The package that keeps a list of the machine's fonts."""
 
-Phase = Literal["wait", "resolve", "fetch", "scan", "install", "compile", "seal", "verify"]
+Phase = Literal["wait", "resolve", "fetch", "scan", "install", "compile", "fonts", "seal", "verify"]
 Unit = Literal["packages", "bytes", "files", "seconds"]
 
 
@@ -209,6 +211,8 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     files: int
     bytes: int
     weakenings: tuple[str, ...] = ()
+    lacks: tuple[str, ...] = ()
+    """What could not be made with it, and why: sessions do without."""
 
 
 class TreeSummary(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ Standard library only, Python 3.10 and up.
 from __future__ import annotations
 
 import builtins
+import os
 import signal
 import sys
 import types
@@ -17,6 +18,7 @@ from typing import Any
 
 from . import child
 
+CACHED = "/env/cache/matplotlib"
 _USUAL_FLAGS = {
     "isolated": 0,
     "ignore_environment": 0,
@@ -35,7 +37,26 @@ def set_up() -> types.ModuleType:
     add_builtins()
     show_flags()
     child.share_limits()
+    lay_caches()
     return fresh_main()
+
+
+def lay_caches() -> None:
+    """Copy what was made with the environment to where libraries look for it and may write it anew.
+
+    That is matplotlib's list of fonts. A folder for it that can't be had is no session's end.
+    """
+    folder = os.path.join(os.environ.get("XDG_CACHE_HOME", "/scratch/.cache"), "matplotlib")
+    try:
+        for name in os.listdir(CACHED):
+            os.makedirs(folder, exist_ok=True)
+            with (
+                open(os.path.join(CACHED, name), "rb") as made,
+                open(os.path.join(folder, name), "xb") as own,
+            ):
+                own.write(made.read())
+    except OSError:
+        return
 
 
 def add_builtins() -> None:

@@ -7,7 +7,6 @@ import os
 import time
 from typing import Protocol
 
-from bridgehold.sandbox import procfs
 from bridgehold.sandbox.cgroups.none import Leaf as WatchedTree
 from bridgehold.sandbox.fork.forks import Fork
 from bridgehold.sandbox.fork.zygote import Zygote
@@ -25,7 +24,6 @@ from bridgehold.sandbox.values import Launched
 _SUSPECT_SECONDS = 2.0
 """After a notice of memory trouble: how long to look whether something was killed; on v1 the notice comes
 before the kill."""
-ZYGOTE_ENDED = "the zygote has ended"
 
 
 class Owner(Protocol):
@@ -120,12 +118,8 @@ class Course:
             self._owner.unsettle(worker)
 
     def _ended(self, worker: Worker) -> None:
-        """By itself; or with its zygote, of whose end the kernel may tell later than of its forks'."""
-        init = worker.parent.start.running if worker.parent is not None else None
-        if init is not None and procfs.ending(init.init, init.init_start):
-            self._owner.end(worker, by="zygote", reason=ZYGOTE_ENDED)
-        else:
-            self._owner.end(worker, by="")
+        by, reason = worker.whose_end()
+        self._owner.end(worker, by=by, reason=reason)
 
     def advance(self, worker: Worker) -> None:
         """The next step of its start; with the last one it runs."""

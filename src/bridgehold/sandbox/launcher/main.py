@@ -19,6 +19,9 @@ from pathlib import Path
 
 import msgspec
 
+if __name__ == "__main__":
+    gc.disable()  # no module that is being loaded is garbage
+
 from bridgehold.error_texts import to_log_text
 from bridgehold.errors import BridgeholdError, UnsupportedError, UsageError
 from bridgehold.hardening import leave, open_descriptors, speak_heedless
@@ -197,4 +200,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    gc.enable()
     leave(main())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from bridgehold.errors import AttestationError
+from bridgehold.sandbox import procfs
 from bridgehold.sandbox.attest import observe as attest
 from bridgehold.sandbox.fork.forks import Fork
 from bridgehold.sandbox.launch.mounts import Identity
@@ -19,9 +20,18 @@ _ZYGOTE_PROCESSES = 3
 _MAX_MESSAGE = 4000
 
 
+class EndsError(AttestationError):
+    """Nothing but what its end takes away is missing of the worker: no difference, once it has ended."""
+
+    def __init__(self, message: str, *, gone: bool) -> None:
+        """`gone`: nothing of it is left; otherwise some thread of it is."""
+        super().__init__(message)
+        self.gone = gone
+
+
 def prove(worker: Worker, parts: Parts, own: dict[str, int]) -> Attestation:
-    """Judge every process of a running worker. Raises `AttestationError` naming each difference, and
-    `OSError` where the machine is too short of something to look.
+    """Judge every process of a running worker. Raises `AttestationError` naming each difference, `EndsError`
+    where it ends by itself, and `OSError` where the machine is too short of something to look.
 
     `own`: the launcher's namespaces.
     """
@@ -35,8 +45,20 @@ def prove(worker: Worker, parts: Parts, own: dict[str, int]) -> Attestation:
     seen = [attest.recognise(expected.mounts, process) for process in seen]
     differences += attest.compare(expected, seen)
     if differences:
-        raise AttestationError("; ".join(differences)[:_MAX_MESSAGE])
+        message = "; ".join(differences)[:_MAX_MESSAGE]
+        left = _left(worker)
+        here = [p for p in seen if procfs.life(p.pid) == "living" and not procfs.ending(p.pid, p.start_time)]
+        if "living" not in left and not attest.wrong(expected, here):
+            raise EndsError(message, gone="ending" not in left)
+        raise AttestationError(message)
     return attest.attestation(worker.name, expected, seen, worker.cgroup.path, differences)
+
+
+def _left(worker: Worker) -> set[str]:
+    """The lives of the worker's own first process, and of what its namespace's init took over from it."""
+    running = worker.start.running
+    own = procfs.children(running.init) if running.monitor else [running.worker]
+    return {procfs.life(pid) for pid in own}
 
 
 def _expected(worker: Worker, parts: Parts, own: dict[str, int]) -> attest.Expected:

@@ -18,9 +18,9 @@ from bridgehold.errors import (
 )
 from bridgehold.sandbox import procfs
 from bridgehold.sandbox.attest import observe as attest
-from bridgehold.sandbox.fork.zygote import Zygote
+from bridgehold.sandbox.fork.zygote import Zygote, ZygoteChangedError
 from bridgehold.sandbox.launcher import requests
-from bridgehold.sandbox.launcher.proof import prove
+from bridgehold.sandbox.launcher.proof import EndsError, prove
 from bridgehold.sandbox.launcher.reap import By
 from bridgehold.sandbox.launcher.recording import Recording
 from bridgehold.sandbox.launcher.worker import Parts, Worker
@@ -89,8 +89,16 @@ class Proving:
                 self._owner.add(worker)
                 return
         except AttestationError as error:
-            if procfs.ended(worker.start.running.monitor_fd):  # there was nothing left to prove
-                self._owner.end(worker, by="")
+            over = procfs.ended(worker.start.running.monitor_fd)
+            if isinstance(error, EndsError) and not over:
+                if time.monotonic() < worker.proof_until:  # its monitor is about to say what it ended of
+                    worker.proof_wanted = request
+                    self._owner.add(worker)
+                    return
+                over = error.gone
+            if over:  # there was nothing left to prove
+                by, reason = worker.whose_end()
+                self._owner.end(worker, by=by, reason=reason)
                 raise NotFoundError(f"worker {worker.name} has ended") from error
             self._owner.recording.refused(worker, error.message)
             if worker.parent is not None:  # what it was forked from is not what it seemed
@@ -105,7 +113,7 @@ class Proving:
         if worker.proved:
             now = time.monotonic()
             worker.channel.again_at = now + _REST * (now - begun)
-        worker.proved = True
+        worker.proved, worker.proof_until = True, 0.0
 
     def _wait_for_turn(self, worker: Worker, request: requests.AttestRequest) -> None:
         if worker.proof_wanted is not None:
@@ -121,8 +129,10 @@ class Proving:
                 return
         except FAULTS as error:
             failure = typed(error)
-            if isinstance(failure, ZygoteError):
+            if isinstance(failure, ZygoteChangedError):
                 failure = AttestationError(failure.message)
+            elif isinstance(failure, ZygoteError):
+                failure = NotFoundError(failure.message)
         self._owner.left |= zygote.left
         zygote.left.clear()
         request, proof = worker.proof_wanted, worker.settling
@@ -137,7 +147,7 @@ class Proving:
             self._owner.recording.attested(worker, proof)
             worker.proved = True
         if failure is not None:
-            self._owner.end(worker, by="killed")
+            self._owner.end(worker, by="" if isinstance(failure, NotFoundError) else "killed")
 
     def _init_is_late(self, worker: Worker) -> bool:
         """bubblewrap's init loads its filter after it has let the guest begin: look again in a moment."""

@@ -31,7 +31,7 @@ from bridgehold.sandbox.launcher import requests, room
 from bridgehold.sandbox.launcher.answering import Answering
 from bridgehold.sandbox.launcher.cells import Cells
 from bridgehold.sandbox.launcher.channel import Channel, ChannelClosedError
-from bridgehold.sandbox.launcher.course import ZYGOTE_ENDED, Course
+from bridgehold.sandbox.launcher.course import Course
 from bridgehold.sandbox.launcher.ends import Ends
 from bridgehold.sandbox.launcher.forking import Forking, hold_pause
 from bridgehold.sandbox.launcher.hearing import Hearing
@@ -41,7 +41,7 @@ from bridgehold.sandbox.launcher.proving import Proving, own_limit
 from bridgehold.sandbox.launcher.reap import By, Ending
 from bridgehold.sandbox.launcher.recording import Recording
 from bridgehold.sandbox.launcher.uncounted import Watch
-from bridgehold.sandbox.launcher.worker import Parts, Worker
+from bridgehold.sandbox.launcher.worker import ZYGOTE_ENDED, Parts, Worker
 from bridgehold.sandbox.limits.bounds import check
 from bridgehold.sandbox.limits.shortage import FAULTS, shortage, typed
 from bridgehold.sandbox.values import SandboxSpec, TenantShare

@@ -9,6 +9,7 @@ import msgspec
 
 from bridgehold.error_info import ErrorInfo
 from bridgehold.records.workers import WorkerExited
+from bridgehold.sandbox import procfs
 from bridgehold.sandbox.cgroups import CgroupParent, SessionCgroup
 from bridgehold.sandbox.fork.forks import Fork
 from bridgehold.sandbox.fork.zygote import Zygote
@@ -19,11 +20,13 @@ from bridgehold.sandbox.launch.staging import NoStage, Stage, Staged
 from bridgehold.sandbox.launch.uids import CellUids, UidPool
 from bridgehold.sandbox.launcher import requests
 from bridgehold.sandbox.launcher.channel import Channel
-from bridgehold.sandbox.launcher.reap import Ending
+from bridgehold.sandbox.launcher.reap import By, Ending
 from bridgehold.sandbox.limits.bounds import Bounds
 from bridgehold.sandbox.limits.rlimits import own_rlimits
 from bridgehold.sandbox.spec import spec_digest
 from bridgehold.sandbox.values import Attestation, SandboxSpec, StartNote
+
+ZYGOTE_ENDED = "the zygote has ended"
 
 
 class Parts(msgspec.Struct, kw_only=True):
@@ -121,6 +124,14 @@ class Worker:
     def running(self) -> bool:
         """Whether it has started and nobody has begun to end it."""
         return self.started and self.ending is None
+
+    def whose_end(self) -> tuple[By, str]:
+        """Of one that has ended, unasked: by itself, or with its zygote; of that end the kernel tells later
+        than of its forks', perhaps."""
+        init = self.parent.start.running if self.parent is not None else None
+        if init is not None and procfs.ending(init.init, init.init_start):
+            return "zygote", ZYGOTE_ENDED
+        return "", ""
 
     @property
     def proof_due(self) -> requests.AttestRequest | None:

@@ -6,10 +6,38 @@
     const again = () => (document.activeElement?.tagName === "INPUT" || scrollY > 200 ? setTimeout(again, 2000) : location.reload());
     setTimeout(again, 2000);
   }
+  const rows = document.getElementById("rows");
+  const fetched = async (url) => {
+    const answer = await fetch(url, { credentials: "same-origin" });
+    return answer.ok ? new DOMParser().parseFromString(await answer.text(), "text/html") : null;
+  };
+
+  // A question that takes long is answered piece by piece, until a page is full or nothing is left.
+  const PAGE = 50;
+  const lookOn = async () => {
+    for (let step = 0; step < 10000; step += 1) {
+      const mark = document.getElementById("further");
+      if (!mark || !("back" in mark.dataset) || rows.querySelectorAll("li.row").length >= PAGE) return;
+      mark.setAttribute("aria-busy", "true");
+      const url = new URL(mark.querySelector("a").href);
+      url.pathname = "/rows";
+      const parsed = await fetched(url);
+      if (!parsed) return;
+      for (const list of parsed.querySelectorAll("ol.events")) {
+        const last = [...rows.querySelectorAll("ol.events")].pop();
+        if (last && last.dataset.day === list.dataset.day) last.append(...[...list.children].map((one) => document.adoptNode(one)));
+        else mark.before(document.adoptNode(list.previousElementSibling), document.adoptNode(list));
+      }
+      const next = parsed.getElementById("further") ?? (rows.querySelector("li.row") ? null : parsed.querySelector(".none"));
+      if (next) mark.replaceWith(document.adoptNode(next));
+      else mark.remove();
+    }
+  };
+  if (rows) lookOn().catch(() => {});
+
   const button = document.getElementById("live");
   if (!button || !button.dataset.live) return;
   const said = document.getElementById("said");
-  const rows = document.getElementById("rows");
   const MOST = 200;
   let source = null;
   let newest = button.dataset.newest;
@@ -23,11 +51,14 @@
   };
 
   const add = async () => {
-    const answer = await fetch(at("/rows", newest), { credentials: "same-origin" });
-    if (!answer.ok) return;
-    const parsed = new DOMParser().parseFromString(await answer.text(), "text/html");
-    const lists = [...parsed.querySelectorAll("ol.events")];
-    if (!lists.length) return;
+    const parsed = await fetched(at("/rows", newest));
+    const lists = [...(parsed?.querySelectorAll("ol.events") ?? [])];
+    const more = parsed?.querySelector("#further[data-at]");
+    if (!lists.length) {
+      if (!more) return;
+      newest = more.dataset.at;
+      return add();
+    }
     rows.querySelector(".none")?.remove();
     let count = 0;
     for (const list of lists.reverse()) {

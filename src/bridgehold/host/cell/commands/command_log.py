@@ -111,10 +111,13 @@ class CommandLog:
         self._on_degraded = on_degraded
         self._rates = rates
 
-    async def intend(self, plan: Plan, session: _Session, parent: str = "") -> str:
-        """The intent's reference, once it is durable. A tenant without room for it loses the session."""
-        contents = plan.arguments.contents
-        facts = await facts_aside(contents) if contents is not None else ""
+    async def intend(self, plan: Plan, session: _Session, parent: str = "", facts: str = "") -> str:
+        """The intent's reference, once it is durable. A tenant without room for it loses the session.
+
+        `facts`: of the arguments' contents, where they are known already.
+        """
+        if (contents := plan.arguments.contents) is not None and not facts:
+            facts = await facts_aside(contents)
         digest, size, text = preview_of(plan.arguments, PREVIEW_BYTES, facts)
         if self._rates is not None and plan.grant.ceilings.bytes_per_second:
             self._rates.charge(plan.grant, size, time.monotonic())

@@ -37,7 +37,7 @@ from bridgehold.errors import (
 )
 from bridgehold.host.cell.commands import refusals
 from bridgehold.host.cell.commands.begun import as_begun, default_bridge
-from bridgehold.host.cell.commands.chains import Chain, Chains
+from bridgehold.host.cell.commands.chains import Arrival, Arrivals, Chain, Chains
 from bridgehold.host.cell.commands.command_log import (
     Came,
     CommandLog,
@@ -107,7 +107,7 @@ class Dispatch:
         self._recovery = recovery
         self._metrics = metrics
         self._offers = offers
-        self._chains = Chains()
+        self._chains, self._arrivals = Chains(), Arrivals()
         self._registry = registry
         self._sessions = sessions
         self._keys = keys
@@ -126,6 +126,7 @@ class Dispatch:
 
         `callers`: tools that the caller runs itself while the command runs.
         """
+        arrival = self._arrivals.of(principal.name, request) if CONTENTS in request.arguments else None
         try:
             plan = await self._plan(new_command_id(), principal, request)
             offered = self._offers.known.get((request.tenant, plan.bridge))
@@ -136,10 +137,13 @@ class Dispatch:
             if session.key in self._recovery.lost or session.id in self._recovery.under_way:
                 await self._recovery.restored(session, partial(self._again, principal))
                 waited = True
-            return await self._run_in(session, plan, offered, watcher, waited=waited)
+            return await self._run_in(session, plan, offered, watcher, arrival, waited=waited)
         except BridgeholdError as error:
             await redact_error(error, self._redact, request.tenant)
             raise
+        finally:
+            if arrival is not None:
+                arrival.leave()
 
     async def _again(self, principal: Principal, session: Session, step: Step) -> object:
         """Repeat a lost session's command in `session`: it is decided and audited as the first time."""
@@ -159,6 +163,7 @@ class Dispatch:
         plan: Plan,
         offered: Offered,
         watcher: Watcher | None,
+        arrival: Arrival | None = None,
         *,
         waited: bool = False,
     ) -> Reply:
@@ -166,12 +171,15 @@ class Dispatch:
         if plan.operation is None and plan.request.operation in _BESIDE:
             return await self._beside(session, await self._still(plan) if waited else plan)
         parent, waiting = self._chains.parent(plan, session.id) if plan.request.parent else ("", ())
+        facts = ""
+        if arrival is not None:
+            facts, waited = await arrival.in_order(plan.arguments.contents), True
         async with session.turn(plan.command, plan.principal.name, nested=bool(parent)) as queued:
             if waited or queued:
                 plan = await self._still(plan)
             if plan.arguments.keys:
                 await self._keys.capture(session, plan.arguments)
-            intent = await self._log.intend(plan, session, parent)
+            intent = await self._log.intend(plan, session, parent, facts)
             if not offered:
                 return await self._call(plan, session, intent, watcher)
             context = ToolContext(
@@ -355,16 +363,20 @@ class Dispatch:
         `alone`: nothing else ran in its session meanwhile, and what the kernel charged is the command's.
         """
         seconds = time.monotonic() - started
-        usage = await used(session, started) if alone else CommandUsage(ms=int(seconds * 1000))
         failure, written = came.failure, came.written
+        inside = plan.operation is not None and plan.operation.output
+        if inside and isinstance(came.frame, ResultFrame):
+            came = msgspec.structs.replace(came, frame=with_output(came.frame, written))
+        value = came.frame.result if isinstance(came.frame, ResultFrame) else None
+        beside = isinstance(value, dict) and isinstance(value.get(CONTENTS), bytes)
+        hashed = asyncio.ensure_future(ending_of(came)) if beside else None  # while the kernel is asked
+        usage = await used(session, started) if alone else CommandUsage(ms=int(seconds * 1000))
         counted = None
         if plan.operation is not None:
             code = failure.code if failure is not None else ""
             counted = Counted(plan.bridge, plan.operation.name, code, seconds)
-        inside = plan.operation is not None and plan.operation.output
-        if inside and isinstance(came.frame, ResultFrame):
-            came = msgspec.structs.replace(came, frame=with_output(came.frame, written))
-        receipt = await self._log.record(plan, session.id, intent, await ending_of(came), usage, counted)
+        ending = await (hashed or ending_of(came))
+        receipt = await self._log.record(plan, session.id, intent, ending, usage, counted)
         if isinstance(failure, GoneError):
             raise asyncio.CancelledError
         anew = session.tell_anew() if session.anew and not plan.replays else ""

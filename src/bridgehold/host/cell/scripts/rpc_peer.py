@@ -21,6 +21,7 @@ _FRAME = 256 * 1024
 _MOST_HEADERS = 32 * 1024
 """Of one list as it is read, and of one block of them on the wire, however many frames it comes in."""
 _EACH = 160
+_SETTINGS = frozenset(map(int, SettingCodes))
 _PREFACE, _FRAME_HEAD = 24, 9
 _BEGIN_BLOCK, _GO_ON = frozenset({1, 5}), 9
 """Types of frames with headers in them: those that begin a block, and CONTINUATION."""
@@ -76,6 +77,14 @@ class _Blocks:
                         raise DenialOfServiceError(f"a block of headers has more than {_MOST_HEADERS} bytes")
 
 
+class _KnownSettings(Settings):
+    """Those of the other end that mean anything: h2 keeps every number that it is told, 700 bytes for six."""
+
+    def __setitem__(self, key: SettingCodes | int, value: int) -> None:
+        if key in _SETTINGS:
+            super().__setitem__(key, value)
+
+
 class Peer:
     """One of the two connections: bytes in, events; frames, bytes out."""
 
@@ -92,6 +101,7 @@ class Peer:
                 SettingCodes.ENABLE_PUSH: 0,
             },
         )
+        self.h2.remote_settings = _KnownSettings(client=not client)
         self.h2.max_inbound_frame_size = _FRAME  # what the settings that go out allow
         self.h2.initiate_connection()
         self.h2.increment_flow_control_window(_CONNECTION_WINDOW)

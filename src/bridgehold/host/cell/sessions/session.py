@@ -396,4 +396,5 @@ class Session:
             uid=self.worker.launched.uid,
             memory_bytes=memory_bytes,
             grant=self.order.grant.digest,
+            environment=self.order.environment_digest,
         )

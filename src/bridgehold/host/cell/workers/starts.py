@@ -36,7 +36,7 @@ from bridgehold.host.front.boots import (
 )
 from bridgehold.host.shares.logs import LAST_OUTPUT, SessionLog
 from bridgehold.policies.units import format_ms
-from bridgehold.sandbox.limits.shortage import named, short_of, shortage, typed
+from bridgehold.sandbox.limits.shortage import named, short_of, typed
 from bridgehold.sandbox.values import Launched
 
 T = TypeVar("T")
@@ -88,7 +88,7 @@ async def guarded(worker: LiveWorker, step: Awaitable[None]) -> None:
         await unbroken(worker.end(error))
         raise _with_log(_unstarted(worker) or error, log) from error
     except OSError as error:
-        failure = typed(error) if shortage(error) else CrashError(f"the start failed: {error.strerror}")
+        failure = typed(error)  # of this host's own: what its guest does to its pipes raises nothing here
         await unbroken(worker.end(failure))
         raise failure from error
     except BaseException:
