@@ -6,6 +6,7 @@ What gives a form is foreign code: one that raises, or is too large, is left out
 from __future__ import annotations
 
 import base64
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,8 @@ _METHODS = (
 )
 _ROWS = 1_000
 """Of a frame, as data."""
+_DRAWING_BYTES = 128 * 1024
+"""Of a figure as a drawing: one of many points is its picture alone, and costs no more time than this."""
 _LONGEST_TYPE = 100
 
 Guard = Callable[[BaseException], None]
@@ -53,6 +56,9 @@ def forms_of(value: Any, text: str, most: int, guard: Guard) -> dict[str, Any]:
             continue
         try:
             form = _plain(make(), media)
+        except _TooLongError as error:
+            left_out[media] = str(error)
+            continue
         except BaseException as error:  # noqa: BLE001 - foreign code may raise anything
             guard(error)
             left_out[media] = f"it raised {class_name(type(error))}"
@@ -107,7 +113,8 @@ def _makers(value: Any, guard: Guard) -> Iterator[tuple[str, Callable[[], Any]]]
         if callable(method):
             yield media, partial(method, value)
     if _is_of(kind, "matplotlib.figure", "Figure"):
-        yield "image/png", lambda: picture(value)
+        yield "image/png", lambda: picture(value, "png")
+        yield "image/svg+xml", lambda: picture(value, "svg", _DRAWING_BYTES)
     elif _is_of(kind, "pandas", "DataFrame") and "pandas" in sys.modules:
         yield (
             "application/json",
@@ -119,13 +126,26 @@ def _same(form: Any) -> Any:
     return form
 
 
-def picture(figure: Any, kind: str = "png") -> bytes:
-    """A figure of matplotlib's as the bytes of a picture."""
-    import io
-
-    written = io.BytesIO()
+def picture(figure: Any, kind: str, most: int = sys.maxsize) -> bytes:
+    """A figure of matplotlib's as the bytes of a picture; not more than `most` are made."""
+    written = _Bounded(most)
     figure.savefig(written, format=kind, bbox_inches="tight")
     return written.getvalue()
+
+
+class _TooLongError(Exception):
+    """Of a form that was given up."""
+
+
+class _Bounded(io.BytesIO):
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+
+    def write(self, data: Any) -> int:
+        if self.tell() > self._most:
+            raise _TooLongError(f"more than {self._most} bytes")
+        return super().write(data)
 
 
 def _is_plotly(kind: type) -> bool:

@@ -46,6 +46,7 @@ def test_a_figure_of_matplotlibs_is_shown_without_asking(session: SyncSession) -
     said = session.execute("import matplotlib.pyplot as plt\nplt.plot([3, 1, 4])\nprint('drawn')")
     [shown] = said["displays"]
     assert size(shown["image/png"]) > (300, 200)
+    assert shown["image/svg+xml"].endswith("</svg>\n")
     assert "Figure" in shown["text/plain"]
     assert said["stdout"] == "drawn\n"
     said = session.execute("figure, axes = plt.subplots()\naxes.bar(['a'], [1])\nplt.close(figure)\nfigure")
@@ -54,6 +55,13 @@ def test_a_figure_of_matplotlibs_is_shown_without_asking(session: SyncSession) -
     said = session.execute("for n in range(3): plt.figure(); plt.plot([n])")
     assert len(said["displays"]) == 3
     assert len({one["image/png"] for one in said["displays"]}) == 3
+
+
+def test_a_figure_of_very_many_points_is_its_picture_alone(session: SyncSession) -> None:
+    points = "import matplotlib.pyplot as plt\nplt.scatter(range(20_000), range(20_000))\nprint()"
+    [shown] = session.execute(points)["displays"]
+    assert size(shown["image/png"]) > (300, 200)
+    assert shown["left_out"] == {"image/svg+xml": "more than 131072 bytes"}
 
 
 def test_matplotlibs_list_of_fonts_is_made_once_with_the_environment(session: SyncSession) -> None:

@@ -50,7 +50,7 @@ def bundle(forms: object, *, trusted: bool) -> dict[str, Any]:
         drawing, page = found.pop("image/svg+xml", None), found.pop("text/html", None)
         if page is not None:
             found["text/html"] = framed(page)
-        elif drawing is not None:
+        elif drawing is not None and not found.keys() & _PICTURES:
             found["text/html"] = _drawn(drawing)
     return found
 
