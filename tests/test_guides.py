@@ -42,7 +42,7 @@ HERE = (
 )
 """The others, in the order in which one home and its host serve them all."""
 LANGUAGES = {*TYPED, "toml", "ini", "json", "text", "nginx"}
-NOT_RUN = 24
+NOT_RUN = 25
 """How many say so."""
 
 
