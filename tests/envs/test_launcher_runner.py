@@ -105,7 +105,8 @@ def test_what_nobody_refers_to_is_removed_whoever_owns_it(made):
 
 
 CURIOUS = """
-import json, os, socket
+import json, os, socket, time
+begun = time.monotonic()
 from matplotlib import PLACE
 def told(act, *given):
     try:
@@ -113,6 +114,7 @@ def told(act, *given):
     except OSError as error:
         return os.strerror(error.errno)
 acts = (
+    str(begun),
     told(open, "/env/planted.py", "w"),
     told(os.chmod, "/env/bin", 0o777),
     told(os.rename, "/env/lib", "/env/lob"),
@@ -130,12 +132,14 @@ json.dump(
 """
 
 
+THERE = "PLACE = '/tmp/fontlist-v7.json'\ndef get_cachedir(): return '/tmp'\n"
+
+
 @pytest.mark.hostile
 def test_matplotlib_lists_its_fonts_with_the_tree_read_only_and_nothing_to_reach(made):
-    """What a hostile one sees and may do, told in its list: less than a session's."""
-    there = "PLACE = '/tmp/fontlist-v7.json'\ndef get_cachedir(): return '/tmp'\n"
+    """What a hostile one sees and may do, told in its list: less than a session's, and not before the proof."""
     files = {
-        "matplotlib/__init__.py": there,
+        "matplotlib/__init__.py": THERE,
         "matplotlib/font_manager.py": CURIOUS,
         "a.pth": "import os; os._exit(7)",
     }
@@ -143,7 +147,9 @@ def test_matplotlib_lists_its_fonts_with_the_tree_read_only_and_nothing_to_reach
     assert answer["lacks"] == []
     [kept] = Path(answer["tree"]).rglob("fontlist*")
     assert not kept.stat().st_mode & 0o222
-    *acts, variables, root = [entry["fname"] for entry in json.loads(kept.read_text())["ttflist"]]
+    begun, *acts, variables, root = [entry["fname"] for entry in json.loads(kept.read_text())["ttflist"]]
+    [(_, proved)] = answer["proved"]
+    assert float(begun) > proved
     refused = {"Read-only file system"}
     assert set(acts[:3]) <= refused
     assert acts[3] in ("No such file or directory", "Permission denied")
@@ -152,6 +158,14 @@ def test_matplotlib_lists_its_fonts_with_the_tree_read_only_and_nothing_to_reach
     assert not {"PYTHONPATH", "BRIDGEHOLD_HOME"} & set(variables.split(","))
     assert {"bridge", "scratch", "data"}.isdisjoint(root.split(","))
     assert not list(Path(answer["tree"]).rglob("planted*"))
+
+
+@pytest.mark.hostile
+def test_matplotlib_lists_nothing_in_a_sandbox_that_is_not_proved(made):
+    files = {"matplotlib/__init__.py": THERE, "matplotlib/font_manager.py": CURIOUS}
+    answer = build(made, {"matplotlib": files}, "--unproved")
+    assert answer["lacks"] == ["matplotlib's list of fonts, which each session makes: it isn't so"]
+    assert not list(Path(answer["tree"]).rglob("fontlist*"))
 
 
 @pytest.mark.hostile

@@ -36,7 +36,10 @@ class LauncherRunner:
         self._resources = resources
 
     async def run(self, order: CompileOrder, talk: Talk, log: Callable[[bytes], None]) -> CompileExit:
-        """Run the compiler in a sandbox, talk to it, and wait for its end. Raises `EnvironmentBuildError`."""
+        """Run the compiler in a sandbox, talk to it, and wait for its end. Raises `EnvironmentBuildError`.
+
+        What sees a tree is proved first, as a session is: `AttestationError` where it isn't what it must be.
+        """
         spec = compiler_spec(
             msgspec.structs.replace(self._paths, python_prefix=order.interpreter_prefix),
             argv=order.argv,
@@ -48,10 +51,15 @@ class LauncherRunner:
         launched, (to, answers, said) = await self._client.launch(spec)
         for descriptor in (to, answers):
             os.set_blocking(descriptor, True)
-        listening = asyncio.create_task(_drain(said, log))
-        talking = asyncio.create_task(
-            asyncio.to_thread(talk, os.fdopen(to, "wb"), os.fdopen(answers, "rb", buffering=1 << 16))
-        )
+        ends = os.fdopen(to, "wb"), os.fdopen(answers, "rb", buffering=1 << 16)
+
+        async def told() -> None:
+            if order.tree:  # wheels' code, which begins when it is talked to
+                await self._client.attest(launched.worker)
+                await self._client.recorded(launched.worker)
+            await asyncio.to_thread(talk, *ends)
+
+        listening, talking = asyncio.create_task(_drain(said, log)), asyncio.create_task(told())
         try:
             await asyncio.shield(talking)
             report = await self._client.exited(launched.worker)
@@ -63,6 +71,9 @@ class LauncherRunner:
         finally:
             listening.cancel()
             await asyncio.gather(listening, talking, return_exceptions=True)
+            for end in ends:  # `talk` may not have come to it
+                with contextlib.suppress(OSError):
+                    end.close()
         return CompileExit(cause=report.cause, status=report.status)
 
     async def seal(self, build: str) -> SealReport:
