@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -15,6 +16,7 @@ import pytest
 from envs_kit import make_wheel
 from launcher_support import KINDS, Machine, account, delegated, start
 
+from bridgehold.sandbox.envs import launcher_runner
 from bridgehold.sandbox.launcher.given import LauncherConfig
 
 HOST_UID = 0x78000000 + 1
@@ -176,3 +178,44 @@ def test_no_line_of_a_wheel_runs_where_it_is_built(made):
     assert not list(Path(answer["tree"]).rglob("planted*"))
     assert list(Path(answer["tree"]).rglob("demo_pkg/__pycache__/*.pyc"))
     assert answer["left"] == []
+
+
+@pytest.mark.hostile
+def test_who_writes_without_end_waits_and_the_loop_serves_others(monkeypatch):
+    """A piece is read, and no other before its time."""
+    monkeypatch.setattr(launcher_runner, "_LOG_RATE", 1)
+    pieces: list[int] = []
+
+    async def act() -> None:
+        ours, theirs = os.pipe()
+        os.set_blocking(theirs, False)
+        listening = asyncio.create_task(launcher_runner._drain(ours, lambda data: pieces.append(len(data))))
+        for _ in range(100):
+            with contextlib.suppress(BlockingIOError):
+                while os.write(theirs, bytes(1 << 16)):
+                    pass
+            await asyncio.sleep(0)
+        listening.cancel()
+        await asyncio.wait({listening})
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(ours)
+        os.close(theirs)
+
+    asyncio.run(act())
+    assert len(pieces) == 1
+
+
+def test_a_log_is_read_to_its_end(monkeypatch):
+    monkeypatch.setattr(launcher_runner, "_READ_BYTES", 3)
+    said = bytearray()
+
+    async def act() -> None:
+        ours, theirs = os.pipe()
+        listening = asyncio.create_task(launcher_runner._drain(ours, said.extend))
+        await asyncio.sleep(0)
+        os.write(theirs, b"eight words")
+        os.close(theirs)
+        await listening
+
+    asyncio.run(act())
+    assert said == b"eight words"

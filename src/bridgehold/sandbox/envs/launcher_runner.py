@@ -25,6 +25,8 @@ COMPILER = Resources(
     file_size_bytes=16 * MIB,
 )
 _READ_BYTES = 65_536
+_LOG_RATE = 4 * MIB
+"""Bytes of a log in a second: who writes without end waits, and the host's loop serves others."""
 
 
 class LauncherRunner:
@@ -102,27 +104,26 @@ def _remove_empty(build: Path) -> str:
 
 
 async def _drain(descriptor: int, log: Callable[[bytes], None]) -> None:
-    """Feed `log` what comes from a pipe until its end. Owns the descriptor."""
-    loop = asyncio.get_running_loop()
+    """Feed `log` what comes from a pipe until its end, no faster than `_LOG_RATE`. Owns the descriptor."""
     os.set_blocking(descriptor, False)
-    ended: asyncio.Future[None] = loop.create_future()
-
-    def read() -> None:
-        try:
-            data = os.read(descriptor, _READ_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if data:
-            log(data)
-        elif not ended.done():
-            loop.remove_reader(descriptor)
-            ended.set_result(None)
-
-    loop.add_reader(descriptor, read)
     try:
-        await ended
+        while data := await _piece(descriptor):
+            log(data)
+            await asyncio.sleep(len(data) / _LOG_RATE)
+    finally:
+        os.close(descriptor)
+
+
+async def _piece(descriptor: int) -> bytes:
+    loop, there = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(descriptor, there.set)
+    try:
+        while True:
+            await there.wait()
+            with contextlib.suppress(BlockingIOError):
+                return os.read(descriptor, _READ_BYTES)
+            there.clear()
+    except OSError:
+        return b""
     finally:
         loop.remove_reader(descriptor)
-        os.close(descriptor)
