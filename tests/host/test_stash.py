@@ -107,12 +107,14 @@ def test_what_comes_out_of_turn_or_twice_is_refused() -> None:
             ("body.put", b"{}", Moved("data", b"{}")),
             ("body.look", b"{}", None),
             ("body.begin", b'{"more":1}', None),
+            ("body.put", b'{"size":-1}', Moved("data", b"{}")),
         ):
             with pytest.raises(UsageError):
                 await client.request(method, params, None, moved)
-        await client.request("body.begin", b"{}", None)
-        with pytest.raises(UsageError, match="beside its frame"):
-            await client.request("body.put", b'{"data":"e30="}', None)
+        for params, said in ((b'{"data":"e30="}', "unknown field `data`"), (b"{}", "beside its frame")):
+            await client.request("body.begin", b"{}", None)
+            with pytest.raises(UsageError, match=said):
+                await client.request("body.put", params, None)
         with pytest.raises(UsageError, match="two keys are both spelled 'id'"):
             await put(client, b'{"id":1,"id":2,"arguments":' + LARGE + b"}")
         await put(client, b'{"arguments":' + LARGE + b"}")
@@ -143,6 +145,17 @@ def test_a_body_has_room_as_all_that_its_caller_sends_and_one_that_is_left_gives
 def test_what_is_no_object_is_split_nowhere(text: bytes) -> None:
     with pytest.raises(UsageError):
         split(text, "arguments")
+
+
+def test_what_is_kept_is_the_member_that_was_asked_for_and_nothing_that_looks_like_it() -> None:
+    ones = b"[" + b"1," * 20_000 + b"1]"
+    for body in (b'{"error":"%b","result":%b}', b'{"more":[%b],"result":%b}'):
+        with pytest.raises(UsageError, match="in another member too"):
+            split(body % (ones, ones), "result")
+    body = b'{"result":%b,"error":"%b"}' % (ones, ones)
+    assert split(body, "result") == (b'{"result":0,"error":"%b"}' % ones, ones)
+    body = b'{"member":%b}' % ones
+    assert split(body, "") == (body, b"")
 
 
 def test_a_member_is_joined_to_whatever_object_there_is() -> None:
