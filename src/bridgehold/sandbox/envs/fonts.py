@@ -33,6 +33,7 @@ _Scalar = str | int | float | bool | None
 
 PROGRAM = f"""
 import os, sys
+os.write(1, b" ")
 while os.read(0, 4096):
     pass
 answer = os.dup(1)

@@ -54,16 +54,15 @@ class LauncherRunner:
         for descriptor in (to, answers):
             os.set_blocking(descriptor, True)
         ends = os.fdopen(to, "wb"), os.fdopen(answers, "rb", buffering=1 << 16)
-
-        async def told() -> None:
-            if order.tree:  # wheels' code, which begins when it is talked to
+        listening, talking = asyncio.create_task(_drain(said, log)), list[asyncio.Task[bytes | None]]()
+        try:
+            if order.tree:  # wheels' code, which says that it is there, and begins when it is talked to
+                talking.append(asyncio.create_task(asyncio.to_thread(ends[1].read, 1)))
+                await asyncio.shield(talking[0])
                 await self._client.attest(launched.worker)
                 await self._client.recorded(launched.worker)
-            await asyncio.to_thread(talk, *ends)
-
-        listening, talking = asyncio.create_task(_drain(said, log)), asyncio.create_task(told())
-        try:
-            await asyncio.shield(talking)
+            talking.append(asyncio.create_task(asyncio.to_thread(talk, *ends)))
+            await asyncio.shield(talking[-1])
             report = await self._client.exited(launched.worker)
             await listening
         except BaseException:
@@ -72,7 +71,7 @@ class LauncherRunner:
             raise
         finally:
             listening.cancel()
-            await asyncio.gather(listening, talking, return_exceptions=True)
+            await asyncio.gather(listening, *talking, return_exceptions=True)
             for end in ends:  # `talk` may not have come to it
                 with contextlib.suppress(OSError):
                     end.close()
