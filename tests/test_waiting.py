@@ -22,6 +22,7 @@ PAUSES = {
         "test_sigkill_in_mid_write_again_and_again": "the moment of the kill, by chance",
         "test_sigterm_writes_what_is_under_way_and_closes": "a signal has come, and nothing shows that it has",
     },
+    "envs/host_side.py": {"attest": "the pace of looks at a process of the launcher's"},
     "envs/test_build.py": {
         "test_a_build_that_ends_while_it_scans_holds_up_nobody": "the loop goes round while threads work"
     },

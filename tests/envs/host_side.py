@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -16,7 +17,8 @@ from pathlib import Path
 from envs_kit import make_lock
 
 from bridgehold.config.machine import system_paths
-from bridgehold.errors import BridgeholdError
+from bridgehold.errors import AttestationError, BridgeholdError
+from bridgehold.sandbox import procfs
 from bridgehold.sandbox.envs.build import EnvironmentBuilder
 from bridgehold.sandbox.envs.interpreter import host_interpreter
 from bridgehold.sandbox.envs.launcher_runner import LauncherRunner
@@ -25,8 +27,29 @@ from bridgehold.sandbox.envs.values import Sources
 from bridgehold.sandbox.launcher.control import LauncherClient
 
 
+class Watched(LauncherClient):
+    """Tells when each proof was used: once its process waits, or is gone. With ``--unproved`` there is none."""
+
+    async def attest(self, worker):
+        proof = await super().attest(worker)
+        if "--unproved" in sys.argv:
+            raise AttestationError("it isn't so")
+        seen: list[object] = []
+        with contextlib.suppress(OSError):
+            while len(seen) < 20:
+                fields = procfs.stat(proof.pid)
+                now = fields[0], *fields[11:13]  # its state and its processor time
+                seen = [*(one for one in seen if one == now), now] if fields[0] == "S" else []
+                await asyncio.sleep(0.01)
+        PROVED.append((worker, time.monotonic()))
+        return proof
+
+
+PROVED: list[tuple[str, float]] = []
+
+
 async def main(control: socket.socket, folder: Path, dist: Path) -> dict[str, object]:
-    client = await LauncherClient.connect(control)
+    client = await Watched.connect(control)
     store = EnvironmentStore(folder / "builds")
     builder = EnvironmentBuilder(
         store=store,
@@ -62,6 +85,7 @@ async def main(control: socket.socket, folder: Path, dist: Path) -> dict[str, ob
     if "--collect" in sys.argv:
         answer["collected"] = [path.name for path in (await builder.collect(tuple)).removed]
     answer["left"] = sorted(path.name for path in store.folder.iterdir() if path.name.startswith(".build"))
+    answer["proved"] = PROVED
     client.close()
     return answer
 

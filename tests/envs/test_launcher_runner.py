@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -15,6 +16,7 @@ import pytest
 from envs_kit import make_wheel
 from launcher_support import KINDS, Machine, account, delegated, start
 
+from bridgehold.sandbox.envs import launcher_runner
 from bridgehold.sandbox.launcher.given import LauncherConfig
 
 HOST_UID = 0x78000000 + 1
@@ -105,7 +107,8 @@ def test_what_nobody_refers_to_is_removed_whoever_owns_it(made):
 
 
 CURIOUS = """
-import json, os, socket
+import json, os, socket, time
+begun = time.monotonic()
 from matplotlib import PLACE
 def told(act, *given):
     try:
@@ -113,6 +116,7 @@ def told(act, *given):
     except OSError as error:
         return os.strerror(error.errno)
 acts = (
+    str(begun),
     told(open, "/env/planted.py", "w"),
     told(os.chmod, "/env/bin", 0o777),
     told(os.rename, "/env/lib", "/env/lob"),
@@ -130,12 +134,14 @@ json.dump(
 """
 
 
+THERE = "PLACE = '/tmp/fontlist-v7.json'\ndef get_cachedir(): return '/tmp'\n"
+
+
 @pytest.mark.hostile
 def test_matplotlib_lists_its_fonts_with_the_tree_read_only_and_nothing_to_reach(made):
-    """What a hostile one sees and may do, told in its list: less than a session's."""
-    there = "PLACE = '/tmp/fontlist-v7.json'\ndef get_cachedir(): return '/tmp'\n"
+    """What a hostile one sees and may do, told in its list: less than a session's, and not before the proof."""
     files = {
-        "matplotlib/__init__.py": there,
+        "matplotlib/__init__.py": THERE,
         "matplotlib/font_manager.py": CURIOUS,
         "a.pth": "import os; os._exit(7)",
     }
@@ -143,7 +149,9 @@ def test_matplotlib_lists_its_fonts_with_the_tree_read_only_and_nothing_to_reach
     assert answer["lacks"] == []
     [kept] = Path(answer["tree"]).rglob("fontlist*")
     assert not kept.stat().st_mode & 0o222
-    *acts, variables, root = [entry["fname"] for entry in json.loads(kept.read_text())["ttflist"]]
+    begun, *acts, variables, root = [entry["fname"] for entry in json.loads(kept.read_text())["ttflist"]]
+    [(_, proved)] = answer["proved"]
+    assert float(begun) > proved
     refused = {"Read-only file system"}
     assert set(acts[:3]) <= refused
     assert acts[3] in ("No such file or directory", "Permission denied")
@@ -155,6 +163,14 @@ def test_matplotlib_lists_its_fonts_with_the_tree_read_only_and_nothing_to_reach
 
 
 @pytest.mark.hostile
+def test_matplotlib_lists_nothing_in_a_sandbox_that_is_not_proved(made):
+    files = {"matplotlib/__init__.py": THERE, "matplotlib/font_manager.py": CURIOUS}
+    answer = build(made, {"matplotlib": files}, "--unproved")
+    assert answer["lacks"] == ["matplotlib's list of fonts, which each session makes: it isn't so"]
+    assert not list(Path(answer["tree"]).rglob("fontlist*"))
+
+
+@pytest.mark.hostile
 def test_no_line_of_a_wheel_runs_where_it_is_built(made):
     line = "import os; open('/env/planted.py', 'w'); os._exit(7)\n"
     answer = build(made, {"demo_pkg": {"demo_pkg/__init__.py": "", "a.pth": line}}, "--pth")
@@ -162,3 +178,44 @@ def test_no_line_of_a_wheel_runs_where_it_is_built(made):
     assert not list(Path(answer["tree"]).rglob("planted*"))
     assert list(Path(answer["tree"]).rglob("demo_pkg/__pycache__/*.pyc"))
     assert answer["left"] == []
+
+
+@pytest.mark.hostile
+def test_who_writes_without_end_waits_and_the_loop_serves_others(monkeypatch):
+    """A piece is read, and no other before its time."""
+    monkeypatch.setattr(launcher_runner, "_LOG_RATE", 1)
+    pieces: list[int] = []
+
+    async def act() -> None:
+        ours, theirs = os.pipe()
+        os.set_blocking(theirs, False)
+        listening = asyncio.create_task(launcher_runner._drain(ours, lambda data: pieces.append(len(data))))
+        for _ in range(100):
+            with contextlib.suppress(BlockingIOError):
+                while os.write(theirs, bytes(1 << 16)):
+                    pass
+            await asyncio.sleep(0)
+        listening.cancel()
+        await asyncio.wait({listening})
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(ours)
+        os.close(theirs)
+
+    asyncio.run(act())
+    assert len(pieces) == 1
+
+
+def test_a_log_is_read_to_its_end(monkeypatch):
+    monkeypatch.setattr(launcher_runner, "_READ_BYTES", 3)
+    said = bytearray()
+
+    async def act() -> None:
+        ours, theirs = os.pipe()
+        listening = asyncio.create_task(launcher_runner._drain(ours, said.extend))
+        await asyncio.sleep(0)
+        os.write(theirs, b"eight words")
+        os.close(theirs)
+        await listening
+
+    asyncio.run(act())
+    assert said == b"eight words"

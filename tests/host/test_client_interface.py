@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -281,10 +282,13 @@ def test_a_signal_that_ends_the_waiting_ends_the_command(served: Layout) -> None
 def test_a_client_that_is_killed_leaves_no_session_that_nobody_can_name(served: Layout) -> None:
     with SyncClient.connect(served.socket) as client:
         until(lambda: not client.sessions())
+    shutil.copytree(served.bridges / "plain", served.bridges / "cold")
+    (served.bridges / "cold" / "bridge.toml").write_text(MANIFEST.format(name="cold") + PARTS_DECLARED)
+    (served.policies / "cold.toml").write_text(POLICY + '[sandbox]\nstart = "cold"\n')
     code = (
         "import sys, time\nfrom bridgehold import SyncClient\nclient = SyncClient.connect(sys.argv[1])\n"
-        "for name in ('', '', 'named'):\n"
-        "    print(client.request('session.open', {'bridge': 'plain', 'name': name})['id'], flush=True)\n"
+        "for bridge, name in (('plain', ''), ('cold', ''), ('plain', ''), ('plain', 'named')):\n"
+        "    print(client.request('session.open', {'bridge': bridge, 'name': name})['id'], flush=True)\n"
         "time.sleep(300)"
     )
     killed = subprocess.Popen(
@@ -292,16 +296,17 @@ def test_a_client_that_is_killed_leaves_no_session_that_nobody_can_name(served: 
     )
     try:
         assert killed.stdout is not None
-        alone, shared, named = (killed.stdout.readline().strip() for _ in range(3))
+        alone, cold, shared, named = (killed.stdout.readline().strip() for _ in range(4))
         with SyncClient.connect(served.socket) as client:
             client.call("plain:act", {"code": "result['x'] = 1"}, session=shared)
-            assert {one.id for one in client.sessions()} == {alone, shared, named}
+            starts = {one.id: one.start for one in client.sessions()}
+            assert starts == {alone: "fork", cold: "cold", shared: "fork", named: "fork"}
             killed.kill()
             killed.wait()
-            until(lambda: alone not in {one.id for one in client.sessions()}, seconds=LEFT_SECONDS + 20)
-            assert {one.id for one in client.sessions()} == {shared, named}
-            said = failure(lambda: client.call("plain:report", {}, session=alone))
-            assert (said.code, "its caller went away" in said.message) == ("session_ended", True)
+            until(lambda: {one.id for one in client.sessions()} == {shared, named}, seconds=LEFT_SECONDS + 20)
+            for bridge, gone in (("plain", alone), ("cold", cold)):
+                said = failure(partial(client.call, session=gone), f"{bridge}:report", {})
+                assert (said.code, "its caller went away" in said.message) == ("session_ended", True)
             for one in (shared, named):
                 client.request("session.close", {"session": one})
     finally:

@@ -126,7 +126,7 @@ def test_a_resumable_command_that_is_cancelled_before_it_reached_the_host_never_
 
     class Links:
         @contextlib.asynccontextmanager
-        async def of(self, _token: str) -> AsyncIterator[Any]:
+        async def of(self, _token: str, _link: object) -> AsyncIterator[Any]:
             await asyncio.sleep(0.05)
             yield SimpleNamespace(client=Client(), spoiled=False)
 
@@ -147,13 +147,18 @@ def test_a_resumable_command_that_is_cancelled_before_it_reached_the_host_never_
             face=face,
             caller=SimpleNamespace(principal="p", owner="p"),
             share=lambda: buffered.of("p"),
+            body_share=buffered.of("p"),
             request=SimpleNamespace(headers=headers),
         )
+        call.body_share.take(5_000)
         await commands._begun(call, face.commands.begin("p", "x"), {})
+        call.body_share.give_back()  # as its request is over
+        assert buffered.held_by("p") >= 5_000, "what it was sent is still here"
         face.commands.find("p", "x").cancel()
         await eventually(lambda: not face.commands.tasks)
         assert asked == []
         assert face.commands.look("p", "x").facts()["state"] == "cancelled"
+        assert buffered.held_by("p") < 5_000
 
     asyncio.run(act())
 

@@ -451,6 +451,7 @@ def test_all_that_the_command_line_shows_goes_through_one_place() -> None:
     )
     del beside["render.py"]
     assert beside == {
+        "asking.py": 1,  # the end of a line that a question left open
         "audit.py": 1,
         "audit_report.py": 1,  # a document, in which whatever is another's is escaped
         "border.py": 2,  # the help that a group shows without a command, and `stopped`

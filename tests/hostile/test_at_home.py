@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import multiprocessing
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -134,6 +136,31 @@ for method in ("spawn", "forkserver", "fork"):
     assert (found["arguments"], found["file"]) == ({}, None)
     for method in ("spawn", "forkserver", "fork"):
         assert found[method] == [[1.0, 2.0, 3.0], 0, {"a": 1, "b": 2}]
+
+
+def test_a_copy_of_multiprocessing_starts_processes_as_the_standard_one(host: Stage) -> None:
+    """pathos' `multiprocess` is one: its children have the flags that it asks `subprocess` for, by no name of ours.
+
+    No environment of the tests holds that; `make compat` runs pathos' own tests.
+    """
+    code = """
+import math, multiprocess, multiprocess.util
+result["flags"] = multiprocess.util._args_from_interpreter_flags()
+for method in ("spawn", "forkserver"):
+    context = multiprocess.get_context(method)
+    with context.Pool(1) as pool, context.Manager() as manager:
+        result[method] = [pool.map(math.sqrt, [4.0, 9.0]), list(manager.list([1]))]
+"""
+    bridge = host.bridge()
+    copied = host.layout.bridges / bridge / "multiprocess"
+    shutil.copytree(Path(multiprocessing.__file__).parent, copied)
+    for file in copied.rglob("*.py"):
+        file.write_text(re.sub(r"(?<!_)multiprocessing", "multiprocess", file.read_text()))
+    with host.session(bridge) as session:
+        found = session.run("act", {"code": "result = {}" + code})
+    assert isinstance(found, dict)
+    assert not {"-I", "-S", "-E"} & set(found.pop("flags"))
+    assert found == {"spawn": [[2.0, 3.0], [1]], "forkserver": [[2.0, 3.0], [1]]}
 
 
 def test_a_child_finds_what_its_worker_finds_in_the_same_order(host: Stage) -> None:
@@ -507,7 +534,7 @@ result["each"] = joblib.Parallel(n_jobs=2)(joblib.delayed(os.getenv)("OMP_NUM_TH
         shipped = Catalogue.load().get("custom").folder / "requirements.lock"
         shutil.copy(shipped, host.layout.bridges / bridge)
         (host.layout.policies / f"{bridge}.toml").write_text(
-            f'extends = "baseline"\n[operations]\nallow = ["{bridge}:*"]\n[limits]\ncpu = 2.0\n'
+            f'extends = "baseline"\n[operations]\nallow = ["{bridge}:*"]\n[limits]\ncpu = 2.0\ncommand = "240s"\n'
             f'[sandbox]\nstart = "{start}"\n'
         )
         with host.session(bridge) as session:

@@ -221,6 +221,21 @@ async def _puts_much(rival: Caller) -> None:
     assert (await rival.ask("PUT", "/v1/artifacts", data=b"x" * (5 << 20))).status == 201
 
 
+def test_what_the_face_makes_of_bodies_is_counted_by_what_it_takes(face: HttpStage) -> None:
+    process = face_process(face)
+    using(face, _is_served)
+    before = process.memory_info().rss
+    values = "[]," * (MIB // 3 - 1_000)
+    tools = [{**ADD, "parameters": {"examples": ["all"]}}]
+    body = acting(face, arguments={"code": ""}, tools=tools).replace(b'"all"', f"{values}1".encode())
+    with contextlib.ExitStack() as stack:
+        callers = [stack.enter_context(begin(face, body, accept="text/event-stream")) for _ in range(3)]
+        said = [all_of(caller) for caller in callers]
+    assert [status(one) for one in said] == [503] * 3, said
+    assert all(b"too many bytes" in one for one in said), said
+    assert process.memory_info().rss < before + (30 << 20), "23 MiB of each"
+
+
 def test_whatever_takes_a_large_body_has_it_from_its_cell(face: HttpStage) -> None:
     text, large = "y" * 300_000, {**ADD, "parameters": {}, "result": {}}
 

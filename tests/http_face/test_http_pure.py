@@ -250,14 +250,18 @@ LARGE = json.dumps({"x": list(range(40_000))})
 
 
 def test_of_a_large_body_no_value_is_made_but_of_what_the_face_needs() -> None:
-    found = read_body(f'{{"operation":"a:b","id":"mine","arguments":{LARGE}}}'.encode(), Run)
+    weighed: list[bytes] = []
+    found = read_body(f'{{"operation":"a:b","id":"mine","arguments":{LARGE}}}'.encode(), Run, weighed.append)
+    assert weighed == [b'{"operation":"a:b","id":"mine","arguments":0}']
     assert (found.operation, found.id) == ("a:b", "mine")
     assert isinstance(found.arguments, msgspec.Raw)
     assert bytes(found.arguments).decode() == LARGE
-    said = read_body(f'{{"result" : {LARGE} }}'.encode(), ToolAnswer)
+    said = read_body(f'{{"result" : {LARGE} }}'.encode(), ToolAnswer, weighed.append)
     assert isinstance(said.result, msgspec.Raw)
     assert bytes(said.result).decode() == LARGE
-    assert read_body(b'{"operation":"a:b","arguments":{"x":1}}', Run).arguments == {"x": 1}
+    small = b'{"operation":"a:b","arguments":{"x":1}}'
+    assert read_body(small, Run, weighed.append).arguments == {"x": 1}
+    assert weighed[-1] == small
 
 
 @pytest.mark.parametrize(
@@ -276,7 +280,7 @@ def test_of_a_large_body_no_value_is_made_but_of_what_the_face_needs() -> None:
 )
 def test_a_large_body_is_refused_as_a_small_one_is(text: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        read_body(text.replace("LARGE", LARGE).encode(), Command)
+        read_body(text.replace("LARGE", LARGE).encode(), Command, lambda _: None)
 
 
 def test_who_waits_for_a_host_that_is_gone_is_told_that_another_one_comes(tmp_path: Path) -> None:

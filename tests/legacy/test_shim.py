@@ -63,8 +63,11 @@ def start(
 
 
 @pytest.fixture
-def python(host: Stage, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[bytes]]:
-    program = make_shim(host, tmp_path / "venv", "mine")
+def python(
+    host: Stage, tmp_path: Path, request: pytest.FixtureRequest
+) -> Callable[..., subprocess.CompletedProcess[bytes]]:
+    """A shim of a profile that starts cold, or of the one that a test names."""
+    program = make_shim(host, tmp_path / "venv", getattr(request, "param", PROFILES["cold"]))
 
     def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
@@ -802,6 +805,7 @@ print(os.waitstatus_to_exitcode(os.wait()[1]))
 """
 
 
+@pytest.mark.parametrize("python", PROFILES.values(), indirect=True)
 def test_streams_names_and_children_of_plain_code_are_as_at_home(
     python: Callable[..., subprocess.CompletedProcess[bytes]],
 ) -> None:

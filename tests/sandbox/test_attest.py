@@ -481,6 +481,28 @@ def test_who_ends_by_itself_beside_its_proof_is_sound_or_gone_and_never_unsound(
 
 
 @pytest.mark.hostile
+def test_a_first_thread_that_ended_while_others_go_on_is_no_end(box: Machine) -> None:
+    """Nobody can look into what its first thread has left: it is refused, and nothing of it stays."""
+    code = """
+        import ctypes, threading, time
+        threading.Thread(target=time.sleep, args=(60,)).start()
+        print("up", flush=True)
+        ctypes.CDLL(None).pthread_exit(0)
+    """
+
+    async def act(client: LauncherClient) -> None:
+        launched, ends = await client.launch(python_spec(code))
+        assert await read_line(ends[1]) == "up\n"
+        with pytest.raises(AttestationError):
+            await client.attest(launched.worker)
+        assert (await client.exited(launched.worker)).cause == "killed"
+        assert sandboxed_after(launched) == []
+        close(ends)
+
+    box.drive(act)
+
+
+@pytest.mark.hostile
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can stop bubblewrap's outer process")
 @pytest.mark.parametrize("late", [False, True])
 def test_a_worker_that_is_gone_before_bubblewrap_says_so_has_ended(box: Machine, late: bool) -> None:

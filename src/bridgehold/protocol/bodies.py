@@ -35,12 +35,14 @@ def split(data: bytes, name: str) -> tuple[bytes, bytes]:
             loads(data, above=1)  # it says the place, which takes its time
         said = too_deep(MAX_DEPTH) if isinstance(error, RecursionError) else error
         raise UsageError(f"the body: {said}"[:500], where="body", hint="Send JSON: RFC 8259.") from None
-    raw = bytes(found.member) if len(memoryview(found.member)) > _LARGE else b""
+    raw = bytes(found.member) if name and len(memoryview(found.member)) > _LARGE else b""
     beside = data.replace(raw, b"0", 1) if raw else data
     if len(beside) > MOST_BESIDE:
         passed = f" beside `{name}`" if name else ""
         raise UsageError(f"the body: {len(beside)} bytes{passed}; {MOST_BESIDE} are taken", where="body")
-    loads(beside, above=1)  # the same member twice, say
+    value = loads(beside, above=1)  # the same member twice, say
+    if raw and isinstance(value, dict) and value[name] != 0:
+        raise UsageError(f"the body: the text of `{name}` is in another member too", where="body")
     return beside, raw
 
 

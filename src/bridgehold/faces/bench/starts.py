@@ -172,7 +172,8 @@ def _phases(layout: Layout, name: str) -> list[Figure]:
     """The launcher's part of a start, by phase, from the audit."""
     phases: dict[str, list[float]] = {}
     for entry in read_all(layout.audit):
-        taken = entry.fields.get("phases_us") if entry.kind == "worker.attested" else None
+        of_session = entry.kind == "worker.attested" and entry.tenant  # what a build runs is nobody's
+        taken = entry.fields.get("phases_us") if of_session else None
         if isinstance(taken, dict):
             for phase, micros in taken.items():
                 phases.setdefault(str(phase), []).append(int(micros) / 1000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -237,13 +238,16 @@ T = TypeVar("T", bound=msgspec.Struct)
 _TAKES = "GET /openapi.json says what this path takes."
 
 
-def read_body(data: bytes, kind: type[T]) -> T:
+def read_body(data: bytes, kind: type[T], weigh: Callable[[bytes], None]) -> T:
     """`data` as a `kind` (pure). Raises `UsageError`.
 
     Of a large one `arguments`, or `result`, stays JSON as it came (`msgspec.Raw`): whoever answers reads it.
+    `weigh`: told of the JSON that values are made of, before they are.
     """
+    beside, large = split(data, passed_on(kind)) if len(data) > SMALL else (data, b"")
+    weigh(beside)
     if len(data) > SMALL:
-        return read_beside(*split(data, passed_on(kind)), kind)
+        return read_beside(beside, large, kind)
     try:
         return msgspec.convert(loads(data, above=1), type=kind)
     except msgspec.ValidationError as error:

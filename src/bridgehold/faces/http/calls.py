@@ -22,6 +22,7 @@ from bridgehold.faces.http.running import Commands
 from bridgehold.faces.http.statuses import too_large, too_slow
 from bridgehold.faces.http.values import Caller
 from bridgehold.host.shares.fair import Share, Shares
+from bridgehold.protocol.frames import weight
 
 _REMEMBERED = 10_000
 
@@ -154,7 +155,7 @@ class Call:
                 asked = True
                 if await self.link.takes_bodies():
                     return await self._stashed(bytes(first), pieces, kind)
-        return read_body(bytes(first), kind)
+        return read_body(bytes(first), kind, self._weigh)
 
     async def _stashed(self, window: bytes, pieces: AsyncIterator[bytes], kind: type[T]) -> T:
         """Of a body, one window is here: nothing is read before that one was taken."""
@@ -165,7 +166,13 @@ class Call:
             window += piece
         await self.link.put(window)
         looked = await self.link.look(passed_on(kind))
-        return read_beside(looked.beside.encode(), STASHED if looked.kept else None, kind)
+        beside = looked.beside.encode()
+        self._weigh(beside)
+        return read_beside(beside, STASHED if looked.kept else None, kind)
+
+    def _weigh(self, text: bytes) -> None:
+        """As `hold`, of what becomes of JSON that values are made of."""
+        self.hold(weight(text))
 
     async def _pieces(self, limit: int) -> AsyncIterator[bytes]:
         """The body as it comes, `limit` bytes at the most, in the time that its caller has for all of it."""

@@ -105,7 +105,7 @@ async def _run(call: Call, asked: Command | Run | RunOperation, params: dict[str
     params |= {
         "arguments": asked.arguments,
         "deadline_ms": asked.deadline_ms,
-        "tools": msgspec.to_builtins(asked.tools),
+        "tools": asked.tools,
         "parent": parent,
         "stream": streams,
     }
@@ -161,6 +161,7 @@ async def _begun(call: Call, running: Running, params: dict[str, Any]) -> web.St
     if face.requests.held_by(principal) >= face.config.requests or not place.take(1):
         face.commands.end(owner, running)
         raise Refused(429, BusyError(f"{principal} has too many commands under way", hint=""))
+    held, call.body_share = call.body_share, call.share()  # what it was sent lives as long as it
     token = bearer(call.request.headers.getall("Authorization", []))
 
     async def work() -> None:
@@ -184,6 +185,7 @@ async def _begun(call: Call, running: Running, params: dict[str, Any]) -> web.St
             log.add("error", {**msgspec.to_builtins(defect.info()), "status": status_of(defect.code)})
         finally:
             log.close()
+            held.give_back()
             place.give_back()
             face.commands.end(owner, running)
 

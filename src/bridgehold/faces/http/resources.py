@@ -41,7 +41,7 @@ async def delete(call: Call) -> object:
     """Delete a resource."""
     where = {name: call.query(name) for name in ("bridge", "kind", "session", "operation")}
     params = {**where, "tenant": call.tenant, "id": call.path("resource")}
-    return await call.ask("resource.delete", params)
+    return await call.link.pass_on("resource.delete", params)
 
 
 @route("GET", "/v1/resources", gives=list[ResourceRef], query=("tenant", "bridge", "kind", "session"))

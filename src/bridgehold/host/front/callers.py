@@ -57,6 +57,16 @@ class Callers:
         self.presented = Shares(limits.presented, part=0)
         self.requests = Shares(limits.requests, part=_PART)
         self.bytes = held or Shares(limits.caller_bytes)
+        self.waiting = Shares(limits.caller_bytes)
+        """Bytes of requests that have come and wait for the room of what they become."""
+
+    async def wait(self, who: str, size: int, length: int) -> bool:
+        """Count a request's `size` bytes, `length` of them here already, once there is room; else false."""
+        waiting = self.waiting.of(who)
+        try:
+            return waiting.take(length) and await self.bytes.wait(who, size, self.limits.frame_s)
+        finally:
+            waiting.give_back()
 
 
 def limits(connections: int, caller_bytes: int, descriptors: int) -> CallerLimits:

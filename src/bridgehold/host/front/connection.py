@@ -211,25 +211,28 @@ class Connection:
             raise ProtocolError(f"id {request.id} is already in use on this connection")
         method = self._server.methods.get(request.method)
         size += method.gives if method is not None else SMALL
-        failure = await self._count(request, size, small=length <= SMALL)
+        failure = await self._count(request, size, length)
         task = asyncio.create_task(self._answer(request, failure))
         self._tasks[request.id] = task
         # Not in a `finally` of its own: a task that is cancelled before its first step runs none.
         task.add_done_callback(partial(self._settle, request.id))
         return task
 
-    async def _count(self, request: Request, size: int, *, small: bool) -> BridgeholdError | None:
-        """Count a request and its `size` bytes, as long as it runs: why that can't be, if it can't."""
+    async def _count(self, request: Request, size: int, length: int) -> BridgeholdError | None:
+        """Count a request and its `size` bytes, as long as it runs: why that can't be, if it can't.
+
+        `length`: of those, what is here while the others wait for room.
+        """
         who, requests, held = self._identity.seat.who, self._callers.requests, self._callers.bytes
         if not requests.take(who, 1):
             return BusyError(f"{who} has as many requests under way as it may")
         self._counted[request.id] = who, 0
-        if size > held.most and not (small and request.method in _NEVER_LATE):
+        owed = length <= SMALL and request.method in _NEVER_LATE
+        if size > held.most and not owed:
             return LimitError(
                 f"a request that takes {size} bytes here; {held.most} are to be had at the most"
             )
-        owed = small and request.method in _NEVER_LATE
-        if not held.let_in(who, size, owed=owed) and not await held.wait(who, size, self._limits.frame_s):
+        if not held.let_in(who, size, owed=owed) and not await self._callers.wait(who, size, length):
             return self._identity.full()
         self._counted[request.id] = who, size
         return None

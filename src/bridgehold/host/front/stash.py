@@ -36,8 +36,11 @@ class Stash:
             raise
 
     async def _answer(self, request: Request) -> object:
-        if request.method == bodies.BEGIN:
+        if request.fault is not None:
+            raise request.fault
+        if request.method != bodies.LOOK:
             await read_params(request.method, request.params, NoParams)
+        if request.method == bodies.BEGIN:
             self.forget()
             self._open = self._takes
             return Begun(taken=self._takes)

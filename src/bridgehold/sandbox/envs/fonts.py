@@ -1,9 +1,9 @@
 """matplotlib's list of fonts, made once with an environment: else each session that draws makes it.
 
 This alone of a build runs wheels' code, after all of it is laid down: what ``import matplotlib.font_manager``
-runs in every session that draws. It runs as there, and its sandbox has no network, nobody's data, and the
-tree read-only. What leaves it are one pipe's bytes, bounded, which must be such a list; what is kept is
-written by us, where no wheel may put a file and no import looks (docs/adr/0023).
+runs in every session that draws. It runs as there, once its sandbox is proved as theirs are: no network,
+nobody's data, the tree read-only. What leaves it are one pipe's bytes, bounded, which must be such a list;
+what is kept is written by us, where no wheel may put a file and no import looks (docs/adr/0023).
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ _Scalar = str | int | float | bool | None
 
 PROGRAM = f"""
 import os, sys
+os.write(1, b" ")
+while os.read(0, 4096):
+    pass
 answer = os.dup(1)
 os.dup2(2, 1)
 sys.path.append(sys.argv[1])
@@ -104,7 +107,7 @@ class _Answer:
         self.text = b""
 
     def talk(self, to: BinaryIO, answers: BinaryIO) -> None:
-        """Read until its end. `DependencyError` past what such a list may have."""
+        """Have it begin, and read until its end. `DependencyError` past what such a list may have."""
         to.close()
         with answers:
             self.text = answers.read(_MAX_BYTES + 1)

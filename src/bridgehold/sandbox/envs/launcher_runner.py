@@ -25,6 +25,8 @@ COMPILER = Resources(
     file_size_bytes=16 * MIB,
 )
 _READ_BYTES = 65_536
+_LOG_RATE = 4 * MIB
+"""Bytes of a log in a second: who writes without end waits, and the host's loop serves others."""
 
 
 class LauncherRunner:
@@ -36,7 +38,10 @@ class LauncherRunner:
         self._resources = resources
 
     async def run(self, order: CompileOrder, talk: Talk, log: Callable[[bytes], None]) -> CompileExit:
-        """Run the compiler in a sandbox, talk to it, and wait for its end. Raises `EnvironmentBuildError`."""
+        """Run the compiler in a sandbox, talk to it, and wait for its end. Raises `EnvironmentBuildError`.
+
+        What sees a tree is proved first, as a session is: `AttestationError` where it isn't what it must be.
+        """
         spec = compiler_spec(
             msgspec.structs.replace(self._paths, python_prefix=order.interpreter_prefix),
             argv=order.argv,
@@ -48,12 +53,16 @@ class LauncherRunner:
         launched, (to, answers, said) = await self._client.launch(spec)
         for descriptor in (to, answers):
             os.set_blocking(descriptor, True)
-        listening = asyncio.create_task(_drain(said, log))
-        talking = asyncio.create_task(
-            asyncio.to_thread(talk, os.fdopen(to, "wb"), os.fdopen(answers, "rb", buffering=1 << 16))
-        )
+        ends = os.fdopen(to, "wb"), os.fdopen(answers, "rb", buffering=1 << 16)
+        listening, talking = asyncio.create_task(_drain(said, log)), list[asyncio.Task[bytes | None]]()
         try:
-            await asyncio.shield(talking)
+            if order.tree:  # wheels' code, which says that it is there, and begins when it is talked to
+                talking.append(asyncio.create_task(asyncio.to_thread(ends[1].read, 1)))
+                await asyncio.shield(talking[0])
+                await self._client.attest(launched.worker)
+                await self._client.recorded(launched.worker)
+            talking.append(asyncio.create_task(asyncio.to_thread(talk, *ends)))
+            await asyncio.shield(talking[-1])
             report = await self._client.exited(launched.worker)
             await listening
         except BaseException:
@@ -62,7 +71,10 @@ class LauncherRunner:
             raise
         finally:
             listening.cancel()
-            await asyncio.gather(listening, talking, return_exceptions=True)
+            await asyncio.gather(listening, *talking, return_exceptions=True)
+            for end in ends:  # `talk` may not have come to it
+                with contextlib.suppress(OSError):
+                    end.close()
         return CompileExit(cause=report.cause, status=report.status)
 
     async def seal(self, build: str) -> SealReport:
@@ -91,27 +103,26 @@ def _remove_empty(build: Path) -> str:
 
 
 async def _drain(descriptor: int, log: Callable[[bytes], None]) -> None:
-    """Feed `log` what comes from a pipe until its end. Owns the descriptor."""
-    loop = asyncio.get_running_loop()
+    """Feed `log` what comes from a pipe until its end, no faster than `_LOG_RATE`. Owns the descriptor."""
     os.set_blocking(descriptor, False)
-    ended: asyncio.Future[None] = loop.create_future()
-
-    def read() -> None:
-        try:
-            data = os.read(descriptor, _READ_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if data:
-            log(data)
-        elif not ended.done():
-            loop.remove_reader(descriptor)
-            ended.set_result(None)
-
-    loop.add_reader(descriptor, read)
     try:
-        await ended
+        while data := await _piece(descriptor):
+            log(data)
+            await asyncio.sleep(len(data) / _LOG_RATE)
+    finally:
+        os.close(descriptor)
+
+
+async def _piece(descriptor: int) -> bytes:
+    loop, there = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(descriptor, there.set)
+    try:
+        while True:
+            await there.wait()
+            with contextlib.suppress(BlockingIOError):
+                return os.read(descriptor, _READ_BYTES)
+            there.clear()
+    except OSError:
+        return b""
     finally:
         loop.remove_reader(descriptor)
-        os.close(descriptor)
