@@ -172,7 +172,7 @@ def machine(
             read_roots=(str(folder / "home"), sys.base_prefix),
             build_root=str(folder / "builds"),
             uid_folder=str(folder / "uids"),
-            uid_first=0x78000000 + 1000,
+            uid_first=0x79000000 + 1000 * (os.getpid() % 10_000),  # nobody else's
             uid_count=1000,
             reserve_bytes=256 * MIB,
             cgroup=cgroup,
