@@ -493,6 +493,7 @@ def test_a_first_thread_that_ended_while_others_go_on_is_no_end(box: Machine) ->
     async def act(client: LauncherClient) -> None:
         launched, ends = await client.launch(python_spec(code))
         assert await read_line(ends[1]) == "up\n"
+        until(lambda: [procfs.stat(pid)[0] for pid in procfs.children(launched.pid)] == ["Z"])
         with pytest.raises(AttestationError):
             await client.attest(launched.worker)
         assert (await client.exited(launched.worker)).cause == "killed"
